@@ -132,7 +132,7 @@ def _corpus(offset: np.ndarray) -> Any:
     from longretriever_tf.data.corpus import Corpus
 
     names, none = np.array([f"c{c}" for c in range(len(offset) - 1)]), np.zeros(0)
-    return Corpus(0, "category", none, none, none, none, offset, names, {}, {})
+    return Corpus(0, "category", none, none, none, none, offset, np.diff(offset), names, {}, {})
 
 
 def _save_plain(kind: str, vectors: np.ndarray, bias: np.ndarray, offset: np.ndarray, folder: str) -> int:

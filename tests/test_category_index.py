@@ -35,7 +35,8 @@ def make_packed(sizes=SIZES, seed=SEED):
 def make_corpus(offset):
     category = np.repeat(np.arange(len(offset) - 1), np.diff(offset))
     item, names = np.arange(offset[-1]), np.array([f"c{c}" for c in range(len(offset) - 1)])
-    return Corpus(0, "category", item, item.astype(str), category, item[:, None], offset, names, {}, {})
+    size = np.diff(offset)
+    return Corpus(0, "category", item, item.astype(str), category, item[:, None], offset, size, names, {}, {})
 
 
 def make_check_queries(categories, num=64):
