@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     examples, _ = prepare_examples(config, prepared)
     prepare_s = time.perf_counter() - start
     models = build_models(config, prepared.corpus, prepared.item_svd)
-    source = BatchSource(config, prepared.corpus, prepared.log, prepared.order, prepared.stats, examples)
+    source = BatchSource(config, prepared, examples)
     offset = prepared.corpus.category_offset
     phase = TowerPhase(config, models.retriever, source, examples, offset, None)
     plan = plan_epoch(config, examples, offset, 0)

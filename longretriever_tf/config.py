@@ -91,7 +91,11 @@ class ModelConfig:
         128, "Width of the frozen SVD of the training user x item matrix that the item tower projects; 0: none."
     )
     profile: bool = _field(False, "Read the profile tokens.")
-    user_context: bool = _field(False, "Add a token that sums up the whole life across categories, strictly past.")
+    user_context: bool = _field(
+        True,
+        "Add a token that sums up the whole life across categories, strictly past: the decayed sum of its items' SVD "
+        "rows; needs --svd_dim.",
+    )
     copy: bool = _field(
         True,
         "Add a learned boost to the logits of the items that the subsequence itself holds "
@@ -142,12 +146,16 @@ class TrainConfig:
     small_category: int = _field(64, "loss=in_batch: up to this many items a category is scored whole.")
     in_context: bool = _field(True, "One category per batch (the paper). False: mixed batches, the ablation.")
     logq: bool = _field(True, "loss=in_batch: correct by log Q(item | category), estimated on the training window.")
-    batch_size: int = _field(1024, "Examples in a batch, at most; fewer where the category is large or short.")
+    batch_size: int = _field(
+        256,
+        "Examples in a batch, at most; fewer where the category is large or short. Small batches learn more per pass, "
+        "large ones are quicker and give loss=in_batch its negatives.",
+    )
     max_logits: int = _field(
         4_000_000, "loss=full: a batch has at most this many (example, item) scores; bounds memory."
     )
     epochs: int = _field(2, "Passes over the examples, at most.")
-    interest_epochs: int = _field(6, "Passes over the snapshots for the learned interest score; 0: eq. 3 alone.")
+    interest_epochs: int = _field(8, "Passes over the snapshots for the learned interest score; 0: eq. 3 alone.")
     learning_rate: float = _field(3e-3, "Peak learning rate of AdamW; warmed up, then decayed along a cosine.")
     weight_decay: float = _field(1e-2, "AdamW's weight decay, on kernels only.")
     target_weight_power: float = _field(
@@ -155,6 +163,11 @@ class TrainConfig:
         "An example weighs (the user's targets at that moment) ** -this, so that heavy buyers do not drown the others.",
     )
     patience: int = _field(1, "cut=validation: stop after this many epochs without a better validation recall.")
+    taste_folds: int = _field(
+        4,
+        "user_context: in training, a user's token comes from an SVD fitted without that user's fold, one of so many; "
+        "0: from the SVD of all, which has seen the user's future.",
+    )
     seed: int = _field(1, "Seed of weights, order, dropout: same seed, same run.")
     mixed_precision: bool = _field(False, "Compute the Transformer in bfloat16. Changes speed, results slightly.")
     xla: bool = _field(
@@ -272,7 +285,18 @@ def _check_values(config: Config) -> None:
             _require(getattr(section, name) > 0, f"--{name}={getattr(section, name)}: expected a value above 0")
     for section, names in (
         (model, ("svd_dim",)),
-        (train, ("seed", "interest_epochs", "patience", "weight_decay", "small_category", "target_weight_power")),
+        (
+            train,
+            (
+                "seed",
+                "taste_folds",
+                "interest_epochs",
+                "patience",
+                "weight_decay",
+                "small_category",
+                "target_weight_power",
+            ),
+        ),
     ):
         for name in names:
             _require(getattr(section, name) >= 0, f"--{name}={getattr(section, name)}: expected 0 or more")
@@ -296,6 +320,10 @@ def _check_combinations(config: Config) -> None:
         retrieval.num_interests <= retrieval.top_interests,
         f"--num_interests={retrieval.num_interests} is above --top_interests={retrieval.top_interests}: "
         "N interests are drawn from the top M, so N <= M",
+    )
+    _require(
+        model.svd_dim > 0 or not model.user_context,
+        "--user_context reads the items' SVD: add --nouser_context, or leave --svd_dim above 0",
     )
     _require(
         train.loss == "full" or not (model.copy or model.item_stats),

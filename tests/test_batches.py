@@ -10,6 +10,7 @@ from longretriever_tf.config import Config, ModelConfig, TrainConfig
 from longretriever_tf.data.batches import BatchSource, plan_epoch
 from longretriever_tf.data.interest_batches import InterestSource, LifeReader
 from longretriever_tf.data.prepared import prepare, prepare_examples
+from longretriever_tf.data.taste import fit_folds, fold_of_users
 from longretriever_tf.schema import DAY_S
 
 CUT = START + 130 * DAY_S
@@ -18,7 +19,7 @@ CUT = START + 130 * DAY_S
 def make_config(model=None, **train):
     train = {"snapshot_every_days": 9, "num_snapshots": 8, "horizon_days": 14, "batch_size": 13, **train}
     in_batch = train.get("loss") == "in_batch"
-    model = {"max_length": 7, "svd_dim": 0, "copy": not in_batch, "item_stats": not in_batch, **(model or {})}
+    model = {"max_length": 7, "svd_dim": 4, "copy": not in_batch, "item_stats": not in_batch, **(model or {})}
     return Config(model=ModelConfig(**model), train=TrainConfig(**train))
 
 
@@ -38,7 +39,7 @@ class Ready:
 def make_ready(config, log=None):
     prepared = prepare(config, block_world() if log is None else log, CUT)
     examples, _ = prepare_examples(config, prepared)
-    source = BatchSource(config, prepared.corpus, prepared.log, prepared.order, prepared.stats, examples)
+    source = BatchSource(config, prepared, examples)
     return Ready(config, prepared, examples, source)
 
 
@@ -112,7 +113,7 @@ def distinct_targets(ready, x):
 
 @KINDS
 def test_a_batch_holds_what_its_rows_say(train):
-    ready = make_ready(make_config({"user_context": True}, **train))
+    ready = make_ready(make_config(**train))
     prepared, examples, corpus = ready.prepared, ready.examples, ready.prepared.corpus
     counts = np.bincount(prepared.log.item, minlength=corpus.num_items)
     plan = ready.plan()
@@ -192,20 +193,38 @@ def test_batches_hold_histories_of_like_length():
     assert num_padded(batches) < num_padded(by_chance) / 2
 
 
-def test_the_bag_of_a_life_is_strictly_past():
-    ready = make_ready(make_config({"user_context": True}))
-    prepared, examples = ready.prepared, ready.examples
+@KINDS
+def test_the_taste_of_a_life_is_strictly_past_and_of_other_folds(train):
+    ready = make_ready(make_config({"svd_dim": 5}, taste_folds=3, **train))
+    prepared, examples, log = ready.prepared, ready.examples, ready.prepared.log
+    folds = fit_folds(log, prepared.corpus, prepared.item_svd, 3, ready.config.train.seed)
+    fold = fold_of_users(log, 3)
     rows = np.arange(0, len(examples), 17)
-    bag = ready.source.build(rows).bag.numpy()
-    expected = np.zeros([len(rows), prepared.corpus.num_categories])
+    taste = ready.source.build(rows).taste.numpy()
     for row, x in enumerate(rows):
-        user = examples.user[x]
-        for e in range(prepared.log.offset[user], prepared.log.offset[user + 1]):
-            age = (examples.time[x] - prepared.log.timestamp[e]) / DAY_S
-            if age > 0:
-                expected[row, prepared.corpus.item_category[prepared.log.item[e]]] += 2 ** (-age / 90)
-    np.testing.assert_allclose(bag, np.log1p(expected), rtol=1e-5, atol=1e-6)
-    assert (np.count_nonzero(bag, axis=1) > 1).any()
+        user, moment = examples.user[x], prepared.stats.time[examples.stats_row[x]]
+        sums = np.zeros(5)
+        for e in range(log.offset[user], log.offset[user + 1]):
+            if log.timestamp[e] < moment:
+                age = (moment - log.timestamp[e]) / DAY_S
+                sums += 2 ** (-age / 90) * folds[fold[user], log.item[e]]
+        assert moment <= examples.time[x] or row == 0
+        np.testing.assert_allclose(taste[row], 3 * sums / max(np.linalg.norm(sums), 1e-6), atol=1e-5)
+    assert np.ptp(np.linalg.norm(taste, axis=1)) < 4 and (np.linalg.norm(taste, axis=1) > 2.9).any()
+
+
+def test_a_folds_svd_has_not_seen_its_users():
+    config = make_config({"svd_dim": 5})
+    prepared = prepare(config, crowded_world(seed=13), CUT)
+    log, corpus = prepared.log, prepared.corpus
+    folds = fit_folds(log, corpus, prepared.item_svd, 3, 1)
+    mine = fold_of_users(log, 3)[log.event_user()] == 1
+    item = log.item.copy()
+    item[mine] = np.random.default_rng(1).permutation(item[mine])
+    other = fit_folds(dataclasses.replace(log, item=item), corpus, prepared.item_svd, 3, 1)
+    assert folds[1].tobytes() == other[1].tobytes() and folds[0].tobytes() != other[0].tobytes()
+    likeness = np.sum(folds[1] * prepared.item_svd, axis=1)[2:]
+    assert np.median(likeness) > 0.5  # rotated onto the full basis
 
 
 def interest_source(seed=1):

@@ -19,7 +19,9 @@ CUT = START + 170 * DAY_S
 
 def make_config(examples="snapshot", subsequence="items", max_length=5, max_events=11):
     return Config(
-        model=ModelConfig(subsequence=subsequence, max_length=max_length, max_events=max_events, svd_dim=0),
+        model=ModelConfig(
+            subsequence=subsequence, max_length=max_length, max_events=max_events, svd_dim=0, user_context=False
+        ),
         train=TrainConfig(examples=examples, snapshot_every_days=11, num_snapshots=7, horizon_days=20),
     )
 
@@ -133,7 +135,7 @@ def test_lengths_are_the_tokens_that_the_graph_makes(kind, subsequence, max_even
     config = make_config(kind, subsequence, max_length=5, max_events=max_events)
     prepared = prepare(config, crowded_world(seed=9), CUT)
     examples, _ = prepare_examples(config, prepared)
-    source = BatchSource(config, prepared.corpus, prepared.log, prepared.order, prepared.stats, examples)
+    source = BatchSource(config, prepared, examples)
     for rows in np.array_split(np.arange(len(examples)), 5):
         tokens = source.build(rows).token_item.numpy()
         np.testing.assert_array_equal((tokens > 0).sum(1), examples.length[rows])

@@ -55,14 +55,14 @@ def test_no_history_of_complete_journey_reaches_its_target(journey, kind):
     log, lives = journey
     # Mixed batches: the sample is of all categories, and its targets are read from the batch.
     config = Config(
-        model=ModelConfig(svd_dim=0, copy=False, item_stats=False),
+        model=ModelConfig(svd_dim=0, user_context=False, copy=False, item_stats=False),
         train=TrainConfig(examples=kind, loss="in_batch", in_context=False),
     )
     cut = global_time_cuts(log.timestamp, config.data.window_days).validation_start
     prepared = prepare(config, log, cut)
     examples, _ = prepare_examples(config, prepared)
     sampled = np.sort(np.random.default_rng(1).choice(len(examples), SAMPLES, replace=False))
-    source = BatchSource(config, prepared.corpus, prepared.log, prepared.order, prepared.stats, examples)
+    source = BatchSource(config, prepared, examples)
     horizon = config.train.horizon_days * DAY_S if kind == "snapshot" else 1
     num_tokens = 0
     for rows in np.array_split(sampled, 20):
@@ -172,7 +172,7 @@ def everything(log, config, cut=CUT):
     models = build_models(config, corpus, prepared.item_svd)
     vectors, bias = embed_corpus(models.retriever, corpus, prepared.stats.item[-1])
     living = np.diff(encoded.offset) > 0
-    source = BatchSource(config, corpus, encoded, order, prepared.stats, examples)
+    source = BatchSource(config, prepared, examples)
     plan = plan_epoch(config, examples, corpus.category_offset, 0)
     batches = [tensor for batch in source.make_dataset(plan).take(5) for tensor in batch]
     reader = LifeReader(corpus, encoded, prepared.stats, 1.0)
@@ -187,6 +187,7 @@ def everything(log, config, cut=CUT):
         "order.run_user": encoded.user_id[order.run_user],
         **fields("stats", prepared.stats),
         "item_svd": prepared.item_svd,
+        "taste": prepared.taste[:, living],
         **fields("examples", examples, ["user"]),
         "examples.user": encoded.user_id[examples.user],
         **fields("snapshots", snapshots, ["user"]),
@@ -215,7 +216,7 @@ def small_config(examples, **model):
 
 
 KIND = pytest.mark.parametrize(
-    "config", [small_config("snapshot", user_context=True), small_config("event")], ids=["snapshot", "event"]
+    "config", [small_config("snapshot"), small_config("event", user_context=False)], ids=["snapshot", "event"]
 )
 
 

@@ -74,7 +74,7 @@ class Parts:
         self.corpus, arrays = load_saved(trained.run_dir)
         self.moment = self.corpus.cut
         self.log = load_log(self.config.data)
-        self.prepared = prepare_requests(self.log, self.corpus, arrays["item_svd"], self.moment)
+        self.prepared = prepare_requests(self.config, self.log, self.corpus, arrays["item_svd"], self.moment)
         self.models = load_models(self.config, self.corpus, arrays["item_svd"])
         self.users = np.arange(0, self.log.num_users, 4)
 
@@ -158,9 +158,7 @@ def answers(parts, tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
 
 def test_subsequence_of_rule_training_graph_and_signature(parts, answers):
     user, category = pairs_of(parts)
-    source = BatchSource(
-        parts.config, parts.corpus, parts.prepared.log, parts.prepared.order, parts.prepared.stats, requests(parts)
-    )
+    source = BatchSource(parts.config, parts.prepared, requests(parts))
     for at in range(len(user)):
         name = parts.corpus.category_name[category[at]]
         found = reference.hard_search(parts.life(user[at]), name, parts.moment, -1, parts.config.model.max_events)

@@ -58,7 +58,7 @@ def build(config: Config) -> World:
     prepared = prepare(config, log, int(log.timestamp.max()) - 14 * schema.DAY_S)
     models = build_models(config, prepared.corpus, prepared.item_svd)
     examples, _ = prepare_examples(config, prepared)
-    source = BatchSource(config, prepared.corpus, prepared.log, prepared.order, prepared.stats, examples)
+    source = BatchSource(config, prepared, examples)
     phase = TowerPhase(config, models.retriever, source, examples, prepared.corpus.category_offset, None)
     set_token_scale(models.retriever, phase.make_dataset(0).take(8))
     return World(config, prepared, models.retriever, phase)
@@ -213,11 +213,14 @@ VARIANTS = {
     "default": ({}, {}),
     "paper": (PAPER["model"], PAPER["train"] | {"small_category": 1}),
     "mixed batches": (PAPER["model"], PAPER["train"] | {"in_context": False}),
-    "life token": ({"user_context": True}, {}),
+    "no life token": ({"user_context": False}, {}),
     "profile": ({"profile": True, "num_layers": 2}, {}),
     "cosine": ({"normalize": True, "temperature": 0.05}, {}),
     "bfloat16": ({}, {"mixed_precision": True}),
-    "without svd, ids alone": ({"svd_dim": 0, "item_id": True, "copy": False, "item_stats": False}, {}),
+    "without svd, ids alone": (
+        {"svd_dim": 0, "user_context": False, "item_id": True, "copy": False, "item_stats": False},
+        {},
+    ),
 }
 
 
@@ -281,7 +284,7 @@ def test_a_new_item_of_a_known_brand_lies_near_the_brands_items():
 
 def new_item(tower: ItemTower, category: int, brand: int, dim: int) -> np.ndarray:
     """The vector of an item that training never saw, [D]."""
-    rank = tower._svd.shape[1]
+    rank = tower.svd.shape[1]
     vector = tower.embed(
         tf.constant([category]), tf.constant([[brand]]), tf.constant([schema.UNKNOWN]), tf.zeros([1, rank])
     )
@@ -297,7 +300,7 @@ def test_the_vector_of_an_item_unknown_in_all_is_finite_and_of_usual_size():
 
 
 def test_unknown_users_and_empty_histories_get_finite_vectors_that_differ_by_category():
-    world = build(make_config({"profile": True, "user_context": True}))
+    world = build(make_config({"profile": True}))
     shake(world.model)
     corpus = world.prepared.corpus
     category = tf.range(corpus.num_categories)

@@ -13,10 +13,9 @@ import tensorflow as tf
 
 from longretriever_tf.config import Config
 from longretriever_tf.data import hard_search
-from longretriever_tf.data.category_order import CategoryOrder
 from longretriever_tf.data.corpus import Corpus, EncodedLog
 from longretriever_tf.data.examples import Examples
-from longretriever_tf.data.item_stats import ItemStats
+from longretriever_tf.data.prepared import Prepared
 from longretriever_tf.data.tokens import make_tokens
 
 _BUCKETS = (0, 1, 2, 4, 8, 16, 32)
@@ -28,7 +27,7 @@ class Batch(NamedTuple):
     Attributes:
       category: [R] int32.
       profile: [R, P] int32.
-      bag: the life as a bag of categories, [R, C] float32; [R, 0] unless the model reads it.
+      taste: what the whole life says across categories, [R, D] float32; [R, 0] unless the model reads it.
       token_item: [R, L] int32, 0 where padded.
       token_local: row of each token's item in `item`, [R, L] int32.
       features: [R, L, F] float32.
@@ -46,7 +45,7 @@ class Batch(NamedTuple):
 
     category: tf.Tensor
     profile: tf.Tensor
-    bag: tf.Tensor
+    taste: tf.Tensor
     token_item: tf.Tensor
     token_local: tf.Tensor
     features: tf.Tensor
@@ -112,24 +111,13 @@ class BatchSource:
 
     Args:
       config: the run's config.
-      corpus: the corpus.
-      log: the encoded log before the cut.
-      order: its category order.
-      stats: its item statistics.
+      prepared: the training window.
       examples: the examples.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        corpus: Corpus,
-        log: EncodedLog,
-        order: CategoryOrder,
-        stats: ItemStats,
-        examples: Examples,
-    ) -> None:
+    def __init__(self, config: Config, prepared: Prepared, examples: Examples) -> None:
+        corpus, log, order, stats = prepared.corpus, prepared.log, prepared.order, prepared.stats
         self._config = config
-        self._num_categories = corpus.num_categories
         with tf.device("/CPU:0"):
             self._example = {
                 name: tf.constant(getattr(examples, name))
@@ -153,11 +141,8 @@ class BatchSource:
             self._stats, self._first_time = tf.constant(stats.item), tf.constant(stats.first_time)
             self._category_offset = tf.constant(corpus.category_offset)
             self._probability = tf.constant(_sampling_probability(config, corpus, log))
-            self._life = None
-            if config.model.user_context:
-                # The whole life of the example's user, in the user's own stretch of the category order.
-                run_of_user = np.searchsorted(order.run_user, np.arange(log.num_users + 1))
-                self._life = tf.constant(order.run_offset[run_of_user])
+            self._num_users = log.num_users
+            self._taste = tf.constant(prepared.taste.reshape(-1, prepared.taste.shape[2]))
             self._item_category = tf.constant(corpus.item_category)
 
     def make_dataset(self, plan: EpochPlan, first: int = 0) -> tf.data.Dataset:
@@ -191,7 +176,7 @@ class BatchSource:
         return Batch(
             category=at["category"],
             profile=tf.gather(self._profile, at["user"]),
-            bag=self._bag(at),
+            taste=tf.gather(self._taste, at["stats_row"] * self._num_users + at["user"]),
             token_item=tokens.item,
             token_local=token_local,
             features=tokens.features,
@@ -226,21 +211,6 @@ class BatchSource:
         stride = tf.shape(self._item_category, out_type=tf.int64)[0]
         key, _ = tf.unique(positions.value_rowids() * stride + tf.cast(item, tf.int64))
         return tf.cast(key // stride, tf.int32), tf.cast(key % stride, tf.int32)
-
-    def _bag(self, at: dict[str, tf.Tensor]) -> tf.Tensor:
-        """log1p of 90-day decayed category counts of the life strictly before each example: [R, C] or [R, 0]."""
-        num = tf.shape(at["time"])[0]
-        if self._life is None:
-            return tf.zeros([num, 0])
-        user = tf.cast(at["user"], tf.int64)
-        life = hard_search.slice_events(
-            *self._order, tf.gather(self._life, user), tf.gather(self._life, user + 1), at["time"]
-        )
-        # The stretch holds the user's whole life: what lies at or after the moment counts nothing.
-        faded = tf.where(life.age > 0, tf.pow(2.0, -life.age / 90.0), 0.0)
-        pair = life.request * self._num_categories + tf.gather(self._item_category, life.item)
-        sums = tf.math.unsorted_segment_sum(faded, pair, num * self._num_categories)
-        return tf.math.log1p(tf.reshape(sums, [num, self._num_categories]))
 
 
 def _subset(token_item: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

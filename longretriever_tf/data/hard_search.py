@@ -10,6 +10,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from longretriever_tf import schema
+from longretriever_tf.data import taste
 from longretriever_tf.data.activity import HALF_LIFE_DAYS, NEVER_DAYS
 
 HALF_LIVES_DAYS = (10.0, 30.0, 90.0, 180.0)
@@ -228,3 +229,10 @@ def life_activity(life: Events, num_requests: tf.Tensor) -> tf.Tensor:
     decayed = tf.math.unsorted_segment_sum(tf.pow(2.0, -life.age / HALF_LIFE_DAYS), life.request, num_requests)
     days = tf.where(count > 0, tf.math.unsorted_segment_min(life.age, life.request, num_requests), NEVER_DAYS)
     return tf.math.log1p(tf.stack([count, days, decayed], 1))
+
+
+def life_taste(life: Events, item_svd: tf.Tensor, num_requests: tf.Tensor) -> tf.Tensor:
+    """`data.taste.build_tastes` of raw lives: decayed sum of the items' SVD rows ([V, D]), scaled, [B, D]."""
+    faded = tf.pow(2.0, -life.age / taste.HALF_LIFE_DAYS)[:, None] * tf.gather(item_svd, life.item)
+    sums = tf.math.unsorted_segment_sum(faded, life.request, num_requests)
+    return taste.LENGTH * tf.math.l2_normalize(sums, 1, epsilon=1e-12)

@@ -7,7 +7,7 @@ import scipy.sparse.linalg
 from longretriever_tf.data.corpus import Corpus, EncodedLog
 
 
-def fit_item_svd(log: EncodedLog, corpus: Corpus, dim: int, seed: int) -> np.ndarray:
+def fit_item_svd(log: EncodedLog, corpus: Corpus, dim: int, seed: int, keep: np.ndarray | None = None) -> np.ndarray:
     """Right singular vectors of the binary user x item matrix, users scaled to unit length.
 
     Args:
@@ -15,12 +15,14 @@ def fit_item_svd(log: EncodedLog, corpus: Corpus, dim: int, seed: int) -> np.nda
       corpus: the corpus.
       dim: width; fewer singular vectors than that (a small log) leave the last columns 0.
       seed: of the solver's start vector.
+      keep: which events to fit on, [E] bool; None: all.
 
     Returns:
       [V, dim] float32, columns scaled by the root of their singular value, rows of unit length (0 for unknown items).
     """
     vectors = np.zeros((corpus.num_items, dim), np.float32)
-    pairs = np.unique(log.event_user() * corpus.num_items + log.item)
+    pairs = log.event_user() * corpus.num_items + log.item
+    pairs = np.unique(pairs if keep is None else pairs[keep])
     item = pairs % corpus.num_items
     # Users without a life here (they come after the cut) get no row: the solver's digits depend on the matrix's shape.
     users, user = np.unique(pairs // corpus.num_items, return_inverse=True)

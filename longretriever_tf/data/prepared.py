@@ -14,6 +14,7 @@ from longretriever_tf.data.item_svd import fit_item_svd
 from longretriever_tf.data.load import load_log
 from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.data.splits import Cuts, global_time_cuts
+from longretriever_tf.data.taste import build_tastes, fit_folds
 from longretriever_tf.errors import UserError
 from longretriever_tf.files import explain_os_errors
 
@@ -28,6 +29,7 @@ class Prepared:
       order: its category order.
       stats: item statistics; the last row is as of the moment.
       item_svd: [V, svd_dim] float32.
+      taste: tastes of all users on the grid of `stats`, [S, U, svd_dim] float32; [S, U, 0] unless the model reads it.
     """
 
     corpus: Corpus
@@ -35,6 +37,7 @@ class Prepared:
     order: CategoryOrder
     stats: ItemStats
     item_svd: np.ndarray
+    taste: np.ndarray
 
     @property
     def moment(self) -> int:
@@ -53,10 +56,13 @@ def prepare(config: Config, log: LifelongLog, cut: int) -> Prepared:
     encoded = encode_log(log, corpus).before(cut)
     grid = stats_times(config, int(encoded.timestamp.min()), cut)
     item_svd = fit_item_svd(encoded, corpus, config.model.svd_dim, config.train.seed)
-    return _prepare_at(corpus, encoded, grid, item_svd)
+    folds = np.zeros((0, *item_svd.shape), np.float32)
+    if config.model.user_context:
+        folds = fit_folds(encoded, corpus, item_svd, config.train.taste_folds, config.train.seed)
+    return _prepare_at(config, corpus, encoded, grid, item_svd, folds)
 
 
-def prepare_requests(log: LifelongLog, corpus: Corpus, item_svd: np.ndarray, moment: int) -> Prepared:
+def prepare_requests(config: Config, log: LifelongLog, corpus: Corpus, item_svd: np.ndarray, moment: int) -> Prepared:
     """What requests at `moment` read, under a corpus fitted earlier: lives and statistics strictly before it.
 
     Raises:
@@ -67,12 +73,16 @@ def prepare_requests(log: LifelongLog, corpus: Corpus, item_svd: np.ndarray, mom
         raise UserError(
             "the log holds no event of any item that this run was trained on: is it the run of another log?"
         )
-    return _prepare_at(corpus, encoded, np.array([moment], np.int64), item_svd)
+    return _prepare_at(config, corpus, encoded, np.array([moment], np.int64), item_svd, item_svd[None][:0])
 
 
-def _prepare_at(corpus: Corpus, encoded: EncodedLog, grid: np.ndarray, item_svd: np.ndarray) -> Prepared:
+def _prepare_at(
+    config: Config, corpus: Corpus, encoded: EncodedLog, grid: np.ndarray, item_svd: np.ndarray, folds: np.ndarray
+) -> Prepared:
     stats = build_item_stats(encoded, corpus.item_category, grid, corpus.num_categories)
-    return Prepared(corpus, encoded, build_category_order(encoded, corpus), stats, item_svd)
+    read = item_svd if config.model.user_context else item_svd[:, :0]
+    tastes = build_tastes(encoded, read, folds, grid)
+    return Prepared(corpus, encoded, build_category_order(encoded, corpus), stats, item_svd, tastes)
 
 
 def prepare_examples(config: Config, prepared: Prepared) -> tuple[Examples, Examples]:

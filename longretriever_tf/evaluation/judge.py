@@ -44,7 +44,7 @@ def judge_run(config: Config, split: str, max_users: int = 0, baselines: bool = 
     truth = build_truth(encoded, corpus.num_items, window[0], window)
     if max_users:
         truth = truth.rows(0, min(max_users, truth.num_users))
-    prepared = prepare_requests(log, corpus, arrays["item_svd"], window[0])
+    prepared = prepare_requests(config, log, corpus, arrays["item_svd"], window[0])
     models = load_models(config, corpus, arrays["item_svd"])
     ours = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)
     retrieval = config.retrieval

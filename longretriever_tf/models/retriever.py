@@ -46,7 +46,7 @@ class LongRetriever(tfrs.Model):
             batch.features,
             batch.category,
             batch.profile,
-            batch.bag,
+            batch.taste,
             random,
         )
 

@@ -41,7 +41,7 @@ class ItemTower(tf.keras.layers.Layer):
         ]
         self.id_table = _table(self, "item_id", corpus.num_items, config.dim) if config.item_id else None
         self.bias = self.add_weight(name="item_bias", shape=[corpus.num_items, 1], initializer="zeros")
-        self._svd = tf.constant(item_svd) if config.svd_dim else None
+        self.svd = tf.constant(item_svd) if config.svd_dim else None
         self._project = (
             tf.keras.layers.Dense(config.dim, use_bias=False, name="project_svd") if config.svd_dim else None
         )
@@ -49,7 +49,7 @@ class ItemTower(tf.keras.layers.Layer):
     def call(self, item: tf.Tensor, random: StepRandom | None = None) -> tf.Tensor:
         """Item index [n] int32 -> item vectors [n, D] float32."""
         features = tf.gather(self._features, item)
-        svd = None if self._svd is None else tf.gather(self._svd, item)
+        svd = None if self.svd is None else tf.gather(self.svd, item)
         return self.embed(tf.gather(self._item_category, item), features, item, svd, random)
 
     def embed(
@@ -129,7 +129,7 @@ class UserTower(tf.keras.layers.Layer):
         features: tf.Tensor,
         category: tf.Tensor,
         profile: tf.Tensor,
-        bag: tf.Tensor,
+        taste: tf.Tensor,
         random: StepRandom | None = None,
     ) -> UserState:
         """Encodes R subsequences.
@@ -140,13 +140,13 @@ class UserTower(tf.keras.layers.Layer):
           features: [R, L, F] float32.
           category: [R] int32.
           profile: [R, P] int32.
-          bag: the life as a bag of categories, [R, C] float32, read only with `user_context`.
+          taste: what the whole life says across categories, [R, svd_dim] float32, read only with `user_context`.
           random: draws of this training step; None at inference.
         """
         standard = (features - self.feature_mean) * self.feature_scale
         real = tf.cast(is_real, tf.float32)[:, :, None]
         behaviors = (item_vectors + self._embed_features(standard)) * real + self._type[3]
-        x = tf.concat([*self._prefix(category, profile, bag, random), behaviors], 1)  # [R, S, D]
+        x = tf.concat([*self._prefix(category, profile, taste, random), behaviors], 1)  # [R, S, D]
         x = dropout(x + self._position[: tf.shape(x)[1]], self._config.dropout, random)
         mask = tf.concat([tf.ones([tf.shape(category)[0], self._num_prefix], tf.bool), is_real], 1)
         states = tf.cast(self._encoder(x, mask, cls_only=self._copy is None, random=random), tf.float32)
@@ -159,7 +159,7 @@ class UserTower(tf.keras.layers.Layer):
         return UserState(embedding, self._copy(self._copy_hidden(read))[:, :, 0] * real[:, :, 0])
 
     def _prefix(
-        self, category: tf.Tensor, profile: tf.Tensor, bag: tf.Tensor, random: StepRandom | None
+        self, category: tf.Tensor, profile: tf.Tensor, taste: tf.Tensor, random: StepRandom | None
     ) -> list[tf.Tensor]:
         """[CLS], profile and life tokens, each [R, 1, D]."""
         rate = self._config.unknown_rate
@@ -170,5 +170,5 @@ class UserTower(tf.keras.layers.Layer):
         for p, table in enumerate(self.profile_tables):
             tokens.append((tf.gather(table, profile[:, p]) + self._type[1])[:, None])
         if self._embed_life is not None:
-            tokens.append((self._embed_life(bag) + self._type[2])[:, None])
+            tokens.append((self._embed_life(taste) + self._type[2])[:, None])
         return tokens

@@ -31,7 +31,7 @@ class Requests(NamedTuple):
       time: [B] int64.
       profile: [B, P] int32.
       activity: [B, 3] float32.
-      bag: the lives as bags of categories, [B, C] float32.
+      taste: what each life says across categories, [B, D] float32; [B, 0] unless the model reads it.
       log_interest: log p(category | user), [B, C] float32.
       log_interest_novel: the same for items that the user never took; also what untouched categories are ranked by.
       interest: the score that interests are chosen by: eq. 3, or `log_interest` itself, [B, C] float32.
@@ -42,7 +42,7 @@ class Requests(NamedTuple):
     time: tf.Tensor
     profile: tf.Tensor
     activity: tf.Tensor
-    bag: tf.Tensor
+    taste: tf.Tensor
     log_interest: tf.Tensor
     log_interest_novel: tf.Tensor
     interest: tf.Tensor
@@ -110,6 +110,9 @@ class MultiContextRetriever(tf.Module):
         self._item_stats = tf.Variable(item_stats[None], trainable=False, name="item_stats")
         self._category_stats = tf.constant(category_stats[None])
         self._user_tower, self._interest = retriever.user_tower, interest
+        svd = retriever.item_tower.svd
+        reads_taste = config.model.user_context
+        self._taste_rows = tf.Variable(svd, trainable=False, name="taste_rows") if reads_taste else None
         vectors, bias = embed_corpus(retriever, corpus, item_stats)
         # Two copies on purpose: one is gathered (tokens), one is read densely by the index; sharing one variable would
         # make each dense read copy it.
@@ -141,6 +144,9 @@ class MultiContextRetriever(tf.Module):
         summary = summarise_life(order.life, self._item_category, num, self._num_categories, floor)
         stats = tf.broadcast_to(self._category_stats, [num, self._num_categories, self._category_stats.shape[2]])
         bag = category_bag(summary)
+        taste = tf.zeros([num, 0])
+        if self._taste_rows is not None:
+            taste = hard_search.life_taste(order.life, self._taste_rows, num)
         columns = [table.lookup(column) for table, column in zip(self._profile_index, profile, strict=True)]
         interest, log_interest, log_novel, is_interest = self._interests(summary, stats, bag)
         return Requests(
@@ -148,7 +154,7 @@ class MultiContextRetriever(tf.Module):
             time=time,
             profile=tf.stack(columns, 1) if columns else tf.zeros([num, 0], tf.int32),
             activity=hard_search.life_activity(order.life, num),
-            bag=bag,
+            taste=taste,
             log_interest=log_interest,
             log_interest_novel=log_novel,
             interest=interest,
@@ -199,11 +205,9 @@ class MultiContextRetriever(tf.Module):
             tf.zeros_like(row),
             tf.gather(requests.activity, row),
         )
-        bag = tf.gather(requests.bag, row) if self._config.model.user_context else tf.zeros([tf.shape(row)[0], 0])
         vectors = tf.gather(self._token_vectors, tokens.item)
-        state = self._user_tower(
-            vectors, tokens.item > 0, tokens.features, category, tf.gather(requests.profile, row), bag
-        )
+        profile, taste = tf.gather(requests.profile, row), tf.gather(requests.taste, row)
+        state = self._user_tower(vectors, tokens.item > 0, tokens.features, category, profile, taste)
         return Subsequences(row, category, tokens, state)
 
     def search(self, requests: Requests, pairs: Subsequences, controls: Controls) -> Found:

@@ -34,7 +34,7 @@ class _Slices(NamedTuple):
     stop: tf.Tensor
     run_start: tf.Tensor
     activity: tf.Tensor
-    bag: tf.Tensor
+    taste: tf.Tensor
 
 
 class CategoryScorer:
@@ -63,13 +63,12 @@ class CategoryScorer:
         signature = [_Slices(rows, rows, rows, rows, matrix, matrix), tf.TensorSpec([], tf.int64)]
         self._encode = tf.function(self._encode_rows, input_signature=signature)
 
-    def logits(self, users: np.ndarray, category: int, bag: np.ndarray) -> np.ndarray:
+    def logits(self, users: np.ndarray, category: int) -> np.ndarray:
         """Logits of the category's items, [B, n] float32.
 
         Args:
           users: rows of the log, [B].
           category: index.
-          bag: `category_bag` of the users, [B, C]; [B, 0] unless the model reads it.
         """
         corpus, order = self._prepared.corpus, self._prepared.order
         low, high = corpus.category_offset[category : category + 2]
@@ -81,9 +80,9 @@ class CategoryScorer:
         out = np.empty((len(users), high - low), np.float32)
         for group in np.unique(bucket):
             rows = np.flatnonzero(bucket == group)
-            slices = _Slices(
-                users[rows], start[rows], stop[rows], run_start[rows], self._activity[users[rows]], bag[rows]
-            )
+            who = users[rows]
+            taste = self._prepared.taste[-1][who]
+            slices = _Slices(who, start[rows], stop[rows], run_start[rows], self._activity[who], taste)
             out[rows] = self._encode(slices, np.int64(category))
         return out
 
@@ -101,7 +100,7 @@ class CategoryScorer:
             tokens.features,
             tf.fill([num], tf.cast(category, tf.int32)),
             tf.gather(self._profile, slices.user),
-            slices.bag,
+            slices.taste,
         )
         logits = self._model.score(state.embedding, self._item_vectors[low:high]) + self._item_bias[low:high]
         return add_boosts(logits, state.boost, is_real, tokens.item - tf.cast(low, tf.int32))
@@ -176,11 +175,10 @@ class LongRetrieverScorer:
             log_p = self._interest(features, bag).numpy()
             life = {goal: log_p[:, :, g] for g, goal in enumerate(GOALS)}
             life["paper"] = paper.numpy()
-            read_bag = bag.numpy() if self._config.model.user_context else np.zeros((len(users), 0), np.float32)
             logits = np.full((len(users), corpus.num_items), -np.inf, np.float32)
             for category in range(schema.FIRST_KNOWN, corpus.num_categories):
                 low, high = corpus.category_offset[category : category + 2]
-                logits[:, low:high] = self._categories.logits(users, category, read_bag)
+                logits[:, low:high] = self._categories.logits(users, category)
             self._cache.clear()
             self._cache[users.tobytes()] = logits, life
         return self._cache[users.tobytes()]

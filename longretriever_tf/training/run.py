@@ -91,7 +91,7 @@ def train(config: Config) -> Models:
 
 def _make_phases(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, models: Models) -> list[Phase]:
     examples, snapshots = prepare_examples(config, prepared)
-    source = BatchSource(config, prepared.corpus, prepared.log, prepared.order, prepared.stats, examples)
+    source = BatchSource(config, prepared, examples)
     reader = LifeReader(prepared.corpus, prepared.log, prepared.stats, config.retrieval.day_floor)
     interest_source = InterestSource(
         prepared.corpus, prepared.log, prepared.order, prepared.stats, snapshots, reader, config.train.seed
