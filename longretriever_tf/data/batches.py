@@ -142,7 +142,8 @@ class BatchSource:
             self._category_offset = tf.constant(corpus.category_offset)
             self._probability = tf.constant(_sampling_probability(config, corpus, log))
             self._num_users = log.num_users
-            self._taste = tf.constant(prepared.taste.reshape(-1, prepared.taste.shape[2]))
+            rows, width = np.prod(prepared.taste.shape[:2]), prepared.taste.shape[2]
+            self._taste = tf.constant(prepared.taste.reshape(rows, width))
             self._item_category = tf.constant(corpus.item_category)
 
     def make_dataset(self, plan: EpochPlan, first: int = 0) -> tf.data.Dataset:
