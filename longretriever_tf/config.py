@@ -295,7 +295,7 @@ def _check_combinations(config: Config) -> None:
     """Values that do not go together."""
     model, train, retrieval = config.model, config.train, config.retrieval
     _require(
-        model.dim % model.num_heads == 0,
+        model.dim % model.num_heads == 0 or model.model in ("mind", "comirec"),
         f"--dim={model.dim} is not a multiple of --num_heads={model.num_heads}; pick a divisor of {model.dim}",
     )
     _require(
