@@ -21,6 +21,8 @@ from longretriever_tf.models.baselines.interests import Interests
 from longretriever_tf.models.baselines.mind import CapsuleInterests, num_interests, route, squash
 from longretriever_tf.models.baselines.recent_retriever import RecentRetriever, build_baseline
 from longretriever_tf.models.finished import load_for_export
+from longretriever_tf.retrieval.recent_scorer import RecentScorer
+from longretriever_tf.schema import DAY_S
 from longretriever_tf.training import run as run_lib
 from longretriever_tf.training.loop import Checkpoints
 
@@ -216,6 +218,30 @@ def test_full_softmax_against_numpy(name):
         assert float(loss) == pytest.approx(total / weights, rel=1e-4)
 
 
+@EVERY
+def test_scorer_takes_the_best_of_the_users_interests(name):
+    model, _ = the_model(name)
+    ready = make_ready(make_config(name))
+    prepared, users = ready.prepared, np.array([4, 0, 7, 8])
+    scorer = RecentScorer(ready.config, prepared, model)
+    scores = scorer.score(users)
+    assert scorer.name == {"two_tower": "two_tower, last 7 events"}.get(name, name)
+    vectors = model.item_tower(tf.range(prepared.corpus.num_items)).numpy()
+    assert len(set(np.minimum(np.diff(prepared.log.offset)[users], L))) > 1  # short and long lives
+    for row, user in enumerate(users):
+        events = slice(*prepared.log.offset[user : user + 2])
+        item = prepared.log.item[events][::-1][:L]
+        age = (prepared.moment - prepared.log.timestamp[events][::-1][: L + 1]) / DAY_S
+        gap = np.append(np.diff(age), 0.0)[: len(item)]
+        if len(age) > L:  # the gap of the oldest event read is to an event that is not
+            gap[-1] = 0.0
+        features = np.log1p(np.stack([age[:L], gap], 1))[None].astype(np.float32)
+        made = model.interests(vectors[item][None], tf.ones([1, len(item)], tf.bool), features)
+        real = made.vector.numpy()[0, made.is_real.numpy()[0]]
+        np.testing.assert_allclose(scores[row], (real @ vectors.T).max(0), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(scorer.score(users[row : row + 1])[0], scores[row], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "sections, said",
     [
@@ -247,41 +273,39 @@ def final_weights(config: Config) -> dict[str, np.ndarray]:
     return {name: reader.get_tensor(name) for name in names}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name, loss, negatives", [("two_tower", "full", 0), ("mind", "in_batch", 32), ("comirec", "in_batch", 0)]
-)
-def test_a_run_resumes_to_the_same_weights_and_beats_chance(name, loss, negatives, tmp_path, monkeypatch):
+def run_config(name: str, loss: str, negatives: int, tmp_path) -> Config:
+    """A run on a world of two tastes, whose tables it writes."""
     log = block_world(num_users=53, num_items=97, events_per_user=61)
-    events, items, users, data_dir = (flag.split("=")[1] for flag in write_tables(log, tmp_path))
-    config = Config(
-        data=DataConfig(
-            dataset="event_log",
-            events=events,
-            items=items,
-            users=users,
-            data_dir=data_dir,
-            item_features=("brand",),
-            window_days=14,
-        ),
+    names = [flag.removeprefix("--").split("=") for flag in write_tables(log, tmp_path)]
+    paths = {key: value for key, value in names if key != "users"}
+    capsules = {} if name == "two_tower" else {"num_capsules": 3}
+    return Config(
+        data=DataConfig(dataset="event_log", item_features=("brand",), window_days=14, **paths),
         model=ModelConfig(model=name, dim=16, ff_dim=32, svd_dim=8),
         train=TrainConfig(
             loss=loss,
             num_snapshots=6,
             horizon_days=14,
             max_logits=9000,
-            epochs=6,
-            patience=6,
-            learning_rate=0.01,
-            checkpoint_every_s=0.01,
+            epochs=4,
+            patience=4,
+            learning_rate=0.02,
             run_dir=str(tmp_path / "whole"),
         ),
-        baseline=BaselineConfig(recent_length=23, num_capsules=3, uniform_negatives=negatives)
-        if name != "two_tower"
-        else BaselineConfig(recent_length=23),
+        baseline=BaselineConfig(recent_length=23, uniform_negatives=negatives, **capsules),
     )
+
+
+def with_train(config: Config, **train) -> Config:
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, loss, negatives", [("two_tower", "full", 0), ("mind", "in_batch", 32)])
+def test_a_run_resumes_to_the_same_weights_and_beats_popularity(name, loss, negatives, tmp_path, monkeypatch):
+    config = run_config(name, loss, negatives, tmp_path)
     run_lib.train(config)
-    again = dataclasses.replace(config, train=dataclasses.replace(config.train, run_dir=str(tmp_path / "again")))
+    again = with_train(config, run_dir=str(tmp_path / "again"))
     save, saves = Checkpoints.save, []
 
     def lose(self):
@@ -290,9 +314,10 @@ def test_a_run_resumes_to_the_same_weights_and_beats_chance(name, loss, negative
         if len(saves) == 3:
             raise Lost
 
-    monkeypatch.setattr(Checkpoints, "save", lose)
-    with pytest.raises(Lost):
-        run_lib.train(again)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", lose)
+        with pytest.raises(Lost):
+            run_lib.train(with_train(again, checkpoint_every_s=1e-9))
     run_lib.train(again)
     whole, resumed = final_weights(config), final_weights(again)
     assert whole.keys() == resumed.keys() and len(whole) > 8

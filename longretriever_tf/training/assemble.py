@@ -24,6 +24,8 @@ from longretriever_tf.training.phases import BaselinePhase
 _VALIDATION_USERS = 1000
 """Users of the validation window that guide early stopping, at most."""
 
+_VALIDATION_K = 100
+
 _SCALE_BATCHES = 16
 
 
@@ -78,12 +80,13 @@ def _make_validate(
     if config.train.cut != "validation":
         return None
     truth = validation_truth(log, cuts, prepared)
+    k = max(1, min(_VALIDATION_K, truth.num_items // 10))  # a list of the whole of a small corpus would tell nothing
 
     def validate() -> float:
         scorer = RecentScorer(config, prepared, model)
-        made = evaluate_scorer(scorer, truth, prepared.corpus.category_offset, ks=(100,), chunk=512)
-        recall = {task: made[task].get("recall@100", 0.0) for task in ("all", "novel")}
-        print(f"validation: recall@100 all {recall['all']:.4f}, novel {recall['novel']:.4f}")
+        made = evaluate_scorer(scorer, truth, prepared.corpus.category_offset, ks=(k,), chunk=512)
+        recall = {task: made[task].get(f"recall@{k}", 0.0) for task in ("all", "novel")}
+        print(f"validation: recall@{k} all {recall['all']:.4f}, novel {recall['novel']:.4f}")
         return recall["all"]
 
     return validate
