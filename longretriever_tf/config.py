@@ -8,13 +8,11 @@ import json
 import os
 from typing import Any, TypeVar
 
+from longretriever_tf.baseline_config import LONGRETRIEVER, MODELS, BaselineConfig, check_baselines
+from longretriever_tf.config_field import setting as _field
 from longretriever_tf.errors import UserError
 
 T = TypeVar("T")
-
-
-def _field(default: Any, help_text: str, choices: tuple[str, ...] = ()) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help_text, "choices": choices})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +70,12 @@ class DataConfig:
 class ModelConfig:
     """Towers (eq. 1) and what their tokens carry."""
 
+    model: str = _field(
+        LONGRETRIEVER,
+        "What is trained. longretriever: this package's own. Baselines on the user's latest events: two_tower (the "
+        "same Transformer), mind (dynamic routing, Li et al. 2019), comirec (self-attention, Cen et al. 2020).",
+        MODELS,
+    )
     dim: int = _field(64, "Width of user and item vectors and of the Transformer.")
     num_layers: int = _field(1, "Pre-LN Transformer layers of the user tower.")
     num_heads: int = _field(4, "Attention heads; must divide --dim.")
@@ -114,6 +118,11 @@ class ModelConfig:
         "users and values get sensible vectors.",
     )
 
+    @property
+    def reads_taste(self) -> bool:
+        """Whether the user tower has a token of the whole life."""
+        return self.model == LONGRETRIEVER and self.user_context
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -138,8 +147,8 @@ class TrainConfig:
     horizon_days: float = _field(28.0, "examples=snapshot: how far ahead the targets lie.")
     loss: str = _field(
         "full",
-        "full: softmax over all the items of the category. in_batch: TFRS Retrieval over the "
-        "batch's own items (the paper); categories of at most --small_category items still use the full "
+        "full: softmax over all the items of the category (baselines: of the corpus). in_batch: TFRS Retrieval over "
+        "the batch's own items (the paper); categories of at most --small_category items still use the full "
         "softmax, since a batch of theirs would hold too few negatives.",
         ("full", "in_batch"),
     )
@@ -152,7 +161,7 @@ class TrainConfig:
         "large ones are quicker and give loss=in_batch its negatives.",
     )
     max_logits: int = _field(
-        4_000_000, "loss=full: a batch has at most this many (example, item) scores; bounds memory."
+        4_000_000, "loss=full, and baselines: a batch has at most (baselines: about) this many scores; bounds memory."
     )
     epochs: int = _field(2, "Passes over the examples, at most.")
     interest_epochs: int = _field(8, "Passes over the snapshots for the learned interest score; 0: eq. 3 alone.")
@@ -239,6 +248,7 @@ class Config:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     retrieval: RetrievalConfig = dataclasses.field(default_factory=RetrievalConfig)
     index: IndexConfig = dataclasses.field(default_factory=IndexConfig)
+    baseline: BaselineConfig = dataclasses.field(default_factory=BaselineConfig)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -252,6 +262,7 @@ def _require(holds: bool, message: str) -> None:
 def _check(config: Config) -> None:
     """Refuses values that cannot work, naming the flag."""
     _check_values(config)
+    check_baselines(config)
     _check_combinations(config)
 
 
@@ -313,7 +324,7 @@ def _check_combinations(config: Config) -> None:
     """Values that do not go together."""
     model, train, retrieval = config.model, config.train, config.retrieval
     _require(
-        model.dim % model.num_heads == 0,
+        model.dim % model.num_heads == 0 or model.model in ("mind", "comirec"),
         f"--dim={model.dim} is not a multiple of --num_heads={model.num_heads}; pick a divisor of {model.dim}",
     )
     _require(
@@ -321,8 +332,10 @@ def _check_combinations(config: Config) -> None:
         f"--num_interests={retrieval.num_interests} is above --top_interests={retrieval.top_interests}: "
         "N interests are drawn from the top M, so N <= M",
     )
+    if model.model != LONGRETRIEVER:
+        return  # `check_baselines` has seen to the rest
     _require(
-        model.svd_dim > 0 or not model.user_context,
+        model.svd_dim > 0 or not model.reads_taste,
         "--user_context reads the items' SVD: add --nouser_context, or leave --svd_dim above 0",
     )
     _require(

@@ -16,7 +16,7 @@ _SECTIONS = {field.name: field.type for field in dataclasses.fields(config_lib.C
 
 
 def define_config_flags(*sections: str) -> None:
-    """Defines one flag per field of the named sections (`data`, `model`, `train`, `retrieval`, `index`)."""
+    """Defines one flag per field of the named sections (`data`, `model`, `train`, `retrieval`, `index`, `baseline`)."""
     for section in sections:
         for field in dataclasses.fields(_SECTIONS[section]):  # type: ignore[arg-type]
             help_text, choices = field.metadata["help"], field.metadata["choices"]

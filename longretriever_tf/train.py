@@ -1,4 +1,4 @@
-"""Trains LongRetriever on a log.
+"""Trains LongRetriever, or one of the neural baselines (--model), on a log.
 
   python -m longretriever_tf.train --flagfile=configs/demo.flags
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from longretriever_tf import flags
 
-flags.define_config_flags("data", "model", "train", "retrieval")
+flags.define_config_flags("data", "model", "train", "retrieval", "baseline")
 
 
 def main(argv: Sequence[str]) -> None:

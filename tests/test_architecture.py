@@ -15,7 +15,7 @@ MAX_FUNCTION_LINES = 60
 
 # From the top down: a module imports from its own layer and from those above. The longest matching name decides.
 LAYERS = (
-    ("errors", "schema", "config", "files", "progress", "provenance", "data.log"),
+    ("errors", "schema", "config", "config_field", "baseline_config", "files", "progress", "provenance", "data.log"),
     ("datasets",),
     ("data",),
     ("models",),

@@ -57,7 +57,7 @@ def prepare(config: Config, log: LifelongLog, cut: int) -> Prepared:
     grid = stats_times(config, int(encoded.timestamp.min()), cut)
     item_svd = fit_item_svd(encoded, corpus, config.model.svd_dim, config.train.seed)
     folds = np.zeros((0, *item_svd.shape), np.float32)
-    if config.model.user_context:
+    if config.model.reads_taste:
         folds = fit_folds(encoded, corpus, item_svd, config.train.taste_folds, config.train.seed)
     return _prepare_at(config, corpus, encoded, grid, item_svd, folds)
 
@@ -80,7 +80,7 @@ def _prepare_at(
     config: Config, corpus: Corpus, encoded: EncodedLog, grid: np.ndarray, item_svd: np.ndarray, folds: np.ndarray
 ) -> Prepared:
     stats = build_item_stats(encoded, corpus.item_category, grid, corpus.num_categories)
-    read = item_svd if config.model.user_context else item_svd[:, :0]
+    read = item_svd if config.model.reads_taste else item_svd[:, :0]
     tastes = build_tastes(encoded, read, folds, grid)
     return Prepared(corpus, encoded, build_category_order(encoded, corpus), stats, item_svd, tastes)
 

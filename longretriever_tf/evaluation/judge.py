@@ -3,16 +3,18 @@
 import dataclasses
 from typing import Any
 
+from longretriever_tf.baseline_config import LONGRETRIEVER
 from longretriever_tf.config import Config, RetrievalConfig
 from longretriever_tf.data.corpus import encode_log
-from longretriever_tf.data.prepared import load_saved, load_split, prepare_requests
+from longretriever_tf.data.prepared import Prepared, load_saved, load_split, prepare_requests
 from longretriever_tf.errors import UserError
 from longretriever_tf.evaluation.baselines import fit_baselines
 from longretriever_tf.evaluation.evaluator import Scorer, evaluate_many
 from longretriever_tf.evaluation.truth import build_truth
-from longretriever_tf.models.finished import load_models
+from longretriever_tf.models.finished import load_baseline, load_models
 from longretriever_tf.progress import Progress
 from longretriever_tf.provenance import describe_origin
+from longretriever_tf.retrieval.recent_scorer import RecentScorer
 from longretriever_tf.retrieval.scorer import LongRetrieverScorer
 
 _CHUNK = 512
@@ -44,15 +46,7 @@ def judge_run(config: Config, split: str, max_users: int = 0, baselines: bool = 
     truth = build_truth(encoded, corpus.num_items, window[0], window)
     if max_users:
         truth = truth.rows(0, min(max_users, truth.num_users))
-    prepared = prepare_requests(config, log, corpus, arrays["item_svd"], window[0])
-    models = load_models(config, corpus, arrays["item_svd"])
-    ours = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)
-    retrieval = config.retrieval
-    scorers: list[Scorer] = [
-        ours,
-        ours.ask_otherwise(f"longretriever, {retrieval.num_interests} of top {retrieval.top_interests}", retrieval),
-        ours.ask_otherwise("longretriever, paper serving", PAPER_SERVING),
-    ]
+    scorers = make_scorers(config, prepare_requests(config, log, corpus, arrays["item_svd"], window[0]))
     if baselines:
         scorers += fit_baselines(encoded, corpus.num_items, corpus.category_offset, window[0])
     progress = Progress(f"evaluating {len(scorers)} models", len(scorers) * truth.num_users, "users")
@@ -68,3 +62,26 @@ def judge_run(config: Config, split: str, max_users: int = 0, baselines: bool = 
         "config": dataclasses.asdict(config),
         "models": {name: evaluation.summary() for name, evaluation in made.items()},
     }
+
+
+def make_scorers(config: Config, prepared: Prepared) -> list[Scorer]:
+    """The trained run's own scorers, whichever model it is of.
+
+    Args:
+      config: of the run.
+      prepared: the log before the moment of the requests, under the run's corpus (`prepare_requests`).
+
+    Raises:
+      UserError: the run has not finished.
+    """
+    if config.model.model != LONGRETRIEVER:
+        model = load_baseline(config, prepared.corpus, prepared.item_svd)
+        return [RecentScorer(config, prepared, model)]
+    models = load_models(config, prepared.corpus, prepared.item_svd)
+    ours = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)
+    retrieval = config.retrieval
+    return [
+        ours,
+        ours.ask_otherwise(f"longretriever, {retrieval.num_interests} of top {retrieval.top_interests}", retrieval),
+        ours.ask_otherwise("longretriever, paper serving", PAPER_SERVING),
+    ]

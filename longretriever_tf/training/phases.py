@@ -1,4 +1,4 @@
-"""The two phases of a run: the towers, then the learned interest score."""
+"""The phases of a run: the towers, then the learned interest score; or a neural baseline alone."""
 
 from collections.abc import Callable
 
@@ -9,6 +9,8 @@ from longretriever_tf.config import Config
 from longretriever_tf.data.batches import Batch, BatchSource, EpochPlan, plan_epoch
 from longretriever_tf.data.examples import Examples
 from longretriever_tf.data.interest_batches import InterestBatch, InterestSource
+from longretriever_tf.data.user_batches import UserBatch, UserBatchSource
+from longretriever_tf.models.baselines.recent_retriever import RecentRetriever
 from longretriever_tf.models.interest import InterestModel
 from longretriever_tf.models.random import StepRandom
 from longretriever_tf.models.retriever import LongRetriever
@@ -100,3 +102,39 @@ class InterestPhase:
     def on_epoch_end(self, epoch: int) -> float | None:
         del epoch
         return None
+
+
+class BaselinePhase:
+    """Trains a neural baseline on users' latest events."""
+
+    def __init__(
+        self,
+        config: Config,
+        model: RecentRetriever,
+        source: UserBatchSource,
+        validate: Callable[[], float] | None,
+    ) -> None:
+        self.name, self.epochs, self._seed = config.model.model, config.train.epochs, config.train.seed
+        self._model, self._source, self._validate = model, source, validate
+
+    def num_batches(self) -> int:
+        return self._source.num_batches()
+
+    def num_examples(self) -> int:
+        return self._source.num_rows()
+
+    def make_dataset(self, epoch: int, first: int = 0) -> tf.data.Dataset:
+        return self._source.make_dataset(epoch, first)
+
+    def batch_examples(self, batch: UserBatch) -> int:
+        return int(batch.time.shape[0])
+
+    def loss(self, batch: UserBatch, step: tf.Tensor) -> tf.Tensor:
+        return self._model.compute_loss((batch, StepRandom(self._seed, step)))
+
+    def variables(self) -> list[tf.Variable]:
+        return self._model.trainable_variables
+
+    def on_epoch_end(self, epoch: int) -> float | None:
+        del epoch
+        return None if self._validate is None else self._validate()

@@ -6,9 +6,9 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from longretriever_tf.baseline_config import LONGRETRIEVER
 from longretriever_tf.config import Config
 from longretriever_tf.data.batches import BatchSource
-from longretriever_tf.data.corpus import encode_log
 from longretriever_tf.data.interest_batches import InterestSource, LifeReader
 from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.data.prepared import (
@@ -21,21 +21,18 @@ from longretriever_tf.data.prepared import (
 )
 from longretriever_tf.data.splits import Cuts
 from longretriever_tf.evaluation.evaluator import evaluate_users
-from longretriever_tf.evaluation.truth import build_truth
 from longretriever_tf.files import write_text_atomically
 from longretriever_tf.models.build import Models, build_models, set_interest_scale, set_token_scale
 from longretriever_tf.models.optimizer import SplitAdam
 from longretriever_tf.provenance import describe_origin
 from longretriever_tf.retrieval.scorer import LongRetrieverScorer
+from longretriever_tf.training.assemble import Assembly, assemble_baseline, validation_truth
 from longretriever_tf.training.loop import Checkpoints, LoopOptions, LoopState, Phase, run_phase
 from longretriever_tf.training.phases import InterestPhase, TowerPhase
 from longretriever_tf.training.run_dir import open_run_dir
 
-_VALIDATION_USERS = 1000
-"""Users of the validation window that guide early stopping, at most."""
 
-
-def train(config: Config) -> Models:
+def train(config: Config) -> None:
     """Trains, or resumes, the run of `config`; everything lands in `config.train.run_dir`.
 
     Raises:
@@ -50,8 +47,8 @@ def train(config: Config) -> Models:
         f"{prepared.corpus.num_categories - 2:,} categories ({prepared.corpus.context})"
     )
     save_prepared(config.train.run_dir, prepared)
-    models = build_models(config, prepared.corpus, prepared.item_svd)
-    phases = _make_phases(config, log, cuts, prepared, models)
+    parts = _assemble(config, log, cuts, prepared)
+    phases = parts.phases
     optimizers = [
         SplitAdam(
             phase.variables(),
@@ -65,8 +62,7 @@ def train(config: Config) -> Models:
     checkpoints = Checkpoints(
         os.path.join(config.train.run_dir, "checkpoints"),
         {
-            "retriever": models.retriever,
-            "interest": models.interest,
+            **parts.models,
             **{f"adam_{phase.name}": optimizer for phase, optimizer in zip(phases, optimizers, strict=True)},
         },
         state,
@@ -74,7 +70,7 @@ def train(config: Config) -> Models:
     if checkpoints.restore():
         print(f"resuming at phase {int(state.phase)}, epoch {int(state.epoch)}, step {int(state.step)}")
     else:
-        _set_scales(models, phases)
+        parts.set_scales()
     options = LoopOptions(
         config.train.checkpoint_every_s,
         config.train.patience,
@@ -86,7 +82,16 @@ def train(config: Config) -> Models:
         history[phases[index].name] = run_phase(phases[index], index, state, optimizers[index], checkpoints, options)
     checkpoints.save_weights("final")
     _write_history(config, history)
-    return models
+
+
+def _assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) -> Assembly:
+    """What `config.model.model` trains, in which phases."""
+    if config.model.model != LONGRETRIEVER:
+        return assemble_baseline(config, log, cuts, prepared)
+    models = build_models(config, prepared.corpus, prepared.item_svd)
+    phases = _make_phases(config, log, cuts, prepared, models)
+    trained = {"retriever": models.retriever, "interest": models.interest}
+    return Assembly(phases, trained, lambda: _set_scales(models, phases))
 
 
 def _make_phases(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, models: Models) -> list[Phase]:
@@ -98,9 +103,7 @@ def _make_phases(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepare
     )
     validate = None
     if config.train.cut == "validation":
-        encoded = encode_log(log, prepared.corpus)
-        truth = build_truth(encoded, prepared.corpus.num_items, prepared.corpus.cut, cuts.window_of("validation"))
-        truth = truth.rows(0, min(truth.num_users, _VALIDATION_USERS))
+        truth = validation_truth(log, cuts, prepared)
 
         def validate() -> float:
             scorer = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)

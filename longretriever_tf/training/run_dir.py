@@ -27,18 +27,18 @@ def open_run_dir(config: Config) -> bool:
         write_text_atomically(path, to_json(config))
         return False
     with open(path, encoding="utf-8") as file:
-        stored = json.load(file)
+        # Settings that the run's version did not have yet stand at their defaults.
+        stored = json.loads(to_json(from_dict(Config, json.load(file), path)))
     wanted = json.loads(to_json(config))
     differing = [
-        f"--{name}: {stored.get(section, {}).get(name)!r} there, {value!r} here"
-        for section in ("data", "model", "train")
+        f"--{name}: {stored[section][name]!r} there, {value!r} here"
+        for section in ("data", "model", "train", "baseline")
         for name, value in wanted[section].items()
-        if stored.get(section, {}).get(name) != value and name not in _FREE_TO_CHANGE
+        if stored[section][name] != value and name not in _FREE_TO_CHANGE
     ]
     if differing:
         raise UserError(
             f"{run_dir!r} holds a run of another config ({'; '.join(differing)}). Resume it with its own "
             "flags, or train this one elsewhere with --run_dir=..."
         )
-    from_dict(Config, stored, path)
     return True
