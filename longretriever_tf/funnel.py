@@ -24,8 +24,8 @@ _CHANNEL_RUN = absl_flags.DEFINE_multi_string(
     "channel_run",
     [],
     "Another run as a channel, NAME=RUN_DIR or NAME=RUN_DIR:key=value,... with retrieval settings (interest, "
-    "day_floor, num_interests, top_interests, merge, every_category). The paper's rows are called mind, without_long and "
-    "without_in_context. Repeat the flag for each.",
+    "day_floor, num_interests, top_interests, merge, every_category). The paper's rows are called mind, without_long "
+    "and without_in_context. Repeat the flag for each.",
 )
 _CHANNELS = absl_flags.DEFINE_list(
     "channels",

@@ -82,8 +82,8 @@ def load_channel_run(run_dir: str, config: Config, cuts: Cuts) -> ChannelRun:
     corpus, arrays = load_saved(run_dir)
     if corpus.cut > cuts.validation_start:
         raise UserError(
-            f"{run_dir!r} was trained on events up to the test window (--cut=test): its lists of the validation window, which "
-            "the ranker learns from, would be lists of the training data; train with --cut=validation"
+            f"{run_dir!r} was trained up to the test window (--cut=test): its lists of the validation window, "
+            "which the ranker learns from, would be lists of the training data; train with --cut=validation"
         )
     return ChannelRun(own, corpus, arrays["item_svd"], load_models(own, corpus, arrays["item_svd"]))
 
