@@ -85,9 +85,10 @@ def judge_funnel(config: Config, contest: Contest, funnel: FunnelConfig) -> dict
         truth = sample_users(truth, contest.max_users, funnel.seed)
         progress = Progress(f"channels, {split} window", (len(specs) + len(counting)) * truth.num_users, "users")
         question = Question(log, corpus, start, truth.users, funnel.k)
-        lists = counting_lists(question, counting, progress.update)
-        for run_dir, asked in by_run.items():
+        lists: dict[str, np.ndarray] = {}
+        for run_dir, asked in by_run.items():  # first, since these may fail
             lists |= run_lists(runs[run_dir], question, asked, progress.update)
+        lists |= counting_lists(question, counting, progress.update)
         progress.close()
         features = RankerFeatures(encoded, corpus, vectors, start)
         windows[split] = Window(truth, lists, features, features.names)

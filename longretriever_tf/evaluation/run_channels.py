@@ -9,14 +9,13 @@ import numpy as np
 from longretriever_tf.config import Config, load_config
 from longretriever_tf.data.corpus import Corpus, encode_log
 from longretriever_tf.data.log import LifelongLog
-from longretriever_tf.data.prepared import load_saved, prepare_requests
+from longretriever_tf.data.prepared import Prepared, load_saved, prepare_requests
 from longretriever_tf.data.splits import Cuts
 from longretriever_tf.errors import UserError
 from longretriever_tf.evaluation import baselines
 from longretriever_tf.evaluation.channel_spec import ChannelSpec
 from longretriever_tf.evaluation.channels import cut_lists, translate_lists
 from longretriever_tf.evaluation.evaluator import Scorer
-from longretriever_tf.models.build import Models
 from longretriever_tf.models.finished import load_models
 from longretriever_tf.retrieval.scorer import LongRetrieverScorer
 
@@ -32,13 +31,11 @@ class ChannelRun:
       config: of the run.
       corpus: its own item indices.
       item_svd: [V, svd_dim] float32.
-      models: trained before the validation window.
     """
 
     config: Config
     corpus: Corpus
     item_svd: np.ndarray
-    models: Models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,20 +82,35 @@ def load_channel_run(run_dir: str, config: Config, cuts: Cuts) -> ChannelRun:
             f"{run_dir!r} was trained up to the test window (--cut=test): its lists of the validation window, "
             "which the ranker learns from, would be lists of the training data; train with --cut=validation"
         )
-    return ChannelRun(own, corpus, arrays["item_svd"], load_models(own, corpus, arrays["item_svd"]))
+    return ChannelRun(own, corpus, arrays["item_svd"])
 
 
 def run_scorers(run: ChannelRun, log: LifelongLog, moment: int, specs: Sequence[ChannelSpec]) -> list[Scorer]:
-    """One scorer per spec, all over one loaded model, named by the spec: the one place that knows kinds of models."""
-    prepared = prepare_requests(log, run.corpus, run.item_svd, moment)
-    models, config = run.models, run.config
-    asked = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)
+    """One scorer per spec, all over one loaded model, named by the spec.
+
+    Raises:
+      UserError: the run has not finished, or is asked in a way that its kind of model does not know.
+    """
+    scorer = _own_scorer(run.config, prepare_requests(log, run.corpus, run.item_svd, moment))
     made: list[Scorer] = []
     for spec in specs:
-        retrieval, every_category = spec.asked(config)
-        made.append(asked.ask_otherwise(spec.name, retrieval, every_category))
-    # One cache for all: `ask_otherwise` shares the logits of the latest users among its copies.
+        if isinstance(scorer, LongRetrieverScorer):
+            retrieval, every_category = spec.asked(run.config)
+            made.append(scorer.ask_otherwise(spec.name, retrieval, every_category))  # the copies share their logits
+        elif spec.overrides:
+            raise UserError(
+                f"channel {spec.name!r}: {run.config.train.run_dir!r} is no LongRetriever and has no interests to "
+                f"choose or merge; leave out {', '.join(spec.overrides)}"
+            )
+        else:
+            made.append(_Named(spec.name, scorer))
     return made
+
+
+def _own_scorer(config: Config, prepared: Prepared) -> Scorer:
+    """The scorer of a finished run: the one place here that knows kinds of models."""
+    models = load_models(config, prepared.corpus, prepared.item_svd)
+    return LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)
 
 
 def run_lists(
