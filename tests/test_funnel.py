@@ -180,6 +180,25 @@ def test_a_run_of_another_log_is_refused(trained, judge, tmp_path):
         judge(f"mind={tmp_path / 'other'}")
 
 
+def test_settings_for_a_model_without_interests_are_refused(trained, monkeypatch):
+    from longretriever_tf.data.prepared import load_split
+    from longretriever_tf.evaluation import run_channels
+
+    class OneVector:
+        name = "one vector"
+
+        def score(self, users: np.ndarray) -> np.ndarray:
+            return np.zeros((len(users), NUM_ITEMS), np.float32)
+
+    log, cuts = load_split(trained.config)
+    run = run_channels.load_channel_run(trained.run_dir, trained.config, cuts)
+    monkeypatch.setattr(run_channels, "_own_scorer", lambda config, prepared: OneVector())
+    plain = run_channels.run_scorers(run, log, cuts.test_start, [parse_channel("mind=r")])
+    assert [scorer.name for scorer in plain] == ["mind"] and plain[0].score(np.array([0])).shape == (1, NUM_ITEMS)
+    with pytest.raises(UserError, match="'mind'.*merge"):
+        run_channels.run_scorers(run, log, cuts.test_start, [parse_channel("mind=r:merge=raw")])
+
+
 @pytest.mark.parametrize(
     ("channels", "others", "own_items", "words"),
     [

@@ -42,7 +42,7 @@ def test_nothing_at_or_after_the_moment_reaches_the_ranker(later_days):
 
 
 def test_an_event_at_the_moment_itself_is_not_seen():
-    made = [([1, 1, 1], [7, 7, 8], [START, START + DAY_S, CUT]), ([1, 1], [7, 7], [START, START + DAY_S])]
+    made = [([1, 1, 1], [7, 8, 7], [START, START + DAY_S, CUT]), ([1, 1], [7, 8], [START, START + DAY_S])]
     found = []
     for user, item, timestamp in made:
         log = make_log(user, item, timestamp, {"category": ["a", "b"]}, item_id=[7, 8])
