@@ -8,7 +8,6 @@ from longretriever_tf.evaluation.directions import (
     MEASURES,
     PAPER,
     ROWS,
-    UNDECIDED,
     count_verdicts,
     explain_direction,
     judge_directions,
@@ -102,7 +101,7 @@ def markdown_report(report: dict[str, Any]) -> str:
 def _summary_line(stand: dict[str, Any]) -> str:
     counts = stand["verdicts"]
     measured = sum(counts.values())
-    told = ", ".join(f"{count} {'are undecided' if v == UNDECIDED else v}" for v, count in counts.items())
+    told = ", ".join(f"{verdict}: {count}" for verdict, count in counts.items())
     return f"Of the paper's {len(stand['directions'])} directions {measured} were measured: {told}."
 
 
