@@ -38,7 +38,7 @@ _READERS: dict[str, dict[str, tuple[str, ...]]] = {
     | dict.fromkeys(
         ("max_length", "subsequence", "max_events", "profile", "user_context", "copy", "item_stats"), (LONGRETRIEVER,)
     ),
-    "train": dict.fromkeys(("in_context", "small_category", "mixed_precision"), (LONGRETRIEVER,))
+    "train": dict.fromkeys(("in_context", "small_category", "taste_folds"), (LONGRETRIEVER,))
     | {"mixed_precision": (LONGRETRIEVER, "two_tower")},
     "baseline": {
         "recent_length": BASELINES,
