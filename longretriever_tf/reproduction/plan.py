@@ -99,7 +99,7 @@ class Row:
       model: key below `at` in the JSON; `*` and `?` match several, each a row of its own.
       label: what tables call it; empty: the model's own name.
       skip: of the models that `model` matches, those that this pattern matches are left out.
-      at: key of the mapping of models; dots descend.
+      at: key of the mapping of models; dots descend. A figure that is a list counts with its first number, the mean.
     """
 
     run: str
@@ -141,6 +141,22 @@ class Comparison:
 
 
 @dataclasses.dataclass(frozen=True)
+class Finding:
+    """Sentences that a measure itself wrote into its output (say, which of the paper's directions hold).
+
+    Attributes:
+      at: key of a list of objects; dots descend.
+      key: of the sentence in each object.
+    """
+
+    title: str
+    run: str
+    measure: str
+    at: str
+    key: str = "statement"
+
+
+@dataclasses.dataclass(frozen=True)
 class Plot:
     """A figure of some rows.
 
@@ -167,11 +183,12 @@ class Plan:
     about: str = ""
     tables: tuple[Table, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    findings: tuple[Finding, ...] = ()
     plots: tuple[Plot, ...] = ()
 
 
 _TABLES_OF = {"runs": Run, "measures": Measure, "rows": Row}
-_LISTS_OF = {"tables": Table, "comparisons": Comparison, "plots": Plot}
+_LISTS_OF = {"tables": Table, "comparisons": Comparison, "findings": Finding, "plots": Plot}
 
 
 def load_plan(path: str) -> Plan:
@@ -237,16 +254,14 @@ def _check(plan: Plan, path: str) -> None:
     for name, measure in plan.measures.items():
         asked = [run for flag in measure.flags for run in PLACEHOLDER.findall(flag)]
         _known(plan.runs, (*measure.runs, *asked), f"{path}: measures.{name}", "run")
-    for name, row in plan.rows.items():
-        _known(plan.runs, (row.run,), f"{path}: rows.{name}", "run")
-        _known(plan.measures, (row.measure,), f"{path}: rows.{name}", "measure")
-        runs = plan.measures[row.measure].runs
-        _require(
-            row.run in runs,
-            f"{path}: rows.{name}: measure {row.measure!r} is of the runs {', '.join(runs)}, not {row.run!r}",
-        )
-    for part in (*plan.tables, *plan.plots):
-        _known(plan.rows, part.rows, f"{path}: {part.title!r}", "row")
+    for part in (*plan.rows.values(), *plan.findings):
+        where = f"{path}: {part}"
+        _known(plan.runs, (part.run,), where, "run")
+        _known(plan.measures, (part.measure,), where, "measure")
+        runs = plan.measures[part.measure].runs
+        _require(part.run in runs, f"{where}: measure {part.measure!r} is of the runs {', '.join(runs)}")
+    for shown in (*plan.tables, *plan.plots):
+        _known(plan.rows, shown.rows, f"{path}: {shown.title!r}", "row")
     for comparison in plan.comparisons:
         _known(plan.rows, (comparison.ours, *comparison.against), f"{path}: comparisons", "row")
     for plot in plan.plots:

@@ -76,6 +76,7 @@ class Report:
     origin: dict[str, Any]
     statements: tuple[Statement, ...]
     tables: tuple[ReportTable, ...]
+    findings: tuple[tuple[str, list[str], Source | None], ...]
     charts: tuple[DrawnChart, ...]
     sources: tuple[Source, ...]
     missing: tuple[Missing, ...]
@@ -92,6 +93,7 @@ def make_report(plan: Plan, jobs: Mapping[str, Job], results: Results) -> Report
     """
     tables = tuple(_fill(table, results) for table in plan.tables)
     statements = tuple(one for comparison in plan.comparisons for one in make_statements(comparison, results))
+    findings = tuple((finding.title, *results.findings(finding)) for finding in plan.findings)
     charts = [make_chart(plot, results) for plot in plan.plots]
     done = [job for job in jobs.values() if results.done(job)]
     seconds = [float(job.stamp().get("seconds", 0.0)) for job in done]
@@ -100,6 +102,7 @@ def make_report(plan: Plan, jobs: Mapping[str, Job], results: Results) -> Report
         origin=describe_origin("python -m longretriever_tf.reproduce", 0),
         statements=statements,
         tables=tables,
+        findings=findings,
         charts=tuple(_draw(chart, i) for i, chart in enumerate(charts)),
         sources=tuple(results.sources.values()),
         missing=tuple(_missing(job) for job in jobs.values() if job not in done),

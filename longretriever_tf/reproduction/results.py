@@ -13,7 +13,7 @@ import numpy as np
 from longretriever_tf.errors import UserError
 from longretriever_tf.evaluation.per_user import per_user_path
 from longretriever_tf.reproduction.jobs import Job, State
-from longretriever_tf.reproduction.plan import Plan, Row
+from longretriever_tf.reproduction.plan import Finding, Plan, Row
 
 Users = dict[str, np.ndarray]
 """`per_user.tabulate_users` of one job, the models' axis taken at one model."""
@@ -35,7 +35,7 @@ class Figure:
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Source:
     """Where figures come from: one measure of one run, all seeds.
 
@@ -73,6 +73,7 @@ class Line:
     def figure(self, column: str) -> Figure | None:
         """The number at a path ("all recall@100"), over the seeds that have it; None where none has."""
         found = [_descend(output, column) for output in self.outputs]
+        found = [value[0] if isinstance(value, list) and value else value for value in found]  # mean, low, high
         values = tuple(float(value) for value in found if isinstance(value, int | float))
         return Figure(values) if values else None
 
@@ -117,7 +118,7 @@ class Results:
         missing = tuple(job for job in jobs if job not in done)
         if not done:
             return (Line(row.label or row.model, (), (), None, missing),)
-        outputs = [_models(job, row.at) for job in done]
+        outputs = [_part(job, row.at) for job in done]
         names = [name for name in outputs[0] if fnmatch.fnmatchcase(name, row.model)]
         names = [name for name in names if not (row.skip and fnmatch.fnmatchcase(name, row.skip))]
         if not names:
@@ -137,6 +138,15 @@ class Results:
             )
         return tuple(made)
 
+    def findings(self, finding: Finding) -> tuple[list[str], Source | None]:
+        """The sentences that a measure wrote itself, of its first seed that is done, and where they are from."""
+        jobs = [job for job in self._jobs.values() if job.kind == f"{finding.measure}/{finding.run}"]
+        done = tuple(job for job in jobs if self.done(job))
+        if not done:
+            return [], None
+        entries = _part(done[0], finding.at)
+        return [str(entry[finding.key]) for entry in entries], self._source(jobs[0].kind, done)
+
     def _source(self, kind: str, done: tuple[Job, ...]) -> Source:
         if kind not in self.sources:
             needed = tuple(self._jobs[name] for name in dict.fromkeys(name for job in done for name in job.needs))
@@ -144,7 +154,7 @@ class Results:
             for job in done:
                 output = read_json(job.output)
                 for key in ("data", "split", "cut", "num_users", "num_pairs", "seed", "date", "commit", "machine"):
-                    if key in output:
+                    if isinstance(output.get(key), str | int):
                         facts.setdefault(key, {})[str(output[key])] = None
             joined = {key: ", ".join(values) for key, values in facts.items()}
             self.sources[kind] = Source(len(self.sources) + 1, done, needed, joined)
@@ -161,8 +171,8 @@ def _descend(values: Any, path: str) -> Any:
     return _descend(values.get(head), rest) if rest else None
 
 
-def _models(job: Job, at: str) -> dict[str, Any]:
-    """The mapping of models in a job's output."""
+def _part(job: Job, at: str) -> Any:
+    """What stands at a dotted path of a job's output."""
     values = read_json(job.output)
     for key in filter(None, at.split(".")):
         if not isinstance(values, dict) or key not in values:
