@@ -53,17 +53,17 @@ def main(argv: Sequence[str]) -> int:
     print(_overview(wanted), flush=True)
     if _DRY_RUN.value:
         return 0
+    # Before the jobs, so that a missing library is told before hours of work, not after; not for --dry_run.
+    from longretriever_tf.reproduction.report import make_report, write_report
+    from longretriever_tf.reproduction.results import Results
+    from longretriever_tf.reproduction.runner import Runner
+
     require_writable(work_dir)
     failed: dict[str, str] = {}
     if _REPORT_ONLY.value:
         _require_done(wanted)
     else:
-        from longretriever_tf.reproduction.runner import Runner
-
         failed = Runner(jobs, work_dir, _PARALLEL.value, _ANY_CODE.value).run(wanted)
-    from longretriever_tf.reproduction.report import make_report, write_report  # matplotlib: not for --dry_run
-    from longretriever_tf.reproduction.results import Results
-
     report = make_report(plan, jobs, Results(plan, jobs, _ANY_CODE.value))
     print(f"written: {', '.join(write_report(report, work_dir))}")
     for job, reason in failed.items():

@@ -215,7 +215,7 @@ def test_statements_are_the_paired_bootstrap_of_the_users(finished):
     best = max(rivals, key=lambda name: np.nanmean(rivals[name]))
     mean, low, high = paired_bootstrap(ours, rivals[best], 1, 2000)
     assert low > 0, "the fake world is made so that ours leads"
-    assert f"Ours ({np.nanmean(ours):.4f}) is ahead of {best} ({np.nanmean(rivals[best]):.4f}) by {mean:.4f}" in page
+    assert f"Ours ({np.nanmean(ours):.4f}) is ahead of {best} ({np.nanmean(rivals[best]):.4f}) by {mean:.4f} (" in page
     assert f"95% from {low:+.4f} to {high:+.4f}" in page.replace("&#43;", "+")
     assert f"Target 0.1 reached by {np.nanmean(ours) - 0.1:.4f}" in page
     assert "ours leads: holds here" in page

@@ -20,8 +20,9 @@ _ROWS = 32  # users tallied at once: bounds memory, not results
 class CalibrationMeter:
     """A scorer that passes another's answers on, and tallies those to `score` against the truth.
 
-    The scores must be log probabilities over the whole corpus (the calibrated merge). A user's truth of n items is read
-    as n draws, so the frequency that p is held against is 1 / n for an item of the truth and 0 for any other.
+    It tallies where `is_probability` of the scorer says that scores are log p(item | user) over all items. A user's
+    truth of n items is read as n draws, so the frequency that p is held against is 1 / n for an item of the truth and 0
+    for any other.
 
     Args:
       scorer: what is judged.
@@ -29,7 +30,7 @@ class CalibrationMeter:
 
     Attributes:
       tally: [bins, 3] float64: number of (user, item) pairs, their summed p, their summed frequency; bin i holds
-        log10 p from `LOWEST + i / BINS_PER_DECADE` on.
+        log10 p from `LOWEST + i / BINS_PER_DECADE` on. All 0 where scores are no probabilities.
     """
 
     def __init__(self, scorer: Scorer, truth: Truth) -> None:
@@ -43,6 +44,8 @@ class CalibrationMeter:
     def score(self, users: np.ndarray) -> np.ndarray:
         """The scorer's own scores, [B, V]; the users must be in the truth."""
         scores = self._scorer.score(users)
+        if not getattr(self._scorer, "is_probability", False):
+            return scores
         places = np.searchsorted(self._truth.users, users)
         for start in range(0, len(users), _ROWS):
             self._count(scores[start : start + _ROWS], places[start : start + _ROWS])

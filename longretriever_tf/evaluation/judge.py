@@ -53,14 +53,14 @@ def judge_run(
     models = load_models(config, corpus, arrays["item_svd"])
     ours = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)
     retrieval = config.retrieval
-    meter = CalibrationMeter(ours, truth)
     scorers: list[Scorer] = [
-        meter if retrieval.merge == "calibrated" else ours,
+        ours,
         ours.ask_otherwise(f"longretriever, {retrieval.num_interests} of top {retrieval.top_interests}", retrieval),
         ours.ask_otherwise("longretriever, paper serving", PAPER_SERVING),
     ]
     if baselines:
         scorers += fit_baselines(encoded, corpus.num_items, corpus.category_offset, window[0])
+    scorers[0] = meter = CalibrationMeter(scorers[0], truth)
     progress = Progress(f"evaluating {len(scorers)} models", len(scorers) * truth.num_users, "users")
     made = evaluate_many(scorers, truth, corpus.category_offset, chunk=_CHUNK, on_progress=progress.update)
     progress.close()

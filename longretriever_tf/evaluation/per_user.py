@@ -8,6 +8,7 @@ TensorFlow.
 import io
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -73,5 +74,6 @@ def write_users(path: str, table: Mapping[str, np.ndarray]) -> None:
       UserError: it cannot be written.
     """
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **table)
+    arrays: dict[str, Any] = dict(table)
+    np.savez_compressed(buffer, **arrays)
     write_bytes_atomically(path, buffer.getvalue())

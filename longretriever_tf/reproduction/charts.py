@@ -3,6 +3,7 @@
 import html
 import io
 import re
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -111,7 +112,11 @@ def _draw_points(ax: Axes, panel: Panel, hues: dict[str, int]) -> None:
         y = np.array(series.y)
         color = _HUES[hues[series.label]]
         known = np.isfinite(y)
-        style = {"linestyle": "-" if len(panel.ticks) > 2 else "none", "linewidth": 1.2, "markersize": 4.5}
+        style: dict[str, Any] = {
+            "linestyle": "-" if len(panel.ticks) > 2 else "none",
+            "linewidth": 1.2,
+            "markersize": 4.5,
+        }
         ax.plot(place[known], y[known], marker=_MARKERS[hues[series.label]], color=color, **style)
         if series.low:
             low, high = np.array(series.low), np.array(series.high)
@@ -141,7 +146,7 @@ def _draw_loglog(ax: Axes, panel: Panel, hues: dict[str, int]) -> None:
     ax.plot(ends, ends, color=_SOFT, linewidth=1.0, linestyle=(0, (4, 3)))
     for series in panel.series:
         hue = hues[series.label]
-        style = {"linewidth": 1.2, "markersize": 4.0}
+        style: dict[str, Any] = {"linewidth": 1.2, "markersize": 4.0}
         ax.plot(series.x, series.y, marker=_MARKERS[hue], color=_HUES[hue], **style)
     ax.set_xscale("log")
     ax.set_yscale("log")

@@ -213,7 +213,7 @@ def select_jobs(jobs: Mapping[str, Job], only: Sequence[str]) -> dict[str, Job]:
             kinds = dict.fromkeys(job.kind.split("/")[0] for job in jobs.values())
             raise UserError(f"--only={pattern}: no job is named so; there are {', '.join(kinds)} (and RUN/seedN)")
         chosen |= found
-    for name in reversed(jobs):  # what a job needs stands before it
+    for name in reversed(list(jobs)):  # what a job needs stands before it
         if name in chosen:
             chosen |= set(jobs[name].needs)
     return {name: job for name, job in jobs.items() if name in chosen}

@@ -260,8 +260,8 @@ def _check(plan: Plan, path: str) -> None:
         _known(plan.measures, (part.measure,), where, "measure")
         runs = plan.measures[part.measure].runs
         _require(part.run in runs, f"{where}: measure {part.measure!r} is of the runs {', '.join(runs)}")
-    for shown in (*plan.tables, *plan.plots):
-        _known(plan.rows, shown.rows, f"{path}: {shown.title!r}", "row")
+    for title, rows in [(shown.title, shown.rows) for shown in plan.tables] + [(p.title, p.rows) for p in plan.plots]:
+        _known(plan.rows, rows, f"{path}: {title!r}", "row")
     for comparison in plan.comparisons:
         _known(plan.rows, (comparison.ours, *comparison.against), f"{path}: comparisons", "row")
     for plot in plan.plots:

@@ -156,6 +156,8 @@ class Results:
                 for key in ("data", "split", "cut", "num_users", "num_pairs", "seed", "date", "commit", "machine"):
                     if isinstance(output.get(key), str | int):
                         facts.setdefault(key, {})[str(output[key])] = None
+            if any(job.state() is not State.DONE for job in (*done, *needed)):
+                facts["code"] = {"another version than this report's": None}
             joined = {key: ", ".join(values) for key, values in facts.items()}
             self.sources[kind] = Source(len(self.sources) + 1, done, needed, joined)
         return self.sources[kind]

@@ -78,13 +78,14 @@ def _sentence(
 ) -> str:
     own, theirs = means
     gap = own - theirs
-    side = "ahead of" if gap > 0 else "behind" if gap < 0 else "level with"
-    ratio = f", {own / theirs:.2f} times" if theirs > 0 else ""
-    text = f"{metric}: {ours.label} ({own:.4f}) is {side} {rival.label} ({theirs:.4f}) by {abs(gap):.4f}{ratio}"
+    side = f"ahead of {rival.label}" if gap > 0 else f"behind {rival.label}" if gap < 0 else f"level with {rival.label}"
+    ratio = f" ({own / theirs:.2f} times)" if theirs > 0 else ""
+    size = f" by {abs(gap):.4f}{ratio}" if gap else ""
+    text = f"{metric.replace('_', ' ')}: {ours.label} ({own:.4f}) is {side} ({theirs:.4f}){size}"
     if difference is None:
         return text + "; no figures of every user, so no interval"
-    low, high = difference.low, difference.high
-    text += f"; paired difference over users {difference.mean:+.4f}, 95% from {low:+.4f} to {high:+.4f}"
+    low, high, num_users = difference.low, difference.high, len(ours.users[0]["user"])
+    text += f"; 95% from {low:+.4f} to {high:+.4f}, paired over {num_users:,} users"
     return text + ("" if low > 0 or high < 0 else ", which does not exclude 0")
 
 
