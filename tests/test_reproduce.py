@@ -314,6 +314,7 @@ def test_only_takes_what_it_needs_along(tmp_path):
         ('title = "Recall"', 'titel = "Recall"', ("tables", "title")),
         ("minutes = 7.0", "minuts = 7.0", ("runs.ours", "minuts", "minutes")),
         ("seeds = [1, 2]", "seeds = 2", ("runs.ours", "seeds = 2", "list")),
+        ("seeds = [1, 2]", "seeds = []", ("runs.ours", "at least one")),
         ('runs = ["ours", "other"]', 'runs = ["ours", "mind"]', ("measures.test", "'mind'", "ours, other")),
         ('rows = ["lift"]', 'rows = ["lifts"]', ("'Lift'", "'lifts'", "baselines, lift")),
         ('kind = "bars"', 'kind = "pie"', ("'pie'", "history_length")),

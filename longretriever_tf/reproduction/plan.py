@@ -251,15 +251,18 @@ def _check(plan: Plan, path: str) -> None:
         _require(
             name not in plan.runs, f"{path}: {name!r} is a run and a measure; names must differ, since --only uses them"
         )
+    for name, run in plan.runs.items():
+        _require(len(run.seeds) > 0, f"{path}: runs.{name}: seeds = []; expected at least one seed")
     for name, measure in plan.measures.items():
-        asked = [run for flag in measure.flags for run in PLACEHOLDER.findall(flag)]
-        _known(plan.runs, (*measure.runs, *asked), f"{path}: measures.{name}", "run")
-    for part in (*plan.rows.values(), *plan.findings):
-        where = f"{path}: {part}"
-        _known(plan.runs, (part.run,), where, "run")
-        _known(plan.measures, (part.measure,), where, "measure")
-        runs = plan.measures[part.measure].runs
-        _require(part.run in runs, f"{where}: measure {part.measure!r} is of the runs {', '.join(runs)}")
+        beside = [run for flag in measure.flags for run in PLACEHOLDER.findall(flag)]
+        _known(plan.runs, (*measure.runs, *beside), f"{path}: measures.{name}", "run")
+    asked = [(row.run, row.measure) for row in plan.rows.values()] + [(one.run, one.measure) for one in plan.findings]
+    for run_name, name in asked:
+        where = f'{path}: run = "{run_name}", measure = "{name}"'
+        _known(plan.runs, (run_name,), where, "run")
+        _known(plan.measures, (name,), where, "measure")
+        runs = plan.measures[name].runs
+        _require(run_name in runs, f"{where}: that measure is of the runs {', '.join(runs)}")
     for title, rows in [(shown.title, shown.rows) for shown in plan.tables] + [(p.title, p.rows) for p in plan.plots]:
         _known(plan.rows, rows, f"{path}: {title!r}", "row")
     for comparison in plan.comparisons:
