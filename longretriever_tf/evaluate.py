@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
 
     output = _OUTPUT.value or os.path.join(_RUN_DIR.value, "metrics.json")
     require_writable(os.path.dirname(os.path.abspath(output)))
-    metrics = judge_run(config, _SPLIT.value, _MAX_USERS.value, _BASELINES.value, per_user_path(output))
+    metrics = judge_run(config, _SPLIT.value, _MAX_USERS.value, _BASELINES.value, users_path=per_user_path(output))
     write_json(output, metrics)
     print(text_table(metrics))
     print(f"written: {output}")

@@ -57,6 +57,11 @@ class ReportTable:
     table: Table
     rows: tuple[TableRow, ...]
 
+    @property
+    def has_spread(self) -> bool:
+        """Whether any figure has several seeds: then every cell leaves room for ±."""
+        return any(cell is not None and cell.spread for row in self.rows for cell in row.cells)
+
 
 @dataclasses.dataclass(frozen=True)
 class DrawnChart:
