@@ -63,7 +63,7 @@ def _state(comparison: Comparison, metric: str, results: Results) -> Statement:
         claim=claim,
         held=claim and _HELD[verdict],
         target=_target(comparison.targets.get(metric), own.mean),
-        sources=tuple(line.source for line in (ours, rival) if line.source),
+        sources=tuple(dict.fromkeys(line.source for line in (ours, rival) if line.source)),
     )
 
 
