@@ -20,6 +20,7 @@ from longretriever_tf.reproduction.plan import load_plan
 from longretriever_tf.reproduction.report import make_report, write_report
 from longretriever_tf.reproduction.results import Results
 from longretriever_tf.reproduction.runner import Runner
+from longretriever_tf.reproduction.series import ratio_interval, read_scalars
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PLAN = """
@@ -356,3 +357,35 @@ def test_the_command_shows_costs_and_asks_for_what_is_missing(tmp_path):
     partial = reproduce("--report_only", "--partial")
     assert partial.returncode == 0, partial.stderr
     assert "7 of 7 jobs have no result" in (tmp_path / "work/report.html").read_text()
+
+
+def test_scalars_are_read_from_event_files_whole_or_cut_short(tmp_path):
+    from tensorboard.compat.proto import event_pb2, summary_pb2
+    from tensorboard.summary.writer.record_writer import RecordWriter
+    from tensorboard.util.tensor_util import make_tensor_proto
+
+    def write(name: str, points: list[tuple[int, str, float]], cut: int) -> None:
+        path = tmp_path / f"events.out.tfevents.{name}"
+        with open(path, "wb") as file:
+            for step, tag, number in points:
+                value = summary_pb2.Summary.Value(tag=tag, tensor=make_tensor_proto(np.float32(number)))
+                event = event_pb2.Event(step=step, summary=summary_pb2.Summary(value=[value]))
+                RecordWriter(file).write(event.SerializeToString())
+        path.write_bytes(path.read_bytes()[: -cut or None])
+
+    write("1", [(20, "towers/loss", 3.5), (40, "towers/loss", 2.5), (60, "towers/loss", 9.0)], cut=7)
+    write("2", [(40, "towers/loss", 2.25), (40, "interest/loss", 7.0), (60, "towers/loss", 2.0)], cut=0)
+    assert read_scalars(str(tmp_path)) == {
+        "towers/loss": [(20.0, 3.5), (40.0, 2.25), (60.0, 2.0)],
+        "interest/loss": [(40.0, 7.0)],
+    }
+
+
+def test_the_interval_of_a_mean_treats_pairs_of_a_user_as_one():
+    random = np.random.default_rng(3)
+    hits = random.random(400)
+    mean, low, high = ratio_interval(hits, np.arange(400))
+    assert mean == hits.mean()
+    assert high - low == pytest.approx(2 * 1.96 * hits.std() / 20, rel=1e-9)
+    doubled = ratio_interval(np.repeat(hits, 2), np.repeat(np.arange(400), 2))
+    np.testing.assert_allclose(doubled, (mean, low, high), rtol=1e-9)  # the same users told twice are no news

@@ -82,7 +82,7 @@ def quantile_bins(values: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """Bins of about equal numbers: the bin of each value [Q] int64, and the bins' names ("12-40").
 
     >>> quantile_bins(np.array([1, 1, 1, 2, 3, 4, 9, 9, 30, 100]))[1]
-    ('1', '2-3', '4-8', '9-29', '30-100')
+    ('1-2', '3-8', '9-29', '30-100')
     """
     cuts = np.unique(np.quantile(values, np.arange(1, _BINS) / _BINS, method="higher"))
     cuts = cuts[cuts > values.min()]
