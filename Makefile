@@ -6,16 +6,18 @@ USER_ID ?= 1
 PYTEST_ARGS ?=
 SERVE_ARGS ?=
 LOAD_ARGS ?=
+PLAN ?= configs/reproduce/quick.toml
+REPRODUCE_ARGS ?=
 
 PY := .venv/bin/python
 STAMP := .venv/.setup-done
-COMMAND_MODULES := train evaluate funnel export recommend refresh serve serving/load data/inspect
+COMMAND_MODULES := reproduce train evaluate funnel export recommend refresh serve serving/load data/inspect
 .DEFAULT_GOAL := help
 
 $(STAMP): setup.cfg pyproject.toml .ci/setup
 	@.ci/setup "$(PYTHON)"
 
-.PHONY: help setup demo serve serve-smoke load test test-fast lint format type arch doctest bench doctor clean
+.PHONY: help setup demo reproduce serve serve-smoke load test test-fast lint format type arch doctest bench doctor clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -38,6 +40,9 @@ serve-smoke: ## ask the server on 8501 by curl (needs curl and jq)
 
 load: $(STAMP) ## ask the server on 8501 under load: throughput, p50 / p95 / p99, errors
 	$(PY) -m longretriever_tf.serving.load --export_dir=$(EXPORT_DIR) $(LOAD_ARGS)
+
+reproduce: $(STAMP) ## run PLAN (configs/reproduce/*.toml) and write its report, HTML and Markdown; resumable
+	$(PY) -m longretriever_tf.reproduce --plan=$(PLAN) $(REPRODUCE_ARGS)
 
 test: $(STAMP) ## set everything up and run all tests
 	$(PY) -m pytest $(PYTEST_ARGS)

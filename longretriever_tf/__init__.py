@@ -1,8 +1,8 @@
 """LongRetriever: candidate retrieval that reads a user's whole life, in TensorFlow.
 
 Ren, Chai, Xiao, Zheng, Wu (ByteDance, 2025), "LongRetriever: Towards Ultra-Long Sequence based Candidate Retrieval
-for Recommendation". Commands: `train`, `evaluate`, `export`, `recommend`, `serve`, `data.inspect` and `doctor`, each
-run as `python -m longretriever_tf.NAME --help`.
+for Recommendation". Commands: `train`, `evaluate`, `export`, `recommend`, `serve`, `reproduce`, `data.inspect` and
+`doctor`, each run as `python -m longretriever_tf.NAME --help`.
 """
 
 import os

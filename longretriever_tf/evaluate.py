@@ -3,7 +3,8 @@
   python -m longretriever_tf.evaluate --run_dir=runs/demo --split=test
 
 Prints a table and writes metrics.json: recall, hit rate, NDCG and MRR at 20, 50, 100 and 500, item and category
-coverage, for all items and for novel ones (items the user never had), and recall within the item's own category.
+coverage, for all items and for novel ones (items the user never had), and recall within the item's own category. Beside
+it, metrics.per_user.npz holds what each user and each truth pair got, for paired comparisons.
 """
 
 import os
@@ -32,12 +33,13 @@ def main(argv: Sequence[str]) -> None:
     del argv
     config = flags.config_from_flags(load_config(_RUN_DIR.value))
     from longretriever_tf.evaluation.judge import judge_run  # after the flags are checked: TensorFlow takes seconds
+    from longretriever_tf.evaluation.per_user import per_user_path
     from longretriever_tf.evaluation.table import text_table, write_json
     from longretriever_tf.files import require_writable
 
     output = _OUTPUT.value or os.path.join(_RUN_DIR.value, "metrics.json")
     require_writable(os.path.dirname(os.path.abspath(output)))
-    metrics = judge_run(config, _SPLIT.value, _MAX_USERS.value, _BASELINES.value)
+    metrics = judge_run(config, _SPLIT.value, _MAX_USERS.value, _BASELINES.value, users_path=per_user_path(output))
     write_json(output, metrics)
     print(text_table(metrics))
     print(f"written: {output}")

@@ -38,13 +38,18 @@ def write_text_atomically(path: str, text: str) -> None:
     Raises:
       UserError: the disk is full or the place not writable. An old file at `path` is then untouched.
     """
+    write_bytes_atomically(path, text.encode("utf-8"))
+
+
+def write_bytes_atomically(path: str, content: bytes) -> None:
+    """As `write_text_atomically`, bytes as they are."""
     directory = os.path.dirname(os.path.abspath(path))
     with explain_os_errors(f"cannot write {path!r}"):
         os.makedirs(directory, exist_ok=True)
         aside = os.path.join(directory, f".{os.path.basename(path)}.{os.getpid()}.aside")
         try:
-            with open(aside, "w", encoding="utf-8") as file:
-                file.write(text)
+            with open(aside, "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())  # before the rename: else a crash may leave the new name with no bytes
             os.replace(aside, path)

@@ -23,6 +23,7 @@ LAYERS = (
     ("evaluation",),
     ("training",),
     ("serving",),
+    ("reproduction",),
     (
         "flags",
         "train",
@@ -35,11 +36,13 @@ LAYERS = (
         "serving.load",
         "doctor",
         "data.inspect",
+        "reproduce",
     ),
 )
 COMMANDS = LAYERS[-1]
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 WITHOUT_TENSORFLOW = ("config", "schema", "errors", "data.log", "data.splits", "evaluation.metrics", "doctor")
+WITHOUT_TENSORFLOW += ("reproduce", "reproduction.report", "reproduction.runner")
 
 
 def _module_name(path: pathlib.Path) -> str:

@@ -9,7 +9,9 @@ from longretriever_tf.data.corpus import encode_log
 from longretriever_tf.data.prepared import Prepared, load_saved, load_split, prepare_requests
 from longretriever_tf.errors import UserError
 from longretriever_tf.evaluation.baselines import fit_baselines
+from longretriever_tf.evaluation.calibration import CalibrationMeter
 from longretriever_tf.evaluation.evaluator import Scorer, evaluate_many
+from longretriever_tf.evaluation.per_user import tabulate_users, write_users
 from longretriever_tf.evaluation.truth import build_truth
 from longretriever_tf.models.finished import load_baseline, load_models
 from longretriever_tf.progress import Progress
@@ -22,7 +24,9 @@ PAPER_SERVING = RetrievalConfig(interest="paper", num_interests=5, top_interests
 """What the paper serves: 5 interests drawn from the top 20 of eq. 3, merged in turn."""
 
 
-def judge_run(config: Config, split: str, max_users: int = 0, baselines: bool = True) -> dict[str, Any]:
+def judge_run(
+    config: Config, split: str, max_users: int = 0, baselines: bool = True, users_path: str = ""
+) -> dict[str, Any]:
     """Metrics of the run and the baselines on the window `split`, as `metrics.json` holds them.
 
     Args:
@@ -30,6 +34,7 @@ def judge_run(config: Config, split: str, max_users: int = 0, baselines: bool = 
       split: "validation" or "test".
       max_users: judge only the first so many users; 0: all.
       baselines: judge those too.
+      users_path: where the figures of every user go (`per_user.tabulate_users`); empty: nowhere.
 
     Raises:
       UserError: the run has seen the window, has not finished, or is of another log.
@@ -49,9 +54,13 @@ def judge_run(config: Config, split: str, max_users: int = 0, baselines: bool = 
     scorers = make_scorers(config, prepare_requests(config, log, corpus, arrays["item_svd"], window[0]))
     if baselines:
         scorers += fit_baselines(encoded, corpus.num_items, corpus.category_offset, window[0])
+    scorers[0] = meter = CalibrationMeter(scorers[0], truth)
     progress = Progress(f"evaluating {len(scorers)} models", len(scorers) * truth.num_users, "users")
     made = evaluate_many(scorers, truth, corpus.category_offset, chunk=_CHUNK, on_progress=progress.update)
     progress.close()
+    if users_path:
+        table = tabulate_users(made, truth, encoded, corpus.category_offset, window[0])
+        write_users(users_path, table | {"calibration": meter.tally})
     return {
         **describe_origin("python -m longretriever_tf.evaluate", config.train.seed),
         "split": split,

@@ -146,6 +146,11 @@ class LongRetrieverScorer:
         other.name, other._retrieval, other._every_category = name, retrieval, every_category
         return other
 
+    @property
+    def is_probability(self) -> bool:
+        """Whether `score` is log p(item | user) over the whole corpus."""
+        return self._retrieval.merge == "calibrated" and self._every_category
+
     def score(self, users: np.ndarray) -> np.ndarray:
         """Merged scores for the goal "all items", [B, V] float32."""
         logits, life = self._logits(users)

@@ -1,0 +1,67 @@
+"""Does the merged probability mean what it says: predicted p(item | user) against how often users took such items.
+
+Imports no TensorFlow.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from longretriever_tf.evaluation.evaluator import Scorer
+from longretriever_tf.evaluation.truth import Truth
+from longretriever_tf.schema import FIRST_KNOWN
+
+LOWEST = -8.0
+"""log10 of the smallest probability told apart; smaller ones share its bin."""
+BINS_PER_DECADE = 4
+_ROWS = 32  # users tallied at once: bounds memory, not results
+
+
+class CalibrationMeter:
+    """A scorer that passes another's answers on, and tallies those to `score` against the truth.
+
+    It tallies where `is_probability` of the scorer says that scores are log p(item | user) over all items. A user's
+    truth of n items is read as n draws, so the frequency that p is held against is 1 / n for an item of the truth and 0
+    for any other.
+
+    Args:
+      scorer: what is judged.
+      truth: of the window; users are looked up in it.
+
+    Attributes:
+      tally: [bins, 3] float64: number of (user, item) pairs, their summed p, their summed frequency; bin i holds
+        log10 p from `LOWEST + i / BINS_PER_DECADE` on. All 0 where scores are no probabilities.
+    """
+
+    def __init__(self, scorer: Scorer, truth: Truth) -> None:
+        self._scorer, self._truth = scorer, truth
+        self.tally = np.zeros([round(-LOWEST * BINS_PER_DECADE), 3])
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the scorer offers: its name, `score_novel`, `within`."""
+        return getattr(self._scorer, name)
+
+    def score(self, users: np.ndarray) -> np.ndarray:
+        """The scorer's own scores, [B, V]; the users must be in the truth."""
+        scores = self._scorer.score(users)
+        if not getattr(self._scorer, "is_probability", False):
+            return scores
+        places = np.searchsorted(self._truth.users, users)
+        for start in range(0, len(users), _ROWS):
+            self._count(scores[start : start + _ROWS], places[start : start + _ROWS])
+        return scores
+
+    def _count(self, scores: np.ndarray, places: np.ndarray) -> None:
+        """Adds a few users' scores [B, V] to the tally; `places` are their positions in the truth."""
+        offset = self._truth.offset
+        frequency = np.zeros(scores.shape, np.float32)
+        for row, place in enumerate(places):
+            start, stop = offset[place : place + 2]
+            frequency[row, self._truth.item[start:stop]] = 1.0 / (stop - start)
+        scores = scores[:, FIRST_KNOWN:]
+        kept = scores > -np.inf
+        log_p, frequency = scores[kept].astype(np.float64), frequency[:, FIRST_KNOWN:][kept]
+        place = np.floor((log_p / np.log(10.0) - LOWEST) * BINS_PER_DECADE)
+        place = np.clip(place, 0, len(self.tally) - 1).astype(np.int64)
+        for column, weights in enumerate((None, np.exp(log_p), frequency)):
+            self.tally[:, column] += np.bincount(place, weights, minlength=len(self.tally))

@@ -1,0 +1,99 @@
+"""Runs a plan of experiments and writes one report of them, HTML and Markdown.
+
+  python -m longretriever_tf.reproduce --plan=configs/reproduce/quick.toml --work_dir=runs/reproduce
+  python -m longretriever_tf.reproduce --plan=configs/reproduce/complete_journey.toml --dry_run
+
+Each job is a command of this package with a run directory of its own under --work_dir and a log beside it. What is done
+is skipped; what was stopped goes on; what another command, flagfile or code made is done again, and the old is kept
+under superseded/. A job that fails stops only those that need it: the report says so, and the exit status is 1.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+
+from absl import flags as absl_flags
+
+from longretriever_tf import flags
+from longretriever_tf.errors import UserError
+from longretriever_tf.files import require_writable
+from longretriever_tf.reproduction.jobs import Job, State, expected_minutes, make_jobs, select_jobs
+from longretriever_tf.reproduction.plan import load_plan
+
+_PLAN = absl_flags.DEFINE_string(
+    "plan", "configs/reproduce/quick.toml", "What to run and to show; see configs/reproduce."
+)
+_WORK_DIR = absl_flags.DEFINE_string(
+    "work_dir", "", "Where runs, measures and the report go; empty: runs/reproduce/NAME OF THE PLAN."
+)
+_ONLY = absl_flags.DEFINE_list(
+    "only", [], "Run only these runs, measures or jobs (and what they need); * and ? are allowed. Default: all."
+)
+_PARALLEL = absl_flags.DEFINE_integer(
+    "parallel", 1, "Jobs at once; the cores are split among them. Changes speed alone.", lower_bound=1
+)
+_DRY_RUN = absl_flags.DEFINE_bool("dry_run", False, "Show the jobs, what is done and what the rest costs; run nothing.")
+_REPORT_ONLY = absl_flags.DEFINE_bool("report_only", False, "Run nothing; report what is done already.")
+_PARTIAL = absl_flags.DEFINE_bool("partial", False, "report_only: report even if jobs are missing; it says which.")
+_ANY_CODE = absl_flags.DEFINE_bool(
+    "any_code", False, "Count jobs that another version of this package finished by the same commands as done."
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; status 1 if a job failed."""
+    del argv
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops the children, too
+    plan = load_plan(_PLAN.value)
+    name = os.path.splitext(os.path.basename(_PLAN.value))[0]
+    work_dir = os.path.normpath(_WORK_DIR.value or os.path.join("runs", "reproduce", name))
+    jobs = make_jobs(plan, work_dir)
+    wanted = select_jobs(jobs, _ONLY.value)
+    print(_overview(wanted), flush=True)
+    if _DRY_RUN.value:
+        return 0
+    # Before the jobs, so that a missing library is told before hours of work, not after; not for --dry_run.
+    from longretriever_tf.reproduction.report import make_report, write_report
+    from longretriever_tf.reproduction.results import Results
+    from longretriever_tf.reproduction.runner import Runner
+
+    require_writable(work_dir)
+    failed: dict[str, str] = {}
+    if _REPORT_ONLY.value:
+        _require_done(wanted)
+    else:
+        failed = Runner(jobs, work_dir, _PARALLEL.value, _ANY_CODE.value).run(wanted)
+    report = make_report(plan, jobs, Results(plan, jobs, _ANY_CODE.value))
+    print(f"written: {', '.join(write_report(report, work_dir))}")
+    for job, reason in failed.items():
+        print(f"failed: {job}: {reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _overview(jobs: Mapping[str, Job]) -> str:
+    """The jobs, where each stands, and the cost of what is left."""
+    width = max(map(len, jobs), default=0)
+    lines, left = [], 0.0
+    for name, job in jobs.items():
+        state, minutes = job.state(_ANY_CODE.value), expected_minutes(job, jobs)
+        left += 0.0 if state is State.DONE else minutes
+        lines.append(f"{name.ljust(width)}  {state.value:<13}  {minutes:7.1f} min  {job.command}")
+    done = sum(job.state(_ANY_CODE.value) is State.DONE for job in jobs.values())
+    shared = f", {left / _PARALLEL.value:,.0f} with {_PARALLEL.value} at once" if _PARALLEL.value > 1 else ""
+    return "\n".join([*lines, f"{len(jobs)} jobs, {done} done; about {left:,.0f} minutes of work left{shared}"])
+
+
+def _require_done(jobs: Mapping[str, Job]) -> None:
+    missing = [name for name, job in jobs.items() if job.state(_ANY_CODE.value) is not State.DONE]
+    if missing and not _PARTIAL.value:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        where = f" --work_dir={_WORK_DIR.value}" if _WORK_DIR.value else ""
+        raise UserError(
+            f"--report_only: {len(missing)} of {len(jobs)} jobs have no result yet: {shown}. Run them: python -m "
+            f"longretriever_tf.reproduce --plan={_PLAN.value}{where} (or report without them: add --partial)"
+        )
+
+
+if __name__ == "__main__":
+    flags.run_command(main)

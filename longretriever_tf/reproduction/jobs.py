@@ -1,0 +1,226 @@
+"""The jobs of a plan: command lines, what each needs, and whether it is done."""
+
+import dataclasses
+import enum
+import fnmatch
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import longretriever_tf
+from longretriever_tf.errors import UserError
+from longretriever_tf.files import write_text_atomically
+from longretriever_tf.reproduction.plan import PLACEHOLDER, Plan
+
+STAMP = "job.json"
+"""What a job leaves beside its output: its key, command, cost, outcome."""
+
+_IDLE_PARTS = ("reproduction", "reproduce.py", "serving", "serve.py", "doctor.py")
+"""Parts of the package that no figure depends on: changing them makes no job stale."""
+
+
+class State(enum.Enum):
+    """Where a job stands."""
+
+    DONE = "done"
+    STARTED = "to resume"
+    FAILED = "failed before"
+    STALE = "to do again"  # done, or begun, by another command, flagfile or code
+    NEW = "to do"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One subprocess.
+
+    Attributes:
+      name: "RUN/seed1", or "MEASURE/RUN/seed1".
+      kind: jobs of one kind cost alike: "RUN" or "MEASURE/RUN".
+      module: of this package.
+      flags: all of them.
+      directory: of its own.
+      output: path of the file that it makes.
+      needs: names of jobs that must be done before.
+      key: hash of command, flagfiles, code and the keys of what it needs.
+      minutes: declared cost.
+      seed: of the run.
+    """
+
+    name: str
+    kind: str
+    module: str
+    flags: tuple[str, ...]
+    directory: str
+    output: str
+    needs: tuple[str, ...]
+    key: str
+    minutes: float
+    seed: int
+
+    @property
+    def command(self) -> str:
+        """As one would type it."""
+        return shlex.join(["python", "-m", f"longretriever_tf.{self.module}", *self.flags])
+
+    @property
+    def log(self) -> str:
+        """Path of what it prints."""
+        return os.path.join(self.directory, "log.txt")
+
+    def stamp(self) -> dict[str, Any]:
+        """What it left, {} if nothing."""
+        try:
+            with open(os.path.join(self.directory, STAMP), encoding="utf-8") as file:
+                stamp: dict[str, Any] = json.load(file)
+                return stamp
+        except (OSError, json.JSONDecodeError):
+            return {}
+
+    def write_stamp(self, **facts: Any) -> None:
+        """Replaces its stamp."""
+        values = {"key": self.key, "command": self.command, **facts}
+        write_text_atomically(os.path.join(self.directory, STAMP), json.dumps(values, indent=2) + "\n")
+
+    def state(self, any_code: bool = False) -> State:
+        """Where it stands.
+
+        Args:
+          any_code: what another version of the code finished counts as done, as long as command and flagfiles agree.
+        """
+        stamp = self.stamp()
+        if not stamp:
+            return State.NEW
+        command_key, code_key = self.key.split("-")
+        is_ours = stamp.get("key") == self.key
+        if any_code and stamp.get("outcome") == "done":
+            is_ours = str(stamp.get("key")).split("-")[0] == command_key
+        if not is_ours:
+            return State.STALE
+        if stamp.get("outcome") == "done" and os.path.exists(self.output):
+            return State.DONE
+        return State.FAILED if stamp.get("outcome") == "failed" else State.STARTED
+
+
+def make_jobs(plan: Plan, work_dir: str) -> dict[str, Job]:
+    """All the jobs of a plan by name, each after what it needs."""
+    jobs: dict[str, Job] = {}
+    for name, run in plan.runs.items():
+        for seed in run.seeds:
+            directory = os.path.join(work_dir, "runs", name, f"seed{seed}")
+            flags = (*run.flags, f"--seed={seed}", f"--run_dir={directory}")
+            output = os.path.join(directory, run.output)
+            job = Job(f"{name}/seed{seed}", name, run.command, flags, directory, output, (), "", run.minutes, seed)
+            jobs[job.name] = _with_key(job, jobs, work_dir)
+    for name, measure in plan.measures.items():
+        for run_name in measure.runs:
+            for seed in plan.runs[run_name].seeds:
+                if not measure.seeds or seed in measure.seeds:
+                    job = _measure_job(plan, jobs, work_dir, (name, run_name, seed))
+                    jobs[job.name] = _with_key(job, jobs, work_dir)
+    return jobs
+
+
+def _measure_job(plan: Plan, jobs: Mapping[str, Job], work_dir: str, place: tuple[str, str, int]) -> Job:
+    """The job of a measure of a run and seed, still without its key."""
+    name, run_name, seed = place
+    measure = plan.measures[name]
+    directory = os.path.join(work_dir, "measures", name, run_name, f"seed{seed}")
+    output = os.path.join(directory, measure.output)
+    others = [other for flag in measure.flags for other in PLACEHOLDER.findall(flag)]
+    needs = {other: _job_of_run(plan, other, seed) for other in (run_name, *others)}
+    flags = [PLACEHOLDER.sub(lambda found: jobs[needs[found[1]]].directory, flag) for flag in measure.flags]
+    flags += [f"--run_dir={jobs[needs[run_name]].directory}", f"--output={output}"]
+    return Job(
+        name=f"{name}/{run_name}/seed{seed}",
+        kind=f"{name}/{run_name}",
+        module=measure.command,
+        flags=tuple(flags),
+        directory=directory,
+        output=output,
+        needs=tuple(needs.values()),
+        key="",
+        minutes=measure.minutes,
+        seed=seed,
+    )
+
+
+def _job_of_run(plan: Plan, name: str, seed: int) -> str:
+    """The run's job of the same seed, or of its first where it has no such seed."""
+    seeds = plan.runs[name].seeds
+    return f"{name}/seed{seed if seed in seeds else seeds[0]}"
+
+
+def _with_key(job: Job, jobs: Mapping[str, Job], work_dir: str) -> Job:
+    """Two hashes, "command-code": of what is asked (wherever the work directory lies), and of the code that answers."""
+    flags = [flag.replace(work_dir, "") for flag in job.flags]
+    asked = [job.module, *flags, *_flagfile_texts(job.flags), *(jobs[name].key.split("-")[0] for name in job.needs)]
+    command = hashlib.sha256("\0".join(asked).encode()).hexdigest()[:16]
+    return dataclasses.replace(job, key=f"{command}-{code_fingerprint()}")
+
+
+def _flagfile_texts(flags: Sequence[str]) -> list[str]:
+    """What the flagfiles among the flags say: editing one makes a job stale."""
+    texts = []
+    for flag in flags:
+        name, _, path = flag.lstrip("-").partition("=")
+        if name != "flagfile":
+            continue
+        try:
+            with open(path, encoding="utf-8") as file:
+                lines = [line.strip() for line in file if line.strip() and not line.lstrip().startswith(("#", "//"))]
+        except OSError as error:
+            raise UserError(
+                f"--flagfile={path}, which the plan names: {error.strerror}; run from the repository's root"
+            ) from error
+        texts += [*lines, *_flagfile_texts(lines)]
+    return texts
+
+
+@functools.cache
+def code_fingerprint() -> str:
+    """Hash of the version and of every source file of this package that a figure may depend on."""
+    root = pathlib.Path(longretriever_tf.__file__).parent
+    digest = hashlib.sha256(longretriever_tf.__version__.encode())
+    for path in sorted(root.rglob("*.py")):
+        inside = path.relative_to(root)
+        if inside.parts[0] not in _IDLE_PARTS:
+            digest.update(inside.as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def select_jobs(jobs: Mapping[str, Job], only: Sequence[str]) -> dict[str, Job]:
+    """The jobs that patterns name, and what those need.
+
+    Args:
+      only: names of runs, measures or jobs, `*` and `?` allowed; empty: all.
+
+    Raises:
+      UserError: a pattern names nothing.
+    """
+    chosen: set[str] = set() if only else set(jobs)
+    for pattern in only:
+        found = {
+            name
+            for name, job in jobs.items()
+            if any(fnmatch.fnmatchcase(given, pattern) for given in (name, job.kind, job.kind.split("/")[0]))
+        }
+        if not found:
+            kinds = dict.fromkeys(job.kind.split("/")[0] for job in jobs.values())
+            raise UserError(f"--only={pattern}: no job is named so; there are {', '.join(kinds)} (and RUN/seedN)")
+        chosen |= found
+    for name in reversed(list(jobs)):  # what a job needs stands before it
+        if name in chosen:
+            chosen |= set(jobs[name].needs)
+    return {name: job for name, job in jobs.items() if name in chosen}
+
+
+def expected_minutes(job: Job, jobs: Mapping[str, Job]) -> float:
+    """Cost of a job: the mean of what its like took here, or else what the plan declares."""
+    like = [other.stamp() for other in jobs.values() if other.kind == job.kind]
+    measured = [stamp["seconds"] / 60 for stamp in like if stamp.get("outcome") == "done"]
+    return sum(measured) / len(measured) if measured else job.minutes

@@ -1,0 +1,283 @@
+"""A plan: which runs, which measures of them, and what the report shows. Read from TOML; unknown keys are errors.
+
+```toml
+title = "Two recipes on groceries"
+
+[runs.default]                       # one training per seed
+flags = ["--flagfile=configs/complete_journey.flags"]
+seeds = [1, 2, 3]
+minutes = 10
+
+[measures.test]                      # one job per run and seed
+runs = ["default"]
+flags = ["--split=test"]
+
+[rows.ours]                          # a line of tables and plots
+label = "LongRetriever"
+run = "default"
+measure = "test"
+model = "longretriever"
+
+[[tables]]
+title = "Recall"
+rows = ["ours"]
+columns = ["all recall@100", "novel recall@100"]
+```
+"""
+
+import dataclasses
+import re
+import sys
+from typing import Any
+
+from longretriever_tf.config import from_dict
+from longretriever_tf.errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PLACEHOLDER = re.compile(r"\{run:([\w.-]+)\}")
+"""`{run:NAME}` in a measure's flags: the run directory of that run, of the same seed (or its only one)."""
+
+PLOTS = ("bars", "history_length", "category_size", "repeat_novel", "training", "calibration")
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_DEFAULT_COLUMNS = (
+    "all recall@100",
+    "novel recall@100",
+    "within_category recall@20",
+    "within_category_novel recall@20",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A training, once per seed.
+
+    Attributes:
+      flags: of `command`; --run_dir and --seed are added.
+      seeds: one job each.
+      minutes: declared cost of one seed on two cores; replaced by what was measured, once there is a measurement.
+      command: module of this package.
+      output: file in the run directory that shows that the job ran to its end.
+    """
+
+    flags: tuple[str, ...]
+    seeds: tuple[int, ...] = (1,)
+    minutes: float = 10.0
+    command: str = "train"
+    output: str = "training.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A command asked of finished runs, once per run and seed.
+
+    Attributes:
+      runs: which.
+      flags: of `command`; --run_dir and --output are added. `{run:NAME}` becomes that run's directory.
+      seeds: only these; empty: every seed of the run.
+      minutes: as of a run.
+      command: module of this package.
+      output: file that `--output` names, JSON.
+    """
+
+    runs: tuple[str, ...]
+    flags: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    minutes: float = 3.0
+    command: str = "evaluate"
+    output: str = "metrics.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One model, or several that a pattern names, in the output of a measure; its seeds are averaged.
+
+    Attributes:
+      model: key below `at` in the JSON; `*` and `?` match several, each a row of its own.
+      label: what tables call it; empty: the model's own name.
+      skip: of the models that `model` matches, those that this pattern matches are left out.
+      at: key of the mapping of models; dots descend. A figure that is a list counts with its first number, the mean.
+    """
+
+    run: str
+    measure: str
+    model: str = "longretriever"
+    label: str = ""
+    skip: str = ""
+    at: str = "models"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of rows by columns; a column is the path of a number below the model: "all recall@100"."""
+
+    title: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...] = _DEFAULT_COLUMNS
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A row against the best of others, user by user.
+
+    Attributes:
+      ours: name of a row.
+      against: names of rows; the best of them on each metric is the opponent.
+      metrics: as table columns; what `evaluate` keeps of every user (all or novel recall@50, recall@100 and ndcg@100,
+        within_category recall at any k) gets an interval.
+      claim: what a source says holds; the report marks it as held, not held or not settled. Empty: none.
+      targets: figure to reach by metric.
+    """
+
+    ours: str
+    against: tuple[str, ...]
+    metrics: tuple[str, ...] = ("all recall@100", "novel recall@100")
+    claim: str = ""
+    targets: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """Sentences that a measure itself wrote into its output (say, which of the paper's directions hold).
+
+    Attributes:
+      at: key of a list of objects; dots descend.
+      key: of the sentence in each object.
+    """
+
+    title: str
+    run: str
+    measure: str
+    at: str
+    key: str = "statement"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """A figure of some rows.
+
+    Attributes:
+      kind: one of `PLOTS`.
+      metric: what is drawn, where the kind leaves a choice.
+    """
+
+    title: str
+    kind: str
+    rows: tuple[str, ...]
+    metric: str = "all recall@100"
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The whole of a plan file."""
+
+    title: str
+    runs: dict[str, Run]
+    measures: dict[str, Measure]
+    rows: dict[str, Row]
+    about: str = ""
+    tables: tuple[Table, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    plots: tuple[Plot, ...] = ()
+
+
+_TABLES_OF = {"runs": Run, "measures": Measure, "rows": Row}
+_LISTS_OF = {"tables": Table, "comparisons": Comparison, "findings": Finding, "plots": Plot}
+
+
+def load_plan(path: str) -> Plan:
+    """Reads and checks a plan.
+
+    Raises:
+      UserError: no such file, not TOML, an unknown or missing key, or a name that nothing defines.
+    """
+    try:
+        with open(path, "rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        raise UserError(
+            f"--plan={path}: {error.strerror}; the plans that come along lie in configs/reproduce"
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not TOML: {error}") from error
+    plan = _made(Plan, {**values, **_read_parts(values, path)}, path)
+    _check(plan, path)
+    return plan
+
+
+def _read_parts(values: dict[str, Any], path: str) -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    for key, cls in _TABLES_OF.items():
+        entries = values.get(key, {})
+        _require(isinstance(entries, dict), f"{path}: {key} is a list; expected sections [{key}.NAME]")
+        parts[key] = {name: _made(cls, entry, f"{path}: {key}.{name}") for name, entry in entries.items()}
+    for key, cls in _LISTS_OF.items():
+        entries = values.get(key, [])
+        _require(isinstance(entries, list), f"{path}: {key} is one section; expected [[{key}]], once for each")
+        parts[key] = tuple(_made(cls, entry, f"{path}: {key}[{i}]") for i, entry in enumerate(entries))
+    return parts
+
+
+def _made(cls: Any, values: Any, where: str) -> Any:
+    """`cls` from a TOML table, its types checked against the fields' own."""
+    _require(isinstance(values, dict), f"{where}: {values!r}; expected a section of keys")
+    for field in dataclasses.fields(cls):
+        has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        _require(
+            field.name in values or has_default, f"{where}: no {field.name!r}; every {cls.__name__.lower()} has one"
+        )
+        value = values.get(field.name)
+        kinds: dict[Any, Any] = {str: str, float: (int, float), tuple[str, ...]: list, tuple[int, ...]: list}
+        wanted = kinds.get(field.type)
+        expected = "a list" if wanted is list else getattr(field.type, "__name__", "")
+        _require(
+            value is None or wanted is None or isinstance(value, wanted),
+            f"{where}: {field.name} = {value!r}; expected {expected}",
+        )
+    return from_dict(cls, values, where)
+
+
+def _check(plan: Plan, path: str) -> None:
+    """Every name must be defined, and must make a file name."""
+    for name in (*plan.runs, *plan.measures):
+        _require(bool(_NAME.fullmatch(name)), f"{path}: name {name!r}; expected letters, digits, '_', '.', '-'")
+    for name in plan.measures:
+        _require(
+            name not in plan.runs, f"{path}: {name!r} is a run and a measure; names must differ, since --only uses them"
+        )
+    for name, run in plan.runs.items():
+        _require(len(run.seeds) > 0, f"{path}: runs.{name}: seeds = []; expected at least one seed")
+    for name, measure in plan.measures.items():
+        beside = [run for flag in measure.flags for run in PLACEHOLDER.findall(flag)]
+        _known(plan.runs, (*measure.runs, *beside), f"{path}: measures.{name}", "run")
+    asked = [(row.run, row.measure) for row in plan.rows.values()] + [(one.run, one.measure) for one in plan.findings]
+    for run_name, name in asked:
+        where = f'{path}: run = "{run_name}", measure = "{name}"'
+        _known(plan.runs, (run_name,), where, "run")
+        _known(plan.measures, (name,), where, "measure")
+        runs = plan.measures[name].runs
+        _require(run_name in runs, f"{where}: that measure is of the runs {', '.join(runs)}")
+    for title, rows in [(shown.title, shown.rows) for shown in plan.tables] + [(p.title, p.rows) for p in plan.plots]:
+        _known(plan.rows, rows, f"{path}: {title!r}", "row")
+    for comparison in plan.comparisons:
+        _known(plan.rows, (comparison.ours, *comparison.against), f"{path}: comparisons", "row")
+    for plot in plan.plots:
+        _require(
+            plot.kind in PLOTS, f"{path}: {plot.title!r}: kind = {plot.kind!r}; expected one of {', '.join(PLOTS)}"
+        )
+
+
+def _known(names: dict[str, Any], wanted: tuple[str, ...], where: str, what: str) -> None:
+    for name in wanted:
+        _require(name in names, f"{where}: no {what} is named {name!r}; there are: {', '.join(names) or 'none'}")
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise UserError(message)

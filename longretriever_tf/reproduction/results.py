@@ -1,0 +1,225 @@
+"""What the jobs of a plan found: figures by row and seed, figures of every user, and where each comes from."""
+
+import dataclasses
+import fnmatch
+import functools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from longretriever_tf.errors import UserError
+from longretriever_tf.evaluation.per_user import per_user_path
+from longretriever_tf.reproduction.jobs import Job, State
+from longretriever_tf.reproduction.plan import Finding, Plan, Row
+
+Users = dict[str, np.ndarray]
+"""`per_user.tabulate_users` of one job, the models' axis taken at one model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A number, once per seed; `values` is not empty."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return sum(self.values) / len(self.values)
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over seeds (n - 1); None of a single one."""
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """Where figures come from: one measure of one run, all seeds.
+
+    Attributes:
+      number: as footnotes cite it.
+      jobs: the measures.
+      needed: what they needed: trainings.
+      facts: of the outputs, by name, values joined where seeds differ.
+    """
+
+    number: int
+    jobs: tuple[Job, ...]
+    needed: tuple[Job, ...]
+    facts: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Line:
+    """One model of a row.
+
+    Attributes:
+      label: what tables call it.
+      outputs: the model's part of the JSON, by seed; empty: no job is done.
+      users: figures of every user, by seed; empty where the measure keeps none.
+      source: where from; None without outputs.
+      missing: jobs of the row that are not done.
+    """
+
+    label: str
+    outputs: tuple[Mapping[str, Any], ...]
+    users: tuple[Users, ...]
+    source: Source | None
+    missing: tuple[Job, ...]
+
+    def figure(self, column: str) -> Figure | None:
+        """The number at a path ("all recall@100"), over the seeds that have it; None where none has."""
+        found = [_descend(output, column) for output in self.outputs]
+        found = [value[0] if isinstance(value, list) and value else value for value in found]  # mean, low, high
+        values = tuple(float(value) for value in found if isinstance(value, int | float))
+        return Figure(values) if values else None
+
+    def user_means(self, name: str) -> np.ndarray | None:
+        """An array of the users' figures, averaged over seeds; None where it is not kept."""
+        arrays = [users[name] for users in self.users if name in users]
+        return np.mean(arrays, axis=0) if arrays and len(arrays) == len(self.outputs) else None
+
+
+class Results:
+    """Reads the outputs of done jobs.
+
+    Args:
+      plan: the plan.
+      jobs: all its jobs.
+      any_code: outputs of other versions of the code count too.
+    """
+
+    def __init__(self, plan: Plan, jobs: Mapping[str, Job], any_code: bool = False) -> None:
+        self._plan, self._jobs, self._any_code = plan, jobs, any_code
+        self.sources: dict[str, Source] = {}
+        self._lines: dict[str, tuple[Line, ...]] = {}
+
+    def lines(self, names: Sequence[str]) -> list[Line]:
+        """The lines of rows, in their order; a row whose model is a pattern gives several."""
+        for name in names:
+            if name not in self._lines:
+                self._lines[name] = self._read(self._plan.rows[name])
+        return [line for name in dict.fromkeys(names) for line in self._lines[name]]
+
+    def done(self, job: Job) -> bool:
+        """Whether a job's output counts."""
+        return job.state(self._any_code) is State.DONE
+
+    def jobs_of(self, row: Row) -> list[Job]:
+        """The measures that a row is read from, one per seed."""
+        return [job for job in self._jobs.values() if job.kind == f"{row.measure}/{row.run}"]
+
+    def _read(self, row: Row) -> tuple[Line, ...]:
+        jobs = self.jobs_of(row)
+        done = [job for job in jobs if self.done(job)]
+        missing = tuple(job for job in jobs if job not in done)
+        if not done:
+            return (Line(row.label or row.model, (), (), None, missing),)
+        outputs = [_part(job, row.at) for job in done]
+        names = [name for name in outputs[0] if fnmatch.fnmatchcase(name, row.model)]
+        names = [name for name in names if not (row.skip and fnmatch.fnmatchcase(name, row.skip))]
+        if not names:
+            raise UserError(f"{done[0].output}: no model matches {row.model!r}; it holds {', '.join(outputs[0])}")
+        source = self._source(jobs[0].kind, tuple(done))
+        made = []
+        for name in names:
+            users = [_users_of(job, name) for job in done]
+            made.append(
+                Line(
+                    label=row.label if row.label and len(names) == 1 else f"{row.label} {name}".strip(),
+                    outputs=tuple(output[name] for output in outputs if name in output),
+                    users=tuple(table for table in users if table is not None),
+                    source=source,
+                    missing=missing,
+                )
+            )
+        return tuple(made)
+
+    def findings(self, finding: Finding) -> tuple[list[str], Source | None]:
+        """The sentences that a measure wrote itself, of its first seed that is done, and where they are from."""
+        jobs = [job for job in self._jobs.values() if job.kind == f"{finding.measure}/{finding.run}"]
+        done = tuple(job for job in jobs if self.done(job))
+        if not done:
+            return [], None
+        entries = _part(done[0], finding.at)
+        return [str(entry[finding.key]) for entry in entries], self._source(jobs[0].kind, done)
+
+    def _source(self, kind: str, done: tuple[Job, ...]) -> Source:
+        if kind not in self.sources:
+            needed = tuple(self._jobs[name] for name in dict.fromkeys(name for job in done for name in job.needs))
+            facts: dict[str, dict[str, None]] = {}
+            for job in done:
+                output = read_json(job.output)
+                for key in ("data", "split", "cut", "num_users", "num_pairs", "seed", "date", "commit", "machine"):
+                    if isinstance(output.get(key), str | int):
+                        facts.setdefault(key, {})[str(output[key])] = None
+            if any(job.state() is not State.DONE for job in (*done, *needed)):
+                facts["code"] = {"another version than this report's": None}
+            joined = {key: ", ".join(values) for key, values in facts.items()}
+            self.sources[kind] = Source(len(self.sources) + 1, done, needed, joined)
+        return self.sources[kind]
+
+
+def _descend(values: Any, path: str) -> Any:
+    """The value at a path of keys separated by spaces, keys with spaces of their own included; None where none is."""
+    if not isinstance(values, Mapping):
+        return None
+    if path in values:
+        return values[path]
+    head, _, rest = path.partition(" ")
+    return _descend(values.get(head), rest) if rest else None
+
+
+def _part(job: Job, at: str) -> Any:
+    """What stands at a dotted path of a job's output."""
+    values = read_json(job.output)
+    for key in filter(None, at.split(".")):
+        if not isinstance(values, dict) or key not in values:
+            raise UserError(f"{job.output}: no key {key!r} (the plan says at = {at!r}); it holds {', '.join(values)}")
+        values = values[key]
+    return values
+
+
+@functools.lru_cache(maxsize=64)
+def _read_cached(path: str, modified: int) -> Any:
+    del modified
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def read_json(path: str) -> Any:
+    """A job's JSON.
+
+    Raises:
+      UserError: it is not JSON.
+    """
+    try:
+        return _read_cached(path, os.stat(path).st_mtime_ns)
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: {error}; delete it, and run the plan again") from error
+
+
+def _users_of(job: Job, model: str) -> Users | None:
+    """A model's figures by user; None where the measure keeps none of it."""
+    path = per_user_path(job.output)
+    if not os.path.exists(path):
+        return None
+    tables = _load_users(path, os.stat(path).st_mtime_ns)
+    names = tables["model"].tolist()
+    if model not in names:
+        return None
+    place = names.index(model)
+    users = {name: array[place] if "/" in name else array for name, array in tables.items()}
+    if place > 0:
+        users.pop("calibration", None)  # that of the run itself, the first
+    return users
+
+
+@functools.lru_cache(maxsize=64)
+def _load_users(path: str, modified: int) -> Users:
+    del modified
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}

@@ -1,0 +1,139 @@
+"""Sentences about differences, computed from the figures: who is ahead, by how much, and how sure that is."""
+
+import dataclasses
+
+import numpy as np
+
+from longretriever_tf.evaluation import metrics
+from longretriever_tf.reproduction.plan import Comparison
+from longretriever_tf.reproduction.results import Line, Results, Source
+
+_SEED = 1
+_RESAMPLINGS = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Statement:
+    """A row against the best of others on one metric.
+
+    Attributes:
+      text: the sentence.
+      verdict: "ahead", "behind", "even" (the interval holds 0), "unknown" (no interval, or something is missing).
+      difference: mean and 95% interval over users; None without figures of every user.
+      claim: what a source says, or "".
+      held: the claim's fate in words, or "".
+      target: whether a target was reached, in words, or "".
+      sources: cited.
+    """
+
+    metric: str
+    text: str
+    verdict: str
+    difference: metrics.Interval | None = None
+    claim: str = ""
+    held: str = ""
+    target: str = ""
+    sources: tuple[Source, ...] = ()
+
+
+_HELD = {"ahead": "holds here", "behind": "does not hold here", "even": "not settled here", "unknown": "not measured"}
+
+
+def make_statements(comparison: Comparison, results: Results) -> list[Statement]:
+    """One statement per metric."""
+    return [_state(comparison, metric, results) for metric in comparison.metrics]
+
+
+def _state(comparison: Comparison, metric: str, results: Results) -> Statement:
+    (ours, *_), others = results.lines([comparison.ours]), results.lines(comparison.against)
+    own = ours.figure(metric)
+    rivals = [(figure.mean, line) for line in others if line is not ours and (figure := line.figure(metric))]
+    claim = comparison.claim
+    if own is None or not rivals:
+        absent = ours.label if own is None else ", ".join(line.label for line in others)
+        return Statement(metric, f"{metric}: no figure of {absent}", "unknown", None, claim, claim and _HELD["unknown"])
+    theirs, rival = max(rivals, key=lambda pair: pair[0])
+    difference = paired_difference(ours, rival, metric)
+    verdict = _verdict(difference)
+    return Statement(
+        metric=metric,
+        text=_sentence(metric, ours, rival, (own.mean, theirs), difference),
+        verdict=verdict,
+        difference=difference,
+        claim=claim,
+        held=claim and _HELD[verdict],
+        target=_target(comparison.targets.get(metric), own.mean),
+        sources=tuple(dict.fromkeys(line.source for line in (ours, rival) if line.source)),
+    )
+
+
+def _verdict(difference: metrics.Interval | None) -> str:
+    if difference is None:
+        return "unknown"
+    return "ahead" if difference.low > 0 else "behind" if difference.high < 0 else "even"
+
+
+def _sentence(
+    metric: str, ours: Line, rival: Line, means: tuple[float, float], difference: metrics.Interval | None
+) -> str:
+    own, theirs = means
+    gap = own - theirs
+    side = f"ahead of {rival.label}" if gap > 0 else f"behind {rival.label}" if gap < 0 else f"level with {rival.label}"
+    ratio = f" ({own / theirs:.2f} times)" if theirs > 0 else ""
+    size = f" by {abs(gap):.4f}{ratio}" if gap else ""
+    text = f"{metric.replace('_', ' ')}: {ours.label} ({own:.4f}) is {side} ({theirs:.4f}){size}"
+    if difference is None:
+        return text + "; no figures of every user, so no interval"
+    low, high, num_users = difference.low, difference.high, len(ours.users[0]["user"])
+    text += f"; 95% from {low:+.4f} to {high:+.4f}, paired over {num_users:,} users"
+    return text + ("" if low > 0 or high < 0 else ", which does not exclude 0")
+
+
+def _target(target: float | None, own: float) -> str:
+    if target is None:
+        return ""
+    word = "reached" if own >= target else "missed"
+    return f"target {target:g} {word} by {abs(own - target):.4f}"
+
+
+def paired_difference(ours: Line, rival: Line, metric: str) -> metrics.Interval | None:
+    """Mean difference and 95% interval by resampling users, each model's seeds averaged first.
+
+    Figures within a category count over pairs; whole users are resampled there too, since a user's pairs are not
+    independent. None where a side keeps no such figures, or they are of other users.
+    """
+    if not (ours.users and rival.users) or not np.array_equal(ours.users[0]["user"], rival.users[0]["user"]):
+        return None
+    section, _, name = metric.partition(" ")
+    if section in ("all", "novel"):
+        a, b = ours.user_means(f"{section}/{name}"), rival.user_means(f"{section}/{name}")
+        return None if a is None or b is None else metrics.paired_bootstrap(a, b, _SEED, _RESAMPLINGS)
+    if section in ("within_category", "within_category_novel") and name.startswith("recall@"):
+        return _pair_difference(ours, rival, "novel" if section.endswith("novel") else "all", int(name[7:]))
+    return None
+
+
+def _pair_difference(ours: Line, rival: Line, task: str, k: int) -> metrics.Interval | None:
+    a, user, _ = pair_hits(ours, task, k)
+    b, _, _ = pair_hits(rival, task, k)
+    if not len(a):
+        return None
+    gain = np.bincount(user, a - b)
+    size = np.bincount(user).astype(np.float64)
+    random = np.random.default_rng(_SEED)
+    draws = random.integers(len(size), size=(_RESAMPLINGS, len(size)))
+    means = [gain[draw].sum() / max(size[draw].sum(), 1.0) for draw in draws]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return metrics.Interval(float(gain.sum() / size.sum()), float(low), float(high))
+
+
+def pair_hits(line: Line, task: str, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each truth pair of a task: whether it ranks below k in its category, averaged over seeds; its user; its place.
+
+    Returns:
+      [Q] float64, [Q] int32 positions of users, [Q] int64 positions among all pairs.
+    """
+    users = line.users[0]
+    kept = np.flatnonzero(users["pair_is_novel"]) if task == "novel" else np.arange(len(users["pair_user"]))
+    hits = np.mean([table[f"{task}/rank"] < k for table in line.users], axis=0)
+    return hits, users["pair_user"][kept], kept
