@@ -7,8 +7,8 @@ from longretriever_tf.config import Config, RetrievalConfig
 from longretriever_tf.data.corpus import encode_log
 from longretriever_tf.data.prepared import load_saved, load_split, prepare_requests
 from longretriever_tf.errors import UserError
-from longretriever_tf.evaluation.baselines import fit_baselines
 from longretriever_tf.evaluation.evaluator import Scorer, evaluate_many
+from longretriever_tf.evaluation.judge_baselines import BaselineChoice, find_settings, fit_all
 from longretriever_tf.evaluation.truth import build_truth
 from longretriever_tf.models.finished import load_models
 from longretriever_tf.progress import Progress
@@ -16,18 +16,20 @@ from longretriever_tf.provenance import describe_origin
 from longretriever_tf.retrieval.scorer import LongRetrieverScorer
 
 _CHUNK = 512
+_PROGRAM = "python -m longretriever_tf.evaluate"
+_SIMPLE = BaselineChoice()
 PAPER_SERVING = RetrievalConfig(interest="paper", num_interests=5, top_interests=20, merge="round_robin")
 """What the paper serves: 5 interests drawn from the top 20 of eq. 3, merged in turn."""
 
 
-def judge_run(config: Config, split: str, max_users: int = 0, baselines: bool = True) -> dict[str, Any]:
+def judge_run(config: Config, split: str, max_users: int = 0, baselines: BaselineChoice = _SIMPLE) -> dict[str, Any]:
     """Metrics of the run and the baselines on the window `split`, as `metrics.json` holds them.
 
     Args:
       config: of the run.
       split: "validation" or "test".
       max_users: judge only the first so many users; 0: all.
-      baselines: judge those too.
+      baselines: which of them to judge too.
 
     Raises:
       UserError: the run has seen the window, has not finished, or is of another log.
@@ -40,6 +42,7 @@ def judge_run(config: Config, split: str, max_users: int = 0, baselines: bool = 
             f"--split={split}: this run was trained on events up to the test window (--cut=test), so it has seen "
             "the validation window; judge it with --split=test, or train with --cut=validation"
         )
+    chosen = find_settings(baselines, config, log, cuts, _PROGRAM)
     encoded = encode_log(log, corpus)
     truth = build_truth(encoded, corpus.num_items, window[0], window)
     if max_users:
@@ -53,18 +56,18 @@ def judge_run(config: Config, split: str, max_users: int = 0, baselines: bool = 
         ours.ask_otherwise(f"longretriever, {retrieval.num_interests} of top {retrieval.top_interests}", retrieval),
         ours.ask_otherwise("longretriever, paper serving", PAPER_SERVING),
     ]
-    if baselines:
-        scorers += fit_baselines(encoded, corpus.num_items, corpus.category_offset, window[0])
+    scorers += fit_all(baselines, chosen, encoded, corpus.category_offset, window[0])
     progress = Progress(f"evaluating {len(scorers)} models", len(scorers) * truth.num_users, "users")
     made = evaluate_many(scorers, truth, corpus.category_offset, chunk=_CHUNK, on_progress=progress.update)
     progress.close()
     return {
-        **describe_origin("python -m longretriever_tf.evaluate", config.train.seed),
+        **describe_origin(_PROGRAM, config.train.seed),
         "split": split,
         "data": config.data.dataset,
         "cut": config.train.cut,
         "num_users": truth.num_users,
         "num_pairs": truth.num_pairs,
         "config": dataclasses.asdict(config),
+        "baseline_settings": chosen,
         "models": {name: evaluation.summary() for name, evaluation in made.items()},
     }
