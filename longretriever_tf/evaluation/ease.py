@@ -35,7 +35,7 @@ class Ease:
 
     def __init__(self, past: Past, regularization: float, max_dense: int = MAX_DENSE) -> None:
         self._past = past
-        self.by_user = past.num_users <= min(max_dense, np.count_nonzero(past.num_takers))
+        self.by_user = past.num_users <= min(max_dense, int(np.count_nonzero(past.num_takers)))
         self._item = past.most_taken(past.num_items if self.by_user else max_dense)
         self._taken = past.taken[:, self._item].tocsr()
         gram = self._taken @ self._taken.T if self.by_user else self._taken.T @ self._taken

@@ -123,10 +123,10 @@ def tune(
     for name, yardstick in YARDSTICKS.items():
         settings = yardstick.settings(made[yardstick.base]["chosen"] if yardstick.base else {})
         figures = judge_settings(yardstick.build(past, settings), truth, on_progress)
-        tried = [{"setting": setting, **figure} for setting, figure in zip(settings, figures, strict=True)]
         goal = yardstick.goal if figures[0][yardstick.goal] is not None else "all"
-        best = max(tried, key=lambda row: row[goal])
-        made[name] = {"chosen": best["setting"], "goal": goal, "tried": tried}
+        best = int(np.argmax([figure[goal] or 0.0 for figure in figures]))  # the first of equals
+        tried = [{"setting": setting, **figure} for setting, figure in zip(settings, figures, strict=True)]
+        made[name] = {"chosen": settings[best], "goal": goal, "tried": tried}
     return made
 
 
