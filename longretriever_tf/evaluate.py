@@ -24,7 +24,16 @@ _OUTPUT = absl_flags.DEFINE_string(
     "output", "", "Where to write the figures; empty: metrics.json in the run directory."
 )
 _MAX_USERS = absl_flags.DEFINE_integer("max_users", 0, "Judge only the first so many users; 0: all.", lower_bound=0)
-_BASELINES = absl_flags.DEFINE_bool("baselines", True, "Judge the baselines too.")
+_BASELINES = absl_flags.DEFINE_enum(
+    "baselines",
+    "simple",
+    ["none", "simple", "all"],
+    "Which baselines stand beside the run. simple: popularity, popularity in the user's categories, the user's own "
+    "items. all: TIFU-kNN, ItemKNN and EASE too, tuned on the validation window first (minutes).",
+)
+_SETTINGS = absl_flags.DEFINE_string(
+    "baseline_settings", "", "baselines=all: a baseline_settings.json of this log; its settings are used, none tuned."
+)
 _DATA_DIR = absl_flags.DEFINE_string("data_dir", "", "Where TFDS keeps prepared data, if not where training found it.")
 
 
@@ -33,13 +42,15 @@ def main(argv: Sequence[str]) -> None:
     del argv
     config = flags.config_from_flags(load_config(_RUN_DIR.value))
     from longretriever_tf.evaluation.judge import judge_run  # after the flags are checked: TensorFlow takes seconds
+    from longretriever_tf.evaluation.judge_baselines import BaselineChoice, beside
     from longretriever_tf.evaluation.per_user import per_user_path
     from longretriever_tf.evaluation.table import text_table, write_json
     from longretriever_tf.files import require_writable
 
     output = _OUTPUT.value or os.path.join(_RUN_DIR.value, "metrics.json")
     require_writable(os.path.dirname(os.path.abspath(output)))
-    metrics = judge_run(config, _SPLIT.value, _MAX_USERS.value, _BASELINES.value, users_path=per_user_path(output))
+    choice = BaselineChoice(_BASELINES.value, _SETTINGS.value, beside(output))
+    metrics = judge_run(config, _SPLIT.value, _MAX_USERS.value, choice, users_path=per_user_path(output))
     write_json(output, metrics)
     print(text_table(metrics))
     print(f"written: {output}")

@@ -30,7 +30,7 @@ class Progress:
         """Units a second since the job was taken up."""
         return (self._seen - self._first) / max(time.monotonic() - self._start, 1e-9)
 
-    def update(self, count: int, note: str = "") -> None:
+    def update(self, count: float, note: str = "") -> None:
         """Counts a few more units; `note` is shown beside them (say, the loss)."""
         self._seen += count
         if self._bar is not None:

@@ -29,6 +29,7 @@ LAYERS = (
         "train",
         "evaluate",
         "funnel",
+        "evaluate_baselines",
         "export",
         "recommend",
         "refresh",

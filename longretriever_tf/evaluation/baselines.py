@@ -20,7 +20,7 @@ OWN_DECAY_DAYS = 180.0
 def fit_popularity(log: EncodedLog, num_items: int, cut: int, decay_days: float = POPULARITY_DECAY_DAYS) -> np.ndarray:
     """Decayed count of each item's events before `cut`, [V] float64; 0 where it has none."""
     past = is_known_before(log, cut)
-    return np.bincount(log.item[past], _decay(log.timestamp[past], cut, decay_days), minlength=num_items)
+    return np.bincount(log.item[past], decay(log.timestamp[past], cut, decay_days), minlength=num_items)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ class CategoryPopularity:
         total = np.bincount(item_category, self.popularity, minlength=num_categories)
         within = self.popularity / np.maximum(total, np.finfo(np.float64).tiny)[item_category]
         scores = np.repeat(share.astype(np.float32), size, axis=1) * within.astype(np.float32)  # [B, V]
-        return np.where(scores > 0, scores, _below_zero(self.popularity))
+        return np.where(scores > 0, scores, below_zero(self.popularity))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +99,11 @@ class OwnItems:
         num_items = len(self.popularity)
         row, item, timestamp = _events_of(self.log, users, self.cut)
         pair, event_pair = np.unique(row * num_items + item, return_inverse=True)
-        count = np.bincount(event_pair, _decay(timestamp, self.cut, self.decay_days), minlength=len(pair))
+        count = np.bincount(event_pair, decay(timestamp, self.cut, self.decay_days), minlength=len(pair))
         row, item = pair // num_items, pair % num_items
         order = np.lexsort((item, -self.popularity[item], -count, row))
         first = np.searchsorted(row, row)  # `order` permutes within a row, so a row's first pair stays where it is
-        scores = np.tile(_below_zero(self.popularity), (len(users), 1))
+        scores = np.tile(below_zero(self.popularity), (len(users), 1))
         scores[row[order], item[order]] = 1.0 / (1.0 + np.arange(len(pair)) - first)
         return scores
 
@@ -118,12 +118,13 @@ def fit_baselines(log: EncodedLog, num_items: int, category_offset: np.ndarray, 
     )
 
 
-def _decay(timestamp: np.ndarray, cut: int, decay_days: float) -> np.ndarray:
+def decay(timestamp: np.ndarray, cut: int, decay_days: float) -> np.ndarray:
+    """exp(-age / decay_days) of events `timestamp` [n] int64 before `cut`, [n] float64."""
     weight: np.ndarray = np.exp((timestamp - cut) / (DAY_S * decay_days))
     return weight
 
 
-def _below_zero(popularity: np.ndarray) -> np.ndarray:
+def below_zero(popularity: np.ndarray) -> np.ndarray:
     """Negative scores in the order of popularity, [V] float32: a fallback that sorts after every positive score.
 
     -1 / share keeps the order of small shares, which 'share - 1' would round into ties.

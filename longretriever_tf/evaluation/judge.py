@@ -8,9 +8,9 @@ from longretriever_tf.config import Config, RetrievalConfig
 from longretriever_tf.data.corpus import encode_log
 from longretriever_tf.data.prepared import Prepared, load_saved, load_split, prepare_requests
 from longretriever_tf.errors import UserError
-from longretriever_tf.evaluation.baselines import fit_baselines
 from longretriever_tf.evaluation.calibration import CalibrationMeter
 from longretriever_tf.evaluation.evaluator import Scorer, evaluate_many
+from longretriever_tf.evaluation.judge_baselines import BaselineChoice, find_settings, fit_all
 from longretriever_tf.evaluation.per_user import tabulate_users, write_users
 from longretriever_tf.evaluation.truth import build_truth
 from longretriever_tf.models.finished import load_baseline, load_models
@@ -20,12 +20,14 @@ from longretriever_tf.retrieval.recent_scorer import RecentScorer
 from longretriever_tf.retrieval.scorer import LongRetrieverScorer
 
 _CHUNK = 512
+_PROGRAM = "python -m longretriever_tf.evaluate"
+_SIMPLE = BaselineChoice()
 PAPER_SERVING = RetrievalConfig(interest="paper", num_interests=5, top_interests=20, merge="round_robin")
 """What the paper serves: 5 interests drawn from the top 20 of eq. 3, merged in turn."""
 
 
 def judge_run(
-    config: Config, split: str, max_users: int = 0, baselines: bool = True, users_path: str = ""
+    config: Config, split: str, max_users: int = 0, baselines: BaselineChoice = _SIMPLE, users_path: str = ""
 ) -> dict[str, Any]:
     """Metrics of the run and the baselines on the window `split`, as `metrics.json` holds them.
 
@@ -33,7 +35,7 @@ def judge_run(
       config: of the run.
       split: "validation" or "test".
       max_users: judge only the first so many users; 0: all.
-      baselines: judge those too.
+      baselines: which of them to judge too.
       users_path: where the figures of every user go (`per_user.tabulate_users`); empty: nowhere.
 
     Raises:
@@ -47,13 +49,13 @@ def judge_run(
             f"--split={split}: this run was trained on events up to the test window (--cut=test), so it has seen "
             "the validation window; judge it with --split=test, or train with --cut=validation"
         )
+    chosen = find_settings(baselines, config, log, cuts, _PROGRAM)
     encoded = encode_log(log, corpus)
     truth = build_truth(encoded, corpus.num_items, window[0], window)
     if max_users:
         truth = truth.rows(0, min(max_users, truth.num_users))
     scorers = make_scorers(config, prepare_requests(config, log, corpus, arrays["item_svd"], window[0]))
-    if baselines:
-        scorers += fit_baselines(encoded, corpus.num_items, corpus.category_offset, window[0])
+    scorers += fit_all(baselines, chosen, encoded, corpus.category_offset, window[0])
     scorers[0] = meter = CalibrationMeter(scorers[0], truth)
     progress = Progress(f"evaluating {len(scorers)} models", len(scorers) * truth.num_users, "users")
     made = evaluate_many(scorers, truth, corpus.category_offset, chunk=_CHUNK, on_progress=progress.update)
@@ -62,13 +64,14 @@ def judge_run(
         table = tabulate_users(made, truth, encoded, corpus.category_offset, window[0])
         write_users(users_path, table | {"calibration": meter.tally})
     return {
-        **describe_origin("python -m longretriever_tf.evaluate", config.train.seed),
+        **describe_origin(_PROGRAM, config.train.seed),
         "split": split,
         "data": config.data.dataset,
         "cut": config.train.cut,
         "num_users": truth.num_users,
         "num_pairs": truth.num_pairs,
         "config": dataclasses.asdict(config),
+        "baseline_settings": chosen,
         "models": {name: evaluation.summary() for name, evaluation in made.items()},
     }
 

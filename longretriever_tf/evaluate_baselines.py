@@ -1,0 +1,49 @@
+"""Judges the baselines alone on the validation or the test window: no trained run is needed.
+
+  python -m longretriever_tf.evaluate_baselines --flagfile=my.flags --split=test --output=baselines/metrics.json
+
+Takes the flags of training (those that do not describe the log have no effect), so that a run's flagfile fits. Tunes
+TIFU-kNN, ItemKNN and EASE on the validation window, a few settings each, and writes all that it tried to
+baseline_settings.json beside the output; --baseline_settings=FILE reads such a file instead.
+"""
+
+import os
+from collections.abc import Sequence
+
+from absl import flags as absl_flags
+
+from longretriever_tf import flags
+
+flags.define_config_flags("data", "model", "train", "retrieval")
+_SPLIT = absl_flags.DEFINE_enum(
+    "split", "validation", ["validation", "test"], "Which window. Compare on validation; read test once."
+)
+_OUTPUT = absl_flags.DEFINE_string("output", "baselines/metrics.json", "Where to write the figures.")
+_MAX_USERS = absl_flags.DEFINE_integer("max_users", 0, "Judge only the first so many users; 0: all.", lower_bound=0)
+_BASELINES = absl_flags.DEFINE_enum(
+    "baselines", "all", ["simple", "all"], "simple: those without anything to tune. all: the tuned ones too."
+)
+_SETTINGS = absl_flags.DEFINE_string(
+    "baseline_settings", "", "A baseline_settings.json of this log: its settings are used and nothing is tuned."
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    del argv
+    config = flags.config_from_flags()
+    from longretriever_tf.evaluation.judge_baselines import BaselineChoice, beside, judge_baselines
+    from longretriever_tf.evaluation.table import text_table, write_json
+    from longretriever_tf.files import require_writable
+
+    output = _OUTPUT.value
+    require_writable(os.path.dirname(os.path.abspath(output)))
+    choice = BaselineChoice(_BASELINES.value, _SETTINGS.value, beside(output))
+    metrics = judge_baselines(config, _SPLIT.value, choice, _MAX_USERS.value)
+    write_json(output, metrics)
+    print(text_table(metrics))
+    print(f"written: {output}")
+
+
+if __name__ == "__main__":
+    flags.run_command(main)
