@@ -9,7 +9,12 @@ from longretriever_tf.data import hard_search
 from longretriever_tf.data.category_order import CategoryOrder
 from longretriever_tf.data.corpus import Corpus, EncodedLog
 from longretriever_tf.data.examples import Examples
-from longretriever_tf.data.interest_features import category_bag, interest_features, summarise_life
+from longretriever_tf.data.interest_features import (
+    category_bag,
+    interest_features,
+    interest_score,
+    summarise_life,
+)
 from longretriever_tf.data.item_stats import ItemStats
 
 _MAX_PAIRS = 60_000
@@ -55,6 +60,15 @@ class LifeReader:
         summary = summarise_life(life, self._item_category, tf.shape(time)[0], self._num_categories, self._day_floor)
         features = interest_features(summary, tf.gather(self._category_stats, stats_row), self._category_size)
         return features, category_bag(summary), summary.score
+
+    def score(self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor, day_floor: tf.Tensor) -> tf.Tensor:
+        """Eq. 3 alone, with any floor (days, scalar float32): [B, C]; the lives as `read` takes them."""
+        life = hard_search.slice_events(*self._log, start, stop, time)
+        pair = life.request * self._num_categories + tf.gather(self._item_category, life.item)
+        parts = interest_score(life.age, life.weight, day_floor)
+        num = tf.shape(time)[0]
+        sums = tf.math.unsorted_segment_sum(parts, pair, num * self._num_categories)
+        return tf.reshape(sums, [num, self._num_categories])
 
 
 class InterestSource:
