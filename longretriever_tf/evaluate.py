@@ -24,6 +24,15 @@ _OUTPUT = absl_flags.DEFINE_string(
 )
 _MAX_USERS = absl_flags.DEFINE_integer("max_users", 0, "Judge only the first so many users; 0: all.", lower_bound=0)
 _BASELINES = absl_flags.DEFINE_bool("baselines", True, "Judge the baselines too.")
+_VARIANTS = absl_flags.DEFINE_string(
+    "variants",
+    "",
+    "Judge the run asked in other ways too. paper: Top5, random 5 of 20, day floors; merges: each merge; interests: a "
+    "grid of N and M; all: these.",
+)
+_DRAW_SEEDS = absl_flags.DEFINE_integer(
+    "draw_seeds", 1, "Average so many draws of each variant that draws interests at random.", lower_bound=1
+)
 _DATA_DIR = absl_flags.DEFINE_string("data_dir", "", "Where TFDS keeps prepared data, if not where training found it.")
 
 
@@ -37,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
 
     output = _OUTPUT.value or os.path.join(_RUN_DIR.value, "metrics.json")
     require_writable(os.path.dirname(os.path.abspath(output)))
-    metrics = judge_run(config, _SPLIT.value, _MAX_USERS.value, _BASELINES.value)
+    metrics = judge_run(config, _SPLIT.value, _MAX_USERS.value, _BASELINES.value, _VARIANTS.value, _DRAW_SEEDS.value)
     write_json(output, metrics)
     print(text_table(metrics))
     print(f"written: {output}")

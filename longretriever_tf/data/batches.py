@@ -17,6 +17,7 @@ from longretriever_tf.data.category_order import CategoryOrder
 from longretriever_tf.data.corpus import Corpus, EncodedLog
 from longretriever_tf.data.examples import Examples
 from longretriever_tf.data.item_stats import ItemStats
+from longretriever_tf.data.recent import visible_lives, visible_runs, visible_since
 from longretriever_tf.data.tokens import make_tokens
 
 _BUCKETS = (0, 1, 2, 4, 8, 16, 32)
@@ -147,17 +148,22 @@ class BatchSource:
                 )
             }
             self._order = tuple(map(tf.constant, (order.item, order.timestamp, order.weight)))
+            history_events = config.model.history_events
             run = order.find_runs(examples.user, examples.category)
-            self._example["category_count"] = tf.constant(examples.stop - order.run_offset[run])
+            first = order.run_offset[run]
+            if history_events:
+                since = visible_since(log, examples.user, examples.time, history_events)
+                first = np.minimum(examples.stop, visible_runs(order, run, since))
+            self._example["category_count"] = tf.constant(examples.stop - first)
             self._profile = tf.constant(log.profile)
             self._stats, self._first_time = tf.constant(stats.item), tf.constant(stats.first_time)
             self._category_offset = tf.constant(corpus.category_offset)
             self._probability = tf.constant(_sampling_probability(config, corpus, log))
-            self._life = None
+            self._log = None
             if config.model.user_context:
-                # The whole life of the example's user, in the user's own stretch of the category order.
-                run_of_user = np.searchsorted(order.run_user, np.arange(log.num_users + 1))
-                self._life = tf.constant(order.run_offset[run_of_user])
+                self._log = tuple(map(tf.constant, (log.item, log.timestamp, log.weight)))
+                lives = visible_lives(log, examples.user, examples.time, history_events)
+                self._example["life_start"], self._example["life_stop"] = map(tf.constant, lives)
             self._item_category = tf.constant(corpus.item_category)
 
     def make_dataset(self, plan: EpochPlan, first: int = 0) -> tf.data.Dataset:
@@ -228,16 +234,12 @@ class BatchSource:
         return tf.cast(key // stride, tf.int32), tf.cast(key % stride, tf.int32)
 
     def _bag(self, at: dict[str, tf.Tensor]) -> tf.Tensor:
-        """log1p of 90-day decayed category counts of the life strictly before each example: [R, C] or [R, 0]."""
+        """log1p of 90-day decayed category counts of the visible life before each example: [R, C] or [R, 0]."""
         num = tf.shape(at["time"])[0]
-        if self._life is None:
+        if self._log is None:
             return tf.zeros([num, 0])
-        user = tf.cast(at["user"], tf.int64)
-        life = hard_search.slice_events(
-            *self._order, tf.gather(self._life, user), tf.gather(self._life, user + 1), at["time"]
-        )
-        # The stretch holds the user's whole life: what lies at or after the moment counts nothing.
-        faded = tf.where(life.age > 0, tf.pow(2.0, -life.age / 90.0), 0.0)
+        life = hard_search.slice_events(*self._log, at["life_start"], at["life_stop"], at["time"])
+        faded = tf.pow(2.0, -life.age / 90.0)
         pair = life.request * self._num_categories + tf.gather(self._item_category, life.item)
         sums = tf.math.unsorted_segment_sum(faded, pair, num * self._num_categories)
         return tf.math.log1p(tf.reshape(sums, [num, self._num_categories]))

@@ -10,17 +10,28 @@ from longretriever_tf.errors import UserError
 from longretriever_tf.evaluation.baselines import fit_baselines
 from longretriever_tf.evaluation.evaluator import Scorer, evaluate_many
 from longretriever_tf.evaluation.truth import build_truth
+from longretriever_tf.evaluation.variants import ask_variants, average_draws, variants_of
 from longretriever_tf.models.finished import load_models
 from longretriever_tf.progress import Progress
 from longretriever_tf.provenance import describe_origin
 from longretriever_tf.retrieval.scorer import LongRetrieverScorer
 
 _CHUNK = 512
+_MAX_SCORES = 40_000_000
+"""A chunk holds at most this many (user, item) scores; bounds memory (some seven copies of 4 bytes each)."""
+
 PAPER_SERVING = RetrievalConfig(interest="paper", num_interests=5, top_interests=20, merge="round_robin")
 """What the paper serves: 5 interests drawn from the top 20 of eq. 3, merged in turn."""
 
 
-def judge_run(config: Config, split: str, max_users: int = 0, baselines: bool = True) -> dict[str, Any]:
+def judge_run(
+    config: Config,
+    split: str,
+    max_users: int = 0,
+    baselines: bool = True,
+    variants: str = "",
+    draw_seeds: int = 1,
+) -> dict[str, Any]:
     """Metrics of the run and the baselines on the window `split`, as `metrics.json` holds them.
 
     Args:
@@ -28,10 +39,13 @@ def judge_run(config: Config, split: str, max_users: int = 0, baselines: bool = 
       split: "validation" or "test".
       max_users: judge only the first so many users; 0: all.
       baselines: judge those too.
+      variants: a group of `evaluation.variants`, judged too; empty: none.
+      draw_seeds: of a variant that draws interests at random, how many draws are averaged.
 
     Raises:
       UserError: the run has seen the window, has not finished, or is of another log.
     """
+    asked = variants_of(variants, config.retrieval) if variants else {}
     log, cuts = load_split(config)
     window = cuts.window_of(split)
     corpus, arrays = load_saved(config.train.run_dir)
@@ -47,17 +61,14 @@ def judge_run(config: Config, split: str, max_users: int = 0, baselines: bool = 
     prepared = prepare_requests(log, corpus, arrays["item_svd"], window[0])
     models = load_models(config, corpus, arrays["item_svd"])
     ours = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)
-    retrieval = config.retrieval
-    scorers: list[Scorer] = [
-        ours,
-        ours.ask_otherwise(f"longretriever, {retrieval.num_interests} of top {retrieval.top_interests}", retrieval),
-        ours.ask_otherwise("longretriever, paper serving", PAPER_SERVING),
-    ]
+    scorers = [*_ask(ours, config.retrieval), *ask_variants(ours, asked, draw_seeds)]
     if baselines:
         scorers += fit_baselines(encoded, corpus.num_items, corpus.category_offset, window[0])
     progress = Progress(f"evaluating {len(scorers)} models", len(scorers) * truth.num_users, "users")
-    made = evaluate_many(scorers, truth, corpus.category_offset, chunk=_CHUNK, on_progress=progress.update)
+    chunk = max(16, min(_CHUNK, _MAX_SCORES // corpus.num_items))
+    made = evaluate_many(scorers, truth, corpus.category_offset, chunk=chunk, on_progress=progress.update)
     progress.close()
+    made = average_draws(made, list(asked), draw_seeds)
     return {
         **describe_origin("python -m longretriever_tf.evaluate", config.train.seed),
         "split": split,
@@ -68,3 +79,15 @@ def judge_run(config: Config, split: str, max_users: int = 0, baselines: bool = 
         "config": dataclasses.asdict(config),
         "models": {name: evaluation.summary() for name, evaluation in made.items()},
     }
+
+
+def _ask(ours: LongRetrieverScorer, retrieval: RetrievalConfig) -> list[Scorer]:
+    """The run at its best (where categories are searched at all), as its own requests would be, and as the paper's."""
+    name = f"longretriever, {retrieval.num_interests} of top {retrieval.top_interests}"
+    paper = dataclasses.replace(PAPER_SERVING, search=retrieval.search)
+    if retrieval.search == "corpus":
+        return [
+            ours.ask_otherwise(f"{name}, whole corpus", retrieval),
+            ours.ask_otherwise("longretriever, paper serving, whole corpus", paper),
+        ]
+    return [ours, ours.ask_otherwise(name, retrieval), ours.ask_otherwise("longretriever, paper serving", paper)]

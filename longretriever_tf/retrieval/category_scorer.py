@@ -11,6 +11,7 @@ from longretriever_tf.config import Config
 from longretriever_tf.data import hard_search
 from longretriever_tf.data.activity import user_activity
 from longretriever_tf.data.prepared import Prepared
+from longretriever_tf.data.recent import visible_runs, visible_since
 from longretriever_tf.data.tokens import make_tokens, max_sliced
 from longretriever_tf.models.retriever import LongRetriever
 from longretriever_tf.retrieval.item_vectors import embed_corpus
@@ -79,8 +80,10 @@ class CategoryScorer:
             self._order = tuple(map(tf.constant, (order.item, order.timestamp, order.weight)))
             self._profile = tf.constant(prepared.log.profile)
             self._stats = tf.constant(prepared.stats.item[-1:])
-        everyone = np.arange(prepared.log.num_users)
-        self._activity = tf.constant(user_activity(prepared.log, everyone, np.full(len(everyone), prepared.moment)))
+        everyone, history_events = np.arange(prepared.log.num_users), config.model.history_events
+        moment = np.full(len(everyone), prepared.moment)
+        self._since = visible_since(prepared.log, everyone, moment, history_events)
+        self._activity = tf.constant(user_activity(prepared.log, everyone, moment, history_events))
         vectors, self._item_bias = embed_corpus(model, corpus, prepared.stats.item[-1])
         self._token_vectors = tf.constant(vectors)
         self._item_vectors = vectors / np.float32(config.model.temperature)
@@ -170,6 +173,8 @@ class CategoryScorer:
         run = order.find_runs(users, categories)
         first = np.where(run >= 0, order.run_offset[run], 0)
         stop = np.where(run >= 0, order.run_offset[run + 1], 0)
+        if self._config.model.history_events:
+            first = np.minimum(stop, visible_runs(order, run, self._since[users]))
         start = np.maximum(first, stop - max_sliced(self._config.model))
         columns = (users, categories, bag_row, start, stop, stop - first)
         return Pairs(*(column.astype(np.int64, copy=False) for column in columns))

@@ -9,6 +9,7 @@ from longretriever_tf import schema
 from longretriever_tf.config import Config, RetrievalConfig
 from longretriever_tf.data.interest_batches import LifeReader
 from longretriever_tf.data.prepared import Prepared
+from longretriever_tf.data.recent import visible_lives
 from longretriever_tf.models.interest import GOALS, InterestModel
 from longretriever_tf.models.retriever import LongRetriever
 from longretriever_tf.retrieval.category_scorer import CategoryScorer
@@ -17,6 +18,9 @@ from longretriever_tf.retrieval.merge import MERGES, Candidates
 
 _QUOTA_K = 100
 """List length that the quota merge shares out in evaluation: the requests' default k."""
+
+_CORPUS_K = 500
+"""search=corpus, merged in turn: how long each interest's list is; the longest list that evaluation looks at."""
 
 _MAX_LIFE_PAIRS = 400_000
 """(user, category) pairs whose interest features are held at once."""
@@ -28,6 +32,7 @@ class _Answers:
     Attributes:
       logits: by goal, [B, V] float32; the goal "novel" leaves owned items out (-inf). Read only.
       interest: log p(category | user) by goal, [B, C] float32.
+      owned: (row, item) of every event that the lives show, flat.
       bag: lives as bags of categories, [B, C] float32; [B, 0] unless the towers read them.
     """
 
@@ -47,14 +52,14 @@ class _Answers:
     def logits(self, goal: str) -> np.ndarray:
         if goal not in self._logits:
             novel = self._logits["all"].copy()
-            novel[owned_pairs(self._prepared, self.users)] = -np.inf
+            novel[self.owned] = -np.inf
             self._logits[goal] = novel
         return self._logits[goal]
 
     def partition(self, goal: str) -> np.ndarray:
         """Log of each category's summed exponentials, [B, C] float32; 0 where nothing is left."""
         if goal not in self._partition:
-            offset, logits = self._prepared.corpus.category_offset, self.logits(goal)
+            offset, logits = self._offset, self.logits(goal)
             blocks = [logits[:, low:high] for low, high in zip(offset[:-1], offset[1:], strict=True)]
             self._partition[goal] = np.concatenate([_logsumexp(block) for block in blocks], axis=1)
         return self._partition[goal]
@@ -70,7 +75,8 @@ class LongRetrieverScorer:
       interest: the learned interest score; read where `retrieval.interest` says so.
       name: what the table calls it.
       retrieval: how interests are scored, drawn and merged.
-      every_category: search every category instead of drawing interests (the retriever at its best).
+      every_category: search every category, each for its own items, instead of drawing interests (the retriever at its
+        best).
     """
 
     def __init__(
@@ -93,6 +99,9 @@ class LongRetrieverScorer:
         row, floor = tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.float32)
         self._read = tf.function(self._read_lives, input_signature=[rows] * 3 + [row], autograph=False)
         self._eq3 = tf.function(self._reader.score, input_signature=[rows] * 3 + [floor], autograph=False)
+        everyone = np.arange(prepared.log.num_users)
+        moment = np.full(len(everyone), prepared.moment)
+        self._visible = visible_lives(prepared.log, everyone, moment, config.model.history_events)
         self._cache: dict[bytes, _Answers] = {}
 
     def ask_otherwise(
@@ -138,7 +147,9 @@ class LongRetrieverScorer:
             interest, bag = self._score_interests(users)
             bag = bag if self._config.model.user_context else np.zeros((len(users), 0), np.float32)
             logits = self._categories.all_logits(users, bag)
-            self._cache[users.tobytes()] = _Answers(self._prepared, users, interest, bag, logits)
+            owned = self._owned_pairs(users)
+            offset = self._prepared.corpus.category_offset
+            self._cache[users.tobytes()] = _Answers(users, interest, bag, logits, owned, offset)
         return self._cache[users.tobytes()]
 
     def _score_interests(self, users: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -153,9 +164,16 @@ class LongRetrieverScorer:
         return {goal: log_p[:, :, g] for g, goal in enumerate(GOALS)}, bag
 
     def _lives(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Where each life starts and stops in the log, and the moment; [B] int64 each."""
-        log = self._prepared.log
-        return log.offset[users], log.offset[users + 1], np.full(len(users), self._prepared.moment)
+        """Where each visible life starts and stops in the log, and the moment; [B] int64 each."""
+        start, stop = self._visible
+        return start[users], stop[users], np.full(len(users), self._prepared.moment)
+
+    def _owned_pairs(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(place in `users`, item) of every event of the visible lives; an item as often as it was taken."""
+        start, stop, _ = self._lives(users)
+        size = stop - start
+        row = np.repeat(np.arange(len(users)), size)
+        return row, self._prepared.log.item[np.arange(len(row)) + np.repeat(start - (np.cumsum(size) - size), size)]
 
     def _read_lives(self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor, row: tf.Tensor) -> tuple:
         features, bag, _ = self._reader.read(start, stop, time, row)
@@ -168,9 +186,10 @@ class LongRetrieverScorer:
         known = np.broadcast_to(np.arange(interest.shape[1]) >= schema.FIRST_KNOWN, interest.shape)
         if self._every_category:
             return self._merge_categories(answers, goal, log_interest, known, np.zeros(interest.shape, np.float32))
-        row, place, category = self._draw_interests(
-            answers.users, interest, known & (interest > 0) if by_eq3 else known
-        )
+        allowed = known & (interest > 0) if by_eq3 else known
+        row, place, category = self._draw_interests(answers.users, interest, allowed)
+        if self._retrieval.search == "corpus":
+            return self._merge_corpora(answers, goal, row, place, category)
         chosen, order = np.zeros(interest.shape, bool), np.zeros(interest.shape, np.float32)
         chosen[row, category] = True
         order[row, category] = place
@@ -187,6 +206,25 @@ class LongRetrieverScorer:
         drawn = draw_interests(*map(tf.constant, (interest, allowed, *many, seed)))
         row, place = np.nonzero(drawn.is_real.numpy())
         return row, place, drawn.category.numpy()[row, place]
+
+    def _merge_corpora(
+        self, answers: _Answers, goal: str, row: np.ndarray, place: np.ndarray, category: np.ndarray
+    ) -> np.ndarray:
+        """Merged scores where each drawn interest searches the whole corpus, [B, V]; an item counts where it does best.
+
+        In turn, an interest's list ends after `_CORPUS_K` items.
+        """
+        num, is_left_out = self._retrieval.num_interests, answers.logits(goal) == -np.inf
+        out = np.full(is_left_out.shape, -np.inf, np.float32)
+        for at in np.unique(place):
+            mine = place == at
+            rows = row[mine]
+            logits = self._categories.corpus_logits(answers.users[rows], category[mine], answers.bag[rows])
+            logits[is_left_out[rows]] = -np.inf
+            if self._retrieval.merge == "round_robin":
+                logits = _places(logits, _CORPUS_K) * num - at
+            out[rows] = np.maximum(out[rows], logits)
+        return out
 
     def _merge_categories(
         self, answers: _Answers, goal: str, log_interest: np.ndarray, chosen: np.ndarray, order: np.ndarray
@@ -219,11 +257,15 @@ class LongRetrieverScorer:
         return out
 
 
-def owned_pairs(prepared: Prepared, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(place in `users`, item) of every event before the moment, flat; an item as often as it was taken."""
-    start, size = prepared.log.offset[users], np.diff(prepared.log.offset)[users]
-    row = np.repeat(np.arange(len(users)), size)
-    return row, prepared.log.item[np.arange(len(row)) + np.repeat(start - (np.cumsum(size) - size), size)]
+def _places(logits: np.ndarray, k: int) -> np.ndarray:
+    """0 for the best item of each row, -1 for the next, ...; -inf beyond the k best and where the logit is, [B, V]."""
+    best = np.argpartition(-logits, min(k, logits.shape[1] - 1), axis=1)[:, :k]
+    found = np.take_along_axis(logits, best, axis=1)
+    best = np.take_along_axis(best, np.lexsort((best, -found), axis=1), axis=1)
+    is_real = np.take_along_axis(logits, best, axis=1) > -np.inf
+    out = np.full(logits.shape, -np.inf, np.float32)
+    np.put_along_axis(out, best, np.where(is_real, -np.arange(best.shape[1]), -np.inf).astype(np.float32), axis=1)
+    return out
 
 
 def _ranks(block: np.ndarray) -> np.ndarray:

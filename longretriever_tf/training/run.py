@@ -92,7 +92,8 @@ def train(config: Config) -> Models:
 def _make_phases(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, models: Models) -> list[Phase]:
     examples, snapshots = prepare_examples(config, prepared)
     source = BatchSource(config, prepared.corpus, prepared.log, prepared.order, prepared.stats, examples)
-    reader = LifeReader(prepared.corpus, prepared.log, prepared.stats, config.retrieval.day_floor)
+    history_events = config.model.history_events
+    reader = LifeReader(prepared.corpus, prepared.log, prepared.stats, config.retrieval.day_floor, history_events)
     interest_source = InterestSource(
         prepared.corpus, prepared.log, prepared.order, prepared.stats, snapshots, reader, config.train.seed
     )
