@@ -30,6 +30,11 @@ def load_log(config: DataConfig) -> LifelongLog:
     return dataclasses.replace(log, items=lives.fill_missing_context(log.items, context), context=context)
 
 
+def own_context(config: DataConfig) -> str:
+    """The column that is the category where --context names none, or asks for clusters."""
+    return _OWN_CONTEXT[config.dataset]
+
+
 def _load_complete_journey(config: DataConfig) -> LifelongLog:
     users, items = (
         complete_journey.Builder(config=kind, data_dir=config.data_dir or None) for kind in lifelong_builder.KINDS
@@ -57,4 +62,10 @@ _LOADERS = {
     "complete_journey": _load_complete_journey,
     "event_log": _load_event_log,
     "movielens": _load_movielens,
+}
+
+_OWN_CONTEXT = {
+    "complete_journey": complete_journey.CONTEXT,
+    "event_log": event_log.CONTEXT,
+    "movielens": movielens.CONTEXT,
 }

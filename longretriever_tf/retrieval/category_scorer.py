@@ -34,7 +34,7 @@ class Pairs(NamedTuple):
       category: [R] int64.
       bag_row: row of the pair's user in the bags, [R] int64.
       start, stop: the events that the search reads, [R] int64; equal where it finds none.
-      count: events of the category before the moment, [R] int64.
+      num_before: events of the category before the moment, [R] int64.
     """
 
     user: np.ndarray
@@ -42,7 +42,7 @@ class Pairs(NamedTuple):
     bag_row: np.ndarray
     start: np.ndarray
     stop: np.ndarray
-    count: np.ndarray
+    num_before: np.ndarray
 
     def take(self, rows: np.ndarray) -> "Pairs":
         return Pairs(*(column[rows] for column in self))
@@ -197,7 +197,7 @@ class CategoryScorer:
         time = tf.fill([num], tf.constant(self._prepared.moment, tf.int64))
         events = hard_search.slice_events(*self._order, pairs.start, pairs.stop, time)
         stats_row, activity = tf.zeros([num], tf.int32), tf.gather(self._activity, pairs.user)
-        tokens = make_tokens(self._config.model, events, pairs.count, self._stats, stats_row, activity)
+        tokens = make_tokens(self._config.model, events, pairs.num_before, self._stats, stats_row, activity)
         is_real = tokens.item > 0
         state = self._model.user_tower(
             tf.gather(self._token_vectors, tokens.item),

@@ -9,6 +9,7 @@ from longretriever_tf import schema
 from longretriever_tf.config import Config, DataConfig, load_config, num_clusters
 from longretriever_tf.data.clusters import with_trained_clusters
 from longretriever_tf.data.corpus import Corpus
+from longretriever_tf.data.load import own_context
 from longretriever_tf.data.refreshed import refresh_corpus
 from longretriever_tf.datasets.event_log.source import read_item_table
 from longretriever_tf.errors import UserError
@@ -104,7 +105,7 @@ def _table_spec(data: DataConfig, corpus: Corpus, catalogue: Catalogue) -> DataC
     """How to read the table: the run's column names unless told otherwise, and every feature of the towers."""
     name = catalogue.item_name_column
     # No table holds learned clusters: the log's own category says where an item without one goes.
-    context = next(iter(corpus.feature_values)) if num_clusters(corpus.context) else corpus.context
+    context = own_context(data) if num_clusters(corpus.context) else corpus.context
     return dataclasses.replace(
         data,
         items=catalogue.items,

@@ -38,14 +38,15 @@ class _Answers:
 
     def __init__(
         self,
-        prepared: Prepared,
         users: np.ndarray,
         interest: dict[str, np.ndarray],
         bag: np.ndarray,
         logits: np.ndarray,
+        owned: tuple[np.ndarray, np.ndarray],
+        category_offset: np.ndarray,
     ) -> None:
-        self.users, self.interest, self.bag = users, interest, bag
-        self._prepared, self._logits = prepared, {"all": logits}
+        self.users, self.interest, self.bag, self.owned = users, interest, bag, owned
+        self._logits, self._offset = {"all": logits}, category_offset
         self._partition: dict[str, np.ndarray] = {}
         self.eq3: dict[float, np.ndarray] = {}
 
