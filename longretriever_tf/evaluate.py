@@ -4,6 +4,7 @@
 
 Prints a table and writes metrics.json: recall, hit rate, NDCG and MRR at 20, 50, 100 and 500, item and category
 coverage, for all items and for novel ones (items the user never had), and recall within the item's own category.
+--variants asks the same run in other ways, in the same pass; configs/ablations/ holds what the paper varies.
 """
 
 import os

@@ -103,8 +103,8 @@ def test_search_of_the_whole_corpus(world, merge, goal):
                 logits[ranked] = -(np.arange(len(ranked)) * 2 + place)
             expected = np.maximum(expected, logits)
         np.testing.assert_allclose(scores[row], expected, rtol=1e-4, atol=1e-4)
-    touched = corpus.item_category[scores.argmax(1)]
-    assert (np.isfinite(scores).sum() > 2 * 10 * len(users)) and len(set(touched.tolist())) > 1
+    if goal == "all":
+        assert np.isfinite(scores[:, 2:]).all()  # two interests reach every category
 
 
 def by_hand(scorer, prepared, user: int, category: int, vectors: np.ndarray) -> np.ndarray:
