@@ -54,7 +54,8 @@ class DataConfig:
         "",
         "The item column that is the context (category) of hard search, batches and indexes: any "
         "mutually exclusive item column. Empty: the log's own (complete_journey: product_category; "
-        "event_log: category; movielens: the first genre).",
+        "event_log: category; movielens: the first genre). clusters:300: so many clusters of the items' co-occurrence "
+        "vectors, fitted before the cut.",
     )
     movielens: str = _field(
         "100k", "movielens: which version; 100k and 1m have profiles.", ("100k", "1m", "20m", "25m", "latest-small")
@@ -88,6 +89,11 @@ class ModelConfig:
         "item among the category's latest --max_events events, newest first, with its count, "
         "recency and rhythm as features.",
         ("items", "events"),
+    )
+    history_events: int = _field(
+        0,
+        "Read only the latest so many events of the user's whole life, in hard search and interests "
+        "alike; 0: all of them. The ablation of the long sequence: 200.",
     )
     max_events: int = _field(256, "subsequence=items: how many of the category's latest events are summarised.")
     item_id: bool = _field(False, "Give each item a trainable id embedding, besides its side features.")
@@ -200,6 +206,12 @@ class RetrievalConfig:
     day_floor: float = _field(1.0, "Eq. 3: days are at least this.")
     num_interests: int = _field(20, "N: interests drawn and searched per request.")
     top_interests: int = _field(20, "M: the best interests that the N are drawn from. Paper: 5 of 20; N = M: the best.")
+    search: str = _field(
+        "category",
+        "Where the user vector of an interest searches. category: its own items (the paper). corpus: all items, "
+        "merged raw or in turn; the ablation of in-context retrieval, in evaluation alone.",
+        ("category", "corpus"),
+    )
     merge: str = _field(
         "calibrated",
         "How the lists of the interests become one. calibrated: log p(category | user) "
@@ -254,6 +266,16 @@ class Config:
         _check(self)
 
 
+CLUSTERS = "clusters:"
+"""--context=clusters:N: the context is learned."""
+
+
+def num_clusters(context: str) -> int:
+    """N of the context "clusters:N"; 0 where it is a column of the log, or N is no number."""
+    number = context.removeprefix(CLUSTERS)
+    return int(number) if context.startswith(CLUSTERS) and number.isdigit() else 0
+
+
 def _require(holds: bool, message: str) -> None:
     if not holds:
         raise UserError(message)
@@ -295,7 +317,7 @@ def _check_values(config: Config) -> None:
         for name in names:
             _require(getattr(section, name) > 0, f"--{name}={getattr(section, name)}: expected a value above 0")
     for section, names in (
-        (model, ("svd_dim",)),
+        (model, ("svd_dim", "history_events")),
         (
             train,
             (
@@ -324,6 +346,10 @@ def _check_combinations(config: Config) -> None:
     """Values that do not go together."""
     model, train, retrieval = config.model, config.train, config.retrieval
     _require(
+        not config.data.context.startswith(CLUSTERS) or num_clusters(config.data.context) > 1,
+        f"--context={config.data.context}: expected {CLUSTERS} and a number above 1, such as {CLUSTERS}300",
+    )
+    _require(
         model.dim % model.num_heads == 0 or model.model in ("mind", "comirec"),
         f"--dim={model.dim} is not a multiple of --num_heads={model.num_heads}; pick a divisor of {model.dim}",
     )
@@ -345,6 +371,11 @@ def _check_combinations(config: Config) -> None:
     _require(
         train.in_context or train.loss == "in_batch",
         "--noin_context (mixed batches) needs --loss=in_batch: a mixed batch has no single category to score whole",
+    )
+    _require(
+        retrieval.search == "category" or retrieval.merge in ("raw", "round_robin"),
+        f"--search=corpus with --merge={retrieval.merge}: lists of the whole corpus hold the same items, which have no "
+        "share of a category; use --merge=raw or --merge=round_robin",
     )
     _require(
         train.interest_epochs > 0 or retrieval.interest == "paper",

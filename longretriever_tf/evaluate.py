@@ -5,6 +5,7 @@
 Prints a table and writes metrics.json: recall, hit rate, NDCG and MRR at 20, 50, 100 and 500, item and category
 coverage, for all items and for novel ones (items the user never had), and recall within the item's own category. Beside
 it, metrics.per_user.npz holds what each user and each truth pair got, for paired comparisons.
+--variants asks the same run in other ways, in the same pass; configs/ablations/ holds what the paper varies.
 """
 
 import os
@@ -34,6 +35,15 @@ _BASELINES = absl_flags.DEFINE_enum(
 _SETTINGS = absl_flags.DEFINE_string(
     "baseline_settings", "", "baselines=all: a baseline_settings.json of this log; its settings are used, none tuned."
 )
+_VARIANTS = absl_flags.DEFINE_string(
+    "variants",
+    "",
+    "Judge the run asked in other ways too. paper: Top5, random 5 of 20, day floors; merges: each merge; interests: a "
+    "grid of N and M; all: these.",
+)
+_DRAW_SEEDS = absl_flags.DEFINE_integer(
+    "draw_seeds", 1, "Average so many draws of each variant that draws interests at random.", lower_bound=1
+)
 _DATA_DIR = absl_flags.DEFINE_string("data_dir", "", "Where TFDS keeps prepared data, if not where training found it.")
 
 
@@ -45,12 +55,14 @@ def main(argv: Sequence[str]) -> None:
     from longretriever_tf.evaluation.judge_baselines import BaselineChoice, beside
     from longretriever_tf.evaluation.per_user import per_user_path
     from longretriever_tf.evaluation.table import text_table, write_json
+    from longretriever_tf.evaluation.variants import Ways
     from longretriever_tf.files import require_writable
 
     output = _OUTPUT.value or os.path.join(_RUN_DIR.value, "metrics.json")
     require_writable(os.path.dirname(os.path.abspath(output)))
     choice = BaselineChoice(_BASELINES.value, _SETTINGS.value, beside(output))
-    metrics = judge_run(config, _SPLIT.value, _MAX_USERS.value, choice, users_path=per_user_path(output))
+    ways = Ways(_VARIANTS.value, _DRAW_SEEDS.value)
+    metrics = judge_run(config, _SPLIT.value, _MAX_USERS.value, choice, ways, per_user_path(output))
     write_json(output, metrics)
     print(text_table(metrics))
     print(f"written: {output}")

@@ -79,6 +79,12 @@ def hard_search(life: Iterable[Behavior], category: str, time: int, basket: int,
     return found[-limit:]
 
 
+def visible(life: Sequence[Behavior], time: int, history_events: int) -> list[Behavior]:
+    """What --history_events leaves of a life before `time`: behaviors with fewer than so many strictly after them."""
+    past = [b for b in life if b.timestamp < time]
+    return [b for b in past if not history_events or sum(o.timestamp > b.timestamp for o in past) < history_events]
+
+
 def event_tokens(found: list[Behavior], time: int, length: int) -> list[tuple[Any, list[float]]]:
     """Tokens of a search, newest first: (item, [log age, log gap to the event found before it])."""
     tokens = []

@@ -88,3 +88,26 @@ def test_help_lists_every_flag_of_a_command(arguments, command, sections):
 def test_train_refuses_an_unknown_flag_before_it_loads_anything(tmp_path):
     child = run(flagfile(tmp_path, "--batchsize=5"), command=("-m", "longretriever_tf.train"))
     assert child.returncode == 2 and "batchsize" in child.stderr and "Traceback" not in child.stderr
+
+
+ABLATIONS = sorted((ROOT / "configs" / "ablations").glob("*.flags"))
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_an_ablation_changes_the_recipe_as_its_file_says(path):
+    text, given = path.read_text(), f"--flagfile={path.relative_to(ROOT)}"
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert given in text and max(map(len, text.splitlines())) <= 120
+    if f"train {given}" not in text:  # asks a finished run in another way: evaluate takes every flag
+        child = run(given, "--run_dir=nowhere", command=("-m", "longretriever_tf.evaluate"))
+        assert child.returncode == 2 and "'nowhere' is not a run directory" in child.stderr, child.stderr
+        return
+    assert lines[:2] == ["--flagfile=configs/complete_journey.flags", "--cut=validation"]
+    made = json.loads(run(given).stdout)
+    recipe = json.loads(run(*lines[:2]).stdout)
+    changed = {key for section in made for key, value in made[section].items() if value != recipe[section][key]}
+    assert changed == {line.removeprefix("--no").removeprefix("--").partition("=")[0] for line in lines[2:]}
+
+
+def test_there_are_ablations():
+    assert len(ABLATIONS) >= 10

@@ -22,9 +22,10 @@ from longretriever_tf.data.examples import Examples
 from longretriever_tf.data.load import load_log
 from longretriever_tf.data.prepared import load_saved, prepare_requests
 from longretriever_tf.models.finished import load_models
+from longretriever_tf.retrieval.category_scorer import CategoryScorer
 from longretriever_tf.retrieval.interests import draw_interests
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
-from longretriever_tf.retrieval.scorer import CategoryScorer, LongRetrieverScorer
+from longretriever_tf.retrieval.scorer import LongRetrieverScorer
 from longretriever_tf.retrieval.signatures import make_signatures
 
 K = 17
@@ -223,7 +224,7 @@ def test_interests_of_rule_evaluation_and_signature(parts, answers):
     scorer = LongRetrieverScorer(
         parts.config, parts.prepared, parts.models.retriever, parts.models.interest, parts.config.retrieval
     )
-    _, life = scorer._logits(parts.users)
+    life = {kind: scorer.interest(parts.users, kind) for kind in ("all", "paper")}
     score = tf.constant(life["all"])
     allowed = tf.range(score.shape[1])[None] >= tf.fill([len(parts.users), 1], schema.FIRST_KNOWN)
     five = tf.fill([len(parts.users)], 5)

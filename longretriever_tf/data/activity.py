@@ -4,6 +4,7 @@ import numpy as np
 
 from longretriever_tf import schema
 from longretriever_tf.data.corpus import EncodedLog
+from longretriever_tf.data.recent import visible_lives
 
 NUM_ACTIVITY = 3
 """Columns: log1p(events), log1p(days since the last event), log1p(events decayed with a 30-day half-life)."""
@@ -12,7 +13,7 @@ HALF_LIFE_DAYS = 30.0
 NEVER_DAYS = 3650.0
 
 
-def user_activity(log: EncodedLog, user: np.ndarray, time: np.ndarray) -> np.ndarray:
+def user_activity(log: EncodedLog, user: np.ndarray, time: np.ndarray, history_events: int = 0) -> np.ndarray:
     """Activity of `user` strictly before `time`.
 
     Prefix sums per user make each lookup one binary search, so a million requests cost no pass over lives.
@@ -21,23 +22,21 @@ def user_activity(log: EncodedLog, user: np.ndarray, time: np.ndarray) -> np.nda
       log: the encoded log.
       user: user rows, [n].
       time: seconds UTC, [n].
+      history_events: only the latest so many events of the life are there; 0: all. See `data.recent`.
 
     Returns:
       [n, NUM_ACTIVITY] float32.
     """
     decayed_at = _decayed_counts(log)
-    # One ascending key over (user, time) turns "how many events of this user before t" into one searchsorted.
-    low, high = (int(log.timestamp.min()), int(log.timestamp.max())) if len(log.timestamp) else (0, 0)
-    span = high - low + 2
-    stop = np.searchsorted(
-        log.event_user() * span + (log.timestamp - low), user * span + np.clip(time - low, 0, span - 1)
-    )
-    start = log.offset[user]
+    start, stop = visible_lives(log, user, time, history_events)
     count = stop - start
     safe = np.maximum(stop - 1, 0)
     days = np.where(count > 0, (time - log.timestamp[safe]) / schema.DAY_S, NEVER_DAYS)
-    fade = np.exp2(-days / HALF_LIFE_DAYS)
-    decayed = np.where(count > 0, decayed_at[safe] * fade, 0.0)
+    decayed = np.where(count > 0, decayed_at[safe] * np.exp2(-days / HALF_LIFE_DAYS), 0.0)
+    hidden = np.maximum(start - 1, 0)
+    is_hidden = (count > 0) & (start > log.offset[user])
+    fade = np.exp2(-np.where(is_hidden, time - log.timestamp[hidden], 0) / schema.DAY_S / HALF_LIFE_DAYS)
+    decayed -= np.where(is_hidden, decayed_at[hidden] * fade, 0.0)
     return np.log1p(np.stack([count, days, decayed], axis=1)).astype(np.float32)
 
 

@@ -16,6 +16,7 @@ from longretriever_tf.data import hard_search
 from longretriever_tf.data.corpus import Corpus, EncodedLog
 from longretriever_tf.data.examples import Examples
 from longretriever_tf.data.prepared import Prepared
+from longretriever_tf.data.recent import visible_runs, visible_since
 from longretriever_tf.data.tokens import make_tokens
 
 _BUCKETS = (0, 1, 2, 4, 8, 16, 32)
@@ -135,8 +136,13 @@ class BatchSource:
                 )
             }
             self._order = tuple(map(tf.constant, (order.item, order.timestamp, order.weight)))
+            history_events = config.model.history_events
             run = order.find_runs(examples.user, examples.category)
-            self._example["category_count"] = tf.constant(examples.stop - order.run_offset[run])
+            first = order.run_offset[run]
+            if history_events:
+                since = visible_since(log, examples.user, examples.time, history_events)
+                first = np.minimum(examples.stop, visible_runs(order, run, since))
+            self._example["category_count"] = tf.constant(examples.stop - first)
             self._profile = tf.constant(log.profile)
             self._stats, self._first_time = tf.constant(stats.item), tf.constant(stats.first_time)
             self._category_offset = tf.constant(corpus.category_offset)

@@ -13,6 +13,7 @@ from longretriever_tf.config import Config
 from longretriever_tf.data.activity import user_activity
 from longretriever_tf.data.category_order import CategoryOrder
 from longretriever_tf.data.corpus import EncodedLog
+from longretriever_tf.data.recent import visible_runs, visible_since
 from longretriever_tf.errors import UserError
 
 
@@ -27,7 +28,8 @@ class Examples:
       user, category: [X] int32.
       time: the request's moment, seconds UTC, [X] int64.
       stats_row: row of `ItemStats` as of `time`, [X] int32.
-      length: tokens that the history makes, at most L, [X] int32.
+      length: tokens that the history makes, at most L, [X] int32; where --history_events hides part of the window, no
+        fewer than it makes.
       weight: weight of each target, [X] float32.
       activity: `user_activity` at `time`, [X, 3] float32.
     """
@@ -86,6 +88,8 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
         )
     user = order.run_user[run]
     start = order.run_offset[run]
+    if config.model.history_events:
+        start = np.minimum(stop, visible_runs(order, run, visible_since(log, user, time, config.model.history_events)))
     if config.model.subsequence == "items":
         start = np.maximum(start, stop - config.model.max_events)
         within = order.num_distinct_within(config.model.max_events)
@@ -105,9 +109,9 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
         category=order.run_category[run].astype(np.int32),
         time=time,
         stats_row=np.maximum(np.searchsorted(grid, time, side="right") - 1, 0).astype(np.int32),
-        length=np.minimum(distinct, config.model.max_length).astype(np.int32),
+        length=np.minimum(np.minimum(distinct, stop - start), config.model.max_length).astype(np.int32),
         weight=(np.maximum(targets, 1) ** -config.train.target_weight_power).astype(np.float32),
-        activity=user_activity(log, user, time),
+        activity=user_activity(log, user, time, config.model.history_events),
     )
 
 

@@ -195,6 +195,7 @@ def order_life(
     time: tf.Tensor,
     item_category: tf.Tensor,
     num_categories: int,
+    history_events: int = 0,
 ) -> LifeOrder:
     """Sorts raw histories, in any order and padded, into category orders: the request's form of `CategoryOrder`.
 
@@ -205,9 +206,11 @@ def order_life(
       time: moment of the request, [B] int64 seconds.
       item_category: category of each item, [V] int32.
       num_categories: C.
+      history_events: only the latest so many events of each life are there; 0: all. See `data.recent`.
     """
     all_timestamps = timestamp
-    keep = tf.where((item >= schema.FIRST_KNOWN) & (timestamp > 0) & (timestamp < time[:, None]))
+    is_past = (item >= schema.FIRST_KNOWN) & (timestamp > 0) & (timestamp < time[:, None])
+    keep = tf.where(keep_visible(is_past, timestamp, history_events))
     timestamp = tf.gather_nd(timestamp, keep)
     keep = tf.gather(keep, tf.argsort(timestamp, stable=True))
     run = keep[:, 0] * num_categories + tf.cast(tf.gather(item_category, tf.gather_nd(item, keep)), tf.int64)
@@ -221,6 +224,21 @@ def order_life(
     age = tf.cast(tf.gather(time, row) - timestamp, tf.float32) / schema.DAY_S
     life = Events(tf.cast(row, tf.int32), item, age, tf.gather_nd(weight, keep))
     return LifeOrder(life, timestamp, tf.reshape(stop - counts, shape), tf.reshape(stop, shape))
+
+
+def keep_visible(is_past: tf.Tensor, timestamp: tf.Tensor, history_events: int) -> tf.Tensor:
+    """`is_past` less what is not visible: the rule of `data.recent` for raw histories, in any order and padded.
+
+    Args:
+      is_past: events of the life strictly before the request, [B, T] bool.
+      timestamp: above 0 where `is_past`, [B, T] int64.
+      history_events: H; 0: the whole life.
+    """
+    if not history_events:
+        return is_past
+    past = tf.pad(tf.where(is_past, timestamp, 0), [[0, 0], [0, 1]])  # one column at least
+    latest = tf.math.top_k(past, tf.minimum(history_events, tf.shape(past)[1])).values
+    return is_past & (timestamp >= latest[:, -1:])
 
 
 def life_activity(life: Events, num_requests: tf.Tensor) -> tf.Tensor:

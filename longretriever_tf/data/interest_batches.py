@@ -9,8 +9,14 @@ from longretriever_tf.data import hard_search
 from longretriever_tf.data.category_order import CategoryOrder
 from longretriever_tf.data.corpus import Corpus, EncodedLog
 from longretriever_tf.data.examples import Examples
-from longretriever_tf.data.interest_features import category_bag, interest_features, summarise_life
+from longretriever_tf.data.interest_features import (
+    category_bag,
+    interest_features,
+    interest_score,
+    summarise_life,
+)
 from longretriever_tf.data.item_stats import ItemStats
+from longretriever_tf.data.recent import visible_lives
 
 _MAX_PAIRS = 60_000
 """A batch holds about this many (life, category) pairs; bounds memory where categories are many."""
@@ -33,9 +39,20 @@ class InterestBatch(NamedTuple):
 
 
 class LifeReader:
-    """Interest features of (user, moment) pairs of a log, in the graph."""
+    """Interest features of (user, moment) pairs of a log, in the graph.
 
-    def __init__(self, corpus: Corpus, log: EncodedLog, stats: ItemStats, day_floor: float) -> None:
+    Args:
+      corpus: the corpus.
+      log: the encoded log.
+      stats: its item statistics.
+      day_floor: floor of eq. 3, days.
+      history_events: those who slice the lives show only the latest so many events; 0: all. See `data.recent`.
+    """
+
+    def __init__(
+        self, corpus: Corpus, log: EncodedLog, stats: ItemStats, day_floor: float, history_events: int = 0
+    ) -> None:
+        self.history_events = history_events
         self._num_categories, self._day_floor = corpus.num_categories, day_floor
         with tf.device("/CPU:0"):
             self._log = tuple(map(tf.constant, (log.item, log.timestamp, log.weight)))
@@ -55,6 +72,15 @@ class LifeReader:
         summary = summarise_life(life, self._item_category, tf.shape(time)[0], self._num_categories, self._day_floor)
         features = interest_features(summary, tf.gather(self._category_stats, stats_row), self._category_size)
         return features, category_bag(summary), summary.score
+
+    def score(self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor, day_floor: tf.Tensor) -> tf.Tensor:
+        """Eq. 3 alone, with any floor (days, scalar float32): [B, C]; the lives as `read` takes them."""
+        life = hard_search.slice_events(*self._log, start, stop, time)
+        pair = life.request * self._num_categories + tf.gather(self._item_category, life.item)
+        parts = interest_score(life.age, life.weight, day_floor)
+        num = tf.shape(time)[0]
+        sums = tf.math.unsorted_segment_sum(parts, pair, num * self._num_categories)
+        return tf.reshape(sums, [num, self._num_categories])
 
 
 class InterestSource:
@@ -81,8 +107,7 @@ class InterestSource:
         self.num_rows = len(first)
         every, novel = _target_counts(order, examples)
         with tf.device("/CPU:0"):
-            self._start = tf.constant(log.offset[user])
-            self._stop = tf.constant(_stops(log, user, time))
+            self._start, self._stop = map(tf.constant, visible_lives(log, user, time, reader.history_events))
             self._time, self._stats_row = tf.constant(time), tf.constant(stats.row_at(time))
             self._weight = tf.constant(examples.weight[by_row][first])
             self._targets = tf.constant(np.append(first, len(by_row)))  # row r owns targets _targets[r]:_targets[r + 1]
@@ -118,17 +143,6 @@ class InterestSource:
         shape = tf.stack([tf.size(rows), self._num_categories, 2])
         counts = tf.scatter_nd(at, tf.gather(self._counts, targets.values), tf.cast(shape, tf.int64))
         return InterestBatch(features, bag, counts, tf.gather(self._weight, rows))
-
-
-def _stops(log: EncodedLog, user: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """End of each user's life strictly before `time` in the time-ordered log, [n] int64."""
-    stops = np.zeros(len(user), np.int64)
-    for moment in np.unique(time):
-        before = np.concatenate([[0], np.cumsum(log.timestamp < moment)])
-        mine = time == moment
-        start, end = log.offset[user[mine]], log.offset[user[mine] + 1]
-        stops[mine] = start + before[end] - before[start]
-    return stops
 
 
 def _target_counts(order: CategoryOrder, examples: Examples) -> tuple[np.ndarray, np.ndarray]:

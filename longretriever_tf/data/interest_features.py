@@ -31,7 +31,7 @@ class LifeSummary(NamedTuple):
     oldest: tf.Tensor
 
 
-def interest_score(age: tf.Tensor, weight: tf.Tensor, day_floor: float) -> tf.Tensor:
+def interest_score(age: tf.Tensor, weight: tf.Tensor, day_floor: float | tf.Tensor) -> tf.Tensor:
     """One event's part of eq. 3: weight / max(days, floor), [n]."""
     return weight / tf.maximum(age, day_floor)
 

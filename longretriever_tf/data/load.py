@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from longretriever_tf.config import DataConfig
+from longretriever_tf.config import DataConfig, num_clusters
 from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.datasets import complete_journey, event_log, lifelong_builder, lives, movielens
 from longretriever_tf.datasets.prepare import prepare
@@ -12,11 +12,15 @@ from longretriever_tf.errors import UserError
 def load_log(config: DataConfig) -> LifelongLog:
     """The log that the config names, users and items sorted by id, items without events included.
 
+    With --context=clusters:N its context is still the log's own; `data.clusters` makes the clusters.
+
     Prepared once under `config.data_dir` (seconds to minutes, with a progress bar), read back in seconds afterwards.
 
     Raises:
       UserError: a mistake in the config or the files, or a data_dir that cannot be written.
     """
+    if num_clusters(config.context):  # a column that `data.clusters` makes, once the cut is known
+        config = dataclasses.replace(config, context="")
     log = _LOADERS[config.dataset](config)
     context = config.context or log.context
     if context not in log.items.features:
@@ -24,6 +28,11 @@ def load_log(config: DataConfig) -> LifelongLog:
             f"--context={context!r} is not a column of the items; columns: {', '.join(sorted(log.items.features))}"
         )
     return dataclasses.replace(log, items=lives.fill_missing_context(log.items, context), context=context)
+
+
+def own_context(config: DataConfig) -> str:
+    """The column that is the category where --context names none, or asks for clusters."""
+    return _OWN_CONTEXT[config.dataset]
 
 
 def _load_complete_journey(config: DataConfig) -> LifelongLog:
@@ -53,4 +62,10 @@ _LOADERS = {
     "complete_journey": _load_complete_journey,
     "event_log": _load_event_log,
     "movielens": _load_movielens,
+}
+
+_OWN_CONTEXT = {
+    "complete_journey": complete_journey.CONTEXT,
+    "event_log": event_log.CONTEXT,
+    "movielens": movielens.CONTEXT,
 }

@@ -7,6 +7,7 @@ import numpy as np
 
 from longretriever_tf.config import Config
 from longretriever_tf.data.category_order import CategoryOrder, build_category_order
+from longretriever_tf.data.clusters import cluster_context
 from longretriever_tf.data.corpus import Corpus, EncodedLog, encode_log, fit_corpus, load_corpus, save_corpus
 from longretriever_tf.data.examples import Examples, build_examples, stats_times
 from longretriever_tf.data.item_stats import ItemStats, build_item_stats
@@ -52,6 +53,7 @@ def training_cut(config: Config, cuts: Cuts) -> int:
 
 def prepare(config: Config, log: LifelongLog, cut: int) -> Prepared:
     """Fits vocabularies, statistics and the SVD on events strictly before `cut`: what training reads."""
+    log = cluster_context(log, config.data.context, cut, config.train.seed)
     corpus = fit_corpus(log, cut)
     encoded = encode_log(log, corpus).before(cut)
     grid = stats_times(config, int(encoded.timestamp.min()), cut)
@@ -81,7 +83,7 @@ def _prepare_at(
 ) -> Prepared:
     stats = build_item_stats(encoded, corpus.item_category, grid, corpus.num_categories)
     read = item_svd if config.model.reads_taste else item_svd[:, :0]
-    tastes = build_tastes(encoded, read, folds, grid)
+    tastes = build_tastes(encoded, read, folds, grid, config.model.history_events)
     return Prepared(corpus, encoded, build_category_order(encoded, corpus), stats, item_svd, tastes)
 
 

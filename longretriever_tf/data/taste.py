@@ -12,6 +12,7 @@ import scipy.sparse
 from longretriever_tf import schema
 from longretriever_tf.data.corpus import Corpus, EncodedLog
 from longretriever_tf.data.item_svd import fit_item_svd
+from longretriever_tf.data.recent import visible_lives
 
 HALF_LIFE_DAYS = 90.0
 LENGTH = 3.0
@@ -45,7 +46,9 @@ def fold_of_users(log: EncodedLog, num_folds: int) -> np.ndarray:
     return (np.cumsum(np.diff(log.offset) > 0) - 1) % max(num_folds, 1)
 
 
-def build_tastes(log: EncodedLog, item_svd: np.ndarray, folds: np.ndarray, grid: np.ndarray) -> np.ndarray:
+def build_tastes(
+    log: EncodedLog, item_svd: np.ndarray, folds: np.ndarray, grid: np.ndarray, history_events: int = 0
+) -> np.ndarray:
     """Tastes of all users at the moments of `grid`, from events strictly before each.
 
     Args:
@@ -53,6 +56,7 @@ def build_tastes(log: EncodedLog, item_svd: np.ndarray, folds: np.ndarray, grid:
       item_svd: of all users, [V, D] float32: read at the last moment, which is where requests stand.
       folds: from `fit_folds`, [K, V, D]: read at the moments before it.
       grid: seconds UTC, ascending, [S] int64.
+      history_events: see `data.recent`; 0: the whole life.
 
     Returns:
       [S, U, D] float32, rows of length `LENGTH`, or 0 for an empty life.
@@ -61,28 +65,25 @@ def build_tastes(log: EncodedLog, item_svd: np.ndarray, folds: np.ndarray, grid:
     if not item_svd.shape[1]:
         return tastes
     user, fold = log.event_user(), fold_of_users(log, len(folds))
-    tables = folds if len(folds) else item_svd[None]
-    start = np.iinfo(np.int64).min
-    state, previous = np.zeros(tastes.shape[1:]), int(grid[0])
-    for row, moment in enumerate(grid[:-1].tolist()):
-        state *= np.exp2((previous - moment) / schema.DAY_S / HALF_LIFE_DAYS)
-        now = (log.timestamp >= start) & (log.timestamp < moment)
-        counts = _decayed_counts(log, user, now, moment, len(item_svd))
-        for k, table in enumerate(tables):
-            state[fold == k] += counts[fold == k] @ table
-        tastes[row] = _scaled(state)
-        start, previous = moment, moment
-    last = int(grid[-1])
-    tastes[-1] = _scaled(_decayed_counts(log, user, log.timestamp < last, last, len(item_svd)) @ item_svd)
+    for row, moment in enumerate(grid.tolist()):
+        now = _visible_events(log, moment, history_events)
+        weight = np.exp2((log.timestamp[now] - moment) / schema.DAY_S / HALF_LIFE_DAYS)
+        shape = (log.num_users, len(item_svd))
+        counts = scipy.sparse.csr_matrix((weight, (user[now], log.item[now])), shape=shape)
+        if row == len(grid) - 1 or not len(folds):
+            tastes[row] = _scaled(counts @ item_svd)
+            continue
+        for k, table in enumerate(folds):
+            tastes[row, fold == k] = _scaled(counts[fold == k] @ table)
     return tastes
 
 
-def _decayed_counts(
-    log: EncodedLog, user: np.ndarray, now: np.ndarray, moment: int, num_items: int
-) -> scipy.sparse.csr_matrix:
-    """Decayed count of each (user, item) over the events `now` ([E] bool), [U, V] float64."""
-    weight = np.exp2((log.timestamp[now] - moment) / schema.DAY_S / HALF_LIFE_DAYS)
-    return scipy.sparse.csr_matrix((weight, (user[now], log.item[now])), shape=(log.num_users, num_items))
+def _visible_events(log: EncodedLog, moment: int, history_events: int) -> np.ndarray:
+    """Events of every user's visible life before `moment`, [n] int64."""
+    everyone = np.arange(log.num_users)
+    start, stop = visible_lives(log, everyone, np.full(log.num_users, moment), history_events)
+    size = stop - start
+    return np.arange(size.sum()) + np.repeat(start - (np.cumsum(size) - size), size)
 
 
 def _scaled(sums: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from longretriever_tf.evaluation.evaluator import Scorer, evaluate_many
 from longretriever_tf.evaluation.judge_baselines import BaselineChoice, find_settings, fit_all
 from longretriever_tf.evaluation.per_user import tabulate_users, write_users
 from longretriever_tf.evaluation.truth import build_truth
+from longretriever_tf.evaluation.variants import Ways, ask_variants, average_draws, variants_of
 from longretriever_tf.models.finished import load_baseline, load_models
 from longretriever_tf.progress import Progress
 from longretriever_tf.provenance import describe_origin
@@ -22,12 +23,21 @@ from longretriever_tf.retrieval.scorer import LongRetrieverScorer
 _CHUNK = 512
 _PROGRAM = "python -m longretriever_tf.evaluate"
 _SIMPLE = BaselineChoice()
+_ONE_WAY = Ways()
+_MAX_SCORES = 40_000_000
+"""A chunk holds at most this many (user, item) scores; bounds memory (some seven copies of 4 bytes each)."""
+
 PAPER_SERVING = RetrievalConfig(interest="paper", num_interests=5, top_interests=20, merge="round_robin")
 """What the paper serves: 5 interests drawn from the top 20 of eq. 3, merged in turn."""
 
 
 def judge_run(
-    config: Config, split: str, max_users: int = 0, baselines: BaselineChoice = _SIMPLE, users_path: str = ""
+    config: Config,
+    split: str,
+    max_users: int = 0,
+    baselines: BaselineChoice = _SIMPLE,
+    ways: Ways = _ONE_WAY,
+    users_path: str = "",
 ) -> dict[str, Any]:
     """Metrics of the run and the baselines on the window `split`, as `metrics.json` holds them.
 
@@ -36,11 +46,18 @@ def judge_run(
       split: "validation" or "test".
       max_users: judge only the first so many users; 0: all.
       baselines: which of them to judge too.
+      ways: other ways of asking the run, judged too.
       users_path: where the figures of every user go (`per_user.tabulate_users`); empty: nowhere.
 
     Raises:
       UserError: the run has seen the window, has not finished, or is of another log.
     """
+    asked = variants_of(ways.group, config.retrieval) if ways.group else {}
+    if asked and config.model.model != LONGRETRIEVER:
+        raise UserError(
+            f"--variants={ways.group}: {config.train.run_dir!r} is a run of --model={config.model.model}, "
+            "which has no interests to choose or merge; leave --variants out"
+        )
     log, cuts = load_split(config)
     window = cuts.window_of(split)
     corpus, arrays = load_saved(config.train.run_dir)
@@ -55,11 +72,14 @@ def judge_run(
     if max_users:
         truth = truth.rows(0, min(max_users, truth.num_users))
     scorers = make_scorers(config, prepare_requests(config, log, corpus, arrays["item_svd"], window[0]))
+    scorers += ask_variants(scorers[0], asked, ways.draw_seeds) if asked else []
     scorers += fit_all(baselines, chosen, encoded, corpus.category_offset, window[0])
     scorers[0] = meter = CalibrationMeter(scorers[0], truth)
     progress = Progress(f"evaluating {len(scorers)} models", len(scorers) * truth.num_users, "users")
-    made = evaluate_many(scorers, truth, corpus.category_offset, chunk=_CHUNK, on_progress=progress.update)
+    chunk = max(16, min(_CHUNK, _MAX_SCORES // corpus.num_items))
+    made = evaluate_many(scorers, truth, corpus.category_offset, chunk=chunk, on_progress=progress.update)
     progress.close()
+    made = average_draws(made, list(asked), ways.draw_seeds)
     if users_path:
         table = tabulate_users(made, truth, encoded, corpus.category_offset, window[0])
         write_users(users_path, table | {"calibration": meter.tally})
@@ -91,9 +111,16 @@ def make_scorers(config: Config, prepared: Prepared) -> list[Scorer]:
         return [RecentScorer(config, prepared, model)]
     models = load_models(config, prepared.corpus, prepared.item_svd)
     ours = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)
-    retrieval = config.retrieval
-    return [
-        ours,
-        ours.ask_otherwise(f"longretriever, {retrieval.num_interests} of top {retrieval.top_interests}", retrieval),
-        ours.ask_otherwise("longretriever, paper serving", PAPER_SERVING),
-    ]
+    return _ask(ours, config.retrieval)
+
+
+def _ask(ours: LongRetrieverScorer, retrieval: RetrievalConfig) -> list[Scorer]:
+    """The run at its best (where categories are searched at all), as its own requests would be, and as the paper's."""
+    name = f"longretriever, {retrieval.num_interests} of top {retrieval.top_interests}"
+    paper = dataclasses.replace(PAPER_SERVING, search=retrieval.search)
+    if retrieval.search == "corpus":
+        return [
+            ours.ask_otherwise(f"{name}, whole corpus", retrieval),
+            ours.ask_otherwise("longretriever, paper serving, whole corpus", paper),
+        ]
+    return [ours, ours.ask_otherwise(name, retrieval), ours.ask_otherwise("longretriever, paper serving", paper)]

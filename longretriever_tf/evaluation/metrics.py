@@ -32,29 +32,26 @@ def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     >>> top_k(np.array([[1.0, 3.0, 3.0, -np.inf]], np.float32), 4)
     array([[ 1,  2,  0, -1]])
     """
-    num_rows, num_items = scores.shape
-    keys = _ordered_keys(scores)
-    num_kept = min(k, num_items)
-    if num_kept < num_items:
-        keys = np.partition(keys, num_items - num_kept, axis=1)[:, num_items - num_kept :]
-    keys = np.sort(keys, axis=1)[:, ::-1]
-    index = np.int64(0xFFFFFFFF) - (keys & np.int64(0xFFFFFFFF))  # [B, num_kept]
-    lists = np.full((num_rows, k), -1, np.int64)
-    lists[:, :num_kept] = np.where(np.take_along_axis(scores, index, axis=1) > -np.inf, index, -1)
+    if np.isnan(scores.max(initial=-np.inf)):  # a maximum over NaN is NaN: one pass, no mask
+        raise ValueError("scores hold NaN, which has no rank; expected numbers, or -inf for an item not retrieved")
+    lists = np.full((len(scores), k), -1, np.int64)
+    # Row by row: a row fits the cache, and what was not retrieved is never sorted.
+    for row, scored in zip(lists, scores, strict=True):
+        best = _best_of_row(scored, k)
+        row[: len(best)] = best
     return lists
 
 
-def _ordered_keys(scores: np.ndarray) -> np.ndarray:
-    """One int64 per score, ascending with the score and, at equal scores, with descending index; [B, V].
-
-    Unique keys make any partition deterministic, ties at the border included. The upper 32 bits are the float's own,
-    those of negative floats flipped so that they ascend; the lower 32 are the index counted down.
-    """
-    if np.isnan(scores).any():
-        raise ValueError("scores hold NaN, which has no rank; expected numbers, or -inf for an item not retrieved")
-    bits = (scores.astype(np.float32, copy=False) + np.float32(0.0)).view(np.int32)  # + 0.0 makes -0.0 equal 0.0
-    ascending = np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits).astype(np.int64)
-    return (ascending << 32) | (np.int64(0xFFFFFFFF) - np.arange(scores.shape[1], dtype=np.int64))
+def _best_of_row(scores: np.ndarray, k: int) -> np.ndarray:
+    """Indices of the k best of [V] scores, best first, equal ones by lower index; fewer where -inf leaves fewer."""
+    found = np.flatnonzero(scores > -np.inf)
+    kept = scores[found]
+    if len(kept) > k:
+        border = np.partition(kept, len(kept) - k)[len(kept) - k]
+        above, level = np.flatnonzero(kept > border), np.flatnonzero(kept == border)
+        at = np.sort(np.concatenate([above, level[: k - len(above)]]))  # at the border the lower indices win
+        found, kept = found[at], kept[at]
+    return found[np.argsort(-kept, kind="stable")]
 
 
 def is_in_top_k(scores: np.ndarray, row: np.ndarray, item: np.ndarray, k: int) -> np.ndarray:

@@ -138,7 +138,15 @@ class MultiContextRetriever(tf.Module):
         """
         item = self._item_index.lookup(history_item_id)
         weight = tf.broadcast_to(history_weight, tf.shape(item))
-        order = hard_search.order_life(item, history_timestamp, weight, time, self._item_category, self._num_categories)
+        order = hard_search.order_life(
+            item,
+            history_timestamp,
+            weight,
+            time,
+            self._item_category,
+            self._num_categories,
+            self._config.model.history_events,
+        )
         num = tf.shape(time)[0]
         floor = self._config.retrieval.day_floor
         summary = summarise_life(order.life, self._item_category, num, self._num_categories, floor)

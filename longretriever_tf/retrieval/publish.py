@@ -8,6 +8,7 @@ import numpy as np
 
 from longretriever_tf.config import Config
 from longretriever_tf.data.corpus import Corpus
+from longretriever_tf.errors import UserError
 from longretriever_tf.models.build import Models
 from longretriever_tf.retrieval.category_index import IndexReport, build_index, searched_by_scann
 from longretriever_tf.retrieval.check_queries import make_check_queries
@@ -63,9 +64,15 @@ def publish(source: Source, export_dir: str, version: int, replay: Callable[[str
       replay: is shown the directory before it takes its place; raises UserError where it answers wrongly.
 
     Raises:
-      UserError: an index that misses its recall, a directory that cannot be written, or what `replay` says.
+      UserError: --search=corpus, an index that misses its recall, a directory that cannot be written, or what `replay`
+        says.
     """
     config, corpus, arrays, models, towers = source
+    if config.retrieval.search != "category":
+        raise UserError(
+            f"--search={config.retrieval.search} is for evaluation alone: an export searches categories; "
+            "export with --search=category"
+        )
     served = MultiContextRetriever(
         config,
         corpus,

@@ -6,8 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from longretriever_tf import schema
-from longretriever_tf.config import Config, DataConfig, load_config
+from longretriever_tf.config import Config, DataConfig, load_config, num_clusters
+from longretriever_tf.data.clusters import with_trained_clusters
 from longretriever_tf.data.corpus import Corpus
+from longretriever_tf.data.load import own_context
 from longretriever_tf.data.refreshed import refresh_corpus
 from longretriever_tf.datasets.event_log.source import read_item_table
 from longretriever_tf.errors import UserError
@@ -62,7 +64,11 @@ def refresh_version(run_config: Config, version_dir: str, catalogue: Catalogue) 
     _require_same_towers(towers, run_config.train.run_dir, version_dir)
     config = dataclasses.replace(load_config(extra_config_dir(version_dir)), train=run_config.train)
     exported, spec = load_extra(version_dir), _table_spec(config.data, corpus, catalogue)
-    refreshed = refresh_corpus(corpus, exported, read_item_table(spec), spec.context, catalogue.skip_new_categories)
+    table = read_item_table(spec)
+    if num_clusters(corpus.context) and not catalogue.context:
+        table = with_trained_clusters(table, spec.context, corpus)
+        spec = dataclasses.replace(spec, context=corpus.context)
+    refreshed = refresh_corpus(corpus, exported, table, spec.context, catalogue.skip_new_categories)
     _check_retired(refreshed.counts["retired"], exported.num_offered - 2, catalogue)
     row = refreshed.trained_row
     models = refresh_models(config, models, refreshed.corpus, arrays["item_svd"][row], row)
@@ -98,12 +104,14 @@ def _require_same_towers(towers: str, run_dir: str, version_dir: str) -> None:
 def _table_spec(data: DataConfig, corpus: Corpus, catalogue: Catalogue) -> DataConfig:
     """How to read the table: the run's column names unless told otherwise, and every feature of the towers."""
     name = catalogue.item_name_column
+    # No table holds learned clusters: the log's own category says where an item without one goes.
+    context = own_context(data) if num_clusters(corpus.context) else corpus.context
     return dataclasses.replace(
         data,
         items=catalogue.items,
         item_column=catalogue.item_column or data.item_column,
         item_name_column=data.item_name_column if name is None else name,
-        context=catalogue.context or corpus.context,
+        context=catalogue.context or context,
         item_features=tuple(corpus.feature_values),
     )
 

@@ -1,109 +1,67 @@
 """Scores the whole corpus for users of a log: what evaluation reads, by the code that serves."""
 
 import copy
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from longretriever_tf import schema
 from longretriever_tf.config import Config, RetrievalConfig
-from longretriever_tf.data import hard_search
-from longretriever_tf.data.activity import user_activity
 from longretriever_tf.data.interest_batches import LifeReader
 from longretriever_tf.data.prepared import Prepared
-from longretriever_tf.data.tokens import make_tokens, max_sliced
+from longretriever_tf.data.recent import visible_lives
 from longretriever_tf.models.interest import GOALS, InterestModel
-from longretriever_tf.models.retriever import LongRetriever, add_boosts
+from longretriever_tf.models.retriever import LongRetriever
+from longretriever_tf.retrieval.category_scorer import CategoryScorer
 from longretriever_tf.retrieval.interests import draw_interests
-from longretriever_tf.retrieval.item_vectors import embed_corpus
 from longretriever_tf.retrieval.merge import MERGES, Candidates
 
 _QUOTA_K = 100
 """List length that the quota merge shares out in evaluation: the requests' default k."""
 
-_BUCKETS = (0, 2, 8, 24)
-"""Users of a category are encoded in groups of like history length: little padding."""
+_CORPUS_K = 500
+"""search=corpus, merged in turn: how long each interest's list is; the longest list that evaluation looks at."""
+
+_MAX_LIFE_PAIRS = 400_000
+"""(user, category) pairs whose interest features are held at once."""
 
 
-class _Slices(NamedTuple):
-    """Users [B] and their slices `start:stop` of one category's run, which begins at `run_start`."""
+class _Answers:
+    """What all the ways of asking share of some users: logits and interest scores, each computed once.
 
-    user: tf.Tensor
-    start: tf.Tensor
-    stop: tf.Tensor
-    run_start: tf.Tensor
-    activity: tf.Tensor
-    taste: tf.Tensor
-
-
-class CategoryScorer:
-    """Logits of every item of a category, for users of a log as of one moment.
-
-    Args:
-      config: the run's config.
-      prepared: the window before the moment.
-      model: the towers.
+    Attributes:
+      logits: by goal, [B, V] float32; the goal "novel" leaves owned items out (-inf). Read only.
+      interest: log p(category | user) by goal, [B, C] float32.
+      owned: (row, item) of every event that the lives show, flat.
     """
 
-    def __init__(self, config: Config, prepared: Prepared, model: LongRetriever) -> None:
-        self._config, self._prepared, self._model = config, prepared, model
-        corpus = prepared.corpus
-        with tf.device("/CPU:0"):
-            order = prepared.order
-            self._order = tuple(map(tf.constant, (order.item, order.timestamp, order.weight)))
-            self._profile = tf.constant(prepared.log.profile)
-            self._stats = tf.constant(prepared.stats.item[-1:])
-        everyone = np.arange(prepared.log.num_users)
-        self._activity = user_activity(prepared.log, everyone, np.full(len(everyone), prepared.moment))
-        vectors, bias = embed_corpus(model, corpus, prepared.stats.item[-1])
-        self._item_vectors, self._item_bias = tf.constant(vectors), tf.constant(bias)
-        self._offset = tf.constant(corpus.category_offset)
-        rows, matrix = tf.TensorSpec([None], tf.int64), tf.TensorSpec([None, None], tf.float32)
-        signature = [_Slices(rows, rows, rows, rows, matrix, matrix), tf.TensorSpec([], tf.int64)]
-        self._encode = tf.function(self._encode_rows, input_signature=signature)
+    def __init__(
+        self,
+        users: np.ndarray,
+        interest: dict[str, np.ndarray],
+        logits: np.ndarray,
+        owned: tuple[np.ndarray, np.ndarray],
+        category_offset: np.ndarray,
+    ) -> None:
+        self.users, self.interest, self.owned = users, interest, owned
+        self._logits, self._offset = {"all": logits}, category_offset
+        self._partition: dict[str, np.ndarray] = {}
+        self.eq3: dict[float, np.ndarray] = {}
 
-    def logits(self, users: np.ndarray, category: int) -> np.ndarray:
-        """Logits of the category's items, [B, n] float32.
+    def logits(self, goal: str) -> np.ndarray:
+        if goal not in self._logits:
+            novel = self._logits["all"].copy()
+            novel[self.owned] = -np.inf
+            self._logits[goal] = novel
+        return self._logits[goal]
 
-        Args:
-          users: rows of the log, [B].
-          category: index.
-        """
-        corpus, order = self._prepared.corpus, self._prepared.order
-        low, high = corpus.category_offset[category : category + 2]
-        run = order.find_runs(users, np.full(len(users), category))
-        run_start = np.where(run >= 0, order.run_offset[run], 0)
-        stop = np.where(run >= 0, order.run_offset[run + 1], 0)
-        start = np.maximum(run_start, stop - max_sliced(self._config.model))
-        bucket = np.searchsorted(_BUCKETS, stop - start)
-        out = np.empty((len(users), high - low), np.float32)
-        for group in np.unique(bucket):
-            rows = np.flatnonzero(bucket == group)
-            who = users[rows]
-            taste = self._prepared.taste[-1][who]
-            slices = _Slices(who, start[rows], stop[rows], run_start[rows], self._activity[who], taste)
-            out[rows] = self._encode(slices, np.int64(category))
-        return out
-
-    def _encode_rows(self, slices: _Slices, category: tf.Tensor) -> tf.Tensor:
-        num = tf.shape(slices.user)[0]
-        low, high = self._offset[category], self._offset[category + 1]
-        time = tf.fill([num], tf.constant(self._prepared.moment, tf.int64))
-        events = hard_search.slice_events(*self._order, slices.start, slices.stop, time)
-        count, stats_row = slices.stop - slices.run_start, tf.zeros([num], tf.int32)
-        tokens = make_tokens(self._config.model, events, count, self._stats, stats_row, slices.activity)
-        is_real = tokens.item > 0
-        state = self._model.user_tower(
-            tf.gather(self._item_vectors, tokens.item),
-            is_real,
-            tokens.features,
-            tf.fill([num], tf.cast(category, tf.int32)),
-            tf.gather(self._profile, slices.user),
-            slices.taste,
-        )
-        logits = self._model.score(state.embedding, self._item_vectors[low:high]) + self._item_bias[low:high]
-        return add_boosts(logits, state.boost, is_real, tokens.item - tf.cast(low, tf.int32))
+    def partition(self, goal: str) -> np.ndarray:
+        """Log of each category's summed exponentials, [B, C] float32; 0 where nothing is left."""
+        if goal not in self._partition:
+            offset, logits = self._offset, self.logits(goal)
+            blocks = [logits[:, low:high] for low, high in zip(offset[:-1], offset[1:], strict=True)]
+            self._partition[goal] = np.concatenate([_logsumexp(block) for block in blocks], axis=1)
+        return self._partition[goal]
 
 
 class LongRetrieverScorer:
@@ -116,7 +74,8 @@ class LongRetrieverScorer:
       interest: the learned interest score; read where `retrieval.interest` says so.
       name: what the table calls it.
       retrieval: how interests are scored, drawn and merged.
-      every_category: search every category instead of drawing interests (the retriever at its best).
+      every_category: search every category, each for its own items, instead of drawing interests (the retriever at its
+        best).
     """
 
     def __init__(
@@ -135,15 +94,28 @@ class LongRetrieverScorer:
         self._interest = interest
         self._reader = LifeReader(prepared.corpus, prepared.log, prepared.stats, retrieval.day_floor)
         rows = tf.TensorSpec([None], tf.int64)
-        self._read = tf.function(self._reader.read, input_signature=[rows] * 3 + [tf.TensorSpec([None], tf.int32)])
-        self._cache: dict[bytes, tuple[np.ndarray, dict[str, np.ndarray]]] = {}
+        self._draw = 0
+        row, floor = tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.float32)
+        self._read = tf.function(self._read_lives, input_signature=[rows] * 3 + [row], autograph=False)
+        self._eq3 = tf.function(self._reader.score, input_signature=[rows] * 3 + [floor], autograph=False)
+        everyone = np.arange(prepared.log.num_users)
+        moment = np.full(len(everyone), prepared.moment)
+        self._visible = visible_lives(prepared.log, everyone, moment, config.model.history_events)
+        self._cache: dict[bytes, _Answers] = {}
 
     def ask_otherwise(
-        self, name: str, retrieval: RetrievalConfig, every_category: bool = False
+        self, name: str, retrieval: RetrievalConfig, every_category: bool = False, draw: int = 0
     ) -> "LongRetrieverScorer":
-        """The same models, asked in another way; both share the cached logits of the latest users."""
+        """The same models, asked in another way; all share the cached logits of the latest users.
+
+        Args:
+          name: what the table calls it.
+          retrieval: how interests are scored, drawn and merged.
+          every_category: search every category instead of drawing interests.
+          draw: which draw of random interests; each user has a seed of its own, made from the user's row and this.
+        """
         other = copy.copy(self)
-        other.name, other._retrieval, other._every_category = name, retrieval, every_category
+        other.name, other._retrieval, other._every_category, other._draw = name, retrieval, every_category, draw
         return other
 
     @property
@@ -153,82 +125,128 @@ class LongRetrieverScorer:
 
     def score(self, users: np.ndarray) -> np.ndarray:
         """Merged scores for the goal "all items", [B, V] float32."""
-        logits, life = self._logits(users)
-        return self._merge(users, logits, life, "all")
+        return self._merge(self._answers(users), "all")
 
     def score_novel(self, users: np.ndarray) -> np.ndarray:
         """Merged scores for the goal "novel items": owned items leave the candidates before each softmax."""
-        logits, life = self._logits(users)
-        logits = logits.copy()
-        for row, user in enumerate(users):
-            start, stop = self._prepared.log.offset[user : user + 2]
-            logits[row, self._prepared.log.item[start:stop]] = -np.inf
-        return self._merge(users, logits, life, "novel")
+        return self._merge(self._answers(users), "novel")
 
     def within(self, users: np.ndarray) -> np.ndarray:
         """Logits, comparable inside a category alone, [B, V]."""
-        return self._logits(users)[0].copy()
+        return self._answers(users).logits("all").copy()
 
-    def _logits(self, users: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Logits [B, V] and interest scores by goal [B, C], kept for the latest users: three questions, one pass."""
+    def interest(self, users: np.ndarray, kind: str) -> np.ndarray:
+        """Interest scores, [B, C] float32: log p(category | user) of a goal ("all", "novel"), or "paper": eq. 3."""
+        answers, floor = self._answers(users), self._retrieval.day_floor
+        if kind != "paper":
+            return answers.interest[kind]
+        if floor not in answers.eq3:
+            answers.eq3[floor] = self._eq3(*self._lives(users), tf.constant(floor, tf.float32)).numpy()
+        return answers.eq3[floor]
+
+    def _answers(self, users: np.ndarray) -> _Answers:
+        """What every question about these users shares, kept for the latest users: many questions, one pass."""
         if users.tobytes() not in self._cache:
-            log, corpus = self._prepared.log, self._prepared.corpus
-            row = np.full(len(users), len(self._prepared.stats.time) - 1, np.int32)
-            features, bag, paper = self._read(
-                log.offset[users], log.offset[users + 1], np.full(len(users), self._prepared.moment), row
-            )
-            log_p = self._interest(features, bag).numpy()
-            life = {goal: log_p[:, :, g] for g, goal in enumerate(GOALS)}
-            life["paper"] = paper.numpy()
-            logits = np.full((len(users), corpus.num_items), -np.inf, np.float32)
-            for category in range(schema.FIRST_KNOWN, corpus.num_categories):
-                low, high = corpus.category_offset[category : category + 2]
-                logits[:, low:high] = self._categories.logits(users, category)
-            self._cache.clear()
-            self._cache[users.tobytes()] = logits, life
+            self._cache.clear()  # first, so that two chunks are never held at once
+            interest, logits = self._score_interests(users), self._categories.all_logits(users)
+            owned = self._owned_pairs(users)
+            offset = self._prepared.corpus.category_offset
+            self._cache[users.tobytes()] = _Answers(users, interest, logits, owned, offset)
         return self._cache[users.tobytes()]
 
-    def _merge(self, users: np.ndarray, logits: np.ndarray, life: dict[str, np.ndarray], goal: str) -> np.ndarray:
-        retrieval, by_eq3 = self._retrieval, self._retrieval.interest == "paper"
-        interest = life["paper"] if by_eq3 else life[goal]
-        log_interest = log_shares(interest) if by_eq3 else interest
-        known = np.arange(interest.shape[1]) >= schema.FIRST_KNOWN
-        order = np.zeros(interest.shape, np.float32)
-        if self._every_category:
-            chosen = np.broadcast_to(known, interest.shape)
-        else:
-            allowed = known & (interest > 0) if by_eq3 else np.broadcast_to(known, interest.shape)
-            many = (
-                np.full(len(users), retrieval.num_interests, np.int32),
-                np.full(len(users), retrieval.top_interests, np.int32),
-            )
-            drawn = draw_interests(
-                tf.constant(interest), tf.constant(allowed), *map(tf.constant, many), tf.constant(users)
-            )
-            row, place = np.nonzero(drawn.is_real.numpy())
-            category = drawn.category.numpy()[row, place]
-            chosen = np.zeros(interest.shape, bool)
-            chosen[row, category] = True
-            order[row, category] = place
-        return self._merged_scores(logits, log_interest, chosen, order)
+    def _score_interests(self, users: np.ndarray) -> dict[str, np.ndarray]:
+        """Learned scores by goal, [B, C] each; in parts where categories are many."""
+        row = np.full(len(users), len(self._prepared.stats.time) - 1, np.int32)
+        step = max(1, _MAX_LIFE_PAIRS // self._prepared.corpus.num_categories)
+        parts = [
+            self._read(*self._lives(users[start : start + step]), row[start : start + step]).numpy()
+            for start in range(0, len(users), step)
+        ]
+        log_p = np.concatenate(parts)
+        return {goal: log_p[:, :, g] for g, goal in enumerate(GOALS)}
 
-    def _merged_scores(
-        self, logits: np.ndarray, log_interest: np.ndarray, chosen: np.ndarray, order: np.ndarray
+    def _lives(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where each visible life starts and stops in the log, and the moment; [B] int64 each."""
+        start, stop = self._visible
+        return start[users], stop[users], np.full(len(users), self._prepared.moment)
+
+    def _owned_pairs(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(place in `users`, item) of every event of the visible lives; an item as often as it was taken."""
+        start, stop, _ = self._lives(users)
+        size = stop - start
+        row = np.repeat(np.arange(len(users)), size)
+        return row, self._prepared.log.item[np.arange(len(row)) + np.repeat(start - (np.cumsum(size) - size), size)]
+
+    def _read_lives(self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
+        features, bag, _ = self._reader.read(start, stop, time, row)
+        return self._interest(features, bag)
+
+    def _merge(self, answers: _Answers, goal: str) -> np.ndarray:
+        by_eq3 = self._retrieval.interest == "paper"
+        interest = self.interest(answers.users, "paper" if by_eq3 else goal)
+        log_interest = log_shares(interest) if by_eq3 else interest
+        known = np.broadcast_to(np.arange(interest.shape[1]) >= schema.FIRST_KNOWN, interest.shape)
+        if self._every_category:
+            return self._merge_categories(answers, goal, log_interest, known, np.zeros(interest.shape, np.float32))
+        allowed = known & (interest > 0) if by_eq3 else known
+        row, place, category = self._draw_interests(answers.users, interest, allowed)
+        if self._retrieval.search == "corpus":
+            return self._merge_corpora(answers, goal, row, place, category)
+        chosen, order = np.zeros(interest.shape, bool), np.zeros(interest.shape, np.float32)
+        chosen[row, category] = True
+        order[row, category] = place
+        return self._merge_categories(answers, goal, log_interest, chosen, order)
+
+    def _draw_interests(
+        self, users: np.ndarray, interest: np.ndarray, allowed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The interests drawn, flat: row of the user, place among the drawn, category."""
+        retrieval = self._retrieval
+        many = [np.full(len(users), n, np.int32) for n in (retrieval.num_interests, retrieval.top_interests)]
+        # A user's draw depends on the user's row and on which draw it is, not on the chunk.
+        seed = users + (np.int64(self._draw) << 32)
+        drawn = draw_interests(*map(tf.constant, (interest, allowed, *many, seed)))
+        row, place = np.nonzero(drawn.is_real.numpy())
+        return row, place, drawn.category.numpy()[row, place]
+
+    def _merge_corpora(
+        self, answers: _Answers, goal: str, row: np.ndarray, place: np.ndarray, category: np.ndarray
     ) -> np.ndarray:
-        offset, retrieval = self._prepared.corpus.category_offset, self._retrieval
-        out = np.full(logits.shape, -np.inf, np.float32)
+        """Merged scores where each drawn interest searches the whole corpus, [B, V]; an item counts where it does best.
+
+        In turn, an interest's list ends after `_CORPUS_K` items.
+        """
+        num, is_left_out = self._retrieval.num_interests, answers.logits(goal) == -np.inf
+        out = np.full(is_left_out.shape, -np.inf, np.float32)
+        for at in np.unique(place):
+            mine = place == at
+            rows = row[mine]
+            logits = self._categories.corpus_logits(answers.users[rows], category[mine])
+            logits[is_left_out[rows]] = -np.inf
+            if self._retrieval.merge == "round_robin":
+                logits = _places(logits, _CORPUS_K) * num - at
+            out[rows] = np.maximum(out[rows], logits)
+        return out
+
+    def _merge_categories(
+        self, answers: _Answers, goal: str, log_interest: np.ndarray, chosen: np.ndarray, order: np.ndarray
+    ) -> np.ndarray:
+        """Merged scores of the chosen categories' items, [B, V]; -inf elsewhere."""
+        retrieval, offset = self._retrieval, self._prepared.corpus.category_offset
+        logits = answers.logits(goal)
         needs_rank = retrieval.merge in ("round_robin", "quota")
-        for category in range(schema.FIRST_KNOWN, len(offset) - 1):
-            rows = np.flatnonzero(chosen[:, category])
-            block = logits[rows, offset[category] : offset[category + 1]]
-            if not block.size:
-                continue
-            rank = np.argsort(np.argsort(-block, axis=1, kind="stable"), axis=1) if needs_rank else np.zeros((1, 1))
+        partition = answers.partition(goal) if retrieval.merge == "calibrated" else np.zeros(chosen.shape, np.float32)
+        out = np.full(logits.shape, -np.inf, np.float32)
+        for category in np.flatnonzero(chosen.any(0) & (np.diff(offset) > 0)):
+            rows = slice(None) if chosen[:, category].all() else np.flatnonzero(chosen[:, category])
+            items = slice(offset[category], offset[category + 1])
+            block = logits[rows, items]
+            rank = _ranks(block) if needs_rank else np.zeros((1, 1), np.float32)
             share = log_interest[rows, category][:, None]
             merged = MERGES[retrieval.merge](
                 Candidates(
                     logit=block,
-                    log_probability=block - _logsumexp(block),
+                    log_probability=block - partition[rows, category][:, None],
                     rank=rank,
                     log_interest=share,
                     order=order[rows, category][:, None],
@@ -236,13 +254,33 @@ class LongRetrieverScorer:
                     is_beyond_quota=(rank >= np.ceil(_QUOTA_K * np.exp(share))) * 1.0,
                 )
             )
-            out[rows, offset[category] : offset[category + 1]] = np.where(np.isfinite(block), merged, -np.inf)
+            # What is left out (-inf) stays so under every merge.
+            out[rows, items] = np.where(block > -np.inf, merged, block) if needs_rank else merged
         return out
+
+
+def _places(logits: np.ndarray, k: int) -> np.ndarray:
+    """0 for the best item of each row, -1 for the next, ...; -inf beyond the k best and where the logit is, [B, V]."""
+    best = np.argpartition(-logits, min(k, logits.shape[1] - 1), axis=1)[:, :k]
+    found = np.take_along_axis(logits, best, axis=1)
+    best = np.take_along_axis(best, np.lexsort((best, -found), axis=1), axis=1)
+    is_real = np.take_along_axis(logits, best, axis=1) > -np.inf
+    out = np.full(logits.shape, -np.inf, np.float32)
+    np.put_along_axis(out, best, np.where(is_real, -np.arange(best.shape[1]), -np.inf).astype(np.float32), axis=1)
+    return out
+
+
+def _ranks(block: np.ndarray) -> np.ndarray:
+    """Place of each column within its row, 0 the best, equal ones by column, [n, m] int64."""
+    rank = np.empty(block.shape, np.int64)
+    places = np.broadcast_to(np.arange(block.shape[1]), block.shape)
+    np.put_along_axis(rank, np.argsort(-block, axis=1, kind="stable"), places, axis=1)
+    return rank
 
 
 def _logsumexp(block: np.ndarray) -> np.ndarray:
     """Row-wise log sum exp, 0 where a row has nothing left, [n, 1]."""
-    top = block.max(1, keepdims=True)
+    top = block.max(1, keepdims=True, initial=-np.inf)
     top = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore"):
         total = np.log(np.exp(block - top).sum(1, keepdims=True)) + top

@@ -97,7 +97,8 @@ def _assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) 
 def _make_phases(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, models: Models) -> list[Phase]:
     examples, snapshots = prepare_examples(config, prepared)
     source = BatchSource(config, prepared, examples)
-    reader = LifeReader(prepared.corpus, prepared.log, prepared.stats, config.retrieval.day_floor)
+    history_events = config.model.history_events
+    reader = LifeReader(prepared.corpus, prepared.log, prepared.stats, config.retrieval.day_floor, history_events)
     interest_source = InterestSource(
         prepared.corpus, prepared.log, prepared.order, prepared.stats, snapshots, reader, config.train.seed
     )

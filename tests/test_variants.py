@@ -1,0 +1,195 @@
+"""Asking one run in other ways: variants, draws, the day floor, and search of the whole corpus."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+from worlds import START, crowded_world
+
+from longretriever_tf import schema
+from longretriever_tf.config import Config, DataConfig, ModelConfig, RetrievalConfig, TrainConfig
+from longretriever_tf.data.prepared import prepare
+from longretriever_tf.errors import UserError
+from longretriever_tf.evaluation import variants
+from longretriever_tf.evaluation.evaluator import Evaluation, Section
+from longretriever_tf.models.build import build_models
+from longretriever_tf.retrieval.publish import Source, publish
+from longretriever_tf.retrieval.scorer import LongRetrieverScorer
+
+CUT = START + 185 * schema.DAY_S
+TWO = RetrievalConfig(interest="paper", num_interests=2, top_interests=2, merge="raw")
+
+
+@pytest.fixture(scope="module")
+def world():
+    model = ModelConfig(dim=8, num_heads=2, ff_dim=8, svd_dim=3, max_length=5, profile=True)
+    train = TrainConfig(num_snapshots=4, snapshot_every_days=20)
+    config = Config(DataConfig(window_days=20), model, train)
+    log = crowded_world(num_categories=7, num_items=41)
+    prepared = prepare(config, log, CUT)
+    models = build_models(config, prepared.corpus, prepared.item_svd)
+    rng = np.random.default_rng(1)
+    for variable in models.retriever.trainable_variables:
+        variable.assign(rng.normal(0, 0.3, variable.shape))
+    return config, log, prepared, models
+
+
+def scorer_of(world, retrieval: RetrievalConfig = TWO, **kwargs) -> LongRetrieverScorer:
+    config, _, prepared, models = world
+    kwargs.setdefault("every_category", False)
+    return LongRetrieverScorer(config, prepared, models.retriever, models.interest, retrieval, **kwargs)
+
+
+def drawn_by(scorer: LongRetrieverScorer, world, users: np.ndarray) -> np.ndarray:
+    """Which categories each user's list shows, [B, C] bool."""
+    scores, offset = scorer.score(users), world[2].corpus.category_offset
+    return np.stack([(scores[:, a:b] > -np.inf).any(1) for a, b in zip(offset, offset[1:], strict=False)], 1)
+
+
+def test_each_day_floor_has_interests_of_its_own(world):
+    _, log, prepared, _ = world
+    users = np.arange(log.num_users)
+    first = scorer_of(world)
+    asked = [(floor, first.ask_otherwise("", dataclasses.replace(TWO, day_floor=floor))) for floor in (0.1, 1.0, 7.0)]
+    for floor, scorer in asked + asked[::-1]:  # the second time from the shared cache
+        found = scorer.interest(users, "paper")
+        for user in users:
+            life = [b for b in reference.raw_life(log, user) if b.timestamp < CUT]
+            for at, name in enumerate(prepared.corpus.category_name):
+                expected = reference.interest_score([b for b in life if b.category == name], CUT, floor)
+                assert found[user, at] == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
+def test_a_draw_is_the_users_own_whoever_stands_beside_and_another_draw_is_another(world):
+    users = np.arange(world[1].num_users)
+    random = dataclasses.replace(TWO, num_interests=2, top_interests=5)
+    first = scorer_of(world, random)
+    whole = drawn_by(first, world, users)
+    assert (whole.sum(1) <= 2).all() and len({tuple(row) for row in whole.tolist()}) > 3
+    part = users[[7, 2, 5]]
+    np.testing.assert_array_equal(drawn_by(first, world, part), whole[part])
+    np.testing.assert_array_equal(drawn_by(first.ask_otherwise("same", random), world, users), whole)
+    others = [drawn_by(first.ask_otherwise("", random, draw=draw), world, users) for draw in (1, 2)]
+    assert (others[0] != whole).any() and (others[1] != others[0]).any()
+    best = [drawn_by(first.ask_otherwise("", TWO, draw=draw), world, users) for draw in (0, 3)]
+    np.testing.assert_array_equal(*best)  # N = M leaves nothing to chance
+
+
+@pytest.mark.parametrize("merge", ["raw", "round_robin"])
+@pytest.mark.parametrize("goal", ["all", "novel"])
+def test_search_of_the_whole_corpus(world, merge, goal):
+    """Each interest's user vector against every item, by the towers themselves, then merged by hand."""
+    _, log, prepared, models = world
+    users, corpus = np.arange(0, log.num_users, 3), prepared.corpus
+    scorer = scorer_of(world, dataclasses.replace(TWO, search="corpus", merge=merge))
+    scores = scorer.score(users) if goal == "all" else scorer.score_novel(users)
+    eq3 = scorer.interest(users, "paper")
+    vectors = models.retriever.item_tower(tf.range(corpus.num_items)).numpy()
+    bias = models.retriever.item_bias(tf.range(corpus.num_items), prepared.stats.item[-1]).numpy()
+    for row, user in enumerate(users):
+        best = [c for c in np.argsort(-eq3[row], kind="stable")[:2] if eq3[row, c] > 0]
+        owned = prepared.log.item[prepared.log.offset[user] : prepared.log.offset[user + 1]]
+        expected = np.full(corpus.num_items, -np.inf)
+        for place, category in enumerate(best):
+            logits = by_hand(scorer._categories, prepared, user, int(category), vectors) + bias
+            logits[:2] = -np.inf
+            if goal == "novel":
+                logits[owned] = -np.inf
+            if merge == "round_robin":
+                ranked = reference.ranked_list(logits, 500)
+                logits = np.full(corpus.num_items, -np.inf)
+                logits[ranked] = -(np.arange(len(ranked)) * 2 + place)
+            expected = np.maximum(expected, logits)
+        np.testing.assert_allclose(scores[row], expected, rtol=1e-4, atol=1e-4)
+    if goal == "all":
+        assert np.isfinite(scores[:, 2:]).all()  # two interests reach every category
+
+
+def by_hand(scorer, prepared, user: int, category: int, vectors: np.ndarray) -> np.ndarray:
+    """e_u(c) times every item, plus the boosts of what S_u holds, [V]."""
+    encoded = scorer.encode(scorer._find(np.array([user]), np.array([category]), np.array([0])), np.zeros((1, 0)))
+    logits = vectors @ encoded.embedding[0].astype(np.float64)
+    for item, boost in zip(encoded.item, encoded.boost, strict=True):
+        assert prepared.corpus.item_category[item] == category
+        logits[item] += boost
+    return logits
+
+
+def test_logits_of_all_categories_are_those_of_each(world):
+    _, log, prepared, _ = world
+    users = np.arange(log.num_users)
+    scorer, offset = scorer_of(world)._categories, prepared.corpus.category_offset
+    every = scorer.all_logits(users, np.zeros((len(users), 0), np.float32))
+    for category in range(2, prepared.corpus.num_categories):
+        for user in users[::3]:
+            alone = scorer.logits(users[user : user + 1], category, np.zeros((1, 0), np.float32))[0]
+            np.testing.assert_allclose(
+                every[user, offset[category] : offset[category + 1]], alone, rtol=1e-4, atol=1e-5
+            )
+    assert (every[:, :2] == -np.inf).all() and np.isfinite(every[:, 2:]).all()
+
+
+def test_an_export_refuses_to_search_the_corpus_and_so_does_a_calibrated_merge(world, tmp_path):
+    config, _, prepared, models = world
+    with pytest.raises(UserError, match="--search=corpus.*--merge=calibrated.*--merge=raw"):
+        dataclasses.replace(config, retrieval=RetrievalConfig(search="corpus"))
+    config = dataclasses.replace(config, retrieval=dataclasses.replace(TWO, search="corpus"))
+    with pytest.raises(UserError, match="--search=corpus.*--search=category"):
+        publish(Source(config, prepared.corpus, {}, models, ""), str(tmp_path), 0, None)
+
+
+def test_groups_of_variants():
+    base = RetrievalConfig(num_interests=7, top_interests=9, merge="quota")
+    paper = variants.variants_of("paper", base)
+    assert (paper["Top5"].num_interests, paper["Top5"].top_interests) == (5, 5)
+    assert (paper["random 5 of 20"].num_interests, paper["random 5 of 20"].top_interests) == (5, 20)
+    assert {v.day_floor for v in paper.values()} == {0.1, 1.0, 7.0} and {v.interest for v in paper.values()} == {
+        "paper"
+    }
+    merges = variants.variants_of("merges", base)
+    assert {v.merge for v in merges.values()} == {"calibrated", "raw", "round_robin", "quota"}
+    assert {(v.num_interests, v.top_interests) for v in merges.values()} == {(7, 9)}
+    grid = variants.variants_of("interests", base)
+    assert (grid["N=10, M=40"].num_interests, grid["N=10, M=40"].top_interests, grid["N=10, M=40"].merge) == (
+        10,
+        40,
+        "quota",
+    )
+    untrained = variants.variants_of("all", dataclasses.replace(base, interest="paper"))
+    assert {v.interest for v in untrained.values()} == {"paper"}  # where no interest score was learned
+    assert len(variants.variants_of("all", base)) == len(paper) + len(merges) + len(grid)
+    for made in (untrained, grid, paper):
+        for retrieval in made.values():
+            Config(retrieval=retrieval)  # each is one that a config accepts
+    with pytest.raises(UserError, match="--variants=papper.*paper, merges"):
+        variants.variants_of("papper", base)
+
+
+def test_draws_are_averaged_and_the_rest_left_alone():
+    def evaluation(recall, coverage):
+        section = Section({"recall@20": np.array(recall)}, {"item_coverage@20": coverage}, np.array([3]))
+        return Evaluation(section, section)
+
+    class Asked:
+        name = "run"
+
+        def ask_otherwise(self, name, retrieval, *, draw=0):
+            return name, retrieval.top_interests, draw
+
+    asked = {"5 of 20": RetrievalConfig(num_interests=5), "Top5": RetrievalConfig(num_interests=5, top_interests=5)}
+    assert variants.ask_variants(Asked(), asked, 1) == [("5 of 20", 20, 0), ("Top5", 5, 0)]
+    found = variants.ask_variants(Asked(), asked, 2)
+    assert found == [("5 of 20, draw 1", 20, 0), ("5 of 20, draw 2", 20, 1), ("Top5", 5, 0)]
+    made = {"run": evaluation([1.0, np.nan], 0.5)}
+    made |= {name: evaluation([draw, np.nan], draw) for name, _, draw in found}
+    joined = variants.average_draws(made, list(asked), 2)
+    assert list(joined) == ["run", "5 of 20", "Top5"]
+    assert joined["5 of 20"].all.summary() == {
+        "num_users": 1,
+        "num_pairs": 1,
+        "recall@20": 0.5,
+        "item_coverage@20": 0.5,
+    }
+    assert joined["run"] is made["run"] and joined["Top5"] is made["Top5"]
