@@ -228,12 +228,16 @@ def read_lives(
     """
     time = time[:, None]
     keep = (item >= schema.FIRST_KNOWN) & (timestamp > 0) & (timestamp < time)
-    at = tf.where(tf.reshape(keep, [-1]))[:, 0]
     row = tf.broadcast_to(tf.range(tf.shape(item)[0])[:, None], tf.shape(item))
     age = tf.cast(time - timestamp, tf.float32) / schema.DAY_S
-    row, item, age, weight, timestamp = (
-        tf.gather(tf.reshape(column, [-1]), at) for column in (row, item, age, weight, timestamp)
-    )
+    columns = [tf.reshape(column, [-1]) for column in (row, item, age, weight, timestamp)]
+
+    def kept() -> list[tf.Tensor]:
+        at = tf.where(tf.reshape(keep, [-1]))[:, 0]
+        return [tf.gather(column, at) for column in columns]
+
+    # Gathering 20,000 events costs as much as looking them up; a single request often has nothing to leave out.
+    row, item, age, weight, timestamp = tf.cond(tf.reduce_all(keep), lambda: columns, kept)
     run = row * num_categories + tf.gather(item_category, item)
     return RawLives(Events(row, item, age, weight), timestamp, run)
 
