@@ -69,11 +69,12 @@ def read_controls(
     categories: tf.lookup.StaticHashTable,
     items: tf.lookup.StaticHashTable,
     num_categories: int,
+    max_k: int,
 ) -> Controls:
     """Looks the optional columns up and brings them to one row per request.
 
-    Impossible values are brought to the nearest possible one (k and N to 1, M to N); unknown names in a list are no
-    one; an unknown merge or goal fails with InvalidArgument, naming the value.
+    Impossible values are brought to the nearest possible one (k and N to 1, N to C, M to N); unknown names in a list
+    are no one; an unknown merge or goal, or a k above the limit, fails with InvalidArgument, naming the value.
 
     Args:
       columns: `default_columns`, or what the request says instead.
@@ -81,6 +82,7 @@ def read_controls(
       categories: name to index.
       items: raw id to index.
       num_categories: C.
+      max_k: the longest list that may be asked for: the answer and what is sorted for it grow with k.
     """
 
     def per_request(name: str) -> tf.Tensor:
@@ -95,11 +97,14 @@ def read_controls(
     # A list that is empty, or holds "" alone, allows everything: REST rows pad their lists with "".
     says_nothing = tf.reduce_all(per_request("allowed_category") == "", 1, keepdims=True)
     known = (tf.range(num_categories) >= schema.FIRST_KNOWN)[None]
-    num_interests = tf.maximum(per_request("num_interests"), 1)
+    num_interests = tf.clip_by_value(per_request("num_interests"), 1, num_categories)
+    k = per_request("k")
+    tf.debugging.Assert(tf.reduce_all(k <= max_k), [f"`k` must be at most {max_k} (export --max_k); got", k])
     seed = per_request("seed")
     fresh = tf.random.uniform(tf.shape(seed), maxval=tf.int64.max, dtype=tf.int64)
     return Controls(
-        k=tf.maximum(per_request("k"), 1),
+        # Clipped although it is refused: nothing makes the refusal come before the memory is asked for.
+        k=tf.clip_by_value(k, 1, max_k),
         num_interests=num_interests,
         top_interests=tf.maximum(per_request("top_interests"), num_interests),
         seed=tf.where(seed < 0, fresh, seed),

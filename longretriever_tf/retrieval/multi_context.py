@@ -313,7 +313,8 @@ class MultiContextRetriever(tf.Module):
 
     def controls(self, columns: Mapping[str, tf.Tensor], num_requests: tf.Tensor) -> Controls:
         """Looks the optional columns up; categories that a refresh emptied are allowed to no one."""
-        controls = read_controls(columns, num_requests, self._category_index, self._item_index, self._num_categories)
+        tables = self._category_index, self._item_index
+        controls = read_controls(columns, num_requests, *tables, self._num_categories, self._config.retrieval.max_k)
         return controls._replace(is_allowed=controls.is_allowed & self._has_items)
 
     def category_of(self, name: tf.Tensor) -> tf.Tensor:
