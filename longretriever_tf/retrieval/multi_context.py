@@ -21,7 +21,7 @@ from longretriever_tf.data.tokens import make_tokens, max_sliced
 from longretriever_tf.models.interest import GOALS, InterestModel
 from longretriever_tf.models.retriever import LongRetriever
 from longretriever_tf.models.towers import UserState
-from longretriever_tf.retrieval.controls import Controls, read_controls
+from longretriever_tf.retrieval.controls import Controls, check_history, read_controls, require
 from longretriever_tf.retrieval.fingerprint import UNSTAMPED, Fingerprint
 from longretriever_tf.retrieval.interests import ORIGINS, Interests, choose_interests
 from longretriever_tf.retrieval.item_vectors import embed_corpus
@@ -148,9 +148,11 @@ class MultiContextRetriever(tf.Module):
         self, history_item_id: tf.Tensor, history_timestamp: tf.Tensor, history_weight: tf.Tensor, time: tf.Tensor
     ) -> Histories:
         """The raw columns of `look_up` to what they say of each category, touched or not."""
-        item = self._item_index.lookup(history_item_id)
-        weight = tf.broadcast_to(history_weight, tf.shape(item))
-        lives = hard_search.read_lives(item, history_timestamp, weight, time, self._item_category, self._num_categories)
+        with tf.control_dependencies(check_history(history_item_id, history_timestamp, history_weight)):
+            item = self._item_index.lookup(history_item_id)
+            timestamp = tf.identity(history_timestamp)
+            weight = tf.broadcast_to(history_weight, tf.shape(item))
+        lives = hard_search.read_lives(item, timestamp, weight, time, self._item_category, self._num_categories)
         num, floor = tf.shape(time)[0], self._config.retrieval.day_floor
         summary = summarise_life(lives.life, self._item_category, num, self._num_categories, floor)
         stats = tf.broadcast_to(self._category_stats, [num, self._num_categories, self._category_stats.shape[2]])
@@ -340,15 +342,11 @@ class MultiContextRetriever(tf.Module):
         """
         loaded = self._fingerprint.read_value()
         graph = tf.constant([self.fingerprint.towers, self.fingerprint.items])
-        whole = tf.debugging.Assert(
-            tf.reduce_all(loaded == graph),
-            ["the variables are not those of this saved_model.pb: fingerprints", loaded, "and", graph],
-        )
-        fits = tf.debugging.Assert(
-            tf.reduce_all((expected == "") | (expected == graph[0])),
-            ["these towers have the fingerprint", graph[0], "; expected was", expected],
-        )
-        with tf.control_dependencies([op for op in (whole, fits) if op is not None]):  # eagerly there are none
+        says = "the variables are not those of this saved_model.pb: fingerprints"
+        whole = require(tf.reduce_all(loaded == graph), says, loaded, "and", graph)
+        known = tf.reduce_all((expected == "") | (expected == graph[0]))
+        fits = require(known, "these towers have the fingerprint", graph[0], "; expected was", expected)
+        with tf.control_dependencies(whole + fits):
             return tuple(tf.fill(tf.shape(expected), loaded[part]) for part in range(2))
 
     def _exclusions(self, pairs: Subsequences, controls: Controls) -> tuple[tf.Tensor, tf.Tensor]:
