@@ -13,7 +13,6 @@ reorders 1,000 candidates. Item vectors are made: clusters of unequal size, with
 import gc
 import json
 import os
-import pickle
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import time
 from typing import Any
 
 import numpy as np
+import plain_design
 from absl import flags as absl_flags
 
 from longretriever_tf import flags
@@ -38,8 +38,7 @@ _KINDS = absl_flags.DEFINE_list(
 _INTERESTS = absl_flags.DEFINE_integer("bench_interests", 20, "R: categories searched per request.", lower_bound=1)
 _REQUESTS = absl_flags.DEFINE_integer("bench_requests", 30, "Warm requests; the median counts.", lower_bound=1)
 _DIM = 64
-_K = 100
-_PLAIN_LEAST = 100  # TFRS's layer fails below
+_K = plain_design.K
 
 
 def main(argv: list[str]) -> None:
@@ -117,7 +116,7 @@ def _save(
     from longretriever_tf.retrieval.scann_tuning import CheckQueries
 
     if kind.startswith("plain"):
-        return _save_plain(kind, vectors, bias, offset, folder)
+        return plain_design.save_layers(kind, vectors, bias, offset, folder, range(2, len(offset) - 1))
     packed = PackedIndex(vectors, bias, offset)
     config = dataclasses.replace(config, index=kind)
     asked = {c: CheckQueries(queries[::2], queries[1::2], 0) for c in searched_by_scann(config, offset)}
@@ -133,37 +132,6 @@ def _corpus(offset: np.ndarray) -> Any:
 
     names, none = np.array([f"c{c}" for c in range(len(offset) - 1)]), np.zeros(0)
     return Corpus(0, "category", none, none, none, none, offset, np.diff(offset), names, {}, {})
-
-
-def _save_plain(kind: str, vectors: np.ndarray, bias: np.ndarray, offset: np.ndarray, folder: str) -> int:
-    import tensorflow as tf
-    import tensorflow_recommenders as tfrs
-
-    whole = np.concatenate([vectors, bias[:, None]], 1)
-    kinds = {}
-    for category in range(2, len(offset) - 1):
-        low, high = int(offset[category]), int(offset[category + 1])
-        if high - low >= _PLAIN_LEAST:
-            leaves = max(2, (high - low) // 100)
-            effort = {"num_leaves": leaves}
-            if kind == "plain_reordered":
-                leaves = int(np.sqrt(high - low))
-                effort = {
-                    "num_leaves": leaves,
-                    "num_leaves_to_search": leaves if high - low < 1000 else int(0.3 * leaves),
-                    "num_reordering_candidates": 1000,
-                }
-            layer = tfrs.layers.factorized_top_k.ScaNN(k=min(_K, high - low), **effort)
-        else:
-            layer = tfrs.layers.factorized_top_k.BruteForce(k=min(_K, high - low))
-        layer.index(tf.constant(whole[low:high]), tf.range(low, high))
-        layer(tf.constant(whole[:1]))
-        kinds[category] = isinstance(layer, tfrs.layers.factorized_top_k.ScaNN)
-        options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann"])
-        layer.save(os.path.join(folder, "model", str(category)), options=options)
-    with open(os.path.join(folder, "kinds.pickle"), "wb") as file:
-        pickle.dump(kinds, file)
-    return sum(kinds.values())
 
 
 def _ask_in_fresh_process(kind: str, folder: str) -> dict[str, float]:
@@ -242,17 +210,13 @@ def _load_index(folder: str) -> Any:
 
 def _load_plain(folder: str) -> Any:
     """The loop over categories that a first version would be."""
-    import tensorflow as tf
-
-    with open(os.path.join(folder, "kinds.pickle"), "rb") as file:
-        kinds = pickle.load(file)
-    layers = {category: tf.saved_model.load(os.path.join(folder, "model", str(category))) for category in kinds}
+    layers = plain_design.load_layers(folder)
 
     def search(asked: np.ndarray, category: np.ndarray) -> np.ndarray:
         item = np.zeros([len(asked), _K], np.int32)
         for one in np.unique(category):
             rows = np.flatnonzero(category == one)
-            vectors = tf.constant(np.pad(asked[rows], ((0, 0), (0, 1)), constant_values=1.0))
+            vectors = np.pad(asked[rows], ((0, 0), (0, 1)), constant_values=1.0)
             found = layers[one](vectors)[1].numpy()
             item[rows, : found.shape[1]] = found
         return item

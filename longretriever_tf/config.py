@@ -219,6 +219,9 @@ class RetrievalConfig:
         "interest score; round_robin: the best of each in turn.",
         ("calibrated", "raw", "quota", "round_robin"),
     )
+    max_k: int = _field(
+        10_000, "Longest list that a request to the export may ask for; more is refused: memory and time grow with k."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,6 +339,7 @@ def _check_values(config: Config) -> None:
     _require(0 <= model.dropout < 1, f"--dropout={model.dropout}: expected at least 0 and below 1")
     _require(0 <= model.unknown_rate < 1, f"--unknown_rate={model.unknown_rate}: expected at least 0 and below 1")
     _require(0 < index.scann_recall <= 1, f"--scann_recall={index.scann_recall}: expected above 0 and at most 1")
+    _require(retrieval.max_k >= 100, f"--max_k={retrieval.max_k}: expected at least 100, what requests get by default")
     _require(
         index.check_queries >= 4,
         f"--check_queries={index.check_queries}: expected at least 4: half tune a searcher, half judge it",

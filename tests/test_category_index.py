@@ -223,6 +223,14 @@ def test_every_searcher_of_every_index_has_its_own_name():
     assert len(names) == 2 * sum(size >= 16 for size in SIZES) == len(set(names))
 
 
+def test_the_graph_that_builds_searchers_gives_each_its_name():
+    """Without one a searcher takes the name of its node, which another export's searcher has as well."""
+    searchers = make_index("whole").searchers
+    nodes = all_nodes(tf.function(searchers._initialize, input_signature=[]))
+    names = [node.attr["shared_name"].s.decode() for node in nodes if node.op == "Scann>TensorsToScann"]
+    assert names == searchers.shared_names()
+
+
 def test_kinds_choose_their_categories():
     offset = np.concatenate([[0], np.cumsum([1, 1, 15, 16, 300, 20_000])])
     chosen = {kind: searched_by_scann(IndexConfig(index=kind), offset) for kind in ("packed", "scann", "auto")}

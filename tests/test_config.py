@@ -54,6 +54,7 @@ def test_unknown_keys_are_refused_by_name(values, said):
         ("train", {"in_context": False}, ["--noin_context", "--loss=in_batch"]),
         ("retrieval", {"num_interests": 0}, ["--num_interests=0", "above 0"]),
         ("retrieval", {"num_interests": 21}, ["--num_interests=21", "--top_interests=20"]),
+        ("retrieval", {"max_k": 99}, ["--max_k=99", "at least 100"]),
         ("retrieval", {"merge": "max"}, ["--merge='max'", "calibrated"]),
     ],
 )

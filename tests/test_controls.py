@@ -133,3 +133,30 @@ def test_one_weight_per_forced_category_or_none(ask):
 def test_numbers_out_of_range_become_the_nearest_possible(ask):
     answer = ask(k=tf.constant([0]), num_interests=tf.constant([-3]), top_interests=tf.constant([0]))
     assert answer["num_valid"].tolist() == [1, 1] and answer["num_interests_drawn"].tolist() == [1, 1]
+    many = ask(num_interests=tf.constant([2**31 - 1]), top_interests=tf.constant([2**31 - 1]))
+    assert many["interest_category"].shape[1] == ask.corpus.num_categories
+
+
+def test_a_list_longer_than_the_limit_is_refused_by_name(ask):
+    for k in (10_001, 2**31 - 1):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="`k` must be at most 10000"):
+            ask(k=tf.constant([k]))
+    assert len(items(ask(k=tf.constant([10_000])), 0)) > K
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("history_weight", [[np.nan]], "`history_weight` must be numbers from 0"),
+        ("history_weight", [[-1.0], [1.0]], "`history_weight` must be numbers from 0"),
+        ("history_weight", [[3e38]], "`history_weight` must be numbers from 0"),
+        ("history_weight", [[1.0, 1.0]], "`history_weight` must hold one weight per `history_item_id`"),
+        ("forced_weight", [[np.inf]], "`forced_weight` must be numbers up to"),
+        ("history_timestamp", [[1_600_000_000]] * 2, "`history_timestamp` must hold one time per `history_item_id`"),
+    ],
+)
+def test_columns_that_do_not_fit_are_refused_by_name(ask, column, value, words):
+    """Unrefused, a weight that is no number gives an empty list, and an endless one an endless score."""
+    value = tf.constant(value, tf.int64 if column == "history_timestamp" else tf.float32)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=words):
+        ask(forced_category=names(("c1",)), **{column: value})

@@ -11,6 +11,7 @@ from longretriever_tf.data import hard_search
 from longretriever_tf.data.activity import user_activity
 from longretriever_tf.data.category_order import build_category_order
 from longretriever_tf.data.corpus import encode_log, fit_corpus
+from longretriever_tf.data.interest_features import life_activity, summarise_life
 
 END = START + 400 * schema.DAY_S
 SIZES = [(1, 1), (3, 7), (50, 256)]  # max_length, max_events
@@ -99,7 +100,8 @@ def test_no_event_at_all():
         (hard_search.item_tokens(nothing, 3, np.zeros(3, np.int64), 50), 13),
     ):
         assert tokens.item.shape == (3, 0) and tokens.features.shape == (3, 0, width)
-    np.testing.assert_allclose(hard_search.life_activity(nothing, 3), [reference.activity_at([], END)] * 3, rtol=1e-6)
+    summary = summarise_life(nothing, tf.zeros([2], tf.int32), 3, 2, 1.0)
+    np.testing.assert_allclose(life_activity(summary), [reference.activity_at([], END)] * 3, rtol=1e-6)
 
 
 def test_one_life_by_hand():
@@ -159,22 +161,27 @@ def test_raw_histories_give_the_tokens_of_the_log(max_length, max_events):
     log = crowded_world(seed=3)
     corpus, known = encoded(log)
     item, timestamp, time = raw_histories(log, corpus, np.random.default_rng(4))
-    call = tf.function(lambda *raw: hard_search.order_life(*raw, corpus.item_category, corpus.num_categories))
     weight = (1 + item % 5).astype(np.float32)
-    order = call(item, timestamp, weight, time)
-    np.testing.assert_array_equal(order.life.weight, 1 + order.life.item.numpy() % 5)  # weights follow their events
+    category = np.tile(np.arange(corpus.num_categories, dtype=np.int32), log.num_users)
+    user = np.repeat(np.arange(log.num_users, dtype=np.int32), corpus.num_categories)
+
+    @tf.function
+    def call(*raw):
+        lives = hard_search.read_lives(*raw, corpus.item_category, corpus.num_categories)
+        return lives, hard_search.order_runs(lives, user, category, len(user), corpus.num_categories)
+
+    lives_read, runs = call(item, timestamp, weight, time)
+    np.testing.assert_array_equal(runs.weight, 1 + runs.item.numpy() % 5)  # weights follow their events
     lives = [reference.raw_life(log, user) for user in range(log.num_users)]
-    category = np.tile(np.arange(corpus.num_categories), log.num_users)
-    user = np.repeat(np.arange(log.num_users), corpus.num_categories)
-    start, stop = (tf.cast(tf.reshape(bound, [-1]), tf.int64) for bound in (order.start, order.stop))
-    low = tf.maximum(start, stop - max_events)
-    events = hard_search.slice_events(order.life.item, order.timestamp, order.life.weight, low, stop, time[user])
+    low = tf.maximum(runs.start, runs.stop - max_events)
+    events = hard_search.slice_events(runs.item, runs.timestamp, runs.weight, low, runs.stop, time[user])
     expected = []
     for u, c in zip(user, category, strict=True):
         whole = reference.hard_search(lives[u], corpus.category_name[c], time[u], -1, 10**9)
         expected.append(reference.item_tokens(whole[-max_events:], len(whole), int(time[u]), max_length))
-    assert_tokens(hard_search.item_tokens(events, len(user), stop - start, max_length), corpus, expected)
-    activity = hard_search.life_activity(order.life, log.num_users)
+    assert_tokens(hard_search.item_tokens(events, len(user), runs.stop - runs.start, max_length), corpus, expected)
+    summary = summarise_life(lives_read.life, corpus.item_category, log.num_users, corpus.num_categories, 1.0)
+    activity = life_activity(summary)
     np.testing.assert_allclose(
         activity,
         [reference.activity_at((b.timestamp for b in lives[u]), time[u]) for u in range(log.num_users)],
@@ -189,17 +196,22 @@ def test_a_request_alone_equals_the_request_in_a_batch():
     corpus, _ = encoded(log)
     item, timestamp, time = raw_histories(log, corpus, np.random.default_rng(6))
     ones = np.ones(item.shape, np.float32)
-    together = hard_search.order_life(item, timestamp, ones, time, corpus.item_category, corpus.num_categories)
+    together = hard_search.read_lives(item, timestamp, ones, time, corpus.item_category, corpus.num_categories)
+    categories = np.arange(corpus.num_categories, dtype=np.int32)
     for row in range(log.num_users):
-        alone = hard_search.order_life(
-            item[row : row + 1],
-            timestamp[row : row + 1],
-            ones[row : row + 1],
-            time[row : row + 1],
-            corpus.item_category,
-            corpus.num_categories,
+        one = slice(row, row + 1)
+        alone = hard_search.read_lives(
+            item[one], timestamp[one], ones[one], time[one], corpus.item_category, corpus.num_categories
         )
         mine = together.life.request.numpy() == row
         np.testing.assert_array_equal(alone.life.item, together.life.item.numpy()[mine])
         np.testing.assert_array_equal(alone.life.age, together.life.age.numpy()[mine])
-        np.testing.assert_array_equal(alone.stop - alone.start, (together.stop - together.start)[row : row + 1])
+        # Some categories of one row, in an order of their own, are what the row has among all rows.
+        some, num_runs = categories[::-2], log.num_users * corpus.num_categories
+        runs = [
+            hard_search.order_runs(lives, np.full(len(some), at, np.int32), some, size, corpus.num_categories)
+            for lives, at, size in ((alone, 0, corpus.num_categories), (together, row, num_runs))
+        ]
+        for left, right in zip(*runs, strict=True):
+            np.testing.assert_array_equal(left, right)
+        np.testing.assert_array_equal(np.diff(runs[0].stop, prepend=0), runs[0].stop - runs[0].start)

@@ -17,6 +17,7 @@ from longretriever_tf.data.corpus import encode_log, fit_corpus
 from longretriever_tf.data.interest_batches import InterestSource, LifeReader
 from longretriever_tf.data.prepared import prepare, prepare_examples
 from longretriever_tf.data.recent import visible_lives
+from longretriever_tf.data.taste import fit_folds, fold_of_users
 from longretriever_tf.models.build import build_models
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.scorer import LongRetrieverScorer
@@ -101,7 +102,9 @@ def ready(request) -> Ready:
 def test_training_reads_only_visible_events(ready):
     prepared, config, corpus = ready.prepared, ready.config, ready.corpus
     examples, snapshots = prepare_examples(config, prepared)
-    source = BatchSource(config, corpus, prepared.log, prepared.order, prepared.stats, examples)
+    source = BatchSource(config, prepared, examples)
+    index = {item: at for at, item in enumerate(corpus.item_id.tolist())}
+    folds = fit_folds(prepared.log, corpus, prepared.item_svd, config.train.taste_folds, config.train.seed)
     for row in range(len(examples)):
         batch = source.build(tf.constant([row], tf.int64))
         time, name = int(examples.time[row]), corpus.category_name[examples.category[row]]
@@ -113,11 +116,9 @@ def test_training_reads_only_visible_events(ready):
             np.testing.assert_allclose(batch.features[0, :, :13], [x for _, x in expected], rtol=1e-4, atol=4e-5)
             activity = reference.activity_at([b.timestamp for b in life], time)
             np.testing.assert_allclose(batch.features[0, :, 16:], [activity] * len(expected), rtol=1e-4, atol=1e-5)
-        bag = [
-            sum(2 ** (-(time - b.timestamp) / 86400 / 90) for b in life if b.category == c)
-            for c in corpus.category_name
-        ]
-        np.testing.assert_allclose(batch.bag[0], np.log1p(bag), rtol=1e-4, atol=1e-6)
+        table = folds[fold_of_users(prepared.log, len(folds))[examples.user[row]]]
+        taste = sum(2 ** (-(time - b.timestamp) / 86400 / 90) * table[index[b.item]] for b in life) + np.zeros(3)
+        np.testing.assert_allclose(batch.taste[0], 3 * taste / max(np.linalg.norm(taste), 1e-6), rtol=1e-4, atol=1e-5)
     history_events = config.model.history_events
     reader = LifeReader(corpus, prepared.log, prepared.stats, 1.0, history_events)
     interest = InterestSource(corpus, prepared.log, prepared.order, prepared.stats, snapshots, reader, 1)

@@ -2,16 +2,16 @@
 
 Training batches, evaluation and the exported signature all call this module; `tests/reference.py` holds the slow
 oracle that it is compared with. A search is two steps: a slice of a category order (made by numpy for a whole log, by
-`order_life` for a request), then tokens from the sliced events.
+`order_runs` for a request), then tokens from the sliced events.
 """
 
+import math
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from longretriever_tf import schema
 from longretriever_tf.data import taste
-from longretriever_tf.data.activity import HALF_LIFE_DAYS, NEVER_DAYS
 
 HALF_LIVES_DAYS = (10.0, 30.0, 90.0, 180.0)
 NUM_ITEM_FEATURES = 13
@@ -142,7 +142,12 @@ def item_tokens(events: Events, num_requests: tf.Tensor, category_count: tf.Tens
 
 def decay(age: tf.Tensor) -> tf.Tensor:
     """2 ** (-age / half-life) for each of `HALF_LIVES_DAYS`: [n] days -> [n, 4]."""
-    return tf.pow(2.0, -age[:, None] / tf.constant(HALF_LIVES_DAYS))
+    return tf.stack([halve(age, days) for days in HALF_LIVES_DAYS], 1)
+
+
+def halve(age: tf.Tensor, half_life: float) -> tf.Tensor:
+    """2 ** (-age / half_life); as an exponential, which TensorFlow computes many times faster than a power."""
+    return tf.exp(age * (-math.log(2.0) / half_life))
 
 
 def _segment_min(values: tf.Tensor, segment: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
@@ -173,22 +178,38 @@ def _to_dense(
     )
 
 
-class LifeOrder(NamedTuple):
-    """Category orders of B raw lives, flat.
+class RawLives(NamedTuple):
+    """The events of B raw lives that a request may read, flat: rows in order, each in the order it was sent in.
 
     Attributes:
-      life: the events, sorted by (row, category, time): `request` is the row.
+      life: `request` is the row.
       timestamp: [n] int64 seconds.
-      start, stop: run bounds of each (row, category), [B, C] int64; equal where the row never touched the category.
+      run: row * C + category of each event, [n] int32.
     """
 
     life: Events
     timestamp: tf.Tensor
+    run: tf.Tensor
+
+
+class Runs(NamedTuple):
+    """The runs of R (row, category) pairs, flat, each oldest first.
+
+    Attributes:
+      item: [n] int32.
+      timestamp: [n] int64 seconds.
+      weight: [n] float32.
+      start, stop: bounds of each run, [R] int64; equal where the row never touched the category.
+    """
+
+    item: tf.Tensor
+    timestamp: tf.Tensor
+    weight: tf.Tensor
     start: tf.Tensor
     stop: tf.Tensor
 
 
-def order_life(
+def read_lives(
     item: tf.Tensor,
     timestamp: tf.Tensor,
     weight: tf.Tensor,
@@ -196,8 +217,8 @@ def order_life(
     item_category: tf.Tensor,
     num_categories: int,
     history_events: int = 0,
-) -> LifeOrder:
-    """Sorts raw histories, in any order and padded, into category orders: the request's form of `CategoryOrder`.
+) -> RawLives:
+    """Raw histories, in any order and padded, without what a request must not read.
 
     Args:
       item: item index, [B, T] int32; unknown items are left out.
@@ -208,22 +229,21 @@ def order_life(
       num_categories: C.
       history_events: only the latest so many events of each life are there; 0: all. See `data.recent`.
     """
-    all_timestamps = timestamp
-    is_past = (item >= schema.FIRST_KNOWN) & (timestamp > 0) & (timestamp < time[:, None])
-    keep = tf.where(keep_visible(is_past, timestamp, history_events))
-    timestamp = tf.gather_nd(timestamp, keep)
-    keep = tf.gather(keep, tf.argsort(timestamp, stable=True))
-    run = keep[:, 0] * num_categories + tf.cast(tf.gather(item_category, tf.gather_nd(item, keep)), tf.int64)
-    by_run = tf.argsort(run, stable=True)
-    keep, run = tf.gather(keep, by_run), tf.gather(run, by_run)
-    row, item, timestamp = keep[:, 0], tf.gather_nd(item, keep), tf.gather_nd(all_timestamps, keep)
-    num_runs = tf.shape(time, out_type=tf.int64)[0] * num_categories
-    counts = tf.math.unsorted_segment_sum(tf.ones_like(run), run, num_runs)
-    stop = tf.cumsum(counts)
-    shape = tf.stack([tf.shape(time)[0], num_categories])
-    age = tf.cast(tf.gather(time, row) - timestamp, tf.float32) / schema.DAY_S
-    life = Events(tf.cast(row, tf.int32), item, age, tf.gather_nd(weight, keep))
-    return LifeOrder(life, timestamp, tf.reshape(stop - counts, shape), tf.reshape(stop, shape))
+    time = time[:, None]
+    is_past = (item >= schema.FIRST_KNOWN) & (timestamp > 0) & (timestamp < time)
+    keep = keep_visible(is_past, timestamp, history_events)
+    row = tf.broadcast_to(tf.range(tf.shape(item)[0])[:, None], tf.shape(item))
+    age = tf.cast(time - timestamp, tf.float32) / schema.DAY_S
+    columns = [tf.reshape(column, [-1]) for column in (row, item, age, weight, timestamp)]
+
+    def kept() -> list[tf.Tensor]:
+        at = tf.where(tf.reshape(keep, [-1]))[:, 0]
+        return [tf.gather(column, at) for column in columns]
+
+    # Gathering 20,000 events costs as much as looking them up; a single request often has nothing to leave out.
+    row, item, age, weight, timestamp = tf.cond(tf.reduce_all(keep), lambda: columns, kept)
+    run = row * num_categories + tf.gather(item_category, item)
+    return RawLives(Events(row, item, age, weight), timestamp, run)
 
 
 def keep_visible(is_past: tf.Tensor, timestamp: tf.Tensor, history_events: int) -> tf.Tensor:
@@ -241,16 +261,39 @@ def keep_visible(is_past: tf.Tensor, timestamp: tf.Tensor, history_events: int) 
     return is_past & (timestamp >= latest[:, -1:])
 
 
-def life_activity(life: Events, num_requests: tf.Tensor) -> tf.Tensor:
-    """`data.activity.user_activity` of raw lives: log1p of events, days since the last, decayed count, [B, 3]."""
-    count = tf.math.unsorted_segment_sum(tf.ones_like(life.age), life.request, num_requests)
-    decayed = tf.math.unsorted_segment_sum(tf.pow(2.0, -life.age / HALF_LIFE_DAYS), life.request, num_requests)
-    days = tf.where(count > 0, tf.math.unsorted_segment_min(life.age, life.request, num_requests), NEVER_DAYS)
-    return tf.math.log1p(tf.stack([count, days, decayed], 1))
+def order_runs(lives: RawLives, row: tf.Tensor, category: tf.Tensor, num_runs: tf.Tensor, num_categories: int) -> Runs:
+    """Cuts some runs out of raw lives and sorts them by time: the request's form of `CategoryOrder`. O(n + m log m).
+
+    Only what is cut out, m events, is sorted: a few categories of a long life, usually. Events of one time stay in the
+    order they were sent in.
+
+    Args:
+      lives: of B requests.
+      row: request of each pair, [R] int32; no pair occurs twice.
+      category: [R] int32.
+      num_runs: B C, scalar int32.
+      num_categories: C.
+    """
+    pair = (row * num_categories + category)[:, None]
+    slot_of_run = tf.tensor_scatter_nd_update(tf.fill([num_runs], -1), pair, tf.range(tf.size(row)))
+    slot = tf.gather(slot_of_run, lives.run)
+    at = tf.where(slot >= 0)[:, 0]
+    at = tf.gather(at, tf.argsort(tf.gather(lives.timestamp, at), stable=True))
+    slot = tf.gather(slot, at)
+    by_slot = tf.argsort(slot, stable=True)
+    at = tf.gather(at, by_slot)
+    count = tf.math.unsorted_segment_sum(tf.ones_like(slot, tf.int64), slot, tf.size(row))
+    stop = tf.cumsum(count)
+    item, timestamp, weight = (
+        tf.gather(column, at) for column in (lives.life.item, lives.timestamp, lives.life.weight)
+    )
+    return Runs(item, timestamp, weight, stop - count, stop)
 
 
 def life_taste(life: Events, item_svd: tf.Tensor, num_requests: tf.Tensor) -> tf.Tensor:
     """`data.taste.build_tastes` of raw lives: decayed sum of the items' SVD rows ([V, D]), scaled, [B, D]."""
-    faded = tf.pow(2.0, -life.age / taste.HALF_LIFE_DAYS)[:, None] * tf.gather(item_svd, life.item)
-    sums = tf.math.unsorted_segment_sum(faded, life.request, num_requests)
-    return taste.LENGTH * tf.math.l2_normalize(sums, 1, epsilon=1e-12)
+    # A sparse product adds rows up where they lie: gathering those of 20,000 events would cost more than the rest.
+    at = tf.cast(tf.stack([life.request, life.item], 1), tf.int64)
+    shape = tf.cast(tf.stack([num_requests, tf.shape(item_svd)[0]]), tf.int64)
+    faded = tf.SparseTensor(at, tf.pow(2.0, -life.age / taste.HALF_LIFE_DAYS), shape)
+    return taste.LENGTH * tf.math.l2_normalize(tf.sparse.sparse_dense_matmul(faded, item_svd), 1, epsilon=1e-12)

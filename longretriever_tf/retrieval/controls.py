@@ -12,6 +12,21 @@ from longretriever_tf.retrieval.merge import MERGES
 DEFAULT_K = 100
 
 
+MAX_WEIGHT = 1e9
+"""Of a history's event: sums over a life stay finite."""
+
+
+def require(condition: tf.Tensor, *words: str | tf.Tensor) -> list[tf.Operation]:
+    """Fails the request with InvalidArgument and these words unless `condition` holds, scalar bool.
+
+    Returns:
+      What must wait for it, for `tf.control_dependencies`; nothing outside a graph. Without `tf.debugging.Assert`'s
+      branch around the words, which costs each request more than the words do.
+    """
+    done = tf.raw_ops.Assert(condition=condition, data=[tf.convert_to_tensor(word) for word in words], summarize=8)
+    return [done] if done is not None else []
+
+
 class Controls(NamedTuple):
     """The optional columns of B requests, looked up.
 
@@ -69,11 +84,12 @@ def read_controls(
     categories: tf.lookup.StaticHashTable,
     items: tf.lookup.StaticHashTable,
     num_categories: int,
+    max_k: int,
 ) -> Controls:
     """Looks the optional columns up and brings them to one row per request.
 
-    Impossible values are brought to the nearest possible one (k and N to 1, M to N); unknown names in a list are no
-    one; an unknown merge or goal fails with InvalidArgument, naming the value.
+    Impossible values are brought to the nearest possible one (k and N to 1, N to C, M to N); unknown names in a list
+    are no one; an unknown merge or goal, or a k above the limit, fails with InvalidArgument, naming the value.
 
     Args:
       columns: `default_columns`, or what the request says instead.
@@ -81,6 +97,7 @@ def read_controls(
       categories: name to index.
       items: raw id to index.
       num_categories: C.
+      max_k: the longest list that may be asked for: the answer and what is sorted for it grow with k.
     """
 
     def per_request(name: str) -> tf.Tensor:
@@ -95,11 +112,14 @@ def read_controls(
     # A list that is empty, or holds "" alone, allows everything: REST rows pad their lists with "".
     says_nothing = tf.reduce_all(per_request("allowed_category") == "", 1, keepdims=True)
     known = (tf.range(num_categories) >= schema.FIRST_KNOWN)[None]
-    num_interests = tf.maximum(per_request("num_interests"), 1)
+    num_interests = tf.clip_by_value(per_request("num_interests"), 1, num_categories)
+    k = per_request("k")
+    require(tf.reduce_all(k <= max_k), f"`k` must be at most {max_k} (export --max_k); got", k)
     seed = per_request("seed")
     fresh = tf.random.uniform(tf.shape(seed), maxval=tf.int64.max, dtype=tf.int64)
     return Controls(
-        k=tf.maximum(per_request("k"), 1),
+        # Clipped although it is refused: nothing makes the refusal come before the memory is asked for.
+        k=tf.clip_by_value(k, 1, max_k),
         num_interests=num_interests,
         top_interests=tf.maximum(per_request("top_interests"), num_interests),
         seed=tf.where(seed < 0, fresh, seed),
@@ -114,17 +134,37 @@ def read_controls(
     )
 
 
+def check_history(item_id: tf.Tensor, timestamp: tf.Tensor, weight: tf.Tensor) -> list[tf.Operation]:
+    """Fails where the columns of a history do not belong together, or weights are none; see `require`.
+
+    Args:
+      item_id: [B, T].
+      timestamp: [B, T].
+      weight: [B, T], [B, 1], or one for all, [1, 1].
+    """
+    shape, times, weights = tf.shape(item_id), tf.shape(timestamp), tf.shape(weight)
+    one_each = "`{}` must hold one {} per `history_item_id`, in its shape; got"
+    good = (weight >= 0) & (weight <= MAX_WEIGHT)  # NaN is neither
+    return [
+        *require(tf.reduce_all(times == shape), one_each.format("history_timestamp", "time"), times, "for", shape),
+        *require(
+            tf.reduce_all((weights == shape) | (weights == 1)),
+            *(one_each.format("history_weight", "weight"), weights, "for", shape),
+        ),
+        *require(tf.reduce_all(good), f"`history_weight` must be numbers from 0 to {MAX_WEIGHT:g}; got", weight),
+    ]
+
+
 def _forced_weight(
     names: tf.Tensor, weights: tf.Tensor, categories: tf.lookup.StaticHashTable, num_categories: int
 ) -> tf.Tensor:
     """[B, G] names and as many weights, or none (1.0 each) -> [B, C] float32."""
     shape = tf.shape(names)
     given = tf.shape(weights)[1]
-    fits = tf.debugging.Assert(
-        (given == 0) | (given == shape[1]),
-        ["`forced_weight` must hold one weight per `forced_category`, or none; got", given, "for", shape[1]],
-    )
-    with tf.control_dependencies([fits] if fits is not None else []):  # eagerly there is no op to wait for
+    says = "`forced_weight` must hold one weight per `forced_category`, or none; got"
+    fits = require((given == 0) | (given == shape[1]), says, given, "for", shape[1])
+    require(tf.reduce_all(weights <= MAX_WEIGHT), f"`forced_weight` must be numbers up to {MAX_WEIGHT:g}; got", weights)
+    with tf.control_dependencies(fits):
         weights = tf.cond(given == 0, lambda: tf.ones(shape), lambda: tf.reshape(weights, shape))
     weights = tf.where(names == "", 0.0, tf.maximum(weights, 0.0))
     index = categories.lookup(names)
@@ -141,5 +181,5 @@ def _choice(column: tf.Tensor, options: tuple[str, ...], name: str) -> tf.Tensor
     """Position of each value among `options`, [B] int32."""
     hits = column[:, None] == tf.constant(options)[None]
     known = tf.reduce_all(tf.reduce_any(hits, 1))
-    tf.debugging.Assert(known, [f"`{name}` must be one of {', '.join(options)}; got", column])
+    require(known, f"`{name}` must be one of {', '.join(options)}; got", column)
     return tf.argmax(tf.cast(hits, tf.int32), 1, output_type=tf.int32)

@@ -10,12 +10,18 @@ from longretriever_tf import schema
 from longretriever_tf.config import Config
 from longretriever_tf.data import hard_search
 from longretriever_tf.data.corpus import Corpus
-from longretriever_tf.data.interest_features import LifeSummary, category_bag, interest_features, summarise_life
+from longretriever_tf.data.interest_features import (
+    LifeSummary,
+    category_bag,
+    interest_features,
+    life_activity,
+    summarise_life,
+)
 from longretriever_tf.data.tokens import make_tokens, max_sliced
 from longretriever_tf.models.interest import GOALS, InterestModel
 from longretriever_tf.models.retriever import LongRetriever
 from longretriever_tf.models.towers import UserState
-from longretriever_tf.retrieval.controls import Controls, read_controls
+from longretriever_tf.retrieval.controls import Controls, check_history, read_controls, require
 from longretriever_tf.retrieval.fingerprint import UNSTAMPED, Fingerprint
 from longretriever_tf.retrieval.interests import ORIGINS, Interests, choose_interests
 from longretriever_tf.retrieval.item_vectors import embed_corpus
@@ -23,11 +29,30 @@ from longretriever_tf.retrieval.merge import MERGES, Candidates
 from longretriever_tf.retrieval.packed_index import Found, PackedIndex, Queries
 
 
+class Histories(NamedTuple):
+    """B raw lives, read.
+
+    Attributes:
+      lives: the events before each request.
+      summary: their sums by category.
+      bag: the lives as bags of categories, [B, C] float32.
+      features: what the learned interest score reads, [B, C, F] float32.
+      stats: of the categories, as of the cut, [B, C, 3] float32.
+    """
+
+    lives: hard_search.RawLives
+    summary: LifeSummary
+    bag: tf.Tensor
+    features: tf.Tensor
+    stats: tf.Tensor
+
+
 class Requests(NamedTuple):
     """B requests, looked up.
 
     Attributes:
-      order: category orders of the lives.
+      lives: the events before each request.
+      count: events of each category, [B, C] float32.
       time: [B] int64.
       profile: [B, P] int32.
       activity: [B, 3] float32.
@@ -38,7 +63,8 @@ class Requests(NamedTuple):
       is_interest: categories that may be drawn, [B, C] bool.
     """
 
-    order: hard_search.LifeOrder
+    lives: hard_search.RawLives
+    count: tf.Tensor
     time: tf.Tensor
     profile: tf.Tensor
     activity: tf.Tensor
@@ -55,12 +81,14 @@ class Subsequences(NamedTuple):
     Attributes:
       row: request of each pair, [R] int32.
       category: [R] int32.
+      runs: all events of each.
       tokens: S_u of each.
       state: e_u and boosts of each.
     """
 
     row: tf.Tensor
     category: tf.Tensor
+    runs: hard_search.Runs
     tokens: hard_search.Tokens
     state: UserState
 
@@ -119,6 +147,29 @@ class MultiContextRetriever(tf.Module):
         self._token_vectors = tf.Variable(vectors, trainable=False, name="token_vectors")
         self.index = PackedIndex(vectors / config.model.temperature, bias, corpus.category_offset)
 
+    def read(
+        self, history_item_id: tf.Tensor, history_timestamp: tf.Tensor, history_weight: tf.Tensor, time: tf.Tensor
+    ) -> Histories:
+        """The raw columns of `look_up` to what they say of each category, touched or not."""
+        with tf.control_dependencies(check_history(history_item_id, history_timestamp, history_weight)):
+            item = self._item_index.lookup(history_item_id)
+            timestamp = tf.identity(history_timestamp)
+            weight = tf.broadcast_to(history_weight, tf.shape(item))
+        lives = hard_search.read_lives(
+            item,
+            timestamp,
+            weight,
+            time,
+            self._item_category,
+            self._num_categories,
+            self._config.model.history_events,
+        )
+        num, floor = tf.shape(time)[0], self._config.retrieval.day_floor
+        summary = summarise_life(lives.life, self._item_category, num, self._num_categories, floor)
+        stats = tf.broadcast_to(self._category_stats, [num, self._num_categories, self._category_stats.shape[2]])
+        features = interest_features(summary, stats, self._category_size)
+        return Histories(lives, summary, category_bag(summary), features, stats)
+
     def look_up(
         self,
         history_item_id: tf.Tensor,
@@ -136,46 +187,33 @@ class MultiContextRetriever(tf.Module):
           time: [B] int64 seconds; events at or after it are ignored.
           profile: one [B] string tensor per profile column; unknown values count as missing.
         """
-        item = self._item_index.lookup(history_item_id)
-        weight = tf.broadcast_to(history_weight, tf.shape(item))
-        order = hard_search.order_life(
-            item,
-            history_timestamp,
-            weight,
-            time,
-            self._item_category,
-            self._num_categories,
-            self._config.model.history_events,
-        )
-        num = tf.shape(time)[0]
-        floor = self._config.retrieval.day_floor
-        summary = summarise_life(order.life, self._item_category, num, self._num_categories, floor)
-        stats = tf.broadcast_to(self._category_stats, [num, self._num_categories, self._category_stats.shape[2]])
-        bag = category_bag(summary)
-        taste = tf.zeros([num, 0])
-        if self._taste_rows is not None:
-            taste = hard_search.life_taste(order.life, self._taste_rows, num)
+        histories = self.read(history_item_id, history_timestamp, history_weight, time)
         columns = [table.lookup(column) for table, column in zip(self._profile_index, profile, strict=True)]
-        interest, log_interest, log_novel, is_interest = self._interests(summary, stats, bag)
+        interest, log_interest, log_novel, is_interest = self._interests(histories)
         return Requests(
-            order=order,
+            lives=histories.lives,
+            count=histories.summary.count,
             time=time,
-            profile=tf.stack(columns, 1) if columns else tf.zeros([num, 0], tf.int32),
-            activity=hard_search.life_activity(order.life, num),
-            taste=taste,
+            profile=tf.stack(columns, 1) if columns else tf.zeros([tf.shape(time)[0], 0], tf.int32),
+            activity=life_activity(histories.summary),
+            taste=self._taste(histories.lives.life, tf.shape(time)[0]),
             log_interest=log_interest,
             log_interest_novel=log_novel,
             interest=interest,
             is_interest=is_interest,
         )
 
-    def _interests(
-        self, summary: LifeSummary, stats: tf.Tensor, bag: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _taste(self, life: hard_search.Events, num_requests: tf.Tensor) -> tf.Tensor:
+        if self._taste_rows is None:
+            return tf.zeros([num_requests, 0])
+        return hard_search.life_taste(life, self._taste_rows, num_requests)
+
+    def _interests(self, histories: Histories) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """Score to draw by, log shares for all and for novel items, and which categories may be drawn; [B, C] each."""
         known = (tf.range(self._num_categories) >= schema.FIRST_KNOWN)[None]
+        summary, stats = histories.summary, histories.stats
         if self._config.train.interest_epochs:
-            learned = self._interest(interest_features(summary, stats, self._category_size), bag)
+            learned = self._interest(histories.features, histories.bag)
             every, novel = learned[:, :, GOALS.index("all")], learned[:, :, GOALS.index("novel")]
         else:
             every = novel = tf.nn.log_softmax(tf.where(known, stats[:, :, 0], stats.dtype.min), 1)
@@ -195,20 +233,18 @@ class MultiContextRetriever(tf.Module):
 
         Args:
           requests: B requests.
-          row: request of each pair, [R] int32.
+          row: request of each pair, [R] int32; no pair occurs twice.
           category: [R] int32.
         """
-        at = tf.stack([row, category], 1)
-        run_start, stop = tf.gather_nd(requests.order.start, at), tf.gather_nd(requests.order.stop, at)
-        start = tf.maximum(run_start, stop - max_sliced(self._config.model))
-        life = requests.order.life
+        runs = hard_search.order_runs(requests.lives, row, category, tf.size(requests.interest), self._num_categories)
+        start = tf.maximum(runs.start, runs.stop - max_sliced(self._config.model))
         events = hard_search.slice_events(
-            life.item, requests.order.timestamp, life.weight, start, stop, tf.gather(requests.time, row)
+            runs.item, runs.timestamp, runs.weight, start, runs.stop, tf.gather(requests.time, row)
         )
         tokens = make_tokens(
             self._config.model,
             events,
-            stop - run_start,
+            runs.stop - runs.start,
             self._item_stats,
             tf.zeros_like(row),
             tf.gather(requests.activity, row),
@@ -216,11 +252,11 @@ class MultiContextRetriever(tf.Module):
         vectors = tf.gather(self._token_vectors, tokens.item)
         profile, taste = tf.gather(requests.profile, row), tf.gather(requests.taste, row)
         state = self._user_tower(vectors, tokens.item > 0, tokens.features, category, profile, taste)
-        return Subsequences(row, category, tokens, state)
+        return Subsequences(row, category, runs, tokens, state)
 
-    def search(self, requests: Requests, pairs: Subsequences, controls: Controls) -> Found:
+    def search(self, pairs: Subsequences, controls: Controls) -> Found:
         """The best items of each pair's category, less the excluded ones; as many as the longest list asked."""
-        row, item = self._exclusions(requests, pairs, controls)
+        row, item = self._exclusions(pairs, controls)
         # Retired items are read as history, but no index holds them: they are padding there.
         tokens = tf.where(pairs.tokens.item < self._num_offered, pairs.tokens.item, schema.PADDING)
         queries = Queries(pairs.state.embedding, pairs.category, tokens, pairs.state.boost, row, item)
@@ -228,7 +264,7 @@ class MultiContextRetriever(tf.Module):
 
     def choose(self, requests: Requests, controls: Controls) -> Interests:
         """The interests of each request; see `interests.choose_interests`."""
-        touched = requests.order.stop > requests.order.start
+        touched = requests.count > 0
         affinity = requests.log_interest_novel
         chosen = choose_interests(requests.interest, affinity, requests.is_interest, touched, controls)
         # Who has no history is shown what everyone likes, and the answer says so.
@@ -250,7 +286,7 @@ class MultiContextRetriever(tf.Module):
         width = tf.reduce_max(controls.k)
         where = tf.where(interests.is_real)
         row, category = tf.cast(where[:, 0], tf.int32), tf.gather_nd(interests.category, where)
-        found = self.search(requests, self.encode(requests, row, category), controls)
+        found = self.search(self.encode(requests, row, category), controls)
         shape = tf.concat([tf.shape(interests.category), [width]], 0)  # [B, N, K]
         item = tf.scatter_nd(where, found.item, tf.cast(shape, tf.int64))
         logit = tf.scatter_nd(where, found.logit, tf.cast(shape, tf.int64))
@@ -276,11 +312,10 @@ class MultiContextRetriever(tf.Module):
     def explain(self, requests: Requests, interests: Interests) -> dict[str, tf.Tensor]:
         """The chosen interests: names, scores, ranks, origins, events, time of the last one; [B, N] each."""
         at = interests.category
-        start = tf.gather(requests.order.start, at, batch_dims=1)
-        stop = tf.gather(requests.order.stop, at, batch_dims=1)
-        count = tf.where(interests.is_real, stop - start, 0)
-        timestamps = tf.concat([requests.order.timestamp, [0]], 0)  # one row at least, for lives without events
-        last = tf.gather(timestamps, tf.maximum(stop - 1, 0))
+        count = tf.where(interests.is_real, tf.gather(requests.count, at, batch_dims=1), 0.0)
+        lives, shape = requests.lives, tf.shape(requests.count)
+        last = tf.reshape(tf.math.unsorted_segment_max(lives.timestamp, lives.run, tf.size(requests.count)), shape)
+        last = tf.gather(last, at, batch_dims=1)
         origin = tf.gather(tf.constant(ORIGINS), interests.origin)
         return {
             "interest_category": tf.gather(self._category_name, at),
@@ -294,7 +329,8 @@ class MultiContextRetriever(tf.Module):
 
     def controls(self, columns: Mapping[str, tf.Tensor], num_requests: tf.Tensor) -> Controls:
         """Looks the optional columns up; categories that a refresh emptied are allowed to no one."""
-        controls = read_controls(columns, num_requests, self._category_index, self._item_index, self._num_categories)
+        tables = self._category_index, self._item_index
+        controls = read_controls(columns, num_requests, *tables, self._num_categories, self._config.retrieval.max_k)
         return controls._replace(is_allowed=controls.is_allowed & self._has_items)
 
     def category_of(self, name: tf.Tensor) -> tf.Tensor:
@@ -320,27 +356,22 @@ class MultiContextRetriever(tf.Module):
         """
         loaded = self._fingerprint.read_value()
         graph = tf.constant([self.fingerprint.towers, self.fingerprint.items])
-        whole = tf.debugging.Assert(
-            tf.reduce_all(loaded == graph),
-            ["the variables are not those of this saved_model.pb: fingerprints", loaded, "and", graph],
-        )
-        fits = tf.debugging.Assert(
-            tf.reduce_all((expected == "") | (expected == graph[0])),
-            ["these towers have the fingerprint", graph[0], "; expected was", expected],
-        )
-        with tf.control_dependencies([op for op in (whole, fits) if op is not None]):  # eagerly there are none
+        says = "the variables are not those of this saved_model.pb: fingerprints"
+        whole = require(tf.reduce_all(loaded == graph), says, loaded, "and", graph)
+        known = tf.reduce_all((expected == "") | (expected == graph[0]))
+        fits = require(known, "these towers have the fingerprint", graph[0], "; expected was", expected)
+        with tf.control_dependencies(whole + fits):
             return tuple(tf.fill(tf.shape(expected), loaded[part]) for part in range(2))
 
-    def _exclusions(self, requests: Requests, pairs: Subsequences, controls: Controls) -> tuple[tf.Tensor, tf.Tensor]:
+    def _exclusions(self, pairs: Subsequences, controls: Controls) -> tuple[tf.Tensor, tf.Tensor]:
         """(pair, item) of every item that must not come back, items of other categories left out: [X] int32 each."""
         listed = tf.gather(controls.excluded, pairs.row)  # [R, E]
         fits = tf.gather(self._item_category, listed) == pairs.category[:, None]
         where = tf.where(fits & (listed >= schema.FIRST_KNOWN))
-        at = tf.stack([pairs.row, pairs.category], 1)
-        start, stop = tf.gather_nd(requests.order.start, at), tf.gather_nd(requests.order.stop, at)
+        start, stop = pairs.runs.start, pairs.runs.stop
         owned = tf.ragged.range(start, tf.where(tf.gather(controls.is_novel, pairs.row), stop, start))
         row = tf.concat([tf.cast(where[:, 0], tf.int32), tf.cast(owned.value_rowids(), tf.int32)], 0)
-        item = tf.concat([tf.gather_nd(listed, where), tf.gather(requests.order.life.item, owned.values)], 0)
+        item = tf.concat([tf.gather_nd(listed, where), tf.gather(pairs.runs.item, owned.values)], 0)
         offered = tf.where(item < self._num_offered)[:, 0]  # the others are in no index, so nothing is to be excluded
         return tf.gather(row, offered), tf.gather(item, offered)
 

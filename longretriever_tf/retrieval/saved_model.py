@@ -130,7 +130,10 @@ def load_version(version_dir: str) -> Any:
 
 
 def release_version(model: Any) -> None:
-    """Frees what a loaded version holds outside Python, once it answers no more; else each swap of versions leaks."""
+    """Frees what a version of `load_version` holds outside Python, once it answers no more.
+
+    `longretriever_tf.serve` needs no such call: closing the session that it loads a version in frees everything.
+    """
     if hasattr(model.index, "release"):
         model.index.release()
 

@@ -99,7 +99,7 @@ def _interests(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor
 def _in_category(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
     requests, controls = _look_up(model, at), _controls(model, at)
     category = model.category_of(at["category"])
-    found = model.search(requests, model.encode(requests, tf.range(tf.size(category)), category), controls)
+    found = model.search(model.encode(requests, tf.range(tf.size(category)), category), controls)
     real = (found.item >= schema.FIRST_KNOWN) & (tf.range(tf.reduce_max(controls.k))[None] < controls.k[:, None])
     return {
         "item_id": model.ids_of(tf.where(real, found.item, 0)),

@@ -39,7 +39,7 @@ def convert(value: Any, dtype: int) -> np.ndarray | None:
     for size in shape:
         if set(map(type, leaves)) - {list} or set(map(len, leaves)) - {size}:
             return None
-        leaves = list(itertools.chain.from_iterable(leaves))
+        leaves = leaves[0] if len(leaves) == 1 else list(itertools.chain.from_iterable(leaves))
     flat = _convert_leaves(leaves, dtype)
     return None if flat is None else flat.reshape(shape)
 

@@ -1,0 +1,319 @@
+"""CPU time of one request by part, beside the plain design, in one run and on one thread.
+
+  python benchmarks/bench_request.py --run_dir=runs/demo --output=results/bench_request.json
+
+A finished run is exported with signatures that stop early; a fresh process with one thread loads it as the server does
+and asks each in turn, so that a part costs what its signature takes longer than the one before:
+
+  history     look-up of ids, sums over the life by category, interest features
+  interest    the learned interest score and the draw
+  encoder     hard search of the drawn categories, tokens, user tower
+  search      index, merge, explanation
+  json        the request's body to arrays and the answer to a body, in the server's code
+
+`plain` is numpy and Python around the same user tower padded to L: eq. 3 instead of the learned score, one TFRS layer
+per category (ScaNN with TFRS's own settings from 100 items on), lists merged by score; no boosts, no explanation, one
+request after another. It searches the categories that ours drew. `plain_reordered` has layers of more effort. Lives are
+made: each user takes items of his own 2,000, unequally often, over two years.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import plain_design
+from absl import flags as absl_flags
+
+from longretriever_tf import flags
+from longretriever_tf.config import Config, load_config
+
+_RUN_DIR = absl_flags.DEFINE_string("run_dir", "runs/demo", "Run directory of a finished training.")
+_HISTORY = absl_flags.DEFINE_integer("bench_history", 20_000, "T: events per life.", lower_bound=1)
+_BATCHES = absl_flags.DEFINE_list("bench_batches", ["1", "32"], "B: lives per request.")
+_INTERESTS = absl_flags.DEFINE_integer("bench_interests", 5, "N: interests per life, of the best 20.", lower_bound=1)
+_ROUNDS = absl_flags.DEFINE_integer("bench_rounds", 15, "Rounds; the median counts.", lower_bound=1)
+_KINDS = absl_flags.DEFINE_list("bench_plain", ["plain", "plain_reordered"], "Plain designs to measure.")
+_OUTPUT = absl_flags.DEFINE_string("output", "", "Also write the JSON there.")
+_TOP = 20
+_PARTS = ("history", "interest", "encoder", "search")
+_ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+def main(argv: list[str]) -> None:
+    """Runs the benchmark."""
+    del argv
+    from longretriever_tf.data.tokens import max_sliced
+    from longretriever_tf.files import write_text_atomically
+    from longretriever_tf.provenance import describe_origin
+
+    config = load_config(_RUN_DIR.value)
+    facts = describe_origin("python benchmarks/bench_request.py", 1) | {"threads": 1, "unit": "CPU ms per life"}
+    with tempfile.TemporaryDirectory() as folder:
+        facts |= _save(config, folder)
+        sizes = list(map(int, _BATCHES.value))
+        plan = {"batches": sizes, "length": _HISTORY.value, "interests": _INTERESTS.value, "rounds": _ROUNDS.value}
+        plan["max_events"] = max_sliced(config.model)
+        ours = _in_fresh_process("ask_ours", folder, plan)
+        for kind in _KINDS.value:
+            _save_layers(kind, folder, np.load(os.path.join(folder, "drawn.npy")))
+            ours[kind] = _in_fresh_process("ask_plain", folder, plan)
+    facts |= plan | ours
+    for size in map(str, sizes):
+        one = facts["ours"][size]
+        parts = "  ".join(f"{name} {ms:.2f}" for name, ms in one.items())
+        print(f"B={size:3s} CPU ms per life: {parts}")
+        for kind in _KINDS.value:
+            plain = facts[kind]
+            print(f"      {plain['ms'] / one['model']:.2f} times the speed of {kind} ({plain['ms']:.1f} ms)")
+    print(json.dumps(facts, indent=2))
+    if _OUTPUT.value:
+        write_text_atomically(_OUTPUT.value, json.dumps(facts, indent=2) + "\n")
+
+
+def _save(config: Config, folder: str) -> dict[str, Any]:
+    """Saves the model with a signature per part, and the tower alone; returns the sizes."""
+    import tensorflow as tf
+
+    from longretriever_tf.data.corpus import save_corpus
+    from longretriever_tf.models.finished import load_for_export
+    from longretriever_tf.retrieval.multi_context import MultiContextRetriever
+    from longretriever_tf.retrieval.signatures import make_signatures
+
+    corpus, arrays, models = load_for_export(config)
+    model = MultiContextRetriever(
+        config, corpus, models.retriever, models.interest, arrays["item_stats"], arrays["category_stats"]
+    )
+    model.encode_padded = _padded_tower(model, config)
+    whole = make_signatures(model, config.retrieval)["serving_default"]
+    tf.saved_model.save(model, os.path.join(folder, "model"), signatures=_parts(model, config) | {"search": whole})
+    save_corpus(corpus, os.path.join(folder, "corpus.npz"))
+    every = tf.range(corpus.num_items)
+    np.savez(os.path.join(folder, "items.npz"), *(part.numpy() for part in model.index.rows(every)))
+    sizes = np.diff(corpus.category_offset)[2:]
+    return {"items": int(sizes.sum()), "categories": len(sizes), "largest": int(sizes.max()), "run_dir": _RUN_DIR.value}
+
+
+def _parts(model: Any, config: Config) -> dict[str, Any]:
+    """Signatures that stop early; what a part makes is returned, so that nothing of it is pruned."""
+    import tensorflow as tf
+
+    from longretriever_tf.retrieval.controls import default_columns
+
+    def flat(**parts: Any) -> dict[str, tf.Tensor]:
+        leaves = {name: tf.nest.flatten(part) for name, part in parts.items()}
+        return {f"{name}_{number}": leaf for name, many in leaves.items() for number, leaf in enumerate(many)}
+
+    def requests(at: dict[str, tf.Tensor]) -> Any:
+        missing = [tf.fill(tf.shape(at["request_timestamp"]), "")] * len(model.profile_names)
+        return model.look_up(*history(at), missing)
+
+    def history(at: dict[str, tf.Tensor]) -> list[tf.Tensor]:
+        return [at[name] for name in ("history_item_id", "history_timestamp", "history_weight", "request_timestamp")]
+
+    def choose(at: dict[str, tf.Tensor]) -> tuple[Any, Any]:
+        asked = requests(at)
+        return asked, model.choose(asked, model.controls(at, tf.shape(at["request_timestamp"])[0]))
+
+    def encode(at: dict[str, tf.Tensor]) -> Any:
+        asked, chosen = choose(at)
+        where = tf.where(chosen.is_real)
+        row, category = tf.cast(where[:, 0], tf.int32), tf.gather_nd(chosen.category, where)
+        return asked, chosen, model.encode(asked, row, category)
+
+    bodies: dict[str, Callable[[dict[str, tf.Tensor]], Any]] = {
+        "history": lambda at: model.read(*history(at)),
+        "interest": choose,
+        "encoder": encode,
+    }
+    options = default_columns(config.retrieval, model.item_id_dtype)
+    kinds = {"history_item_id": ([None, None], model.item_id_dtype), "history_timestamp": ([None, None], tf.int64)}
+    kinds |= {"request_timestamp": ([None], tf.int64), "seed": ([None], tf.int64)}
+    kinds |= {name: ([None], tf.int32) for name in ("k", "num_interests", "top_interests")}
+    specs = [tf.TensorSpec(*kind, name) for name, kind in kinds.items()]
+
+    def make(body: Callable[[dict[str, tf.Tensor]], Any]) -> Any:
+        return tf.function(
+            lambda *given: flat(out=body(options | dict(zip(kinds, given, strict=True)))), input_signature=specs
+        )
+
+    return {name: make(body) for name, body in bodies.items()}
+
+
+def _padded_tower(model: Any, config: Config) -> Any:
+    """Events of N subsequences -> e_u, [N, D]: tokens and tower of the model, every row padded to L."""
+    import tensorflow as tf
+
+    from longretriever_tf.data.hard_search import Events
+    from longretriever_tf.data.tokens import make_tokens
+
+    def encode(
+        item: tf.Tensor, age: tf.Tensor, length: tf.Tensor, count: tf.Tensor, category: tf.Tensor, activity: tf.Tensor
+    ) -> tf.Tensor:
+        num = tf.size(length)
+        row = tf.repeat(tf.range(num), length)
+        events = Events(row, item, age, tf.ones_like(age))
+        everyone = tf.repeat(activity[None], num, 0)
+        tokens = make_tokens(config.model, events, count, model._item_stats, tf.zeros([num], tf.int32), everyone)
+        pad = config.model.max_length - tf.shape(tokens.item)[1]
+        items, features = tf.pad(tokens.item, [[0, 0], [0, pad]]), tf.pad(tokens.features, [[0, 0], [0, pad], [0, 0]])
+        profile = tf.zeros([num, len(model.profile_names)], tf.int32)
+        bag = tf.zeros([num, model._num_categories if config.model.user_context else 0])
+        vectors = tf.gather(model._token_vectors, items)
+        return model._user_tower(vectors, items > 0, features, category, profile, bag).embedding
+
+    def spec(name: str, dtype: tf.DType) -> tf.TensorSpec:
+        return tf.TensorSpec([None], dtype, name)
+
+    specs = [spec("item", tf.int32), spec("age", tf.float32), spec("length", tf.int64), spec("count", tf.int64)]
+    return tf.function(encode, input_signature=[*specs, spec("category", tf.int32), spec("activity", tf.float32)])
+
+
+def _save_layers(kind: str, folder: str, drawn: np.ndarray) -> None:
+    """A layer per drawn category: the others cost a request nothing, and minutes to build."""
+    from longretriever_tf.data.corpus import load_corpus
+
+    with np.load(os.path.join(folder, "items.npz")) as stored:
+        vectors, bias = (stored[name] for name in stored.files)
+    offset = load_corpus(os.path.join(folder, "corpus.npz")).category_offset
+    plain_design.save_layers(kind, vectors, bias, offset, os.path.join(folder, "plain"), np.unique(drawn).tolist())
+
+
+def _in_fresh_process(what: str, folder: str, plan: Mapping[str, Any]) -> dict[str, Any]:
+    here = [os.path.dirname(os.path.abspath(__file__)), *sys.path]
+    code = f"import sys; sys.path[:0] = {here!r}; import bench_request; bench_request.{what}({folder!r}, {plan!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | _ONE_THREAD)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def ask_ours(folder: str, plan: Mapping[str, Any]) -> None:
+    """Times each signature and the JSON around the last; keeps what was drawn; prints JSON."""
+    from longretriever_tf.data.corpus import load_corpus
+    from longretriever_tf.serving.loaded import LoadedModel
+
+    corpus = load_corpus(os.path.join(folder, "corpus.npz"))
+    model = LoadedModel("bench", 1, os.path.join(folder, "model"))
+    found: dict[str, dict[str, float]] = {}
+    for size in plan["batches"]:
+        feeds = _columns(corpus, model.signatures["search"], _lives(corpus, size, plan["length"]), plan["interests"])
+        steps = {part: _caller(model, part, feeds) for part in _PARTS}
+        answer = dict(zip(sorted(model.signatures["search"].outputs), steps["search"](), strict=True))
+        steps |= _json_steps(model, feeds, answer)
+        took = _interleaved(steps, plan["rounds"])
+        parts = {"history": took["history"]}
+        parts |= {part: took[part] - took[before] for before, part in zip(_PARTS, _PARTS[1:], strict=False)}
+        parts |= {"model": took["search"], "json_decode": took["decode"], "json_encode": took["encode"]}
+        found[str(size)] = {name: float(np.median(ms)) / size for name, ms in parts.items()}
+    order = np.argsort(corpus.category_name[2:])
+    drawn = 2 + order[np.searchsorted(corpus.category_name[2:][order], answer["interest_category"].astype(str))]
+    np.save(os.path.join(folder, "drawn.npy"), drawn)
+    print(json.dumps({"ours": found}))
+
+
+def ask_plain(folder: str, plan: Mapping[str, Any]) -> None:
+    """Times the plain design over the lives of the largest request; prints JSON."""
+    import longretriever_tf  # noqa: F401, I001 - selects Keras 2 before TensorFlow is imported
+    import tensorflow as tf
+    import tensorflow_recommenders  # noqa: F401 - registers ScaNN's operations
+
+    from longretriever_tf.data.corpus import load_corpus
+    from longretriever_tf.retrieval.scann_index import load_ops
+    from longretriever_tf.retrieval.scann_tuning import recall_of
+
+    load_ops()
+    corpus, drawn = load_corpus(os.path.join(folder, "corpus.npz")), np.load(os.path.join(folder, "drawn.npy"))
+    model = tf.saved_model.load(os.path.join(folder, "model"))
+    layers = plain_design.load_layers(os.path.join(folder, "plain"))
+    by_id = 2 + np.argsort(corpus.item_id[2:])
+    catalogue = plain_design.Catalogue(corpus.item_id, by_id, corpus.item_category, corpus.num_categories)
+    retriever = plain_design.PlainRetriever(catalogue, model.encode_padded, layers, plan["max_events"])
+    lives = _lives(corpus, len(drawn), plan["length"])
+    with np.load(os.path.join(folder, "items.npz")) as stored:
+        vectors, bias = (stored[name] for name in stored.files)
+    recall = []
+    for life, interests in zip(lives, drawn, strict=True):  # warms up, too
+        _, embedding = retriever.retrieve(life, interests, _TOP)
+        for one, vector in zip(interests.tolist(), embedding, strict=True):
+            low, high = corpus.category_offset[one : one + 2]
+            items = layers[one](np.append(vector, np.float32(1.0))[None])[1].numpy() - low
+            k = int(min(plain_design.K, high - low))
+            recall.append(recall_of(items[:, :k], (vectors[low:high] @ vector + bias[low:high])[None], k))
+    times = []
+    for life, interests in [*zip(lives, drawn, strict=True)] * -(-plan["rounds"] // len(lives)):
+        start = time.process_time()
+        retriever.retrieve(life, interests, _TOP)
+        times.append(1000 * (time.process_time() - start))
+    print(json.dumps({"ms": statistics.median(times), "recall": float(np.mean(recall)), "layers": len(layers)}))
+
+
+def _lives(corpus: Any, size: int, length: int) -> list[plain_design.Life]:
+    """Made-up lives, the same for every batch size: life r is a function of r alone."""
+    known = corpus.item_id[2 : corpus.num_offered]
+    lives = []
+    for row in range(size):
+        rng = np.random.default_rng([1, row])
+        own = rng.choice(known, 2000)
+        items = own[np.minimum(rng.zipf(1.2, length), len(own)) - 1]
+        times = np.sort(corpus.cut - rng.integers(1, 730 * 86_400, length))
+        lives.append(plain_design.Life(items, times, int(corpus.cut)))
+    return lives
+
+
+def _columns(corpus: Any, signature: Any, lives: list[plain_design.Life], interests: int) -> dict[str, np.ndarray]:
+    def numbers(value: int, dtype: type = np.int32) -> np.ndarray:
+        return np.full(len(lives), value, dtype)
+
+    return dict(signature.defaults) | {
+        "history_item_id": np.stack([life.item_id for life in lives]),
+        "history_timestamp": np.stack([life.timestamp for life in lives]),
+        "request_timestamp": np.array([life.time for life in lives]),
+        **{name: np.full(len(lives), b"", object) for name in corpus.profile_values},
+        "num_interests": numbers(interests),
+        "top_interests": numbers(_TOP),
+        "k": numbers(plain_design.K),
+        "seed": numbers(1, np.int64),
+    }
+
+
+def _caller(model: Any, name: str, feeds: Mapping[str, np.ndarray]) -> Callable[[], Any]:
+    signature = model.signatures[name]
+    inputs, outputs = {one: feeds[one] for one in signature.inputs}, sorted(signature.outputs)
+    return lambda: model.run(signature, inputs, outputs)
+
+
+def _json_steps(model: Any, feeds: Mapping[str, np.ndarray], answer: Mapping[str, np.ndarray]) -> dict[str, Callable]:
+    from longretriever_tf.serving.json_replies import write_columns
+    from longretriever_tf.serving.json_requests import Expected, parse_predict
+
+    def plain(array: np.ndarray) -> Any:
+        return np.vectorize(bytes.decode, [object])(array).tolist() if array.dtype == object and array.size else array
+
+    inputs = {name: np.asarray(plain(array)).tolist() for name, array in feeds.items()}
+    body = json.dumps({"inputs": inputs}, separators=(",", ":")).encode()
+    dtypes = Expected({name: spec.dtype for name, spec in model.signatures["search"].inputs.items()})
+    return {"decode": lambda: parse_predict(body, lambda name: dtypes), "encode": lambda: write_columns(answer)}
+
+
+def _interleaved(steps: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
+    """CPU ms of every step in every round: [rounds] each, so that steps of one round can be subtracted."""
+    for step in steps.values():
+        step(), step()
+    took: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = time.process_time()
+            step()
+            took[name].append(1000 * (time.process_time() - start))
+    return {name: np.array(ms) for name, ms in took.items()}
+
+
+if __name__ == "__main__":
+    flags.run_command(main)

@@ -1,0 +1,92 @@
+"""What a request must not cost, read from its graph: copies of variables, sorts of whole lives, rows that no one reads.
+
+Answers would be right without these cures, so only the work itself can be tested; clocks would test the machine.
+"""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from worlds import START, crowded_world
+
+from longretriever_tf import schema
+from longretriever_tf.config import Config, DataConfig, ModelConfig
+from longretriever_tf.data import hard_search
+from longretriever_tf.data.corpus import fit_corpus
+from longretriever_tf.data.interest_features import summarise_life
+from longretriever_tf.data.tokens import num_token_features
+from longretriever_tf.models.build import build_models
+from longretriever_tf.retrieval.multi_context import MultiContextRetriever
+from longretriever_tf.retrieval.signatures import make_signatures
+
+CONFIG = Config(data=DataConfig(dataset="event_log"), model=ModelConfig(dim=6, num_heads=2, ff_dim=11, svd_dim=3))
+_READS, _GATHERS = {"ReadVariableOp"}, {"ResourceGather", "ResourceGatherNd"}
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return fit_corpus(crowded_world(), START + 400 * schema.DAY_S)
+
+
+@pytest.fixture(scope="module")
+def signatures(corpus):
+    models = build_models(CONFIG, corpus, np.zeros([corpus.num_items, 3], np.float32))
+    stats = [np.zeros([size, 3], np.float32) for size in (corpus.num_items, corpus.num_categories)]
+    model = MultiContextRetriever(CONFIG, corpus, models.retriever, models.interest, *stats)
+    return make_signatures(model, CONFIG.retrieval)
+
+
+def test_no_variable_is_both_gathered_from_and_read_whole(signatures):
+    """A variable that is ever gathered from is copied by each of its dense reads: 15 MB a request, for the index."""
+    for name in ("serving_default", "item_embeddings"):
+        graph = signatures[name].get_concrete_function().graph
+        nodes = graph.get_operations()
+        read, gathered = ({node.inputs[0].name for node in nodes if node.type in ops} for ops in (_READS, _GATHERS))
+        assert read and not read & gathered, name
+        inner = [node.op for function in graph.as_graph_def().library.function for node in function.node_def]
+        assert not (_READS | _GATHERS) & set(inner), f"{name}: loops and branches are given what was read before them"
+
+
+def test_a_long_life_is_never_sorted_whole(corpus, monkeypatch):
+    sorted_sizes, argsort = [], tf.argsort
+
+    def spy(values, *args, **kwargs):
+        sorted_sizes.append(int(values.shape[0]))
+        return argsort(values, *args, **kwargs)
+
+    monkeypatch.setattr(tf, "argsort", spy)
+    length, rng = 20_011, np.random.default_rng(1)
+    item = rng.integers(schema.FIRST_KNOWN, corpus.num_items, [1, length]).astype(np.int32)
+    timestamp = START + rng.integers(0, 190 * schema.DAY_S, [1, length])
+    time, category = np.array([START + 200 * schema.DAY_S]), corpus.item_category
+    weight = np.ones([1, length], np.float32)
+    lives = hard_search.read_lives(item, timestamp, weight, time, category, corpus.num_categories)
+    summarise_life(lives.life, category, 1, corpus.num_categories, 1.0)
+    assert not sorted_sizes
+    hard_search.order_runs(
+        lives, np.zeros(2, np.int32), np.array([2, 3], np.int32), corpus.num_categories, corpus.num_categories
+    )
+    assert set(sorted_sizes) == {int(np.isin(category[item], [2, 3]).sum())} and max(sorted_sizes) < length
+
+
+@pytest.mark.parametrize(("copy", "rows"), [(False, 1), (True, 1 + 7)])
+def test_the_last_layer_writes_only_what_is_read(corpus, copy, rows):
+    """Without the copy term only [CLS] is read: the feed-forward block of the last layer then runs for one row."""
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, copy=copy, num_layers=2))
+    tower = build_models(config, corpus, np.zeros([corpus.num_items, 3], np.float32)).retriever.user_tower
+    features = tf.zeros([3, 7, num_token_features(config.model)])
+
+    @tf.function
+    def encode():
+        index = tf.zeros([3, len(corpus.profile_values)], tf.int32)
+        return tower(tf.zeros([3, 7, 6]), tf.ones([3, 7], tf.bool), features, index[:, 0], index, tf.zeros([3, 0]))
+
+    layers = {"layer_0": 8, "layer_1": rows}
+    for layer, expected in layers.items():
+        outputs = [
+            node.outputs[0].shape
+            for node in encode.get_concrete_function().graph.get_operations()
+            if f"{layer}/expand/" in node.name and node.type == "BiasAdd"
+        ]
+        assert outputs == [[3, expected, 11]], layer
