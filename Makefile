@@ -9,7 +9,7 @@ LOAD_ARGS ?=
 
 PY := .venv/bin/python
 STAMP := .venv/.setup-done
-COMMAND_MODULES := train evaluate export recommend refresh serve serving/load data/inspect
+COMMAND_MODULES := train evaluate export recommend refresh sample_users serve serving/load data/inspect
 .DEFAULT_GOAL := help
 
 $(STAMP): setup.cfg pyproject.toml .ci/setup

@@ -18,8 +18,10 @@ from longretriever_tf.files import write_text_atomically
 
 _EXPORT_DIR = absl_flags.DEFINE_string("export_dir", "exports/longretriever", "Export whose log the users come from.")
 _OUTPUT = absl_flags.DEFINE_string("output", "users.json", "File to write.")
-_NUM_USERS = absl_flags.DEFINE_integer("num_users", 12, "How many, from the longest life to the shortest.", lower_bound=1)
-_USERS = absl_flags.DEFINE_list("users", [], "Ids of the users to write instead, as in the log.")
+_NUM_USERS = absl_flags.DEFINE_integer(
+    "num_users", 12, "How many, from the longest life to the shortest.", lower_bound=1
+)
+_USER_IDS = absl_flags.DEFINE_list("user_ids", [], "Ids of the users to write instead, as in the log.")
 _AS_OF = absl_flags.DEFINE_string(
     "as_of", "", "Moment of the requests, UTC (2017-12-04 or 2017-12-04T04:01:20); empty: the training cut."
 )
@@ -37,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     version_dir = latest_version(_EXPORT_DIR.value)
     config = flags.config_from_flags(load_config(extra_config_dir(version_dir)))
     moment = parse_moment(_AS_OF.value, load_extra(version_dir).cut)
-    users = sample_users(load_log(config.data), moment, _NUM_USERS.value, _USERS.value)
+    users = sample_users(load_log(config.data), moment, _NUM_USERS.value, _USER_IDS.value)
     write_text_atomically(_OUTPUT.value, json.dumps({"made_up": False, "users": users}))
     print(f"{_OUTPUT.value}: {len(users)} users, {sum(len(user['item_id']) for user in users):,} events")
 

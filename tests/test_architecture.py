@@ -23,7 +23,19 @@ LAYERS = (
     ("evaluation",),
     ("training",),
     ("serving",),
-    ("flags", "train", "evaluate", "export", "recommend", "refresh", "sample_users", "serve", "serving.load", "doctor", "data.inspect"),
+    (
+        "flags",
+        "train",
+        "evaluate",
+        "export",
+        "recommend",
+        "refresh",
+        "sample_users",
+        "serve",
+        "serving.load",
+        "doctor",
+        "data.inspect",
+    ),
 )
 COMMANDS = LAYERS[-1]
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}

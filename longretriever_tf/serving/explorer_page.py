@@ -81,7 +81,7 @@ class ExplorerPage:
             return model.path
 
     def _names_in(self, version_dir: str) -> dict[str, str]:
-        """Names by id as text, of items whose name says more than their id; those of the last version asked are kept."""
+        """Names by id as text, where they say more than the id; those of the last version asked are kept."""
         with self._lock:
             if self._names[0] != version_dir:
                 self._names = (version_dir, _read_names(os.path.join(version_dir, "assets.extra", "corpus.npz")))

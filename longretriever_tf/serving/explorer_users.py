@@ -71,7 +71,7 @@ def sample_users(log: LifelongLog, moment: int, num_users: int, chosen: Sequence
     if chosen:
         row_of = {str(user): row for row, user in enumerate(log.user_id)}
         if unknown := [user for user in chosen if user not in row_of]:
-            raise UserError(f"--users: {unknown[0]!r} is not in the log, which has {log.num_users:,} users")
+            raise UserError(f"--user_ids: {unknown[0]!r} is not in the log, which has {log.num_users:,} users")
         return [_user(log, row_of[user], moment) for user in chosen]
     length = np.bincount(log.event_user()[log.timestamp < moment], minlength=log.num_users)
     order = np.argsort(length, kind="stable")

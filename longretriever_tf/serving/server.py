@@ -192,7 +192,9 @@ class ModelServer:
                 metrics_path=options.metrics_path,
             )
             limits = HttpLimits(options.num_threads, options.rest_timeout_s, options.grace_s, options.max_body)
-            self._http = HttpServer(self._with_explorer(api.handle), limits, options.host, options.rest_port, options.cors)
+            self._http = HttpServer(
+                self._with_explorer(api.handle), limits, options.host, options.rest_port, options.cors
+            )
             self.rest_port = self._http.port
             _LOG.info("Exporting HTTP/REST API at:%s:%d ...", options.host, self.rest_port)
             if options.explorer:

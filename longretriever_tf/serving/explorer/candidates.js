@@ -5,9 +5,9 @@ import { count, h, percent, replace } from "./dom.js";
 const PER_CARD = 5;
 const FIRST_CARDS = 6;
 
-/** Fills `root` with a card per drawn interest; those that reached the list say where. */
-export function showCandidates(root, { panes, model, view }) {
-  const cards = panes.flatMap((pane) => pane.list.drawn.map((interest) => card(pane, interest, model)));
+/** Fills `root` with a card per drawn interest of a pane; items that reached the list say where. */
+export function showCandidates(root, { pane, model, view }) {
+  const cards = pane.list.drawn.map((interest) => card(pane, interest, model));
   const shown = view.allCards ? cards : cards.slice(0, FIRST_CARDS);
   const more = cards.length - shown.length;
   const toggle = () => {
@@ -16,7 +16,7 @@ export function showCandidates(root, { panes, model, view }) {
   };
   replace(
     root,
-    h("p", { class: "muted" }, "Each interest is searched in its own category. The share is within that category; the number says where the item came in the list."),
+    h("p", { class: "muted" }, `Each interest${pane.side ? ` of setting ${pane.side}` : ""} is searched in its own category. The share is within that category; the number says where the item came in the list.`),
     h("div", { class: "cards" }, shown),
     (more > 0 || view.allCards) &&
       h("button", { type: "button", class: "quiet", "data-key": "more-cards", onclick: toggle },
@@ -30,7 +30,7 @@ function card(pane, interest, model) {
   return h(
     "article",
     { class: "card" },
-    h("h3", {}, pane.side && h("b", {}, `${pane.side} `), interest.category),
+    h("h3", {}, interest.category),
     found.length === 0 && h("p", { class: "muted" }, "Nothing is left to find here."),
     h(
       "ol",

@@ -75,7 +75,7 @@ function drawSentence(interests, settings, list, learned) {
 
 function scoreDetail(interest, events, life, learned) {
   const { score, parts } = recencyScore(events, life.moment);
-  const terms = parts.slice(0, 4).map(({ event, part }) => `${short(part)} from ${date(event.seconds)}`);
+  const terms = parts.slice(0, 4).map(({ seconds, part }) => `${short(part)} from ${date(seconds)}`);
   const more = parts.length > 4 ? ` and ${count(parts.length - 4, "smaller part")}` : "";
   const recency = parts.length ? `Eq. 3 by hand: ${short(score)} = ${terms.join(" + ")}${more}.` : "This life never touched it, so eq. 3 is silent.";
   const own = learned
@@ -139,7 +139,7 @@ export function showInterests(root, { life, interests, eventsOf, panes, active, 
   const isMarked = ({ category }) =>
     draws.some((draw) => draw.origin.has(category)) || panes.some(({ settings }) => [...settings.forced, ...settings.forbidden].includes(category));
   const rows = interests.map((interest, index) => ({ interest, index }));
-  const shown = view.all ? rows : rows.filter(({ interest, index }) => index < FIRST_SHOWN || (isMarked(interest) && view.marked));
+  const shown = view.all ? rows : rows.filter(({ interest, index }) => index < FIRST_SHOWN || isMarked(interest));
   const more = rows.length - shown.length;
   replace(
     root,

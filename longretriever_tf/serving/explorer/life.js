@@ -12,7 +12,8 @@ export function parseTime(text) {
   const trimmed = String(text).trim();
   if (/^\d+(\.\d+)?$/.test(trimmed)) {
     const number = Number(trimmed);
-    return Math.floor(number >= MILLISECONDS_FROM ? number / 1000 : number);
+    const seconds = number >= MILLISECONDS_FROM ? number / 1000 : number;
+    return seconds < MILLISECONDS_FROM ? Math.floor(seconds) : NaN;
   }
   if (!/^\d{4}-\d{2}-\d{2}/.test(trimmed)) return NaN;
   const zoned = /T.*(Z|[+-]\d\d:?\d\d)$/.test(trimmed) || trimmed.length === 10 ? trimmed : `${trimmed.replace(" ", "T")}Z`;
@@ -93,9 +94,13 @@ export const emptyLife = (moment) => makeLife([], moment, {});
 /** The events that count as of `moment`: those strictly before it. */
 export const before = (life, moment) => ({ ...life, moment, events: life.events.filter((event) => event.seconds < moment) });
 
-/** Eq. 3 by hand: the sum of weight / days, days at least one; with each event's part, the largest first. */
+/** Eq. 3 by hand: the sum of weight / days, days at least one; with the part of each moment, the largest first. */
 export function recencyScore(events, moment) {
-  const parts = events.map((event) => ({ event, part: event.weight / Math.max((moment - event.seconds) / DAY_S, 1) }));
-  parts.sort((a, b) => b.part - a.part);
+  const bySecond = new Map();
+  for (const { seconds, weight } of events) {
+    const part = weight / Math.max((moment - seconds) / DAY_S, 1);
+    bySecond.set(seconds, (bySecond.get(seconds) ?? 0) + part);
+  }
+  const parts = [...bySecond].map(([seconds, part]) => ({ seconds, part })).sort((a, b) => b.part - a.part);
   return { score: parts.reduce((sum, { part }) => sum + part, 0), parts };
 }

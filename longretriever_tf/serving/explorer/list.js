@@ -40,7 +40,7 @@ function mark(move, against) {
   return h("span", { class: "mark" }, h("span", { "aria-hidden": "true" }, `${move > 0 ? "▲" : "▼"} ${Math.abs(move)}`), h("span", { class: "hidden" }, text));
 }
 
-function pane(root, each, { life, model, changed, against, leaveOut }) {
+function pane(each, { life, model, rankOf, changed, against, leaveOut }) {
   const places = new Map();
   const seen = new Map();
   each.list.items.forEach((item) => {
@@ -60,7 +60,7 @@ function pane(root, each, { life, model, changed, against, leaveOut }) {
         "div",
         { class: "what" },
         h("span", { class: "name" }, name, mark(move, against)),
-        h("span", { class: "tag" }, h("i", { class: `dot c${(order.get(item.category) ?? 0) % 8}`, "aria-hidden": "true" }), `${item.category}, interest ${item.rank}`),
+        h("span", { class: "tag" }, h("i", { class: `dot c${(order.get(item.category) ?? 0) % 8}`, "aria-hidden": "true" }), `${item.category}, interest ${rankOf(item.category)}`),
         h("span", { class: "muted why" }, why(item, each, { life, placeOf })),
       ),
       h("button", { type: "button", class: "quiet out", "aria-label": `Leave out ${name}`, title: "Leave out", "data-key": `out-${each.side}-${item.id}`, onclick: () => leaveOut(each.side, item.id) }, "×"),
@@ -77,7 +77,7 @@ function pane(root, each, { life, model, changed, against, leaveOut }) {
 }
 
 /** Fills `root` and `status`. With two panes each is compared with the other, else with `previous`. */
-export function showLists(root, status, { panes, previous, life, model, leaveOut }) {
+export function showLists(root, status, { panes, previous, life, model, rankOf, leaveOut }) {
   const [a, b] = panes;
   const changes = b
     ? [difference(a.list.items, b.list.items), difference(b.list.items, a.list.items)]
@@ -86,7 +86,7 @@ export function showLists(root, status, { panes, previous, life, model, leaveOut
   const most = b && Math.max(a.list.items.length, b.list.items.length);
   replace(
     root,
-    panes.map((each, at) => pane(root, each, { life, model, changed: changes[at], against: b && panes[1 - at].side, leaveOut })),
+    panes.map((each, at) => pane(each, { life, model, rankOf, changed: changes[at], against: b && panes[1 - at].side, leaveOut })),
   );
   const text = b ? `${shared} of ${most} items are in both lists.` : previous ? changeText(a.list.items, changes[0]) : count(a.list.items.length, "item");
   if (status.textContent !== text) status.textContent = text;

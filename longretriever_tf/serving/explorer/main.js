@@ -24,7 +24,7 @@ const state = {
   settings: {},
   panes: [],
   previous: null, // items of the last list of A
-  view: { open: new Set(), all: false, marked: true, allCards: false, again: () => show() },
+  view: { open: new Set(), all: false, allCards: false, again: () => show() },
 };
 let bars = {};
 let waiting = 0;
@@ -53,6 +53,7 @@ function fail(error, again) {
 async function choose(life) {
   const mine = ++turn;
   document.body.setAttribute("aria-busy", "true");
+  replace(at("about"), "Reading this life…");
   try {
     const known = before(life, life.moment);
     const interests = await state.model.interests(known);
@@ -105,8 +106,10 @@ function show() {
   const eventsOf = (category) => life.events.filter((event) => state.categoryOf.get(event.id) === category);
   const active = panes.find((pane) => pane.side === state.active) ?? panes[0];
   showInterests(at("interests-body"), { life, interests, eventsOf, panes, active, view, rule });
-  showCandidates(at("candidates-body"), { panes, model, view });
-  showLists(at("lists"), at("changes"), { panes, previous: state.previous, life, model, leaveOut });
+  showCandidates(at("candidates-body"), { pane: active, model, view });
+  const ranks = new Map(interests.map(({ category }, index) => [category, index + 1]));
+  const rankOf = (category) => ranks.get(category); // its row above, also where a rule shifts the server's ranks
+  showLists(at("lists"), at("changes"), { panes, previous: state.previous, life, model, rankOf, leaveOut });
 }
 
 const rule = (category, name) => change(state.active, place(state.settings[state.active], category, name), 0);
@@ -148,12 +151,14 @@ function layBars() {
     at("bars"),
     Object.values(bars).map(({ element }) => element),
     h("button", { type: "button", id: "compare", "data-key": "compare", "aria-pressed": String(isTwo), onclick: compare }, isTwo ? "Stop comparing" : "Compare with a second setting"),
-    isTwo && h("p", { class: "muted" }, "Rules set in the rows below go to the setting that you touched last."),
+    isTwo && h("p", { class: "muted" }, "Rules set in the rows below go to the framed setting; candidates are shown for it too. Touch the other one to change."),
   );
   for (const { element } of Object.values(bars)) {
     element.addEventListener("focusin", () => {
+      if (state.active === element.dataset.side) return;
       state.active = element.dataset.side;
       showActive();
+      if (state.panes.length) show();
     });
   }
   showActive();

@@ -90,7 +90,6 @@ export class Model {
       id: String(id),
       score: reply.score[0][index],
       category: reply.category[0][index],
-      rank: reply.interest_rank[0][index],
     }));
     return { items, drawn: readInterests(reply) };
   }

@@ -10,12 +10,16 @@ export function makePicker(root, { users, madeUp, model, choose }) {
   const moment = users[0]?.request_timestamp ?? Math.floor(Date.now() / 1000);
   const select = h(
     "select",
-    { id: "user", onchange: () => { asOf.value = ""; pick(); } },
+    { id: "user", onchange: () => { asOf.value = ""; pasted = null; pick(); } },
     users.map((user, index) => h("option", { value: index }, `${user.label} · ${count(user.item_id.length, "event")}`)),
     h("option", { value: "nobody" }, "Nobody yet: no history"),
     h("option", { value: "paste" }, "Paste a life…"),
   );
-  const paste = pasteForm(model, (life) => choose(life));
+  let pasted = null;
+  const paste = pasteForm(model, (life) => {
+    pasted = life;
+    ask({ ...life });
+  });
   const about = h("p", { class: "muted", id: "about" });
   const asOf = h("input", { id: "as-of", type: "date", onchange: () => pick() });
   const note = madeUp
@@ -25,13 +29,18 @@ export function makePicker(root, { users, madeUp, model, choose }) {
   function pick() {
     const isPaste = select.value === "paste";
     paste.hidden = !isPaste;
-    if (isPaste) {
+    if (isPaste && !pasted) {
       paste.querySelector("textarea").focus();
       return;
     }
-    const life = select.value === "nobody" ? emptyLife(moment) : readUser(users[Number(select.value)]);
+    const given = select.value === "nobody" ? emptyLife(moment) : !isPaste && readUser(users[Number(select.value)]);
+    const life = given || { ...pasted };
     const chosen = parseTime(asOf.value);
     if (chosen > 0) life.moment = chosen;
+    ask(life);
+  }
+
+  function ask(life) {
     asOf.value = new Date(life.moment * 1000).toISOString().slice(0, 10);
     choose(life);
   }

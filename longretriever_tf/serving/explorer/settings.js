@@ -97,8 +97,8 @@ export function makeBar(side, title, settings, { change, defaults, categories, n
       { class: "row knobs" },
       labelOf.numInterests, labelOf.topInterests, labelOf.exploration, labelOf.seed,
       h("button", { type: "button", onclick: redraw }, "Draw again"),
-      h("label", {}, h("span", {}, "Merge"), merge),
       labelOf.k,
+      h("label", { class: "merge" }, h("span", {}, "Merge"), merge),
       h("label", { class: "check" }, onlyNew, h("span", {}, "Only items new to this user")),
     ),
     h(
