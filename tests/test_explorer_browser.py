@@ -377,6 +377,32 @@ def test_items_find_their_categories_when_subsequences_are_short(page):
     assert dict(found) == {str(item): f"c{item % 3}" for item in range(17) if item != 7}
 
 
+def test_eq_3_draws_from_touched_categories_and_forces_any(page):
+    """An export of interest=paper tells untouched categories as explored ones, with score 0."""
+    rows = page.evaluate(
+        """async () => {
+          const { Model } = await import("/explorer/model.js");
+          const { readDraw } = await import("/explorer/interests.js");
+          const row = (value) => [value];
+          const endpoint = {
+            inputs: () => ({}),
+            predict: async (signature, columns) => ({
+              interest_category: row(["often", "once", "", "never"]),
+              interest_score: row([2.5, 0.1, 0, 0]),
+              interest_rank_drawn: row([1, 2, 0, 3]),
+              interest_origin: row(["drawn", "drawn", "", columns.exploration[0] ? "explored" : ""]),
+              interest_num_events: row([4, 1, 0, 0]),
+              interest_last_timestamp: row([9, 8, 0, 0]),
+            }),
+          };
+          const all = await new Model(endpoint).interests({ events: [], moment: 99, profile: {} });
+          const settings = { topInterests: 20, numInterests: 5, forbidden: ["once"] };
+          return [all.map(({ category }) => category), [...readDraw(all, settings, []).top]];
+        }"""
+    )
+    assert rows == [["often", "once", "never"], ["often"]]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
 def test_axe_finds_no_serious_fault(page, scheme, size):

@@ -18,7 +18,7 @@ export function readDraw(interests, settings, drawn) {
   const origin = new Map(drawn.map((interest) => [interest.category, interest.origin]));
   const isFixed = ({ category }) =>
     settings.forbidden.includes(category) || ["forced", "explored"].includes(origin.get(category));
-  const top = interests.filter((interest) => !isFixed(interest)).slice(0, Math.max(settings.topInterests, settings.numInterests));
+  const top = interests.filter((interest) => interest.canDraw && !isFixed(interest)).slice(0, Math.max(settings.topInterests, settings.numInterests));
   return { origin, top: new Set(top.map(({ category }) => category)) };
 }
 
@@ -59,15 +59,16 @@ function drawStrip(interests, draw) {
   );
 }
 
-function drawSentence(interests, settings, list, learned) {
+function drawSentence(draw, settings, list, learned) {
+  const top = draw.top.size;
   const number = (origin) => list.drawn.filter((interest) => interest.origin === origin).length;
   const taken = number("drawn") + number("popular");
-  const room = interests.filter(({ category }) => !settings.forbidden.includes(category)).length;
-  const top = Math.min(Math.max(settings.topInterests, settings.numInterests), room);
   const words = [taken >= top ? `All of the top ${top} interests are searched` : `${taken} of the top ${top} interests were drawn, seed ${settings.seed}`];
   if (number("explored")) words.push(`${number("explored")} this life never touched`);
   if (number("forced")) words.push(`${number("forced")} always searched`);
-  const meaning = learned
+  const meaning = number("popular")
+    ? "Without history the score is how much everyone takes of a category."
+    : learned
     ? "The score is learned: the share of the next items expected from this category."
     : "The score is eq. 3: the sum of 1 / days over the events of a category, so recent and frequent both count.";
   return `${words.join("; ")}. ${meaning}`;
@@ -144,7 +145,7 @@ export function showInterests(root, { life, interests, eventsOf, panes, active, 
   replace(
     root,
     panes.map((pane, at) =>
-      h("p", { class: "draw" }, pane.side && h("b", {}, `${pane.side}: `), drawSentence(interests, pane.settings, pane.list, learned), drawStrip(interests, draws[at])),
+      h("p", { class: "draw" }, pane.side && h("b", {}, `${pane.side}: `), drawSentence(draws[at], pane.settings, pane.list, learned), drawStrip(interests, draws[at])),
     ),
     lifeOverview(life),
     h("ol", { class: "interests" }, shown.map(({ interest, index }) => row(interest, index))),

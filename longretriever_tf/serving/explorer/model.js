@@ -49,13 +49,19 @@ export class Model {
     };
   }
 
-  /** Every category that may be drawn, best first: {category, score, events, last, origin}. */
+  /**
+   * Every category, best first: {category, score, events, last, canDraw}. Eq. 3 draws from touched categories alone;
+   * the others are told as explored ones, which may be forced all the same.
+   */
   async interests(life) {
     for (let width = FIRST_WIDTH; ; width *= 10) {
-      const settings = { ...FREE, numInterests: width, topInterests: width };
+      const settings = { ...FREE, numInterests: width, topInterests: width, exploration: width };
       const reply = await this.endpoint.predict("interests", { ...this.columns(life), ...knobs(settings) });
       const rows = readInterests(reply);
-      if (rows.length < width) return rows;
+      if (rows.length === width) continue;
+      const drawsAll = rows.some(({ score }) => score < 0) || !rows.some(({ events }) => events);
+      rows.forEach((row) => (row.canDraw = drawsAll || row.events > 0));
+      return rows.sort((a, b) => b.score - a.score);
     }
   }
 
@@ -122,8 +128,9 @@ export class Model {
   }
 }
 
+/** The interests of a reply; padding, which has no origin, may stand between them. */
 function readInterests(reply) {
-  return reply.interest_category[0].slice(0, reply.num_interests_drawn[0]).map((category, index) => ({
+  const rows = reply.interest_category[0].map((category, index) => ({
     category,
     score: reply.interest_score[0][index],
     rank: reply.interest_rank_drawn[0][index],
@@ -131,6 +138,7 @@ function readInterests(reply) {
     events: reply.interest_num_events[0][index],
     last: reply.interest_last_timestamp[0][index],
   }));
+  return rows.filter(({ origin }) => origin);
 }
 
 function* chunks(list, cells) {
