@@ -8,7 +8,8 @@ import json
 import os
 from typing import Any, TypeVar
 
-from longretriever_tf.baseline_config import LONGRETRIEVER, MODELS, BaselineConfig, check_baselines
+from longretriever_tf.baseline_config import LONGRETRIEVER, MODELS, BaselineConfig
+from longretriever_tf.config_check import check_config, require
 from longretriever_tf.config_field import setting as _field
 from longretriever_tf.errors import UserError
 
@@ -266,125 +267,7 @@ class Config:
     baseline: BaselineConfig = dataclasses.field(default_factory=BaselineConfig)
 
     def __post_init__(self) -> None:
-        _check(self)
-
-
-CLUSTERS = "clusters:"
-"""--context=clusters:N: the context is learned."""
-
-
-def num_clusters(context: str) -> int:
-    """N of the context "clusters:N"; 0 where it is a column of the log, or N is no number."""
-    number = context.removeprefix(CLUSTERS)
-    return int(number) if context.startswith(CLUSTERS) and number.isdigit() else 0
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise UserError(message)
-
-
-def _check(config: Config) -> None:
-    """Refuses values that cannot work, naming the flag."""
-    _check_values(config)
-    check_baselines(config)
-    _check_combinations(config)
-
-
-def _check_values(config: Config) -> None:
-    """Each value on its own: one of its choices, in its range."""
-    for section in (config.data, config.model, config.train, config.retrieval, config.index):
-        for field in dataclasses.fields(section):
-            value, choices = getattr(section, field.name), field.metadata["choices"]
-            _require(not choices or value in choices, f"--{field.name}={value!r}: expected one of {', '.join(choices)}")
-    model, train, retrieval, index = config.model, config.train, config.retrieval, config.index
-    for section, names in (
-        (config.data, ("window_days",)),
-        (model, ("dim", "num_layers", "num_heads", "ff_dim", "max_length", "max_events", "temperature")),
-        (
-            train,
-            (
-                "batch_size",
-                "epochs",
-                "max_logits",
-                "num_snapshots",
-                "snapshot_every_days",
-                "horizon_days",
-                "learning_rate",
-                "checkpoint_every_s",
-            ),
-        ),
-        (retrieval, ("num_interests", "top_interests", "day_floor")),
-        (config.index, ("scann_min_items", "partition_sample")),
-    ):
-        for name in names:
-            _require(getattr(section, name) > 0, f"--{name}={getattr(section, name)}: expected a value above 0")
-    for section, names in (
-        (model, ("svd_dim", "history_events")),
-        (
-            train,
-            (
-                "seed",
-                "taste_folds",
-                "interest_epochs",
-                "patience",
-                "weight_decay",
-                "small_category",
-                "target_weight_power",
-            ),
-        ),
-    ):
-        for name in names:
-            _require(getattr(section, name) >= 0, f"--{name}={getattr(section, name)}: expected 0 or more")
-    _require(0 <= model.dropout < 1, f"--dropout={model.dropout}: expected at least 0 and below 1")
-    _require(0 <= model.unknown_rate < 1, f"--unknown_rate={model.unknown_rate}: expected at least 0 and below 1")
-    _require(0 < index.scann_recall <= 1, f"--scann_recall={index.scann_recall}: expected above 0 and at most 1")
-    _require(retrieval.max_k >= 100, f"--max_k={retrieval.max_k}: expected at least 100, what requests get by default")
-    _require(
-        index.check_queries >= 4,
-        f"--check_queries={index.check_queries}: expected at least 4: half tune a searcher, half judge it",
-    )
-
-
-def _check_combinations(config: Config) -> None:
-    """Values that do not go together."""
-    model, train, retrieval = config.model, config.train, config.retrieval
-    _require(
-        not config.data.context.startswith(CLUSTERS) or num_clusters(config.data.context) > 1,
-        f"--context={config.data.context}: expected {CLUSTERS} and a number above 1, such as {CLUSTERS}300",
-    )
-    _require(
-        model.dim % model.num_heads == 0 or model.model in ("mind", "comirec"),
-        f"--dim={model.dim} is not a multiple of --num_heads={model.num_heads}; pick a divisor of {model.dim}",
-    )
-    _require(
-        retrieval.num_interests <= retrieval.top_interests,
-        f"--num_interests={retrieval.num_interests} is above --top_interests={retrieval.top_interests}: "
-        "N interests are drawn from the top M, so N <= M",
-    )
-    if model.model != LONGRETRIEVER:
-        return  # `check_baselines` has seen to the rest
-    _require(
-        model.svd_dim > 0 or not model.reads_taste,
-        "--user_context reads the items' SVD: add --nouser_context, or leave --svd_dim above 0",
-    )
-    _require(
-        train.loss == "full" or not (model.copy or model.item_stats),
-        "--loss=in_batch scores by inner products alone: add --nocopy --noitem_stats, or use --loss=full",
-    )
-    _require(
-        train.in_context or train.loss == "in_batch",
-        "--noin_context (mixed batches) needs --loss=in_batch: a mixed batch has no single category to score whole",
-    )
-    _require(
-        retrieval.search == "category" or retrieval.merge in ("raw", "round_robin"),
-        f"--search=corpus with --merge={retrieval.merge}: lists of the whole corpus hold the same items, which have no "
-        "share of a category; use --merge=raw or --merge=round_robin",
-    )
-    _require(
-        train.interest_epochs > 0 or retrieval.interest == "paper",
-        "--interest_epochs=0 trains no interest score: add --interest=paper (eq. 3), or let it train",
-    )
+        check_config(self)
 
 
 def to_json(config: Any) -> str:
@@ -400,7 +283,7 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(fields))
-    _require(not unknown, f"{where}: unknown key {', '.join(map(repr, unknown))}; known: {', '.join(fields)}")
+    require(not unknown, f"{where}: unknown key {', '.join(map(repr, unknown))}; known: {', '.join(fields)}")
     made = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(fields[name].type):

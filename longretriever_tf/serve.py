@@ -1,7 +1,9 @@
 """Serves exported models as TensorFlow Serving does, over REST and gRPC; flags are named as tensorflow_model_server's.
 
   python -m longretriever_tf.serve --model_base_path=exports/longretriever --model_name=longretriever \
-    --rest_api_port=8501
+    --rest_api_port=8501 --explorer
+
+With --explorer, http://localhost:8501/explorer/ is a page that shows how a list comes about and turns every knob.
 
 New versions under the base path are taken over within a second, without a failed request. SIGTERM or Ctrl-C stops the
 server after the requests in flight.
@@ -67,6 +69,15 @@ _DEFAULT_INPUTS = absl_flags.DEFINE_bool(
     False,
     "Fill left-out REST inputs from the signature's defaults; TensorFlow Serving does so over gRPC only.",
 )
+_EXPLORER = absl_flags.DEFINE_bool(
+    "explorer", False, "Serve a page at /explorer/ of the REST port: turn the knobs, see why each item is listed."
+)
+_EXPLORER_USERS = absl_flags.DEFINE_string(
+    "explorer_users",
+    "",
+    "JSON file of the lives that the explorer page offers, as longretriever_tf.sample_users writes it; everyone who "
+    "reaches the port can read it. Empty: made-up lives, from the export's warm-up requests.",
+)
 _GRACE = absl_flags.DEFINE_float("shutdown_grace_seconds", 10, "What requests in flight get after SIGTERM.", 0)
 
 
@@ -82,6 +93,10 @@ def main(argv: Sequence[str]) -> None:
             "nothing to serve; give --model_base_path=exports/longretriever --model_name=longretriever, or "
             "--model_config_file"
         )
+    if _EXPLORER_USERS.value and not _EXPLORER.value:
+        raise UserError(f"--explorer_users={_EXPLORER_USERS.value!r} is for the explorer page; add --explorer")
+    if _EXPLORER.value and not _REST_PORT.value:
+        raise UserError("--explorer is served on the REST port; add --rest_api_port=8501")
     logging.getLogger("longretriever_tf").setLevel(logging.INFO)
     logging.getLogger("tensorflow").setLevel(
         logging.ERROR
@@ -151,6 +166,8 @@ def _options() -> "ServerOptions":
         max_history=_MAX_HISTORY.value,
         rest_default_inputs=_DEFAULT_INPUTS.value,
         cors=_CORS.value,
+        explorer=_EXPLORER.value,
+        explorer_users=_EXPLORER_USERS.value,
         grace_s=_GRACE.value,
         **given,
     )

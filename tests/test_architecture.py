@@ -15,7 +15,18 @@ MAX_FUNCTION_LINES = 60
 
 # From the top down: a module imports from its own layer and from those above. The longest matching name decides.
 LAYERS = (
-    ("errors", "schema", "config", "config_field", "baseline_config", "files", "progress", "provenance", "data.log"),
+    (
+        "errors",
+        "schema",
+        "config",
+        "config_check",
+        "config_field",
+        "baseline_config",
+        "files",
+        "progress",
+        "provenance",
+        "data.log",
+    ),
     ("datasets",),
     ("data",),
     ("models",),
@@ -33,6 +44,10 @@ LAYERS = (
         "export",
         "recommend",
         "refresh",
+        "export",
+        "recommend",
+        "refresh",
+        "sample_users",
         "serve",
         "serving.load",
         "doctor",

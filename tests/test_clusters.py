@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from worlds import START, block_world, make_log
 
-from longretriever_tf.config import Config, DataConfig, num_clusters
+from longretriever_tf.config import Config, DataConfig
+from longretriever_tf.config_check import num_clusters
 from longretriever_tf.data.clusters import cluster_context, with_trained_clusters
 from longretriever_tf.data.corpus import fit_corpus
 from longretriever_tf.data.log import ItemTable

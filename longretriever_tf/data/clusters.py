@@ -7,7 +7,7 @@ import numpy as np
 import scipy.cluster.vq
 
 from longretriever_tf import schema
-from longretriever_tf.config import num_clusters
+from longretriever_tf.config_check import num_clusters
 from longretriever_tf.data.corpus import Corpus, encode_log, fit_corpus
 from longretriever_tf.data.item_svd import fit_item_svd
 from longretriever_tf.data.log import ItemTable, LifelongLog

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from longretriever_tf.config import DataConfig, num_clusters
+from longretriever_tf.config import DataConfig
+from longretriever_tf.config_check import num_clusters
 from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.datasets import complete_journey, event_log, lifelong_builder, lives, movielens
 from longretriever_tf.datasets.prepare import prepare

@@ -52,12 +52,7 @@ def judge_run(
     Raises:
       UserError: the run has seen the window, has not finished, or is of another log.
     """
-    asked = variants_of(ways.group, config.retrieval) if ways.group else {}
-    if asked and config.model.model != LONGRETRIEVER:
-        raise UserError(
-            f"--variants={ways.group}: {config.train.run_dir!r} is a run of --model={config.model.model}, "
-            "which has no interests to choose or merge; leave --variants out"
-        )
+    asked = _variants(config, ways)
     log, cuts = load_split(config)
     window = cuts.window_of(split)
     corpus, arrays = load_saved(config.train.run_dir)
@@ -94,6 +89,17 @@ def judge_run(
         "baseline_settings": chosen,
         "models": {name: evaluation.summary() for name, evaluation in made.items()},
     }
+
+
+def _variants(config: Config, ways: Ways) -> dict[str, RetrievalConfig]:
+    if not ways.group:
+        return {}
+    if config.model.model != LONGRETRIEVER:
+        raise UserError(
+            f"--variants={ways.group}: {config.train.run_dir!r} is a run of --model={config.model.model}, which has no "
+            "interests to choose or merge; leave --variants out"
+        )
+    return variants_of(ways.group, config.retrieval)
 
 
 def make_scorers(config: Config, prepared: Prepared) -> list[Scorer]:

@@ -46,7 +46,7 @@ def explain_user(version_dir: str, config: Config, question: Question) -> str:
     corpus = load_extra(version_dir)
     log = load_log(config.data)
     user = _find_user(log, question.user)
-    moment = _parse_moment(question.as_of, corpus.cut)
+    moment = parse_moment(question.as_of, corpus.cut)
     signatures = load_version(version_dir).signatures
     history = request_columns(log, user, moment, list(corpus.profile_values))
     options = _options(question, config.retrieval, history["history_item_id"].dtype)
@@ -110,7 +110,12 @@ def _find_user(log: LifelongLog, user: str) -> int:
     return int(found[0])
 
 
-def _parse_moment(text: str, cut: int) -> int:
+def parse_moment(text: str, cut: int) -> int:
+    """Seconds UTC of `text`, the cut where it is empty.
+
+    Raises:
+      UserError: it is not a moment.
+    """
     if not text:
         return cut
     try:

@@ -1,7 +1,6 @@
 """Multi-context retrieval (section 5 of the paper) as the exported graph: raw ids in, one explained top-k out."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -11,7 +10,6 @@ from longretriever_tf.config import Config
 from longretriever_tf.data import hard_search
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.interest_features import (
-    LifeSummary,
     category_bag,
     interest_features,
     life_activity,
@@ -20,77 +18,13 @@ from longretriever_tf.data.interest_features import (
 from longretriever_tf.data.tokens import make_tokens, max_sliced
 from longretriever_tf.models.interest import GOALS, InterestModel
 from longretriever_tf.models.retriever import LongRetriever
-from longretriever_tf.models.towers import UserState
 from longretriever_tf.retrieval.controls import Controls, check_history, read_controls, require
 from longretriever_tf.retrieval.fingerprint import UNSTAMPED, Fingerprint
 from longretriever_tf.retrieval.interests import ORIGINS, Interests, choose_interests
 from longretriever_tf.retrieval.item_vectors import embed_corpus
 from longretriever_tf.retrieval.merge import MERGES, Candidates
 from longretriever_tf.retrieval.packed_index import Found, PackedIndex, Queries
-
-
-class Histories(NamedTuple):
-    """B raw lives, read.
-
-    Attributes:
-      lives: the events before each request.
-      summary: their sums by category.
-      bag: the lives as bags of categories, [B, C] float32.
-      features: what the learned interest score reads, [B, C, F] float32.
-      stats: of the categories, as of the cut, [B, C, 3] float32.
-    """
-
-    lives: hard_search.RawLives
-    summary: LifeSummary
-    bag: tf.Tensor
-    features: tf.Tensor
-    stats: tf.Tensor
-
-
-class Requests(NamedTuple):
-    """B requests, looked up.
-
-    Attributes:
-      lives: the events before each request.
-      count: events of each category, [B, C] float32.
-      time: [B] int64.
-      profile: [B, P] int32.
-      activity: [B, 3] float32.
-      taste: what each life says across categories, [B, D] float32; [B, 0] unless the model reads it.
-      log_interest: log p(category | user), [B, C] float32.
-      log_interest_novel: the same for items that the user never took; also what untouched categories are ranked by.
-      interest: the score that interests are chosen by: eq. 3, or `log_interest` itself, [B, C] float32.
-      is_interest: categories that may be drawn, [B, C] bool.
-    """
-
-    lives: hard_search.RawLives
-    count: tf.Tensor
-    time: tf.Tensor
-    profile: tf.Tensor
-    activity: tf.Tensor
-    taste: tf.Tensor
-    log_interest: tf.Tensor
-    log_interest_novel: tf.Tensor
-    interest: tf.Tensor
-    is_interest: tf.Tensor
-
-
-class Subsequences(NamedTuple):
-    """R encoded (request, category) pairs.
-
-    Attributes:
-      row: request of each pair, [R] int32.
-      category: [R] int32.
-      runs: all events of each.
-      tokens: S_u of each.
-      state: e_u and boosts of each.
-    """
-
-    row: tf.Tensor
-    category: tf.Tensor
-    runs: hard_search.Runs
-    tokens: hard_search.Tokens
-    state: UserState
+from longretriever_tf.retrieval.requests import Histories, Requests, Subsequences
 
 
 class MultiContextRetriever(tf.Module):

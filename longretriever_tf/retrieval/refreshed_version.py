@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from longretriever_tf import schema
-from longretriever_tf.config import Config, DataConfig, load_config, num_clusters
+from longretriever_tf.config import Config, DataConfig, load_config
+from longretriever_tf.config_check import num_clusters
 from longretriever_tf.data.clusters import with_trained_clusters
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.load import own_context

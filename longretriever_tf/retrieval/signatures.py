@@ -13,7 +13,8 @@ import tensorflow as tf
 from longretriever_tf import schema
 from longretriever_tf.config import RetrievalConfig
 from longretriever_tf.retrieval.controls import Controls, default_columns
-from longretriever_tf.retrieval.multi_context import MultiContextRetriever, Requests
+from longretriever_tf.retrieval.multi_context import MultiContextRetriever
+from longretriever_tf.retrieval.requests import Requests
 
 Columns = Mapping[str, tf.Tensor]
 

@@ -87,7 +87,7 @@ class HttpServer:
         if self._cors and request.method == "OPTIONS":
             return web.Response(headers=_CORS)
         reply = await self._reply(request)
-        headers = _CORS if self._cors else None
+        headers = dict(reply.headers) | (_CORS if self._cors else {})
         return web.Response(status=reply.status, body=reply.body, content_type=reply.content_type, headers=headers)
 
     async def _reply(self, request: web.Request) -> Reply:

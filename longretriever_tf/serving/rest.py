@@ -6,6 +6,7 @@ Source: tensorflow/serving http_rest_api_handler.cc and http_rest_api_util.cc.
 import re
 import time
 import urllib.parse
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from longretriever_tf.serving import json_replies, status_protos
@@ -30,6 +31,7 @@ class Reply(NamedTuple):
     status: int
     body: bytes
     content_type: str = JSON
+    headers: Mapping[str, str] = {}
 
 
 class _Route(NamedTuple):

@@ -15,8 +15,10 @@ from longretriever_tf.errors import UserError
 from longretriever_tf.serving import config_files
 from longretriever_tf.serving.batching import BatchScheduler
 from longretriever_tf.serving.config_files import BatchingOptions
+from longretriever_tf.serving.explorer_page import ExplorerPage
+from longretriever_tf.serving.explorer_users import read_users
 from longretriever_tf.serving.grpc_services import ModelService, PredictionService
-from longretriever_tf.serving.http_server import HttpLimits, HttpServer
+from longretriever_tf.serving.http_server import Handle, HttpLimits, HttpServer
 from longretriever_tf.serving.loaded import LoadedModel
 from longretriever_tf.serving.manager import LoadOptions, ModelManager
 from longretriever_tf.serving.metrics import Metrics
@@ -48,6 +50,8 @@ class ServerOptions:
       max_history: events per user in history_* inputs; 0: no limit.
       rest_default_inputs: fill left-out REST inputs from the signature, which TensorFlow Serving does for gRPC alone.
       cors: let browsers call from other origins.
+      explorer: serve the explorer page at /explorer/ of the REST port.
+      explorer_users: file of the lives that the page offers; empty: made-up ones, from the export's warm-up requests.
       grace_s: what requests in flight get when the server stops.
     """
 
@@ -66,6 +70,8 @@ class ServerOptions:
     max_history: int = 100_000
     rest_default_inputs: bool = False
     cors: bool = False
+    explorer: bool = False
+    explorer_users: str = ""
     grace_s: float = 10.0
 
 
@@ -74,6 +80,7 @@ class ModelServer:
 
     def __init__(self, config: model_server_config_pb2.ModelServerConfig, options: ServerOptions) -> None:
         self._config, self._options = config, options
+        self._users = read_users(options.explorer_users) if options.explorer_users else None
         self.metrics = Metrics()
         self.manager = ModelManager(options.loading, self.metrics, self._load)
         self.rest_port: int | None = None
@@ -185,9 +192,19 @@ class ModelServer:
                 metrics_path=options.metrics_path,
             )
             limits = HttpLimits(options.num_threads, options.rest_timeout_s, options.grace_s, options.max_body)
-            self._http = HttpServer(api.handle, limits, options.host, options.rest_port, options.cors)
+            self._http = HttpServer(
+                self._with_explorer(api.handle), limits, options.host, options.rest_port, options.cors
+            )
             self.rest_port = self._http.port
             _LOG.info("Exporting HTTP/REST API at:%s:%d ...", options.host, self.rest_port)
+            if options.explorer:
+                _LOG.info("The explorer page is at http://%s:%d/explorer/", options.host, self.rest_port)
+
+    def _with_explorer(self, handle: Handle) -> Handle:
+        """The REST API, with the explorer page beside it where it was asked for."""
+        if not self._options.explorer:
+            return handle
+        return ExplorerPage(self.manager, self._users, handle).handle
 
     def _watch_config(self) -> None:
         current = self._config

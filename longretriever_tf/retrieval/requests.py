@@ -1,0 +1,73 @@
+"""What the exported graph makes of requests on their way from raw columns to lists."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from longretriever_tf.data import hard_search
+from longretriever_tf.data.interest_features import LifeSummary
+from longretriever_tf.models.towers import UserState
+
+
+class Histories(NamedTuple):
+    """B raw lives, read.
+
+    Attributes:
+      lives: the events before each request.
+      summary: their sums by category.
+      bag: the lives as bags of categories, [B, C] float32.
+      features: what the learned interest score reads, [B, C, F] float32.
+      stats: of the categories, as of the cut, [B, C, 3] float32.
+    """
+
+    lives: hard_search.RawLives
+    summary: LifeSummary
+    bag: tf.Tensor
+    features: tf.Tensor
+    stats: tf.Tensor
+
+
+class Requests(NamedTuple):
+    """B requests, looked up.
+
+    Attributes:
+      lives: the events before each request.
+      count: events of each category, [B, C] float32.
+      time: [B] int64.
+      profile: [B, P] int32.
+      activity: [B, 3] float32.
+      taste: what each life says across categories, [B, D] float32; [B, 0] unless the model reads it.
+      log_interest: log p(category | user), [B, C] float32.
+      log_interest_novel: the same for items that the user never took; also what untouched categories are ranked by.
+      interest: the score that interests are chosen by: eq. 3, or `log_interest` itself, [B, C] float32.
+      is_interest: categories that may be drawn, [B, C] bool.
+    """
+
+    lives: hard_search.RawLives
+    count: tf.Tensor
+    time: tf.Tensor
+    profile: tf.Tensor
+    activity: tf.Tensor
+    taste: tf.Tensor
+    log_interest: tf.Tensor
+    log_interest_novel: tf.Tensor
+    interest: tf.Tensor
+    is_interest: tf.Tensor
+
+
+class Subsequences(NamedTuple):
+    """R encoded (request, category) pairs.
+
+    Attributes:
+      row: request of each pair, [R] int32.
+      category: [R] int32.
+      runs: all events of each.
+      tokens: S_u of each.
+      state: e_u and boosts of each.
+    """
+
+    row: tf.Tensor
+    category: tf.Tensor
+    runs: hard_search.Runs
+    tokens: hard_search.Tokens
+    state: UserState

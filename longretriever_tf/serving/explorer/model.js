@@ -1,0 +1,147 @@
+// What the model says of a life, by its signatures: interests, categories of items, the list, candidates.
+
+import { optional } from "./endpoint.js";
+
+const MAX_CELLS = 60000; // events times rows of one request: some hundred kB
+const FIRST_WIDTH = 1000;
+
+/** Columns of the knobs, in the model's names. */
+export function knobs(settings) {
+  return {
+    k: [settings.k],
+    num_interests: [settings.numInterests],
+    top_interests: [settings.topInterests],
+    seed: [settings.seed],
+    exploration: [settings.exploration],
+    merge: [settings.merge],
+    goal: [settings.onlyNew ? "novel" : "all"],
+    exclude_item_id: [settings.excluded],
+    allowed_category: [[]],
+    forbidden_category: [settings.forbidden],
+    forced_category: [settings.forced],
+    forced_weight: [[]],
+  };
+}
+
+const FREE = { k: 1, seed: 0, exploration: 0, merge: "calibrated", onlyNew: false, excluded: [], forbidden: [], forced: [] };
+const KNOWN = [...Object.keys(knobs(FREE)), "history_item_id", "history_timestamp", "history_weight", "request_timestamp"];
+
+/** Asks about one life; the profile's columns are what the signature has beyond all the known ones. */
+export class Model {
+  constructor(endpoint) {
+    this.endpoint = endpoint;
+    this.names = new Map();
+  }
+
+  get profileNames() {
+    return Object.keys(this.endpoint.inputs("serving_default")).filter((name) => !KNOWN.includes(name));
+  }
+
+  /** The life's columns, `times` rows of them. */
+  columns(life, times = 1) {
+    const profile = this.profileNames.map((name) => [name, Array(times).fill(life.profile[name] ?? "")]);
+    return {
+      history_item_id: { row: life.events.map((event) => event.id), times },
+      history_timestamp: { row: life.events.map((event) => event.seconds), times },
+      history_weight: life.events.some((event) => event.weight !== 1) ? [life.events.map((event) => event.weight)] : [[1]],
+      request_timestamp: Array(times).fill(life.moment),
+      ...Object.fromEntries(profile),
+    };
+  }
+
+  /**
+   * Every category, best first: {category, score, events, last, canDraw}. Eq. 3 draws from touched categories alone;
+   * the others are told as explored ones, which may be forced all the same.
+   */
+  async interests(life) {
+    for (let width = FIRST_WIDTH; ; width *= 10) {
+      const settings = { ...FREE, numInterests: width, topInterests: width, exploration: width };
+      const reply = await this.endpoint.predict("interests", { ...this.columns(life), ...knobs(settings) });
+      const rows = readInterests(reply);
+      if (rows.length === width) continue;
+      const drawsAll = rows.some(({ score }) => score < 0) || !rows.some(({ events }) => events);
+      rows.forEach((row) => (row.canDraw = drawsAll || row.events > 0));
+      return rows.sort((a, b) => b.score - a.score);
+    }
+  }
+
+  /** Categories by item id, for the items of a life that the model knows. */
+  async categories(life, interests) {
+    const found = new Map();
+    let left = [...new Set(life.events.map((event) => event.id))];
+    let open = interests.filter((interest) => interest.events).map((interest) => interest.category);
+    while (left.length && open.length) {
+      const full = [];
+      for (const some of chunks(open, left.length)) {
+        const times = some.length;
+        const events = left.map((id, index) => ({ id, seconds: life.moment - left.length + index, weight: 1 }));
+        const columns = { ...this.columns({ ...life, events }, times), category: some };
+        const reply = await this.endpoint.predict("user_embeddings", columns);
+        reply.subsequence_item_id.forEach((items, row) => {
+          const size = reply.subsequence_length[row];
+          items.slice(0, size).forEach((item) => found.set(String(item), some[row]));
+          if (size && size === items.length) full.push(some[row]); // there may be more than one subsequence holds
+        });
+      }
+      left = left.filter((id) => !found.has(id));
+      open = full;
+    }
+    return found;
+  }
+
+  /** The merged list with its interests. */
+  async list(life, settings, signal) {
+    const reply = await this.endpoint.predict("serving_default", { ...this.columns(life), ...knobs(settings) }, signal);
+    const items = reply.item_id[0].slice(0, reply.num_valid[0]).map((id, index) => ({
+      id: String(id),
+      score: reply.score[0][index],
+      category: reply.category[0][index],
+    }));
+    return { items, drawn: readInterests(reply) };
+  }
+
+  /** The best items of each category's own index, by category: [{id, score}], score the log share within it. */
+  async candidates(life, settings, categories, signal) {
+    const lists = new Map();
+    for (const some of chunks(categories, life.events.length)) {
+      const columns = { ...this.columns(life, some.length), ...knobs(settings), category: some };
+      const reply = await this.endpoint.predict("retrieve_in_category", columns, signal);
+      some.forEach((category, row) => {
+        const ids = reply.item_id[row].slice(0, reply.num_valid[row]);
+        lists.set(category, ids.map((id, index) => ({ id: String(id), score: reply.score[row][index] })));
+      });
+    }
+    return lists;
+  }
+
+  /** Learns the names of items, where the server tells them. */
+  async learnNames(ids) {
+    const unknown = [...new Set(ids)].filter((id) => !this.names.has(id));
+    if (!unknown.length) return;
+    const names = (await optional("names", this.endpoint.model, { item_id: unknown })) ?? {};
+    unknown.forEach((id) => this.names.set(id, names[id] ?? ""));
+  }
+
+  /** What to call an item. */
+  nameOf(id) {
+    return this.names.get(id) || `item ${id}`;
+  }
+}
+
+/** The interests of a reply; padding, which has no origin, may stand between them. */
+function readInterests(reply) {
+  const rows = reply.interest_category[0].map((category, index) => ({
+    category,
+    score: reply.interest_score[0][index],
+    rank: reply.interest_rank_drawn[0][index],
+    origin: reply.interest_origin[0][index],
+    events: reply.interest_num_events[0][index],
+    last: reply.interest_last_timestamp[0][index],
+  }));
+  return rows.filter(({ origin }) => origin);
+}
+
+function* chunks(list, cells) {
+  const size = Math.max(1, Math.floor(MAX_CELLS / Math.max(cells, 1)));
+  for (let start = 0; start < list.length; start += size) yield list.slice(start, start + size);
+}

@@ -1,0 +1,118 @@
+// Whose life: a user of the file, nobody, or pasted text.
+
+import { count, date, h, replace } from "./dom.js";
+import { LifeError, emptyLife, parseLife, parseTime, readUser } from "./life.js";
+
+const DAY_S = 86400;
+
+/** Fills `root`; calls `choose(life)` with each life that is chosen. */
+export function makePicker(root, { users, madeUp, model, choose }) {
+  const moment = users[0]?.request_timestamp ?? Math.floor(Date.now() / 1000);
+  const select = h(
+    "select",
+    { id: "user", onchange: () => { asOf.value = ""; pasted = null; pick(); } },
+    users.map((user, index) => h("option", { value: index }, `${user.label} · ${count(user.item_id.length, "event")}`)),
+    h("option", { value: "nobody" }, "Nobody yet: no history"),
+    h("option", { value: "paste" }, "Paste a life…"),
+  );
+  let pasted = null;
+  const paste = pasteForm(model, (life) => {
+    pasted = life;
+    ask({ ...life });
+  });
+  const about = h("p", { class: "muted", id: "about" });
+  const asOf = h("input", { id: "as-of", type: "date", onchange: () => pick() });
+  const note = madeUp
+    ? "These lives are made up: random items from the export's warm-up requests. For real ones, start the server with --explorer_users."
+    : "";
+
+  function pick() {
+    const isPaste = select.value === "paste";
+    paste.hidden = !isPaste;
+    if (isPaste && !pasted) {
+      paste.querySelector("textarea").focus();
+      return;
+    }
+    const given = select.value === "nobody" ? emptyLife(moment) : !isPaste && readUser(users[Number(select.value)]);
+    const life = given || { ...pasted };
+    const chosen = parseTime(asOf.value);
+    if (chosen > 0) life.moment = chosen;
+    ask(life);
+  }
+
+  function ask(life) {
+    asOf.value = new Date(life.moment * 1000).toISOString().slice(0, 10);
+    choose(life);
+  }
+
+  replace(
+    root,
+    h("div", { class: "row" }, h("label", {}, "User ", select), h("label", {}, "As of ", asOf)),
+    paste,
+    about,
+    note && h("p", { class: "note" }, note),
+  );
+  paste.hidden = true;
+  if (!users.length) select.value = "nobody";
+  pick();
+}
+
+/** One sentence about a life. */
+export function describe(life, unknown, numCategories) {
+  const size = life.events.length;
+  if (!size) return `As of ${date(life.moment)}: no history. The list rests on everyone's behaviour alone.`;
+  const years = (life.moment - life.events[0].seconds) / DAY_S / 365.25;
+  const span = years >= 2 ? `${years.toFixed(1)} years` : count(Math.ceil(years * 365.25), "day");
+  const items = new Set(life.events.map((event) => event.id));
+  const profile = Object.entries(life.profile).filter(([, value]) => value);
+  const words = [
+    `${count(size, "event")} with ${count(items.size, "item")} in ${count(numCategories, "category")} over ${span}, asked as of ${date(life.moment)}.`,
+  ];
+  if (profile.length) words.push(`Profile: ${profile.map(([name, value]) => `${name} ${value}`).join(", ")}.`);
+  if (unknown.length === items.size) {
+    words.push("The model knows none of these items, so the list rests on everyone's behaviour alone.");
+  } else if (unknown.length) {
+    const some = unknown.slice(0, 5).join(", ") + (unknown.length > 5 ? ", …" : "");
+    words.push(`The model does not know ${count(unknown.length, "item")} and ignores them: ${some}.`);
+  }
+  return words.join(" ");
+}
+
+function pasteForm(model, choose) {
+  const text = h("textarea", {
+    id: "paste",
+    rows: 6,
+    spellcheck: "false",
+    placeholder: "1029743, 2017-11-18\n995242, 1512000000",
+    "aria-describedby": "paste-help paste-fault",
+  });
+  const fault = h("p", { id: "paste-fault", class: "fault", role: "alert" });
+  const profile = model.profileNames.map((name) => h("label", {}, `${name} `, h("input", { name, size: 12, autocomplete: "off" })));
+  const submit = (event) => {
+    event.preventDefault();
+    try {
+      const life = parseLife(text.value, (id) => model.endpoint.takesId(id));
+      profile.forEach((label) => {
+        const input = label.querySelector("input");
+        life.profile[input.name] = input.value.trim();
+      });
+      replace(fault);
+      text.removeAttribute("aria-invalid");
+      choose(life);
+    } catch (error) {
+      if (!(error instanceof LifeError)) throw error;
+      text.setAttribute("aria-invalid", "true");
+      replace(fault, error.message);
+    }
+  };
+  return h(
+    "form",
+    { id: "paste-form", onsubmit: submit },
+    h("label", { for: "paste" }, "A life, one event per line"),
+    h("p", { id: "paste-help", class: "muted" }, "Item id, then a date or seconds since 1970, then a weight if there is one. JSON works too."),
+    text,
+    fault,
+    profile.length > 0 && h("div", { class: "row" }, profile),
+    h("button", { type: "submit" }, "Use this life"),
+  );
+}

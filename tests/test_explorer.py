@@ -1,0 +1,149 @@
+"""The explorer's server side: the page's files, lives to choose from, names of items, and what is refused."""
+
+import configparser
+import fnmatch
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from serving_clients import call, serving
+from trained import run_module
+from worlds import START, block_world, make_log
+
+from longretriever_tf.errors import UserError
+from longretriever_tf.schema import DAY_S
+from longretriever_tf.serving import config_files, explorer_page
+from longretriever_tf.serving.explorer_users import read_users, sample_users
+
+PAGE = pathlib.Path(explorer_page.__file__).parent / "explorer"
+USER = {"label": "a", "request_timestamp": 9, "item_id": [3, 4], "timestamp": [1, 2]}
+
+
+@pytest.fixture(scope="module")
+def explored(trained):
+    config = config_files.one_model("longretriever", trained.export_dir)
+    with serving(config, explorer=True) as server:
+        yield server
+
+
+def test_every_file_of_the_page_is_installed_with_the_package():
+    setup = configparser.ConfigParser()
+    setup.read(pathlib.Path(__file__).parent.parent / "setup.cfg")
+    patterns = setup["options.package_data"]["longretriever_tf.serving.explorer"].split()
+    names = [path.name for path in PAGE.iterdir()]
+    assert {"index.html", "style.css", "main.js"} <= set(names)
+    assert [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)] == []
+
+
+def test_modules_of_the_page_stay_small():
+    sizes = {path.name: len(path.read_text().splitlines()) for path in PAGE.glob("*.js")}
+    assert {name: size for name, size in sizes.items() if size > 250} == {}
+
+
+@pytest.mark.serving
+def test_the_page_is_served_beside_the_api(explored):
+    for path, words in (("", b"<!doctype html>"), ("main.js", b"import "), ("style.css", b":root")):
+        status, body = call(explored, "GET", f"/explorer/{path}")
+        assert status == 200 and body.lstrip().startswith((words, b"//"))
+    assert call(explored, "GET", "/explorer")[0] == 302
+    assert call(explored, "GET", "/explorer/../setup.cfg")[0] == 404
+    assert call(explored, "POST", "/explorer/main.js")[0] == 404
+    assert json.loads(call(explored, "GET", "/explorer/settings.json")[1]) == {"models": ["longretriever"]}
+    assert call(explored, "GET", "/v1/models/longretriever")[0] == 200
+
+
+@pytest.mark.serving
+def test_without_the_flag_there_is_no_page(toy_server):
+    status, body = call(toy_server, "GET", "/explorer/")
+    assert status == 404 and b"no such path" in body
+
+
+@pytest.mark.serving
+def test_without_a_file_lives_are_made_up_and_said_to_be(explored):
+    users = json.loads(call(explored, "GET", "/explorer/models/longretriever/users.json")[1])
+    assert users["made_up"] is True
+    assert [len(user["item_id"]) for user in users["users"]] == [8, 512] + [64] * 8  # the warm-up file's shapes
+    assert all(100 <= item < 197 for user in users["users"] for item in user["item_id"])  # the world's ids
+    status, body = call(explored, "GET", "/explorer/models/nobody/users.json")
+    assert status == 400 and b"nobody" in body
+
+
+@pytest.mark.serving
+def test_names_that_say_no_more_than_the_id_are_left_out(explored):
+    status, body = call(explored, "POST", "/explorer/models/longretriever/names", {"item_id": ["101", "7"]})
+    assert (status, json.loads(body)) == (200, {})  # the block world's items have no names
+    status, body = call(explored, "POST", "/explorer/models/longretriever/names", b"[")
+    assert status == 400 and json.loads(body)["error"]
+
+
+def test_names_are_read_from_the_corpus(tmp_path, trained):
+    stored = dict(np.load(f"{trained.export_dir}/1/assets.extra/corpus.npz"))
+    stored["item_name"] = np.array([f"tea {item}" for item in stored["item_id"]])
+    np.savez(tmp_path / "corpus.npz", **stored)
+    names = explorer_page._read_names(str(tmp_path / "corpus.npz"))
+    assert names["101"] == "tea 101" and len(names) == len(stored["item_id"]) - 2
+
+
+def test_sampled_lives_are_those_of_the_log_before_the_moment():
+    log = make_log(
+        ["x"] * 3 + ["y"] * 5 + ["z"],
+        [1, 2, 1, 4, 5, 4, 6, 5, 1],
+        [10, 20, 30, 5, 6, 7, 8, 40, 99],
+        {"category": ["c"] * 5},
+        profile={"age": ["old", "", "young"]},
+    )
+    users = sample_users(log, 30, 2)
+    assert [user["label"] for user in users] == ["user y", "user x"]  # z has no event yet
+    assert users[0]["item_id"] == [4, 5, 4, 6] and users[0]["timestamp"] == [5, 6, 7, 8]
+    assert users[1]["item_id"] == [1, 2] and users[1]["profile"] == {"age": "old"}
+    assert {user["request_timestamp"] for user in users} == {30} and "weight" not in users[0]
+    assert [user["label"] for user in sample_users(log, 30, 1, ["z"])] == ["user z"]
+    with pytest.raises(UserError, match="'w' is not in the log, which has 3 users"):
+        sample_users(log, 30, 1, ["w"])
+    with pytest.raises(UserError, match="1970-01-01T00:00:05"):
+        sample_users(log, 5, 1)
+
+
+def test_a_sampled_file_is_read_back(tmp_path):
+    users = sample_users(block_world(), START + 70 * DAY_S, 5)
+    path = tmp_path / "users.json"
+    path.write_text(json.dumps({"made_up": False, "users": users}))
+    assert json.loads(read_users(str(path))) == {"made_up": False, "users": users}
+    assert len(users) == 5 and all(len(user["item_id"]) > 0 for user in users)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "cannot be read as JSON"),
+        ('{"users": []}', "one user at least"),
+        (json.dumps({"users": [USER, {"label": "b"}]}), "user 2 lacks request_timestamp, item_id, timestamp"),
+        (json.dumps({"users": [USER | {"timestamp": [1]}]}), "user 1 must have lists `item_id` and `timestamp` of one"),
+        (json.dumps({"users": [USER | {"timestamp": [1, "2017"]}]}), "user 1 has the timestamp '2017'"),
+        (json.dumps({"users": [USER | {"weight": [1.0]}]}), "user 1 must have as many `weight`"),
+        (json.dumps({"users": ["x"]}), 'user 1 must be an object, and is "x"'),
+    ],
+)
+def test_a_users_file_of_another_form_is_refused(tmp_path, text, words):
+    path = tmp_path / "users.json"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_users(str(path))
+    assert words in str(caught.value) and str(path) in str(caught.value) and "sample_users" in str(caught.value)
+
+
+def test_flags_that_do_not_go_together_are_refused():
+    done = run_module("serve", "--model_base_path=x", "--explorer_users=u.json")
+    assert done.returncode == 2 and "'u.json' is for the explorer page; add --explorer" in done.stderr
+    done = run_module("serve", "--model_base_path=x", "--explorer")
+    assert done.returncode == 2 and "add --rest_api_port=8501" in done.stderr
+
+
+def test_the_command_writes_a_file_that_serve_takes(trained, tmp_path):
+    path = tmp_path / "users.json"
+    done = run_module("sample_users", f"--export_dir={trained.export_dir}", f"--output={path}", "--user_ids=1003,1001")
+    assert done.returncode == 0, done.stderr
+    users = json.loads(read_users(str(path)))["users"]
+    assert [user["label"] for user in users] == ["user 1003", "user 1001"]
+    assert users[0]["profile"] == {"taste": "b1"}  # user u is of taste u % 2
