@@ -171,7 +171,7 @@ class TrainConfig:
         4_000_000, "loss=full, and baselines: a batch has at most (baselines: about) this many scores; bounds memory."
     )
     epochs: int = _field(2, "Passes over the examples, at most.")
-    interest_epochs: int = _field(8, "Passes over the snapshots for the learned interest score; 0: eq. 3 alone.")
+    interest_epochs: int = _field(4, "Passes over the snapshots for the learned interest score; 0: eq. 3 alone.")
     learning_rate: float = _field(3e-3, "Peak learning rate of AdamW; warmed up, then decayed along a cosine.")
     weight_decay: float = _field(1e-2, "AdamW's weight decay, on kernels only.")
     target_weight_power: float = _field(

@@ -22,7 +22,7 @@ class InterestModel(tf.keras.layers.Layer):
       hidden: width of the network.
     """
 
-    def __init__(self, corpus: Corpus, dim: int = 64, hidden: int = 64) -> None:
+    def __init__(self, corpus: Corpus, dim: int = 32, hidden: int = 64) -> None:
         super().__init__(name="interest")
         self.feature_mean = self.add_weight(
             name="feature_mean", shape=[NUM_FEATURES], trainable=False, initializer="zeros"
