@@ -89,8 +89,8 @@ YARDSTICKS = {
         "all", {"decay_days": (180, 365), "weight": (0.03, 0.1, 0.3, 1, 3, 10)}, _build_ease_with_own, base=Ease.name
     ),
 }
-"""In the order of tuning. Those that live on the user's repeats are chosen by "all". ItemKNN and EASE are asked for novel
-items above all, but a choice by these alone may take a third off their recall of all for a gain within the noise.
+"""In the order of tuning. Those that live on the user's repeats are chosen by "all". ItemKNN and EASE are asked for
+novel items above all, but a choice by these alone can cost much of their recall of all for a gain within the noise.
 """
 
 
