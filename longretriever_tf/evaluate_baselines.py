@@ -14,7 +14,7 @@ from absl import flags as absl_flags
 
 from longretriever_tf import flags
 
-flags.define_config_flags("data", "model", "train", "retrieval")
+flags.define_config_flags("data", "model", "train", "retrieval", "index")
 _SPLIT = absl_flags.DEFINE_enum(
     "split", "validation", ["validation", "test"], "Which window. Compare on validation; read test once."
 )

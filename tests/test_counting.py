@@ -233,8 +233,8 @@ def test_tuning_judges_as_the_evaluator_does_and_takes_the_best(monkeypatch):
     for name, yardstick in tuning.YARDSTICKS.items():
         tried = made[name]["tried"]
         assert len(tried) == math.prod(map(len, yardstick.grid.values())) <= 12
-        best = max(row[yardstick.goal] for row in tried)
-        assert made[name]["chosen"] == next(row["setting"] for row in tried if row[yardstick.goal] == best)
+        merit = [row["all"] * (1 if yardstick.goal == "all" else row["novel"]) for row in tried]
+        assert made[name]["chosen"] == tried[merit.index(max(merit))]["setting"]
         scorer = tuning.fit_chosen(LOG, NUM_ITEMS, CUT, {name: tried[-1]["setting"]})[0]
         found = evaluate_scorer(scorer, truth, OFFSET, ks=(5,))
         for task in ("all", "novel"):
@@ -290,3 +290,21 @@ def test_wrong_settings_files_are_named_with_their_cure(world, tmp_path):
 def test_the_counting_baselines_import_no_tensorflow():
     code = "import sys, longretriever_tf.evaluation.tuning; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_baselines_alone_are_judged_by_tuned_or_given_settings(world, tmp_path, monkeypatch):
+    from longretriever_tf.config import Config
+    from longretriever_tf.evaluation import judge_baselines as judge
+
+    monkeypatch.setattr(judge, "load_split", lambda config: world)
+    output = str(tmp_path / "baseline_settings.json")
+    made = judge.judge_baselines(Config(), "test", judge.BaselineChoice("all", "", output))
+    assert list(made["models"]) == ["popularity", "category popularity", "own items", *tuning.YARDSTICKS]
+    assert made["models"]["EASE"]["novel"]["recall@20"] > 1.2 * made["models"]["popularity"]["novel"]["recall@20"]
+    assert made["baseline_settings"] == read_settings(output, *world)
+    monkeypatch.setattr(judge, "tune_settings", None)  # nothing is tuned where settings are given
+    again = judge.judge_baselines(Config(), "test", judge.BaselineChoice("all", output))
+    assert again["models"] == made["models"]
+    assert len(judge.judge_baselines(Config(), "test", judge.BaselineChoice("simple"))["models"]) == 3
+    with pytest.raises(UserError, match="--baseline_settings='f.json' with --baselines=simple"):
+        judge.judge_baselines(Config(), "test", judge.BaselineChoice("simple", "f.json"))

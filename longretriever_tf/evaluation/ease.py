@@ -11,7 +11,7 @@ from longretriever_tf.evaluation.past import LastCall, Past
 MAX_DENSE = 8_000
 """Side of the largest matrix that is inverted: 0.5 GB in float64, some 20 seconds on two cores."""
 
-_BLOCK = 256  # users at once: bounds memory, not results
+_BLOCK = 64  # users at once: bounds memory, not results
 
 
 class Ease:

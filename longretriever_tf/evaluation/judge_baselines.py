@@ -9,6 +9,7 @@ from longretriever_tf.data.corpus import EncodedLog, encode_log, fit_corpus
 from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.data.prepared import load_split
 from longretriever_tf.data.splits import Cuts
+from longretriever_tf.errors import UserError
 from longretriever_tf.evaluation.baseline_settings import COMMAND, read_settings, tune_settings, write_settings
 from longretriever_tf.evaluation.baselines import fit_baselines
 from longretriever_tf.evaluation.evaluator import Scorer, evaluate_many
@@ -18,14 +19,14 @@ from longretriever_tf.progress import Progress
 from longretriever_tf.provenance import describe_origin
 
 SETTINGS_FILE = "baseline_settings.json"
-_CHUNK = 256
+_CHUNK = 64  # as in tuning
 
 
 class BaselineChoice(NamedTuple):
     """Which baselines stand in the table.
 
     Attributes:
-      kind: one of `KINDS`. none; simple: popularity, category popularity and own items, which have nothing to tune;
+      kind: none; simple: popularity, category popularity and own items, which have nothing to tune;
         all: those, and TIFU-kNN, ItemKNN, EASE and EASE with own items, tuned on the validation window.
       settings: kind=all: a JSON file of chosen settings; "": tune now, and write them to `output`.
       output: where the settings found are written.
@@ -36,18 +37,20 @@ class BaselineChoice(NamedTuple):
     output: str = SETTINGS_FILE
 
 
-KINDS = ("none", "simple", "all")
-
-
 def find_settings(
     choice: BaselineChoice, config: Config, log: LifelongLog, cuts: Cuts, program: str
 ) -> dict[str, Setting]:
     """The chosen setting of each tuned baseline by name: read, or found now and written; none unless kind=all.
 
     Raises:
-      UserError: the settings cannot be read, are another log's, or cannot be written.
+      UserError: settings are given where nothing is tuned, or cannot be read, are another log's, or cannot be written.
     """
     if choice.kind != "all":
+        if choice.settings:
+            raise UserError(
+                f"--baseline_settings={choice.settings!r} with --baselines={choice.kind}, which has nothing to tune: "
+                "add --baselines=all, or leave the file out"
+            )
         return {}
     if choice.settings:
         return read_settings(choice.settings, log, cuts)

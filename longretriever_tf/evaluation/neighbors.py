@@ -12,7 +12,7 @@ from longretriever_tf.evaluation.past import LastCall, Past
 MAX_SIMILAR_ITEMS = 20_000
 """ItemKNN compares this many of the most taken items; the others follow by popularity."""
 
-_BLOCK = 512  # items compared at once: bounds memory, not results
+_BLOCK = 128  # items compared at once: bounds memory, not results
 
 
 def neighbor_mean(past: Past, decay_days: float, num_neighbors: int) -> LastCall:

@@ -1,6 +1,6 @@
 """The events before a cut as sparse user x item matrices: all that a counting baseline reads. Imports no TensorFlow."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ class Past:
         past = is_known_before(log, cut)
         self.num_users, self.num_items, self.cut = log.num_users, num_items, cut
         self._user, self._item, self._timestamp = log.event_user()[past], log.item[past], log.timestamp[past]
-        self._counts: dict[float, Any] = {}
+        self._kept: dict[Hashable, Any] = {}
         self.taken = self._matrix(np.ones(len(self._item)))
         self.taken.data[:] = 1.0
         self.num_takers = np.bincount(self.taken.indices, minlength=num_items)
@@ -39,9 +39,13 @@ class Past:
 
     def counts(self, decay_days: float) -> Any:
         """Decayed count of each user's events of each item, [U, V] float32 CSR; kept, since settings share it."""
-        if decay_days not in self._counts:
-            self._counts[decay_days] = self._matrix(decay(self._timestamp, self.cut, decay_days))
-        return self._counts[decay_days]
+        return self.keep(decay_days, lambda: self._matrix(decay(self._timestamp, self.cut, decay_days)))
+
+    def keep(self, key: Hashable, fit: Callable[[], Any]) -> Any:
+        """What `fit` makes, made once per key: fits that several baselines or settings share live with their past."""
+        if key not in self._kept:
+            self._kept[key] = fit()
+        return self._kept[key]
 
     def most_taken(self, max_items: int) -> np.ndarray:
         """The `max_items` items that most users took (ties: the lower index), [m] int64 ascending; none untaken."""
