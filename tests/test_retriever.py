@@ -232,6 +232,19 @@ def test_every_variant_learns(name):
     assert losses[-1] < losses[0] - 0.05
 
 
+@pytest.mark.parametrize("name", ["paper", "mixed batches"])
+def test_a_compiled_step_takes_batches_whole_and_not(name):
+    """The first trace knows the first batch's shapes: with in-batch negatives there is no whole category in them."""
+    world = build(make_config(VARIANTS[name][0], VARIANTS[name][1] | {"small_category": 14}))
+    batches = sorted(world.batches(12), key=lambda batch: bool(batch.is_whole))
+    assert [bool(batch.is_whole) for batch in (batches[0], batches[-1])] == [False, name == "paper"]
+    optimizer = SplitAdam(world.phase.variables(), 0.01, 0.01, 100)
+    step = make_step(world.phase, optimizer, xla=False)
+    for batch in (batches[0], batches[-1]):
+        expected = float(world.phase.loss(batch, optimizer.step))  # with this step's draws, before its update
+        assert float(step(batch)) == pytest.approx(expected, rel=1e-4)
+
+
 def test_normalized_vectors_have_length_one():
     world = build(make_config({"normalize": True, "temperature": 0.05}))
     batch = world.batches(1)[0]

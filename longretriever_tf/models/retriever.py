@@ -94,9 +94,12 @@ class LongRetriever(tfrs.Model):
             logits += tf.gather(self.item_bias(batch.item, batch.stats), batch.stats_row)
         if self._config.model.copy:
             logits = add_boosts(logits, state.boost, batch.token_item > 0, batch.token_local)
-        logits = tf.where(batch.is_available, logits, logits.dtype.min)
+        # `cond` traces this branch for batches that are not whole too, whose `is_available` has no column.
+        missing = tf.shape(logits)[1] - tf.shape(batch.is_available)[1]
+        is_available = tf.pad(batch.is_available, [[0, 0], [0, missing]], constant_values=True)
+        logits = tf.where(is_available, logits, logits.dtype.min)
         at = tf.stack([batch.target_row, batch.target_local], 1)
-        weight = batch.target_weight * tf.cast(tf.gather_nd(batch.is_available, at), tf.float32)
+        weight = batch.target_weight * tf.cast(tf.gather_nd(is_available, at), tf.float32)
         log_likelihood = tf.gather_nd(logits, at) - tf.gather(tf.reduce_logsumexp(logits, 1), batch.target_row)
         likely = tf.where(weight > 0, log_likelihood, 0.0)
         return -tf.math.divide_no_nan(tf.reduce_sum(weight * likely), tf.reduce_sum(weight))
