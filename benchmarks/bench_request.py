@@ -14,7 +14,7 @@ and asks each in turn, so that a part costs what its signature takes longer than
 `plain` is numpy and Python around the same user tower padded to L: eq. 3 instead of the learned score, one TFRS layer
 per category (ScaNN with TFRS's own settings from 100 items on), lists merged by score; no boosts, no explanation, one
 request after another. It searches the categories that ours drew. `plain_reordered` has layers of more effort. Lives are
-made: each user takes items of his own 2,000, unequally often, over two years. Both keep freed memory as the server does.
+made: each user takes items of his own 2,000, unequally often, over two years. Freed memory is kept, as the server does.
 """
 
 import json
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
         for kind in _KINDS.value:
             _save_layers(kind, folder, np.load(os.path.join(folder, "drawn.npy")))
             ours[kind] = _in_fresh_process("ask_plain", folder, plan)
-    facts |= plan | ours
+    facts |= plan | ours | {"load_average": os.getloadavg()[0]}
     for size in map(str, sizes):
         one = facts["ours"][size]
         parts = "  ".join(f"{name} {ms:.2f}" for name, ms in one.items())
