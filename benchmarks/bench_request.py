@@ -14,7 +14,7 @@ and asks each in turn, so that a part costs what its signature takes longer than
 `plain` is numpy and Python around the same user tower padded to L: eq. 3 instead of the learned score, one TFRS layer
 per category (ScaNN with TFRS's own settings from 100 items on), lists merged by score; no boosts, no explanation, one
 request after another. It searches the categories that ours drew. `plain_reordered` has layers of more effort. Lives are
-made: each user takes items of his own 2,000, unequally often, over two years.
+made: each user takes items of his own 2,000, unequally often, over two years. Freed memory is kept, as the server does.
 """
 
 import json
@@ -33,6 +33,7 @@ from absl import flags as absl_flags
 
 from longretriever_tf import flags
 from longretriever_tf.config import Config, load_config
+from longretriever_tf.serving import memory
 
 _RUN_DIR = absl_flags.DEFINE_string("run_dir", "runs/demo", "Run directory of a finished training.")
 _HISTORY = absl_flags.DEFINE_integer("bench_history", 20_000, "T: events per life.", lower_bound=1)
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> None:
         for kind in _KINDS.value:
             _save_layers(kind, folder, np.load(os.path.join(folder, "drawn.npy")))
             ours[kind] = _in_fresh_process("ask_plain", folder, plan)
-    facts |= plan | ours
+    facts |= plan | ours | {"load_average": os.getloadavg()[0]}
     for size in map(str, sizes):
         one = facts["ours"][size]
         parts = "  ".join(f"{name} {ms:.2f}" for name, ms in one.items())
@@ -188,7 +189,8 @@ def _save_layers(kind: str, folder: str, drawn: np.ndarray) -> None:
 def _in_fresh_process(what: str, folder: str, plan: Mapping[str, Any]) -> dict[str, Any]:
     here = [os.path.dirname(os.path.abspath(__file__)), *sys.path]
     code = f"import sys; sys.path[:0] = {here!r}; import bench_request; bench_request.{what}({folder!r}, {plan!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | _ONE_THREAD)
+    environment = _ONE_THREAD | {name: str(value) for name, (_, value) in memory.SETTINGS.items()}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment)
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
     return json.loads(done.stdout.splitlines()[-1])

@@ -105,9 +105,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _serve() -> None:
-    from longretriever_tf.serving import config_files
+    from longretriever_tf.serving import config_files, memory
     from longretriever_tf.serving.server import ModelServer  # TensorFlow takes seconds to load
 
+    memory.keep_freed_memory()
     if _CONFIG_FILE.value:
         config = config_files.read_models(_CONFIG_FILE.value)
     else:

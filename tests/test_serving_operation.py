@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import platform
 import re
 import signal
 import socket
@@ -287,6 +288,15 @@ def test_exported_retriever(trained):
         assert tf.make_ndarray(outputs["item_id"])[0].tolist() == by_row[0]["item_id"]
         odd = row | {"history_timestamp": [-5, 0, 2**40, 1, 2]}  # before 1970 and after the request
         assert json.dumps(predict(server, {"instances": [odd]}), allow_nan=False)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's settings")
+def test_glibc_takes_the_memory_settings():
+    """In a child process: they are for good."""
+    code = (
+        "import sys; from longretriever_tf.serving.memory import keep_freed_memory; sys.exit(not keep_freed_memory())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_the_table_is_what_the_tests_say():
