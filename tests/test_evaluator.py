@@ -122,3 +122,28 @@ def test_lists_of_users_without_novel_truth_do_not_count_in_novel_coverage():
     known = NUM_ITEMS - 2
     assert found["all"]["item_coverage@1"] == 2 / known
     assert found["novel"]["item_coverage@1"] == 1 / known
+
+
+def test_untouched_counts_what_lies_in_categories_never_touched(truth):
+    scores = scores_of(6)
+    evaluation = evaluate_users(Table(scores), truth, OFFSET, KS, chunk=5)
+
+    def category(item: int) -> int:
+        return int(np.flatnonzero(item >= OFFSET)[-1])
+
+    for task, is_novel in ((evaluation.all, False), (evaluation.novel, True)):
+        recalls = []
+        for i, user in enumerate(truth.users):
+            owned = set(truth.owned_item[truth.owned_row() == i].tolist())
+            touched = {category(item) for item in owned}
+            pairs = truth.item[truth.offset[i] : truth.offset[i + 1]].tolist()
+            wanted = {item for item in pairs if category(item) not in touched}
+            gone = owned if is_novel else set()
+            row = np.where([v < 2 or v in gone for v in range(NUM_ITEMS)], -np.inf, scores[user])
+            if wanted:
+                recalls.append(reference.list_metrics(reference.ranked_list(row, 3), wanted, 3)["recall@3"])
+        assert 0 < len(recalls) < truth.num_users
+        found = task.untouched.summary()
+        assert found["num_users"] == len(recalls)
+        np.testing.assert_allclose(found["recall@3"], np.mean(recalls))
+    assert evaluation.summary()["untouched"] == evaluation.all.untouched.summary()

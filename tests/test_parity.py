@@ -209,7 +209,7 @@ def test_logits_of_evaluation_equal_the_signatures(parts, answers):
     scorer = CategoryScorer(parts.config, parts.prepared, parts.models.retriever)
     found = answers["in category"]
     for at in range(0, len(user), 3):
-        logits = scorer.logits(user[at : at + 1], int(category[at]), np.zeros([1, 0], np.float32))[0].astype(np.float64)
+        logits = scorer.logits(user[at : at + 1], int(category[at]))[0].astype(np.float64)
         expected = logits - np.log(np.exp(logits).sum())
         num = found["num_valid"][at]
         low = parts.corpus.category_offset[category[at]]

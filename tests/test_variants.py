@@ -109,7 +109,7 @@ def test_search_of_the_whole_corpus(world, merge, goal):
 
 def by_hand(scorer, prepared, user: int, category: int, vectors: np.ndarray) -> np.ndarray:
     """e_u(c) times every item, plus the boosts of what S_u holds, [V]."""
-    encoded = scorer.encode(scorer._find(np.array([user]), np.array([category]), np.array([0])), np.zeros((1, 0)))
+    encoded = scorer.encode(scorer._find(np.array([user]), np.array([category])))
     logits = vectors @ encoded.embedding[0].astype(np.float64)
     for item, boost in zip(encoded.item, encoded.boost, strict=True):
         assert prepared.corpus.item_category[item] == category
@@ -121,10 +121,10 @@ def test_logits_of_all_categories_are_those_of_each(world):
     _, log, prepared, _ = world
     users = np.arange(log.num_users)
     scorer, offset = scorer_of(world)._categories, prepared.corpus.category_offset
-    every = scorer.all_logits(users, np.zeros((len(users), 0), np.float32))
+    every = scorer.all_logits(users)
     for category in range(2, prepared.corpus.num_categories):
         for user in users[::3]:
-            alone = scorer.logits(users[user : user + 1], category, np.zeros((1, 0), np.float32))[0]
+            alone = scorer.logits(users[user : user + 1], category)[0]
             np.testing.assert_allclose(
                 every[user, offset[category] : offset[category + 1]], alone, rtol=1e-4, atol=1e-5
             )

@@ -49,15 +49,17 @@ class Section:
         `metrics.paired_bootstrap` compares.
       coverage: item and category coverage by name.
       rank: rank of each truth pair within its category, [P] int64, 0 the best.
+      untouched: the same lists judged by the pairs alone whose category the user had never touched; no coverage.
     """
 
     per_user: dict[str, np.ndarray]
     coverage: dict[str, float]
     rank: np.ndarray
+    untouched: "Section | None" = None
 
     def summary(self) -> dict[str, float]:
         """Means over users, coverage, and the numbers of users and pairs; of no users, the numbers alone."""
-        num_users = int(np.sum(~np.isnan(next(iter(self.per_user.values())))))
+        num_users = int(np.sum(~np.isnan(next(iter(self.per_user.values()), np.zeros(0)))))
         counts: dict[str, float] = {"num_users": num_users, "num_pairs": len(self.rank)}
         if num_users == 0:
             return counts
@@ -73,11 +75,12 @@ class Evaluation:
 
     def summary(self, within_ks: tuple[int, ...] = WITHIN_KS) -> dict[str, dict[str, float]]:
         """The `metrics.json` entry of a model; within-category figures count over pairs."""
+        tasks = {"": self.all, "_novel": self.novel}
         return {
             "all": self.all.summary(),
             "novel": self.novel.summary(),
-            "within_category": metrics.recall_of_ranks(self.all.rank, within_ks),
-            "within_category_novel": metrics.recall_of_ranks(self.novel.rank, within_ks),
+            **{f"within_category{end}": metrics.recall_of_ranks(one.rank, within_ks) for end, one in tasks.items()},
+            **{f"untouched{end}": one.untouched.summary() for end, one in tasks.items() if one.untouched is not None},
         }
 
 
@@ -97,7 +100,8 @@ def evaluate_scorer(
 
     Returns:
       `{"all": {"recall@100": ...}, "novel": {...}, "within_category": {"recall@20": ...},
-      "within_category_novel": {...}}`.
+      "within_category_novel": {...}, "untouched": {"recall@100": ...}, "untouched_novel": {...}}`; the last two judge
+      the lists of both tasks by what lies in categories that the user had never touched.
     """
     return evaluate_users(scorer, truth, category_offset, ks, chunk).summary()
 
@@ -155,6 +159,8 @@ class _Chunk:
     per_user: dict[str, np.ndarray]
     seen: np.ndarray  # [len(ks), V] bool
     rank: np.ndarray
+    untouched: dict[str, np.ndarray]
+    untouched_rank: np.ndarray
 
 
 def _judge_chunk(
@@ -190,17 +196,25 @@ def _judge(
     size = np.diff(truth.offset)
     lists = metrics.top_k(scores, max(ks))
     lists[size == 0] = -1  # a user without truth is in no mean, so not in coverage either
+    rank = metrics.rank_within_category(within, truth.pair_row(), truth.item, category_offset)
+    untouched, is_untouched = truth.untouched(category_offset)
     return _Chunk(
         per_user=metrics.per_user_metrics(metrics.hit_matrix(lists, truth.offset, truth.item), size, ks),
         seen=metrics.seen_items(lists, ks, truth.num_items),
-        rank=metrics.rank_within_category(within, truth.pair_row(), truth.item, category_offset),
+        rank=rank,
+        untouched=metrics.per_user_metrics(
+            metrics.hit_matrix(lists, untouched.offset, untouched.item), np.diff(untouched.offset), ks
+        ),
+        untouched_rank=rank[is_untouched],
     )
 
 
 def _join(chunks: tuple[_Chunk, ...], ks: tuple[int, ...], category_offset: np.ndarray) -> Section:
     names = chunks[0].per_user
+    untouched = {name: np.concatenate([chunk.untouched[name] for chunk in chunks]) for name in names}
     return Section(
         per_user={name: np.concatenate([chunk.per_user[name] for chunk in chunks]) for name in names},
         coverage=metrics.coverage(np.logical_or.reduce([chunk.seen for chunk in chunks]), ks, category_offset),
         rank=np.concatenate([chunk.rank for chunk in chunks]),
+        untouched=Section(untouched, {}, np.concatenate([chunk.untouched_rank for chunk in chunks])),
     )

@@ -63,10 +63,24 @@ class Truth:
 
     def novel(self) -> "Truth":
         """The novel pairs alone, for the same users: a user without any keeps an empty truth."""
-        sizes = np.bincount(self.pair_row()[self.is_novel], minlength=self.num_users)
-        return dataclasses.replace(
-            self, offset=_offsets(sizes), item=self.item[self.is_novel], is_novel=self.is_novel[self.is_novel]
+        return self._only(self.is_novel)
+
+    def untouched(self, category_offset: np.ndarray) -> tuple["Truth", np.ndarray]:
+        """The pairs alone whose category the user had never touched before the cut, for the same users; and which.
+
+        Args:
+          category_offset: category c owns items `category_offset[c]:category_offset[c + 1]`, [C + 1] int64.
+        """
+        pair, owned = (
+            row * len(category_offset) + np.searchsorted(category_offset, item, side="right")
+            for row, item in ((self.pair_row(), self.item), (self.owned_row(), self.owned_item))
         )
+        mask = ~np.isin(pair, owned)
+        return self._only(mask), mask
+
+    def _only(self, mask: np.ndarray) -> "Truth":
+        sizes = np.bincount(self.pair_row()[mask], minlength=self.num_users)
+        return dataclasses.replace(self, offset=_offsets(sizes), item=self.item[mask], is_novel=self.is_novel[mask])
 
 
 def is_known_before(log: EncodedLog, cut: int) -> np.ndarray:

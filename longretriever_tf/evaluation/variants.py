@@ -132,4 +132,10 @@ def _mean_section(draws: Sequence[Section]) -> Section:
         per_user={name: np.mean([draw.per_user[name] for draw in draws], axis=0) for name in draws[0].per_user},
         coverage={name: float(np.mean([draw.coverage[name] for draw in draws])) for name in draws[0].coverage},
         rank=draws[0].rank,
+        untouched=_mean_untouched(draws),
     )
+
+
+def _mean_untouched(draws: Sequence[Section]) -> Section | None:
+    parts = [draw.untouched for draw in draws if draw.untouched is not None]
+    return _mean_section(parts) if len(parts) == len(draws) else None
