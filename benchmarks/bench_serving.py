@@ -55,7 +55,9 @@ def main(argv: list[str]) -> None:
                     rate = f"{one['throughput_per_s']:6.1f}/s"
                     print(f"{one['transport']:4s} T={length:<6d} {rate}  ms: {latency}  errors {one['num_errors']}")
             facts["hot_swap"] = swap = _swap(folder, newest, rest)
-    print(f"hot swap: {swap['num_requests']} requests, {swap['num_errors']} failed; {swap['versions']}")
+    print(
+        f"hot swap: {swap['num_requests']} requests, {swap['num_errors']} failed; {swap['versions']}, after s: {swap['settled_s']}"
+    )
     print(json.dumps(facts, indent=2))
     if _OUTPUT.value:
         write_text_atomically(_OUTPUT.value, json.dumps(facts, indent=2) + "\n")
@@ -119,6 +121,7 @@ def _load(url: str, length: int, num_requests: int) -> dict[str, Any]:
 def _swap(folder: str, newest: str, rest: int) -> dict[str, Any]:
     """Publishes beside a load of short lives: a good version, a broken one, a good one; then what each came to."""
     failure: list[BaseException] = []
+    settled_s, start = {}, time.monotonic()
 
     def publish() -> None:
         try:
@@ -130,6 +133,7 @@ def _swap(folder: str, newest: str, rest: int) -> dict[str, Any]:
                     os.truncate(os.path.join(aside, "saved_model.pb"), 1000)
                 os.rename(aside, os.path.join(folder, str(version)))
                 _wait_for(rest, version, state, 600)
+                settled_s[version] = time.monotonic() - start
         except BaseException as error:
             failure.append(error)
 
@@ -139,7 +143,7 @@ def _swap(folder: str, newest: str, rest: int) -> dict[str, Any]:
     thread.join()
     if failure:
         raise failure[0]
-    return report | {"versions": {str(version): state for version, state in sorted(_states(rest).items())}}
+    return report | {"versions": dict(sorted(_states(rest).items())), "settled_s": settled_s}
 
 
 if __name__ == "__main__":
