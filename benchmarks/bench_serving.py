@@ -55,9 +55,7 @@ def main(argv: list[str]) -> None:
                     rate = f"{one['throughput_per_s']:6.1f}/s"
                     print(f"{one['transport']:4s} T={length:<6d} {rate}  ms: {latency}  errors {one['num_errors']}")
             facts["hot_swap"] = swap = _swap(folder, newest, rest)
-    print(
-        f"hot swap: {swap['num_requests']} requests, {swap['num_errors']} failed; {swap['versions']}, after s: {swap['settled_s']}"
-    )
+    print(f"hot swap: {swap['num_requests']} requests, {swap['num_errors']} failed; {swap['versions']}")
     print(json.dumps(facts, indent=2))
     if _OUTPUT.value:
         write_text_atomically(_OUTPUT.value, json.dumps(facts, indent=2) + "\n")
