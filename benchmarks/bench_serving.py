@@ -119,6 +119,7 @@ def _load(url: str, length: int, num_requests: int) -> dict[str, Any]:
 def _swap(folder: str, newest: str, rest: int) -> dict[str, Any]:
     """Publishes beside a load of short lives: a good version, a broken one, a good one; then what each came to."""
     failure: list[BaseException] = []
+    settled_s, start = {}, time.monotonic()
 
     def publish() -> None:
         try:
@@ -130,6 +131,7 @@ def _swap(folder: str, newest: str, rest: int) -> dict[str, Any]:
                     os.truncate(os.path.join(aside, "saved_model.pb"), 1000)
                 os.rename(aside, os.path.join(folder, str(version)))
                 _wait_for(rest, version, state, 600)
+                settled_s[version] = time.monotonic() - start
         except BaseException as error:
             failure.append(error)
 
@@ -139,7 +141,7 @@ def _swap(folder: str, newest: str, rest: int) -> dict[str, Any]:
     thread.join()
     if failure:
         raise failure[0]
-    return report | {"versions": {str(version): state for version, state in sorted(_states(rest).items())}}
+    return report | {"versions": dict(sorted(_states(rest).items())), "settled_s": settled_s}
 
 
 if __name__ == "__main__":
