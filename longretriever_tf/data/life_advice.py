@@ -70,7 +70,7 @@ def _judge_reach(figures: Figures) -> Finding:
     reason = (
         "searching known categories reaches them",
         "let --interest=learned score all categories, touched or not",
-        "taste crosses categories here: keep --interest=learned and add --user_context",
+        "taste crosses categories here: keep --interest=learned and --user_context",
     )[level]
     return Finding(
         _VERDICTS[level],
