@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags as absl_flags
 
@@ -44,7 +45,7 @@ _ANY_CODE = absl_flags.DEFINE_bool(
 def main(argv: Sequence[str]) -> int:
     """Runs the command; status 1 if a job failed."""
     del argv
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops the children, too
+    stop_on_signals()
     plan = load_plan(_PLAN.value)
     name = os.path.splitext(os.path.basename(_PLAN.value))[0]
     work_dir = os.path.normpath(_WORK_DIR.value or os.path.join("runs", "reproduce", name))
@@ -69,6 +70,19 @@ def main(argv: Sequence[str]) -> int:
     for job, reason in failed.items():
         print(f"failed: {job}: {reason}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def stop_on_signals() -> None:
+    """SIGTERM and SIGINT become KeyboardInterrupt, on whose way out `Runner.run` stops the children.
+
+    SIGINT too: shells start background jobs with it ignored.
+    """
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupt)
 
 
 def _overview(jobs: Mapping[str, Job]) -> str:

@@ -389,3 +389,21 @@ def test_the_interval_of_a_mean_treats_pairs_of_a_user_as_one():
     assert high - low == pytest.approx(2 * 1.96 * hits.std() / 20, rel=1e-9)
     doubled = ratio_interval(np.repeat(hits, 2), np.repeat(np.arange(400), 2))
     np.testing.assert_allclose(doubled, (mean, low, high), rtol=1e-9)  # the same users told twice are no news
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_stop_a_plan_in_the_background(number):
+    """Shells start background jobs with SIGINT ignored; SIGTERM must not lean on it."""
+    program = textwrap.dedent(f"""
+        import os, signal, time
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        from longretriever_tf.reproduce import stop_on_signals
+        stop_on_signals()
+        try:
+            os.kill(os.getpid(), {int(number)})
+            time.sleep(30)
+        except KeyboardInterrupt:
+            print("stopped")
+    """)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "stopped\n", done.stderr
