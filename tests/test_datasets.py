@@ -15,6 +15,7 @@ import pytest
 from longretriever_tf.config import DataConfig
 from longretriever_tf.data.load import load_log
 from longretriever_tf.datasets import complete_journey, event_log
+from longretriever_tf.datasets.prepare import prepare
 from longretriever_tf.errors import UserError
 
 import tensorflow_datasets as tfds  # isort: skip  (after the package, which selects Keras 2)
@@ -189,6 +190,17 @@ def test_tfds_load_reads_an_event_log(tmp_path):
     assert sorted((item["item_id"], item["feature"]["category"]) for item in items) == [(10, b"tea"), (20, b"")]
     with pytest.raises(UserError, match="spec"):
         event_log.Builder()
+
+
+def test_a_builder_made_before_another_process_prepared_reads_what_that_one_wrote(tmp_path):
+    spec = {"events": write_events(tmp_path)}
+    early, other = (
+        event_log.Builder(config="users", data_dir=str(tmp_path / "tfds"), spec=spec) for _ in ("early", "other")
+    )
+    prepare(other)
+    assert not early.info.splits
+    prepare(early)
+    assert early.info.splits["log"].num_examples == other.info.splits["log"].num_examples == 2
 
 
 def test_mistakes_reach_the_user_as_they_are(tmp_path):

@@ -20,6 +20,7 @@ def prepare(builder: tfds.core.DatasetBuilder) -> None:
       UserError: the data directory cannot be written, holds something else, or a download failed.
     """
     if _is_prepared(builder):
+        _read_info(builder)
         return
     if os.path.isdir(builder.data_dir) and os.listdir(builder.data_dir):
         raise UserError(
@@ -35,6 +36,7 @@ def prepare(builder: tfds.core.DatasetBuilder) -> None:
         raise UserError(f"cannot download {builder.info.full_name}: {error}") from error
     except OSError as error:
         if _is_prepared(builder):  # another process prepared it meanwhile
+            _read_info(builder)
             return
         raise UserError(
             f"cannot write prepared data to {os.path.dirname(builder.data_dir)}: {error}. "
@@ -49,3 +51,9 @@ def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
         return builder.is_prepared()
     finally:
         logging.set_verbosity(verbosity)
+
+
+def _read_info(builder: tfds.core.DatasetBuilder) -> None:
+    """What the records hold, for a builder that was made before another process had prepared them."""
+    if not builder.info.splits:
+        builder.info.read_from_directory(builder.data_dir)
