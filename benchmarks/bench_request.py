@@ -3,8 +3,7 @@
   python benchmarks/bench_request.py --run_dir=runs/demo --output=results/bench_request.json
 
 A finished run is exported with signatures that stop early; a fresh process with one thread loads it as the server does
-and asks each in turn, so that a part costs what its signature takes longer than the one before (the ratio to the plain design is taken round by
-round in a process of its own, where both are asked in turn):
+and asks each in turn, so that a part costs what its signature takes longer than the one before:
 
   history     look-up of ids, sums over the life by category, interest features
   interest    the learned interest score and the draw
@@ -16,6 +15,7 @@ round in a process of its own, where both are asked in turn):
 per category (ScaNN with TFRS's own settings from 100 items on), lists merged by score; no boosts, no explanation, one
 request after another. It searches the categories that ours drew. `plain_reordered` has layers of more effort. Lives are
 made: each user takes items of his own 2,000, unequally often, over two years. Freed memory is kept, as the server does.
+Ratios are taken round by round, in a process where ours and the plain design are asked in turn.
 """
 
 import json
