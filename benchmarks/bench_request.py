@@ -15,11 +15,11 @@ and asks each in turn, so that a part costs what its signature takes longer than
 per category (ScaNN with TFRS's own settings from 100 items on), lists merged by score; no boosts, no explanation, one
 request after another. It searches the categories that ours drew. `plain_reordered` has layers of more effort. Lives are
 made: each user takes items of his own 2,000, unequally often, over two years. Freed memory is kept, as the server does.
+Ratios are taken round by round, in a process where ours and the plain design are asked in turn.
 """
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -71,8 +71,11 @@ def main(argv: list[str]) -> None:
         parts = "  ".join(f"{name} {ms:.2f}" for name, ms in one.items())
         print(f"B={size:3s} CPU ms per life: {parts}")
         for kind in _KINDS.value:
-            plain = facts[kind]
-            print(f"      {plain['ms'] / one['model']:.2f} times the speed of {kind} ({plain['ms']:.1f} ms)")
+            beside, recall = facts[kind][size], facts[kind]["recall"]
+            print(
+                f"      {kind} {beside['plain']:.2f} (recall {recall:.3f}), beside it ours {beside['ours']:.2f}: "
+                f"ratio {beside['ratio']:.2f}"
+            )
     print(json.dumps(facts, indent=2))
     if _OUTPUT.value:
         write_text_atomically(_OUTPUT.value, json.dumps(facts, indent=2) + "\n")
@@ -221,7 +224,7 @@ def ask_ours(folder: str, plan: Mapping[str, Any]) -> None:
 
 
 def ask_plain(folder: str, plan: Mapping[str, Any]) -> None:
-    """Times the plain design over the lives of the largest request; prints JSON."""
+    """Times the plain design and ours in turn, round by round, over the same lives; prints JSON."""
     import longretriever_tf  # noqa: F401, I001 - selects Keras 2 before TensorFlow is imported
     import tensorflow as tf
     import tensorflow_recommenders  # noqa: F401 - registers ScaNN's operations
@@ -229,6 +232,7 @@ def ask_plain(folder: str, plan: Mapping[str, Any]) -> None:
     from longretriever_tf.data.corpus import load_corpus
     from longretriever_tf.retrieval.scann_index import load_ops
     from longretriever_tf.retrieval.scann_tuning import recall_of
+    from longretriever_tf.serving.loaded import LoadedModel
 
     load_ops()
     corpus, drawn = load_corpus(os.path.join(folder, "corpus.npz")), np.load(os.path.join(folder, "drawn.npy"))
@@ -248,12 +252,19 @@ def ask_plain(folder: str, plan: Mapping[str, Any]) -> None:
             items = layers[one](np.append(vector, np.float32(1.0))[None])[1].numpy() - low
             k = int(min(plain_design.K, high - low))
             recall.append(recall_of(items[:, :k], (vectors[low:high] @ vector + bias[low:high])[None], k))
-    times = []
-    for life, interests in [*zip(lives, drawn, strict=True)] * -(-plan["rounds"] // len(lives)):
-        start = time.process_time()
-        retriever.retrieve(life, interests, _TOP)
-        times.append(1000 * (time.process_time() - start))
-    print(json.dumps({"ms": statistics.median(times), "recall": float(np.mean(recall)), "layers": len(layers)}))
+    ours = LoadedModel("bench", 1, os.path.join(folder, "model"))
+    facts: dict[str, Any] = {"recall": float(np.mean(recall)), "layers": len(layers)}
+    for size in plan["batches"]:
+        some = [*zip(lives[:size], drawn[:size], strict=True)]
+        feeds = _columns(corpus, ours.signatures["search"], lives[:size], plan["interests"])
+        steps = {
+            "plain": lambda some=some: [retriever.retrieve(life, interests, _TOP) for life, interests in some],
+            "ours": _caller(ours, "search", feeds),
+        }
+        took = {name: ms / size for name, ms in _interleaved(steps, plan["rounds"]).items()}
+        facts[str(size)] = {name: float(np.median(ms)) for name, ms in took.items()}
+        facts[str(size)]["ratio"] = float(np.median(took["plain"] / took["ours"]))
+    print(json.dumps(facts))
 
 
 def _lives(corpus: Any, size: int, length: int) -> list[plain_design.Life]:
