@@ -128,9 +128,9 @@ def package_on_the_path(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-def run_plan(path: str, work_dir: str, **options) -> tuple[dict[str, Job], dict[str, str]]:
+def run_plan(path: str, work_dir: str, only=(), **options) -> tuple[dict[str, Job], dict[str, str]]:
     jobs = make_jobs(load_plan(path), work_dir)
-    failed = Runner(jobs, work_dir, program=fake, **options).run(select_jobs(jobs, ()))
+    failed = Runner(jobs, work_dir, program=fake, **options).run(select_jobs(jobs, only))
     return jobs, failed
 
 
@@ -220,6 +220,13 @@ def test_statements_are_the_paired_bootstrap_of_the_users(finished):
     assert f"95% from {low:+.4f} to {high:+.4f}" in page.replace("&#43;", "+")
     assert f"Target 0.1 reached by {np.nanmean(ours) - 0.1:.4f}" in page
     assert "ours leads: holds here" in page
+
+
+def test_a_claim_names_the_rivals_that_have_not_run(tmp_path):
+    path, work_dir = write_plan(tmp_path), str(tmp_path / "work")
+    run_plan(path, work_dir, only=["test"], parallel=2)
+    page, _ = report_of(path, work_dir)
+    assert "ours leads: holds here against what ran (not yet: baselines)" in page
 
 
 def test_what_is_done_is_skipped_and_a_changed_flag_or_flagfile_runs_again(finished, tmp_path):

@@ -55,13 +55,15 @@ def _state(comparison: Comparison, metric: str, results: Results) -> Statement:
     theirs, rival = max(rivals, key=lambda pair: pair[0])
     difference = paired_difference(ours, rival, metric)
     verdict = _verdict(difference)
+    missing = [name for name in comparison.against if not any(line.figure(metric) for line in results.lines([name]))]
+    held = _HELD[verdict] + (f" against what ran (not yet: {', '.join(missing)})" if missing else "")
     return Statement(
         metric=metric,
         text=_sentence(metric, ours, rival, (own.mean, theirs), difference),
         verdict=verdict,
         difference=difference,
         claim=claim,
-        held=claim and _HELD[verdict],
+        held=claim and held,
         target=_target(comparison.targets.get(metric), own.mean),
         sources=tuple(dict.fromkeys(line.source for line in (ours, rival) if line.source)),
     )
