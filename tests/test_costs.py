@@ -70,7 +70,7 @@ def test_a_long_life_is_never_sorted_whole(corpus, monkeypatch):
     assert set(sorted_sizes) == {int(np.isin(category[item], [2, 3]).sum())} and max(sorted_sizes) < length
 
 
-@pytest.mark.parametrize(("copy", "rows"), [(False, 1), (True, 1 + 7)])
+@pytest.mark.parametrize(("copy", "rows"), [(False, 1), (True, 2 + 7)])
 def test_the_last_layer_writes_only_what_is_read(corpus, copy, rows):
     """Without the copy term only [CLS] is read: the feed-forward block of the last layer then runs for one row."""
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, copy=copy, num_layers=2))
@@ -80,9 +80,10 @@ def test_the_last_layer_writes_only_what_is_read(corpus, copy, rows):
     @tf.function
     def encode():
         index = tf.zeros([3, len(corpus.profile_values)], tf.int32)
-        return tower(tf.zeros([3, 7, 6]), tf.ones([3, 7], tf.bool), features, index[:, 0], index, tf.zeros([3, 0]))
+        taste = tf.zeros([3, config.model.svd_dim])
+        return tower(tf.zeros([3, 7, 6]), tf.ones([3, 7], tf.bool), features, index[:, 0], index, taste)
 
-    layers = {"layer_0": 8, "layer_1": rows}
+    layers = {"layer_0": 9, "layer_1": rows}
     for layer, expected in layers.items():
         outputs = [
             node.outputs[0].shape
