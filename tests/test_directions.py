@@ -71,7 +71,8 @@ def test_rows_of_one_run_are_asked_as_the_paper_asks():
     many = {name: (how.num_interests, how.top_interests, every) for name, (how, every) in asked.items()}
     assert many == {"longretriever": (5, 20, False), "top5": (5, 5, False), "every_category": (20, 20, True)}
     assert parse_channel("without_long=r").asked(Config()) == asked["longretriever"]
-    assert parse_channel("without_in_context=r").asked(Config())[1] is True
+    whole, every = parse_channel("without_in_context=r").asked(Config())
+    assert (whole.search, whole.merge, whole.num_interests, every) == ("corpus", "round_robin", 5, False)
 
 
 @pytest.mark.parametrize("text", ["runs/x", "=runs/x", "name=", "name=r:merge=,a=b"])

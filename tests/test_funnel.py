@@ -192,7 +192,7 @@ def test_settings_for_a_model_without_interests_are_refused(trained, monkeypatch
 
     log, cuts = load_split(trained.config)
     run = run_channels.load_channel_run(trained.run_dir, trained.config, cuts)
-    monkeypatch.setattr(run_channels, "_own_scorer", lambda config, prepared: OneVector())
+    monkeypatch.setattr(run_channels, "make_scorers", lambda config, prepared: [OneVector()])
     plain = run_channels.run_scorers(run, log, cuts.test_start, [parse_channel("mind=r")])
     assert [scorer.name for scorer in plain] == ["mind"] and plain[0].score(np.array([0])).shape == (1, NUM_ITEMS)
     with pytest.raises(UserError, match="'mind'.*merge"):

@@ -277,6 +277,15 @@ def test_a_failed_job_stops_only_what_needs_it_and_the_report_says_so(tmp_path):
     assert run_plan(path, work_dir)[1] == {}
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C works, even where the shell that started the tests in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_killed_plan_goes_on_where_it_stood(tmp_path):
     path, work_dir = write_plan(tmp_path, other=', "--sleep_first=100"'), str(tmp_path / "work")
     jobs = make_jobs(load_plan(path), work_dir)

@@ -270,7 +270,7 @@ def test_xla_takes_the_same_step():
 
 @functools.cache
 def learned_world() -> World:
-    world = build(make_config({"dim": 16, "svd_dim": 8}))
+    world = build(make_config({"dim": 16, "svd_dim": 8, "user_context": False}))  # the items must tell the brands
     optimizer = SplitAdam(world.phase.variables(), 0.01, 0.01, 400)
     step = make_step(world.phase, optimizer, xla=False)
     for epoch in range(99):
@@ -324,7 +324,7 @@ def test_unknown_users_and_empty_histories_get_finite_vectors_that_differ_by_cat
         tf.zeros([rows, 0, 19]),
         category,
         tf.fill([rows, 1], schema.UNKNOWN),
-        tf.zeros([rows, corpus.num_categories]),
+        tf.zeros([rows, TINY.svd_dim]),
     )
     assert np.isfinite(state.embedding).all() and state.boost.shape == (rows, 0)
     apart = np.linalg.norm(state.embedding[:, None] - state.embedding[None], axis=2)

@@ -7,7 +7,7 @@ from longretriever_tf.config import Config, RetrievalConfig
 from longretriever_tf.errors import UserError
 
 _PAPER_SERVING = {"interest": "paper", "num_interests": "5", "top_interests": "20", "merge": "round_robin"}
-_FULL_CORPUS = {"every_category": "true", "merge": "raw"}
+_FULL_CORPUS = _PAPER_SERVING | {"search": "corpus"}
 _DEFAULTS = {"without_long": _PAPER_SERVING, "without_in_context": _FULL_CORPUS}
 """How the paper's ablations are asked where nothing else is said; any other run as its own config says."""
 
