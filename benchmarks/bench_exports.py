@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from absl import flags as absl_flags
+from fresh_process import ask_in_fresh_process
 
 from longretriever_tf import flags
 from longretriever_tf.config import load_config
@@ -42,7 +43,8 @@ def main(argv: list[str]) -> None:
         for kind in _KINDS.value:
             one = facts[kind] = _export(kind, folder) | {"load_average": os.getloadavg()[0]}
             version = os.path.join(folder, kind, "1")
-            one |= _ask_in_fresh_process(version) | _check(version, packed)
+            lengths = list(map(int, _LENGTHS.value))
+            one |= ask_in_fresh_process("bench_exports", version, lengths, _REQUESTS.value) | _check(version, packed)
             print(
                 f"{kind:8s} {one['export_s']:9.1f} {one['mb']:6.1f} {one['load_s']:7.2f} {one['first_ms']:9.1f}  "
                 f"{one['warm_ms']}; {one['fresh_recall']} {one['report']}",
@@ -94,17 +96,6 @@ def _check(version: str, packed: Any) -> dict[str, Any]:
             **({"mean": float(np.mean(recall)), "worst": float(np.min(recall))} if recall else {}),
         },
     }
-
-
-def _ask_in_fresh_process(version: str) -> dict[str, Any]:
-    here = [os.path.dirname(os.path.abspath(__file__)), *sys.path]
-    lengths = list(map(int, _LENGTHS.value))
-    code = f"import sys; sys.path[:0] = {here!r}; import bench_exports; "
-    code += f"bench_exports.ask({version!r}, {lengths!r}, {_REQUESTS.value})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-3000:])
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def ask(version: str, lengths: list[int], requests: int) -> None:

@@ -14,8 +14,6 @@ import gc
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from typing import Any
@@ -23,6 +21,7 @@ from typing import Any
 import numpy as np
 import plain_design
 from absl import flags as absl_flags
+from fresh_process import ask_in_fresh_process
 
 from longretriever_tf import flags
 
@@ -66,7 +65,8 @@ def main(argv: list[str]) -> None:
             count = _save(kind, config, vectors, bias, offset, queries, folder)
             build_s = time.perf_counter() - start
             np.savez(os.path.join(folder, "asked.npz"), vectors=vectors, bias=bias, offset=offset, queries=queries)
-            facts[kind] = _ask_in_fresh_process(kind, folder) | {"searchers": count, "build_s": build_s}
+            asked = ask_in_fresh_process("bench_index", kind, folder, _INTERESTS.value, _REQUESTS.value)
+            facts[kind] = asked | {"searchers": count, "build_s": build_s}
         one = facts[kind]
         print(
             f"{kind:15s} {count:9d} {build_s:8.1f} {one['mb']:7.1f} {one['load_s']:7.2f} {one['first_ms']:9.1f} "
@@ -132,15 +132,6 @@ def _corpus(offset: np.ndarray) -> Any:
 
     names, none = np.array([f"c{c}" for c in range(len(offset) - 1)]), np.zeros(0)
     return Corpus(0, "category", none, none, none, none, offset, np.diff(offset), names, {}, {})
-
-
-def _ask_in_fresh_process(kind: str, folder: str) -> dict[str, float]:
-    code = f"import sys; sys.path[:0] = {[os.path.dirname(os.path.abspath(__file__)), *sys.path]!r}; "
-    code += f"import bench_index; bench_index.ask({kind!r}, {folder!r}, {_INTERESTS.value}, {_REQUESTS.value})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-3000:])
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def ask(kind: str, folder: str, interests: int, requests: int) -> None:

@@ -146,7 +146,7 @@ def finished(tmp_path_factory):
     """A plan, all of whose jobs are done: its path, its work directory, its jobs."""
     directory = tmp_path_factory.mktemp("finished")
     os.environ["PYTHONPATH"] = str(ROOT)
-    path, work_dir = write_plan(directory), str(directory / "work")
+    path, work_dir = write_plan(directory), str(directory / "made")
     jobs, failed = run_plan(path, work_dir, parallel=2)
     assert failed == {}
     return path, work_dir, jobs
@@ -223,7 +223,7 @@ def test_statements_are_the_paired_bootstrap_of_the_users(finished):
 
 
 def test_a_claim_names_the_rivals_that_have_not_run(tmp_path):
-    path, work_dir = write_plan(tmp_path), str(tmp_path / "work")
+    path, work_dir = write_plan(tmp_path), str(tmp_path / "made")
     run_plan(path, work_dir, only=["test"], parallel=2)
     page, _ = report_of(path, work_dir)
     assert "ours leads: holds here against what ran (not yet: baselines)" in page
@@ -235,7 +235,7 @@ def test_what_is_done_is_skipped_and_a_changed_flag_or_flagfile_runs_again(finis
     run_plan(path, work_dir)
     assert {name: os.stat(job.output).st_mtime_ns for name, job in jobs.items()} == before
 
-    path, work_dir = write_plan(tmp_path), str(tmp_path / "work")
+    path, work_dir = write_plan(tmp_path), str(tmp_path / "made")
     run_plan(path, work_dir, parallel=2)
     write_plan(tmp_path, other=', "--extra"')
     stale = {name for name, job in make_jobs(load_plan(path), work_dir).items() if job.state() is State.STALE}
@@ -259,7 +259,7 @@ def test_other_code_makes_jobs_stale_unless_told_otherwise(finished, monkeypatch
 
 
 def test_a_failed_job_stops_only_what_needs_it_and_the_report_says_so(tmp_path):
-    path, work_dir = write_plan(tmp_path, other=', "--fail"'), str(tmp_path / "work")
+    path, work_dir = write_plan(tmp_path, other=', "--fail"'), str(tmp_path / "made")
     jobs, failed = run_plan(path, work_dir, parallel=2)
     assert set(failed) == {"other/seed1", "test/other/seed1", "baselines/ours/seed1"}
     assert "exit status 2: error: --fail was given" in failed["other/seed1"]
@@ -287,7 +287,7 @@ def interruptible():
 
 @pytest.mark.usefixtures("interruptible")
 def test_a_killed_plan_goes_on_where_it_stood(tmp_path):
-    path, work_dir = write_plan(tmp_path, other=', "--sleep_first=100"'), str(tmp_path / "work")
+    path, work_dir = write_plan(tmp_path, other=', "--sleep_first=100"'), str(tmp_path / "made")
     jobs = make_jobs(load_plan(path), work_dir)
     threading.Thread(target=_interrupt_when, args=(pathlib.Path(jobs["other/seed1"].directory, "started"),)).start()
     with pytest.raises(KeyboardInterrupt):
@@ -309,7 +309,7 @@ def _interrupt_when(marker: pathlib.Path) -> None:
 
 
 def test_two_cannot_work_in_one_directory(tmp_path):
-    path, work_dir = write_plan(tmp_path), str(tmp_path / "work")
+    path, work_dir = write_plan(tmp_path), str(tmp_path / "made")
     jobs = make_jobs(load_plan(path), work_dir)
     runner = Runner(jobs, work_dir, program=fake)
     with runner._only_here(), pytest.raises(UserError, match="in use by another"):
@@ -317,10 +317,10 @@ def test_two_cannot_work_in_one_directory(tmp_path):
 
 
 def test_only_takes_what_it_needs_along(tmp_path):
-    jobs = make_jobs(load_plan(write_plan(tmp_path)), "work")
+    jobs = make_jobs(load_plan(write_plan(tmp_path)), "made")
     assert list(select_jobs(jobs, ("test/other/*",))) == ["other/seed1", "test/other/seed1"]
     assert list(select_jobs(jobs, ("baselines",))) == ["ours/seed1", "other/seed1", "baselines/ours/seed1"]
-    assert "--beside=work/runs/other/seed1" in jobs["baselines/ours/seed1"].flags
+    assert "--beside=made/runs/other/seed1" in jobs["baselines/ours/seed1"].flags
     with pytest.raises(UserError, match="--only=nothing.*ours, other, test, baselines"):
         select_jobs(jobs, ("nothing",))
 
@@ -353,26 +353,26 @@ def test_a_wrong_plan_is_refused_by_name(tmp_path, old, new, words):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/reproduce").glob("*.toml")), ids=lambda path: path.stem)
 def test_every_plan_of_the_repository_loads(path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    jobs = make_jobs(load_plan(str(path)), "work")
+    jobs = make_jobs(load_plan(str(path)), "made")
     assert jobs and all(job.minutes > 0 for job in jobs.values())
 
 
 def test_the_command_shows_costs_and_asks_for_what_is_missing(tmp_path):
     def reproduce(*flags: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "longretriever_tf.reproduce", f"--plan={path}", f"--work_dir={tmp_path}/work"]
+        command = [sys.executable, "-m", "longretriever_tf.reproduce", f"--plan={path}", f"--work_dir={tmp_path}/made"]
         return subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, timeout=120)
 
     path = write_plan(tmp_path)
     dry = reproduce("--dry_run")
-    assert dry.returncode == 0 and not os.path.exists(tmp_path / "work"), dry.stderr
+    assert dry.returncode == 0 and not os.path.exists(tmp_path / "made"), dry.stderr
     assert "7 jobs, 0 done; about 36 minutes of work left" in dry.stdout  # 2 x 7 + 10 + 4 x 3
-    assert f"--flagfile={tmp_path}/ours.flags --seed=2 --run_dir={tmp_path}/work/runs/ours/seed2" in dry.stdout
+    assert f"--flagfile={tmp_path}/ours.flags --seed=2 --run_dir={tmp_path}/made/runs/ours/seed2" in dry.stdout
     bare = reproduce("--report_only")
     assert bare.returncode == 2 and "7 of 7 jobs have no result yet: ours/seed1" in bare.stderr
-    assert f"longretriever_tf.reproduce --plan={path} --work_dir={tmp_path}/work" in bare.stderr
+    assert f"longretriever_tf.reproduce --plan={path} --work_dir={tmp_path}/made" in bare.stderr
     partial = reproduce("--report_only", "--partial")
     assert partial.returncode == 0, partial.stderr
-    assert "7 of 7 jobs have no result" in (tmp_path / "work/report.html").read_text()
+    assert "7 of 7 jobs have no result" in (tmp_path / "made/report.html").read_text()
 
 
 def test_scalars_are_read_from_event_files_whole_or_cut_short(tmp_path):

@@ -16,6 +16,7 @@ from longretriever_tf.data.interest_features import (
     summarise_life,
 )
 from longretriever_tf.data.item_stats import ItemStats
+from longretriever_tf.data.ranges import flat_ranges
 from longretriever_tf.data.recent import visible_lives
 
 _MAX_PAIRS = 60_000
@@ -155,9 +156,7 @@ def _target_counts(order: CategoryOrder, examples: Examples) -> tuple[np.ndarray
     )
     novel = order.num_distinct[last] - before
     previous = _previous_of_item(order)
-    length = examples.target_stop - examples.target_start
-    owner = np.repeat(np.arange(len(examples)), length)
-    position = np.arange(len(owner)) - np.repeat(np.cumsum(length) - length, length) + examples.target_start[owner]
+    owner, position = flat_ranges(examples.target_start, examples.target_stop)
     every = np.bincount(owner, previous[position] < examples.target_start[owner], len(examples))
     return every, novel
 

@@ -58,9 +58,8 @@ def prepare(config: Config, log: LifelongLog, cut: int) -> Prepared:
     encoded = encode_log(log, corpus).before(cut)
     grid = stats_times(config, int(encoded.timestamp.min()), cut)
     item_svd = fit_item_svd(encoded, corpus, config.model.svd_dim, config.train.seed)
-    folds = np.zeros((0, *item_svd.shape), np.float32)
-    if config.model.reads_taste:
-        folds = fit_folds(encoded, corpus, item_svd, config.train.taste_folds, config.train.seed)
+    num_folds = config.train.taste_folds if config.model.reads_taste else 0
+    folds = fit_folds(encoded, corpus, item_svd, num_folds, config.train.seed)
     return _prepare_at(config, corpus, encoded, grid, item_svd, folds)
 
 

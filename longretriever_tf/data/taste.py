@@ -12,6 +12,7 @@ import scipy.sparse
 from longretriever_tf import schema
 from longretriever_tf.data.corpus import Corpus, EncodedLog
 from longretriever_tf.data.item_svd import fit_item_svd
+from longretriever_tf.data.ranges import flat_ranges
 from longretriever_tf.data.recent import visible_lives
 
 HALF_LIFE_DAYS = 90.0
@@ -64,26 +65,20 @@ def build_tastes(
     tastes = np.zeros((len(grid), log.num_users, item_svd.shape[1]), np.float32)
     if not item_svd.shape[1]:
         return tastes
-    user, fold = log.event_user(), fold_of_users(log, len(folds))
+    fold, num_users, num_items = fold_of_users(log, len(folds)), log.num_users, len(item_svd)
+    everyone = np.tile(np.arange(num_users), len(grid))
+    start, stop = visible_lives(log, everyone, np.repeat(grid, num_users), history_events)
     for row, moment in enumerate(grid.tolist()):
-        now = _visible_events(log, moment, history_events)
-        weight = np.exp2((log.timestamp[now] - moment) / schema.DAY_S / HALF_LIFE_DAYS)
-        shape = (log.num_users, len(item_svd))
-        counts = scipy.sparse.csr_matrix((weight, (user[now], log.item[now])), shape=shape)
+        mine = slice(row * num_users, (row + 1) * num_users)
+        user, event = flat_ranges(start[mine], stop[mine])
+        weight = np.exp2((log.timestamp[event] - moment) / schema.DAY_S / HALF_LIFE_DAYS)
+        counts = scipy.sparse.csr_matrix((weight, (user, log.item[event])), shape=(num_users, num_items))
         if row == len(grid) - 1 or not len(folds):
             tastes[row] = _scaled(counts @ item_svd)
             continue
         for k, table in enumerate(folds):
             tastes[row, fold == k] = _scaled(counts[fold == k] @ table)
     return tastes
-
-
-def _visible_events(log: EncodedLog, moment: int, history_events: int) -> np.ndarray:
-    """Events of every user's visible life before `moment`, [n] int64."""
-    everyone = np.arange(log.num_users)
-    start, stop = visible_lives(log, everyone, np.full(log.num_users, moment), history_events)
-    size = stop - start
-    return np.arange(size.sum()) + np.repeat(start - (np.cumsum(size) - size), size)
 
 
 def _scaled(sums: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 
 from longretriever_tf.data.corpus import EncodedLog
+from longretriever_tf.data.ranges import flat_ranges
 from longretriever_tf.evaluation.evaluator import Scorer
 from longretriever_tf.evaluation.truth import is_known_before
 from longretriever_tf.schema import DAY_S, FIRST_KNOWN
@@ -136,9 +137,7 @@ def below_zero(popularity: np.ndarray) -> np.ndarray:
 
 def _events_of(log: EncodedLog, users: np.ndarray, cut: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Events before `cut` of some users: position in `users`, item, timestamp, [n] int64 each."""
-    start, size = log.offset[users], log.offset[users + 1] - log.offset[users]
-    row = np.repeat(np.arange(len(users)), size)
-    event = np.arange(size.sum()) + np.repeat(start - (np.cumsum(size) - size), size)
+    row, event = flat_ranges(log.offset[users], log.offset[users + 1])
     item, timestamp = log.item[event].astype(np.int64), log.timestamp[event]
     past = (timestamp < cut) & (item >= FIRST_KNOWN)
     return row[past], item[past], timestamp[past]

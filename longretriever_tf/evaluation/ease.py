@@ -86,8 +86,7 @@ class EaseWithOwn:
     def score(self, users: np.ndarray) -> np.ndarray:
         """[B, V] float32."""
         scores = self.ease.score(users)
-        own = self.past.counts(self.decay_days)[users].tocoo()
-        scores[own.row, own.col] += np.float32(self.weight) * own.data
+        self.past.add_counts(scores, users, self.decay_days, self.weight)
         return scores
 
 

@@ -61,8 +61,7 @@ class TifuKnn:
     def score(self, users: np.ndarray) -> np.ndarray:
         """[B, V] float32."""
         scores = np.float32(1 - self.alpha) * self.neighbors(users)
-        own = self.past.counts(self.decay_days)[users].tocoo()
-        scores[own.row, own.col] += np.float32(self.alpha) * own.data
+        self.past.add_counts(scores, users, self.decay_days, self.alpha)
         np.copyto(scores, self.past.fallback, where=scores <= 0)
         return scores
 

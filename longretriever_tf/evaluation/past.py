@@ -41,6 +41,11 @@ class Past:
         """Decayed count of each user's events of each item, [U, V] float32 CSR; kept, since settings share it."""
         return self.keep(decay_days, lambda: self._matrix(decay(self._timestamp, self.cut, decay_days)))
 
+    def add_counts(self, scores: np.ndarray, users: np.ndarray, decay_days: float, weight: float) -> None:
+        """Adds `weight` times the users' own decayed counts to `scores`, [B, V] float32, in place."""
+        own = self.counts(decay_days)[users].tocoo()
+        scores[own.row, own.col] += np.float32(weight) * own.data
+
     def keep(self, key: Hashable, fit: Callable[[], Any]) -> Any:
         """What `fit` makes, made once per key: fits that several baselines or settings share live with their past."""
         if key not in self._kept:

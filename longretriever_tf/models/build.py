@@ -34,7 +34,7 @@ def build_models(config: Config, corpus: Corpus, item_svd: np.ndarray) -> Models
         tf.zeros([1, 1, num_token_features(config.model)]),
         tf.ones([1], tf.int32),
         tf.ones([1, len(corpus.profile_values)], tf.int32),
-        tf.zeros([1, config.model.svd_dim if config.model.user_context else 0]),
+        tf.zeros([1, config.model.svd_dim if config.model.reads_taste else 0]),
     )
     interest = InterestModel(corpus)
     interest(tf.zeros([1, corpus.num_categories, NUM_FEATURES]), tf.zeros([1, corpus.num_categories]))

@@ -106,7 +106,7 @@ class UserTower(tf.keras.layers.Layer):
         self._config = config
         dim, width = config.dim, num_token_features(config)
         self._num_profile = len(corpus.profile_values) if config.profile else 0
-        self._num_prefix = 1 + self._num_profile + int(config.user_context)
+        self._num_prefix = 1 + self._num_profile + int(config.reads_taste)
         self.category_table = _table(self, "category", corpus.num_categories, dim)
         self.profile_tables = [
             _table(self, f"profile_{name}", len(values), dim) for name, values in corpus.profile_values.items()
@@ -117,7 +117,7 @@ class UserTower(tf.keras.layers.Layer):
         self.feature_mean = self.add_weight(name="feature_mean", shape=[width], trainable=False, initializer="zeros")
         self.feature_scale = self.add_weight(name="feature_scale", shape=[width], trainable=False, initializer="ones")
         self._embed_features = tf.keras.layers.Dense(dim, name="embed_features")
-        self._embed_life = tf.keras.layers.Dense(dim, name="embed_life") if config.user_context else None
+        self._embed_life = tf.keras.layers.Dense(dim, name="embed_life") if config.reads_taste else None
         self._encoder = Encoder(dim, config.num_layers, config.num_heads, config.ff_dim, config.dropout, policy)
         self._copy_hidden = tf.keras.layers.Dense(dim, activation="relu", name="copy_hidden") if config.copy else None
         self._copy = tf.keras.layers.Dense(1, name="copy") if config.copy else None

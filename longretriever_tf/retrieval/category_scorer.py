@@ -87,7 +87,7 @@ class CategoryScorer:
         signature = [Pairs(*[rows] * len(Pairs._fields))]
         self._encode = tf.function(self._encode_pairs, input_signature=signature, autograph=False)
         # What a search finds nothing for is told apart by the category alone, unless the tower reads more of the user.
-        self._shares_empty = not (config.model.profile or config.model.user_context)
+        self._shares_empty = not (config.model.profile or config.model.reads_taste)
 
     def logits(self, users: np.ndarray, category: int) -> np.ndarray:
         """Logits of one category's items, [B, n] float32.

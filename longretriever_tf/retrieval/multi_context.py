@@ -73,7 +73,7 @@ class MultiContextRetriever(tf.Module):
         self._category_stats = tf.constant(category_stats[None])
         self._user_tower, self._interest = retriever.user_tower, interest
         svd = retriever.item_tower.svd
-        reads_taste = config.model.user_context
+        reads_taste = config.model.reads_taste
         self._taste_rows = tf.Variable(svd, trainable=False, name="taste_rows") if reads_taste else None
         vectors, bias = embed_corpus(retriever, corpus, item_stats)
         # Two copies on purpose: one is gathered (tokens), one is read densely by the index; sharing one variable would

@@ -9,6 +9,7 @@ from longretriever_tf import schema
 from longretriever_tf.config import Config, RetrievalConfig
 from longretriever_tf.data.interest_batches import LifeReader
 from longretriever_tf.data.prepared import Prepared
+from longretriever_tf.data.ranges import flat_ranges
 from longretriever_tf.data.recent import visible_lives
 from longretriever_tf.models.interest import GOALS, InterestModel
 from longretriever_tf.models.retriever import LongRetriever
@@ -173,9 +174,8 @@ class LongRetrieverScorer:
     def _owned_pairs(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(place in `users`, item) of every event of the visible lives; an item as often as it was taken."""
         start, stop, _ = self._lives(users)
-        size = stop - start
-        row = np.repeat(np.arange(len(users)), size)
-        return row, self._prepared.log.item[np.arange(len(row)) + np.repeat(start - (np.cumsum(size) - size), size)]
+        row, event = flat_ranges(start, stop)
+        return row, self._prepared.log.item[event]
 
     def _read_lives(self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
         features, bag, _ = self._reader.read(start, stop, time, row)
