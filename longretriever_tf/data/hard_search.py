@@ -295,5 +295,5 @@ def life_taste(life: Events, item_svd: tf.Tensor, num_requests: tf.Tensor) -> tf
     # A sparse product adds rows up where they lie: gathering those of 20,000 events would cost more than the rest.
     at = tf.cast(tf.stack([life.request, life.item], 1), tf.int64)
     shape = tf.cast(tf.stack([num_requests, tf.shape(item_svd)[0]]), tf.int64)
-    faded = tf.SparseTensor(at, tf.pow(2.0, -life.age / taste.HALF_LIFE_DAYS), shape)
+    faded = tf.SparseTensor(at, halve(life.age, taste.HALF_LIFE_DAYS), shape)
     return taste.LENGTH * tf.math.l2_normalize(tf.sparse.sparse_dense_matmul(faded, item_svd), 1, epsilon=1e-12)
