@@ -11,7 +11,7 @@ REPRODUCE_ARGS ?=
 
 PY := .venv/bin/python
 STAMP := .venv/.setup-done
-COMMAND_MODULES := reproduce train evaluate evaluate_baselines funnel export recommend refresh sample_users serve serving/load data/inspect
+COMMAND_MODULES := reproduce train evaluate plot evaluate_baselines funnel export recommend refresh sample_users serve serving/load data/inspect
 .DEFAULT_GOAL := help
 
 $(STAMP): setup.cfg pyproject.toml .ci/setup

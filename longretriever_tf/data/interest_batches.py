@@ -69,14 +69,14 @@ class LifeReader:
         Returns:
           features [B, C, F], the bag of categories [B, C], eq. 3's score [B, C].
         """
-        life = hard_search.slice_events(*self._log, start, stop, time)
+        life = hard_search.slice_events(*self._log, start=start, stop=stop, time=time)
         summary = summarise_life(life, self._item_category, tf.shape(time)[0], self._num_categories, self._day_floor)
         features = interest_features(summary, tf.gather(self._category_stats, stats_row), self._category_size)
         return features, category_bag(summary), summary.score
 
     def score(self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor, day_floor: tf.Tensor) -> tf.Tensor:
         """Eq. 3 alone, with any floor (days, scalar float32): [B, C]; the lives as `read` takes them."""
-        life = hard_search.slice_events(*self._log, start, stop, time)
+        life = hard_search.slice_events(*self._log, start=start, stop=stop, time=time)
         pair = life.request * self._num_categories + tf.gather(self._item_category, life.item)
         parts = interest_score(life.age, life.weight, day_floor)
         num = tf.shape(time)[0]

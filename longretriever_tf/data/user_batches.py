@@ -65,7 +65,7 @@ class RecentReader:
 
     def read(self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor) -> hard_search.Tokens:
         """Tokens of events `start:stop` of the log, all strictly before `time`; [R] int64 each."""
-        events = hard_search.slice_events(*self.columns, start, stop, time)
+        events = hard_search.slice_events(*self.columns, start=start, stop=stop, time=time)
         return hard_search.event_tokens(events, tf.shape(time)[0], self._length)
 
 
