@@ -17,7 +17,7 @@ COMMAND_MODULES := reproduce train evaluate plot evaluate_baselines funnel expor
 $(STAMP): setup.cfg pyproject.toml .ci/setup
 	@.ci/setup "$(PYTHON)"
 
-.PHONY: help setup demo reproduce serve serve-smoke load test test-fast lint format type arch doctest bench doctor clean
+.PHONY: help setup demo reproduce serve serve-smoke load test test-fast lint format type arch doctest docs bench doctor clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -65,6 +65,9 @@ arch: $(STAMP) ## layers, TensorFlow-free modules, size caps
 
 doctest: $(STAMP) ## the examples in docstrings
 	$(PY) -m pytest -q --doctest-modules longretriever_tf $(COMMAND_MODULES:%=--ignore=longretriever_tf/%.py)
+
+docs: $(STAMP) ## the API reference from the docstrings, as HTML: build/docs/index.html
+	$(PY) -m pdoc --docformat=google --output-directory=build/docs longretriever_tf $(subst /,.,$(COMMAND_MODULES:%=!longretriever_tf.%))
 
 bench: $(STAMP) ## every benchmarks/bench_*.py, one after the other
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) "$$script" || exit 1; done

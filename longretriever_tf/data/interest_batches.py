@@ -56,7 +56,7 @@ class LifeReader:
         self.history_events = history_events
         self._num_categories, self._day_floor = corpus.num_categories, day_floor
         with tf.device("/CPU:0"):
-            self._log = tuple(map(tf.constant, (log.item, log.timestamp, log.weight)))
+            self._log = (tf.constant(log.item), tf.constant(log.timestamp), tf.constant(log.weight))
             self._item_category = tf.constant(corpus.item_category)
             self._category_stats = tf.constant(stats.category)
             self._category_size = tf.constant(np.diff(corpus.category_offset), tf.float32)
@@ -69,14 +69,14 @@ class LifeReader:
         Returns:
           features [B, C, F], the bag of categories [B, C], eq. 3's score [B, C].
         """
-        life = hard_search.slice_events(*self._log, start=start, stop=stop, time=time)
+        life = hard_search.slice_events(*self._log, start, stop, time)
         summary = summarise_life(life, self._item_category, tf.shape(time)[0], self._num_categories, self._day_floor)
         features = interest_features(summary, tf.gather(self._category_stats, stats_row), self._category_size)
         return features, category_bag(summary), summary.score
 
     def score(self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor, day_floor: tf.Tensor) -> tf.Tensor:
         """Eq. 3 alone, with any floor (days, scalar float32): [B, C]; the lives as `read` takes them."""
-        life = hard_search.slice_events(*self._log, start=start, stop=stop, time=time)
+        life = hard_search.slice_events(*self._log, start, stop, time)
         pair = life.request * self._num_categories + tf.gather(self._item_category, life.item)
         parts = interest_score(life.age, life.weight, day_floor)
         num = tf.shape(time)[0]

@@ -63,15 +63,15 @@ def chosen_models(metrics: Mapping[str, Any]) -> list[str]:
       UserError: no model has a recall on all items.
     """
     models = metrics.get("models") or {}
-    recall = {name: _best_recall(sections) for name, sections in models.items()}
-    known = [name for name in models if recall[name] is not None]
+    recall = {name: best for name, sections in models.items() if (best := _best_recall(sections)) is not None}
+    known = list(recall)
     if not known:
         raise UserError(
             f"the metrics hold no recall@k of all items (models: {', '.join(models) or 'none'}): another command or an "
             "older version wrote them; run evaluate again"
         )
-    best = sorted(known[1:], key=lambda name: -recall[name])[: MAX_MODELS - 1]
-    return [name for name in known if name == known[0] or name in best]
+    others = sorted(known[1:], key=lambda name: -recall[name])[: MAX_MODELS - 1]
+    return [name for name in known if name == known[0] or name in others]
 
 
 def _best_recall(sections: Mapping[str, Any]) -> float | None:
