@@ -67,7 +67,7 @@ doctest: $(STAMP) ## the examples in docstrings
 	$(PY) -m pytest -q --doctest-modules longretriever_tf $(COMMAND_MODULES:%=--ignore=longretriever_tf/%.py)
 
 docs: $(STAMP) ## the API reference from the docstrings, as HTML: build/docs/index.html
-	$(PY) -m pdoc --docformat=google --output-directory=build/docs longretriever_tf $(subst /,.,$(COMMAND_MODULES:%=!longretriever_tf.%))
+	$(PY) .ci/write_docs.py build/docs
 
 bench: $(STAMP) ## every benchmarks/bench_*.py, one after the other
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) "$$script" || exit 1; done

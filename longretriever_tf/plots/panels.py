@@ -46,6 +46,9 @@ def ratio_interval(hits: np.ndarray, group: np.ndarray) -> tuple[float, float, f
     """Mean of hits [Q] and its interval, pairs of one group (user) counted as dependent.
 
     The usual linearised ratio: with sums h_u over n_u pairs, se = sqrt(sum (h_u - mean n_u)^2) / sum n_u.
+
+    >>> [round(x, 2) for x in ratio_interval(np.array([1.0, 0.0, 1.0, 0.0]), np.arange(4))]
+    [0.5, 0.01, 0.99]
     """
     if not len(hits):
         return np.nan, np.nan, np.nan
