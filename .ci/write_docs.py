@@ -1,4 +1,7 @@
-"""Writes the API reference, HTML from the docstrings: `make docs` calls it. usage: python .ci/write_docs.py [DIRECTORY]"""
+"""Writes the API reference, HTML from the docstrings; `make docs` calls it.
+
+usage: python .ci/write_docs.py [DIRECTORY]
+"""
 
 import pathlib
 import sys
