@@ -44,6 +44,8 @@ def test_training_is_drawn_by_step_and_by_epoch_where_there_are_no_steps():
         "interest: loss": ("epoch", (1.0,), (5.0,)),
         "interest: examples per second": ("epoch", (1.0,), (11.0,)),
     }
+    killed = drawn(training_panels({"history": {}}, SCALARS))  # before training.json was written
+    assert list(killed) == ["towers: loss", "towers: learning rate"]
     (panel,) = training_panels({"history": {"mind": [{"epoch": 1, "validation": 0.5}]}}, {})
     assert panel.title == "mind: validation: recall, all items"
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,20 +30,22 @@ def training_panels(training: Mapping[str, Any], scalars: Scalars) -> tuple[Pane
         stand in their place.
 
     Raises:
-      UserError: `training` has no history of epochs.
+      UserError: `training` has no history, or there are no figures at all.
     """
     history = training.get("history")
     if not isinstance(history, dict):
         raise UserError("training.json has no 'history': an older version wrote it. Train again to draw the run")
-    labels = {phase: {**_LABELS, "validation": _VALIDATION.get(phase, _VALIDATION_ELSE)} for phase in history}
     panels = []
-    for phase, epochs in history.items():
+    # A session that was killed is in TensorBoard alone.
+    for phase in dict.fromkeys([*history, *(tag.rpartition("/")[0] for tag in scalars)]):
+        labels = {**_LABELS, "validation": _VALIDATION.get(phase, _VALIDATION_ELSE)}
         for name in _FIGURES:
             by_step = scalars.get(f"{phase}/{name}", ())
-            by_epoch = {line["epoch"]: line[name] for line in epochs if name in line}  # run again: the later counts
+            epochs = [line for line in history.get(phase, ()) if name in line]
+            by_epoch = {line["epoch"]: line[name] for line in epochs}  # run again: the later counts
             if points := by_step or sorted(by_epoch.items()):
                 x, y = zip(*points, strict=True)
-                label = labels[phase][name]
+                label = labels[name]
                 series = Series(phase, tuple(map(float, x)), tuple(map(float, y)))
                 panels.append(Panel(f"{phase}: {label}", "lines", "step" if by_step else "epoch", label, (series,)))
     if not panels:
@@ -70,7 +73,7 @@ def draw_training(run_dir: str) -> str:
     panels = training_panels(training, read_scalars(board))
     origin = training.get("run", {})
     note = ", ".join(f"{key} {origin[key]}" for key in ("seed", "date", "machine") if origin.get(key))
-    columns = max(sum(panel.series[0].label == phase for panel in panels) for phase in training["history"])
+    columns = max(Counter(panel.series[0].label for panel in panels).values())  # a row per phase
     png = draw_page(f"Training of {os.path.normpath(run_dir)}", panels, note, columns)
     write_bytes_atomically(os.path.join(run_dir, FILE), png)
     write_image(board, "report/training", png)
