@@ -213,8 +213,15 @@ LABELS = {
     "5 drawn from the top 20, in turn (the paper)": ("longretriever_seed?", "longretriever, paper serving"),
     "best baseline, all items: EASE + own items": ("beside_baselines_seed1", "EASE + own items"),
     "most popular": ("beside_baselines_seed1", "popularity"),
+    "all 311 categories, calibrated": ("variants_validation_seed1", "longretriever"),
+    **{f"the best {n}": ("variants_validation_seed1", f"N={n}, M={n}") for n in (5, 10, 20, 40, 60)},
+    "20 drawn from the best 60": ("variants_validation_seed1", "N=20, M=60"),
+    "the best 20, quota": ("variants_validation_seed1", "merge=quota"),
+    "the best 20, raw": ("variants_validation_seed1", "merge=raw"),
+    "the best 20, in turn": ("variants_validation_seed1", "merge=round_robin"),
+    "the best 20 by eq. 3 instead of the learned score, calibrated": ("variants_validation_seed1", "eq. 3, N=20, M=20"),
 }
-"""Lines of tables of figures: the files below results/complete_journey, and the model there."""
+"""Lines of tables of figures: the files below the results that the table names, and the model there."""
 FIGURES = (
     ("all", "recall@100"),
     ("novel", "recall@100"),
@@ -226,13 +233,18 @@ FIGURES = (
 @pytest.mark.parametrize("name", ["README.md", "docs/model_card.md", "docs/tuning.md"])
 def test_figures_are_those_of_the_results(name):
     text = DOCUMENTS[name].read_text(encoding="utf-8")
-    tables = re.findall(r"<!-- (?:RESULTS|FIGURES[^>]*) -->(.*?)<!-- /(?:RESULTS|FIGURES) -->", text, re.S)
-    lines = [line for table in tables for line in table.splitlines() if re.match(r"\|.*\| [*]*0\.\d", line)]
+    tables = re.findall(r"<!-- (?:RESULTS|FIGURES (\S+)) -->(.*?)<!-- /(?:RESULTS|FIGURES) -->", text, re.S)
+    lines = [
+        (folder or "results/complete_journey", line)
+        for folder, table in tables
+        for line in table.splitlines()
+        if re.match(r"\|.*\| [*]*0\.\d", line)
+    ]
     assert lines
-    for line in lines:
+    for folder, line in lines:
         label, *cells = [cell.strip() for cell in line.strip("|").split("|")]
         files, model = LABELS[label]
-        paths = sorted((ROOT / "results/complete_journey").glob(f"{files}.json"))
+        paths = sorted((ROOT / folder).glob(f"{files}.json"))
         sections = [json.loads(path.read_text(encoding="utf-8"))["models"][model] for path in paths]
         for cell, (section, metric) in zip(cells, FIGURES, strict=False):
             if cell:

@@ -128,6 +128,7 @@ def test_without_users_the_means_are_drawn_and_few_models_are_chosen():
     metrics = metrics_of(names)
     metrics["models"]["m0"]["all"] = {"recall@100": 0.0}  # the run itself, however poor
     metrics["models"]["m5"]["all"] = {"ndcg@100": 0.9}
+    metrics["models"]["again"] = metrics["models"]["m1"]
     assert chosen_models(metrics) == ["m0", "m1", "m2", "m3", "m4", "m6", "m7", "m8"]
     assert len(chosen_models(metrics)) == MAX_MODELS
     assert [panel.title[:5] for panel in evaluation_panels(metrics, None)] == ["All i", "Novel"]

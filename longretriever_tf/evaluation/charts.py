@@ -59,17 +59,19 @@ def evaluation_panels(metrics: Mapping[str, Any], users: Users | None) -> tuple[
 def chosen_models(metrics: Mapping[str, Any]) -> list[str]:
     """The models that are drawn: the first, which is the run, and the best others on all items, in the file's order.
 
+    Of models with the same figures (one run, asked the same in two ways) the first stands for all.
+
     Raises:
       UserError: no model has a recall on all items.
     """
     models = metrics.get("models") or {}
     recall = {name: best for name, sections in models.items() if (best := _best_recall(sections)) is not None}
-    known = list(recall)
-    if not known:
+    if not recall:
         raise UserError(
             f"the metrics hold no recall@k of all items (models: {', '.join(models) or 'none'}): another command or an "
             "older version wrote them; run evaluate again"
         )
+    known = [name for i, name in enumerate(recall) if models[name] not in [models[other] for other in [*recall][:i]]]
     others = sorted(known[1:], key=lambda name: -recall[name])[: MAX_MODELS - 1]
     return [name for name in known if name == known[0] or name in others]
 
