@@ -164,9 +164,16 @@ def images(directory: pathlib.Path) -> dict[str, list[bytes]]:
             while True:
                 reader.GetNext()
                 for value in event_pb2.Event.FromString(reader.record()).summary.value:
-                    assert value.metadata.plugin_data.plugin_name == "images"
-                    found[value.tag] = list(value.tensor.string_val)
+                    if value.metadata.plugin_data.plugin_name == "images":
+                        found[value.tag] = list(value.tensor.string_val)
     return found
+
+
+def test_a_run_leaves_its_picture(trained):
+    path = pathlib.Path(trained.run_dir)
+    assert min(matplotlib.image.imread(path / "training.png").shape[:2]) > 300
+    (_, _, png) = images(path / "tensorboard")["report/training"]
+    assert png == (path / "training.png").read_bytes()
 
 
 def test_a_page_of_every_kind_is_drawn_and_a_blocked_board_is_named(tmp_path):
