@@ -301,7 +301,7 @@ def test_the_readme_takes_a_newcomer_to_an_explained_list(tmp_path):
             flags.append("--flagfile=tiny.flags")
         line = [sys.executable, "-m", f"longretriever_tf.{command}", *flags]
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(line, cwd=tmp_path, text=True, capture_output=True, timeout=400, env=env)
+        done = subprocess.run(line, cwd=tmp_path, text=True, capture_output=True, timeout=1200, env=env)
         assert done.returncode == 0, f"{shlex.join(line)}\n{done.stderr}"
         ran.append(command)
     for path in (
