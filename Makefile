@@ -11,13 +11,12 @@ REPRODUCE_ARGS ?=
 
 PY := .venv/bin/python
 STAMP := .venv/.setup-done
-COMMAND_MODULES := reproduce train evaluate evaluate_baselines funnel export recommend refresh sample_users serve serving/load data/inspect
 .DEFAULT_GOAL := help
 
 $(STAMP): setup.cfg pyproject.toml .ci/setup
 	@.ci/setup "$(PYTHON)"
 
-.PHONY: help setup demo reproduce serve serve-smoke load test test-fast lint format type arch doctest bench doctor clean
+.PHONY: help setup demo reproduce serve serve-smoke load test test-fast lint format type arch doctest docs bench doctor clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -63,8 +62,11 @@ type: $(STAMP) ## mypy, strict on the modules that need no TensorFlow
 arch: $(STAMP) ## layers, TensorFlow-free modules, size caps
 	$(PY) -m pytest -q tests/test_architecture.py
 
-doctest: $(STAMP) ## the examples in docstrings
-	$(PY) -m pytest -q --doctest-modules longretriever_tf $(COMMAND_MODULES:%=--ignore=longretriever_tf/%.py)
+doctest: $(STAMP) ## the examples in docstrings and documents (make test runs them too)
+	$(PY) -m pytest -q tests/test_doctests.py
+
+docs: $(STAMP) ## the API reference from the docstrings, as HTML: build/docs/index.html
+	$(PY) .ci/write_docs.py build/docs
 
 bench: $(STAMP) ## every benchmarks/bench_*.py, one after the other
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) "$$script" || exit 1; done

@@ -4,7 +4,8 @@
 
 Prints a table and writes metrics.json: recall, hit rate, NDCG and MRR at 20, 50, 100 and 500, item and category
 coverage, for all items and for novel ones (items the user never had), and recall within the item's own category. Beside
-it, metrics.per_user.npz holds what each user and each truth pair got, for paired comparisons.
+it, metrics.per_user.npz holds what each user and each truth pair got, for paired comparisons, and metrics.png draws
+both: recall by k, by the length of the history and by the size of the category, and the calibration.
 --variants asks the same run in other ways, in the same pass; configs/ablations/ holds what the paper varies.
 """
 
@@ -44,6 +45,7 @@ _VARIANTS = absl_flags.DEFINE_string(
 _DRAW_SEEDS = absl_flags.DEFINE_integer(
     "draw_seeds", 1, "Average so many draws of each variant that draws interests at random.", lower_bound=1
 )
+_PLOTS = absl_flags.DEFINE_bool("plots", True, "Draw metrics.png, and the same into TensorBoard.")
 _DATA_DIR = absl_flags.DEFINE_string("data_dir", "", "Where TFDS keeps prepared data, if not where training found it.")
 
 
@@ -51,6 +53,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     del argv
     config = flags.config_from_flags(load_config(_RUN_DIR.value))
+    from longretriever_tf.evaluation.charts import draw_evaluation
     from longretriever_tf.evaluation.judge import judge_run  # after the flags are checked: TensorFlow takes seconds
     from longretriever_tf.evaluation.judge_baselines import BaselineChoice, beside
     from longretriever_tf.evaluation.per_user import per_user_path
@@ -65,7 +68,8 @@ def main(argv: Sequence[str]) -> None:
     metrics = judge_run(config, _SPLIT.value, _MAX_USERS.value, choice, ways, per_user_path(output))
     write_json(output, metrics)
     print(text_table(metrics))
-    print(f"written: {output}")
+    written = [output, *(draw_evaluation(output)[:1] if _PLOTS.value else ())]
+    print(f"written: {', '.join(written)}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ class Progress:
     """
 
     def __init__(self, title: str, total: int, unit: str, done: int = 0, quiet_s: float = 20.0) -> None:
-        self._title, self._total, self._unit, self._seen, self._quiet_s = title, total, unit, done, quiet_s
+        self._title, self._total, self._unit, self._quiet_s = title, total, unit, quiet_s
+        self._seen: float = done
         self._start, self._first, self._last = time.monotonic(), done, time.monotonic()
         self._bar = (
             tqdm(total=total, initial=done, desc=title, unit=f" {unit}", unit_scale=True, dynamic_ncols=True)

@@ -2,8 +2,8 @@
 
   python -m longretriever_tf.train --flagfile=configs/demo.flags
 
-The run directory (--run_dir) gets config.json, checkpoints, TensorBoard events and training.json. The same command
-resumes a run that was stopped, to the step; a directory that holds a run of other flags is refused.
+The run directory (--run_dir) gets config.json, checkpoints, TensorBoard events, training.json and training.png. The
+same command resumes a run that was stopped, to the step; a directory that holds a run of other flags is refused.
 """
 
 from collections.abc import Sequence

@@ -82,6 +82,24 @@ def test_the_tally_counts_each_pair_of_user_and_item_once():
     assert meter.tally[:, 0].sum() == TRUTH.num_users * (NUM_ITEMS - 5)
 
 
+def test_the_tally_of_interests_sums_over_the_items_of_a_category():
+    scorer = Partial("p", TRUTH, 2.0, 7)
+    meter = CalibrationMeter(scorer, TRUTH, OFFSET)
+    evaluate_many([meter], TRUTH, OFFSET, chunk=11)
+    expected = np.zeros_like(meter.interest_tally)
+    for place, user in enumerate(TRUTH.users):
+        taken = TRUTH.item[TRUTH.offset[place] : TRUTH.offset[place + 1]].tolist()
+        scores = scorer.score(np.array([user]))[0].astype(np.float64)
+        for start, stop in zip(OFFSET[:-1], OFFSET[1:], strict=True):
+            p = sum(np.exp(scores[item]) for item in range(max(start, 2), stop) if scores[item] > -np.inf)
+            if p:
+                share = sum(start <= item < stop for item in taken) / len(taken)
+                expected[int(np.floor((np.log10(p) - LOWEST) * BINS_PER_DECADE))] += 1, p, share
+    np.testing.assert_allclose(meter.interest_tally, expected, rtol=1e-6)
+    assert meter.interest_tally[:, 0].sum() > TRUTH.num_users
+    assert not CalibrationMeter(scorer, TRUTH).interest_tally.any()
+
+
 def test_scores_that_are_no_probabilities_pass_untallied():
     scorer = Noisy("n", TRUTH, 2.0, 7)
     scorer.is_probability = False

@@ -110,7 +110,11 @@ class EncodedLog:
 
 
 def offset_of(counts: np.ndarray) -> np.ndarray:
-    """Bounds of consecutive groups of these sizes, [n + 1] int64."""
+    """Bounds of consecutive groups of these sizes, [n + 1] int64.
+
+    >>> offset_of(np.array([2, 0, 3]))
+    array([0, 2, 2, 5])
+    """
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
@@ -120,7 +124,11 @@ def _vocabulary(values: np.ndarray) -> np.ndarray:
 
 
 def encode_values(values: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
-    """Indices of `values` in `vocabulary` (rows from 2 on are sorted); UNKNOWN where absent. [n] int32."""
+    """Indices of `values` in `vocabulary` (rows from 2 on are sorted); UNKNOWN where absent. [n] int32.
+
+    >>> encode_values(np.array(["tea", "rum", ""]), np.array(["", "(unknown)", "milk", "tea"])).tolist()
+    [3, 1, 1]
+    """
     known = vocabulary[schema.FIRST_KNOWN :]
     if not len(known):
         return np.full(len(values), schema.UNKNOWN, np.int32)

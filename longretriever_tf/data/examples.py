@@ -51,7 +51,13 @@ class Examples:
 
 
 def snapshot_times(config: Config, cut: int) -> np.ndarray:
-    """Moments of the snapshots, oldest first, [S] int64: the last one's horizon ends at the cut."""
+    """Moments of the snapshots, oldest first, [S] int64: the last one's horizon ends at the cut.
+
+    >>> from longretriever_tf.config import Config, TrainConfig
+    >>> config = Config(train=TrainConfig(snapshot_every_days=7, num_snapshots=3, horizon_days=28))
+    >>> snapshot_times(config, cut=100 * schema.DAY_S) // schema.DAY_S
+    array([58, 65, 72])
+    """
     step = int(config.train.snapshot_every_days * schema.DAY_S)
     last = cut - int(config.train.horizon_days * schema.DAY_S)
     return last - step * np.arange(config.train.num_snapshots - 1, -1, -1, dtype=np.int64)

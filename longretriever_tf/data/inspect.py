@@ -27,6 +27,7 @@ from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.data.splits import global_time_cuts
 from longretriever_tf.errors import UserError
 from longretriever_tf.files import require_writable, write_text_atomically
+from longretriever_tf.plots.board import write_image
 
 
 class Report(NamedTuple):
@@ -97,6 +98,8 @@ def main(argv: Sequence[str]) -> int:
     if flags.FLAGS.plots:
         written += draw_life(output, report.title, report.life, report.windows, report.figures)[:1]
         written.append(os.path.join(output, "panels", ""))
+        with open(os.path.join(output, "life.png"), "rb") as file:
+            write_image(os.path.join(output, "tensorboard"), "report/life", file.read())
     print(f"written: {', '.join(written)}", file=sys.stderr)
     return 0
 

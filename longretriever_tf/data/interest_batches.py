@@ -56,7 +56,7 @@ class LifeReader:
         self.history_events = history_events
         self._num_categories, self._day_floor = corpus.num_categories, day_floor
         with tf.device("/CPU:0"):
-            self._log = tuple(map(tf.constant, (log.item, log.timestamp, log.weight)))
+            self._log = (tf.constant(log.item), tf.constant(log.timestamp), tf.constant(log.weight))
             self._item_category = tf.constant(corpus.item_category)
             self._category_stats = tf.constant(stats.category)
             self._category_size = tf.constant(np.diff(corpus.category_offset), tf.float32)

@@ -54,6 +54,10 @@ def global_time_cuts(timestamp: np.ndarray, window_days: float) -> Cuts:
 
     Raises:
       UserError: the log is empty, or has no event before the validation window.
+
+    >>> cuts = global_time_cuts(np.array([0, 5, 10]) * DAY_S, window_days=2)
+    >>> cuts.validation_start // DAY_S, cuts.test_start // DAY_S
+    (6, 8)
     """
     window_s = round(window_days * DAY_S)
     if window_s <= 0:

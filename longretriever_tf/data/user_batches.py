@@ -61,7 +61,7 @@ class RecentReader:
     def __init__(self, log: EncodedLog, recent_length: int) -> None:
         self._length = recent_length
         with tf.device("/CPU:0"):
-            self.columns = tuple(map(tf.constant, (log.item, log.timestamp, log.weight)))
+            self.columns = (tf.constant(log.item), tf.constant(log.timestamp), tf.constant(log.weight))
 
     def read(self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor) -> hard_search.Tokens:
         """Tokens of events `start:stop` of the log, all strictly before `time`; [R] int64 each."""

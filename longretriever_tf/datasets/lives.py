@@ -44,6 +44,14 @@ def build_log(
       profile: columns [U] of str.
       items: the item table, `item_id` sorted and unique.
       context: the default context column, among `items.features`.
+
+    A basket of two moments, with item 0 twice, and a later event of its own:
+
+    >>> events = Events(np.zeros(4, int), np.array([0, 1, 0, 1]), np.array([50, 40, 40, 90]), np.array([7, 7, 7, -1]))
+    >>> items = ItemTable(np.array([11, 12]), {"category": np.array(["a", "b"])}, np.array(["tea", "milk"]))
+    >>> log = build_log(events, np.array([5]), {}, items, "category")
+    >>> log.item_row.tolist(), log.timestamp.tolist()
+    ([0, 1, 1], [40, 40, 90])
     """
     basket_id = events.basket_id if events.basket_id is not None else np.full(len(events.item_row), -1, np.int64)
     timestamp = _earliest_of_basket(events.timestamp, basket_id)

@@ -1,4 +1,4 @@
-"""Does the merged probability mean what it says: predicted p(item | user) against how often users took such items.
+"""Do the probabilities mean what they say: predicted p(item | user), and p(category | user), against what users took.
 
 Imports no TensorFlow.
 """
@@ -27,15 +27,24 @@ class CalibrationMeter:
     Args:
       scorer: what is judged.
       truth: of the window; users are looked up in it.
+      category_offset: category c owns items `category_offset[c]:category_offset[c + 1]`, [C + 1] int64; None: interests
+        are not tallied.
 
     Attributes:
       tally: [bins, 3] float64: number of (user, item) pairs, their summed p, their summed frequency; bin i holds
         log10 p from `LOWEST + i / BINS_PER_DECADE` on. All 0 where scores are no probabilities.
+      interest_tally: the same of (user, category) pairs: a category's p is the sum over its items, its frequency the
+        share of the user's truth that lies in it. Categories that are not retrieved at all are no pairs.
     """
 
-    def __init__(self, scorer: Scorer, truth: Truth) -> None:
+    def __init__(self, scorer: Scorer, truth: Truth, category_offset: np.ndarray | None = None) -> None:
         self._scorer, self._truth = scorer, truth
         self.tally = np.zeros([round(-LOWEST * BINS_PER_DECADE), 3])
+        self.interest_tally = np.zeros_like(self.tally)
+        starts = np.zeros(0, np.int64) if category_offset is None else category_offset[:-1]
+        if category_offset is not None:
+            starts = starts[(category_offset[1:] > starts) & (category_offset[1:] > FIRST_KNOWN)]
+        self._starts = np.maximum(starts, FIRST_KNOWN) - FIRST_KNOWN
 
     def __getattr__(self, name: str) -> Any:
         """Whatever else the scorer offers: its name, `score_novel`, `within`."""
@@ -58,10 +67,18 @@ class CalibrationMeter:
         for row, place in enumerate(places):
             start, stop = offset[place : place + 2]
             frequency[row, self._truth.item[start:stop]] = 1.0 / (stop - start)
-        scores = scores[:, FIRST_KNOWN:]
-        kept = scores > -np.inf
-        log_p, frequency = scores[kept].astype(np.float64), frequency[:, FIRST_KNOWN:][kept]
-        place = np.floor((log_p / np.log(10.0) - LOWEST) * BINS_PER_DECADE)
-        place = np.clip(place, 0, len(self.tally) - 1).astype(np.int64)
-        for column, weights in enumerate((None, np.exp(log_p), frequency)):
-            self.tally[:, column] += np.bincount(place, weights, minlength=len(self.tally))
+        scores, frequency = scores[:, FIRST_KNOWN:].astype(np.float64), frequency[:, FIRST_KNOWN:]
+        p = np.exp(scores)
+        _add(self.tally, p, frequency, scores > -np.inf)
+        if len(self._starts):
+            p = np.add.reduceat(p, self._starts, axis=1)
+            _add(self.interest_tally, p, np.add.reduceat(frequency, self._starts, axis=1), p > 0)
+
+
+def _add(tally: np.ndarray, p: np.ndarray, frequency: np.ndarray, kept: np.ndarray) -> None:
+    p, frequency = p[kept], frequency[kept]
+    tiny = 10.0**LOWEST  # smaller ones share the first bin
+    place = np.floor((np.log10(np.maximum(p, tiny)) - LOWEST) * BINS_PER_DECADE)
+    place = np.clip(place, 0, len(tally) - 1).astype(np.int64)
+    for column, weights in enumerate((None, p, frequency)):
+        tally[:, column] += np.bincount(place, weights, minlength=len(tally))

@@ -1,7 +1,7 @@
 """Judges a finished run on a window, beside the baselines that a sceptic would ask for."""
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 from longretriever_tf.baseline_config import LONGRETRIEVER
 from longretriever_tf.config import Config, RetrievalConfig
@@ -13,7 +13,7 @@ from longretriever_tf.evaluation.evaluator import Scorer, evaluate_many
 from longretriever_tf.evaluation.judge_baselines import BaselineChoice, find_settings, fit_all
 from longretriever_tf.evaluation.per_user import tabulate_users, write_users
 from longretriever_tf.evaluation.truth import build_truth
-from longretriever_tf.evaluation.variants import Ways, ask_variants, average_draws, variants_of
+from longretriever_tf.evaluation.variants import Askable, Ways, ask_variants, average_draws, variants_of
 from longretriever_tf.models.finished import load_baseline, load_models
 from longretriever_tf.progress import Progress
 from longretriever_tf.provenance import describe_origin
@@ -67,9 +67,9 @@ def judge_run(
     if max_users:
         truth = truth.rows(0, min(max_users, truth.num_users))
     scorers = make_scorers(config, prepare_requests(config, log, corpus, arrays["item_svd"], window[0]))
-    scorers += ask_variants(scorers[0], asked, ways.draw_seeds) if asked else []
+    scorers += ask_variants(cast(Askable, scorers[0]), asked, ways.draw_seeds) if asked else []
     scorers += fit_all(baselines, chosen, encoded, corpus.category_offset, window[0])
-    scorers[0] = meter = CalibrationMeter(scorers[0], truth)
+    scorers[0] = meter = CalibrationMeter(scorers[0], truth, corpus.category_offset)
     progress = Progress(f"evaluating {len(scorers)} models", len(scorers) * truth.num_users, "users")
     chunk = max(16, min(_CHUNK, _MAX_SCORES // corpus.num_items))
     made = evaluate_many(scorers, truth, corpus.category_offset, chunk=chunk, on_progress=progress.update)
@@ -77,7 +77,7 @@ def judge_run(
     made = average_draws(made, list(asked), ways.draw_seeds)
     if users_path:
         table = tabulate_users(made, truth, encoded, corpus.category_offset, window[0])
-        write_users(users_path, table | {"calibration": meter.tally})
+        write_users(users_path, table | {"calibration": meter.tally, "interest_calibration": meter.interest_tally})
     return {
         **describe_origin(_PROGRAM, config.train.seed),
         "split": split,

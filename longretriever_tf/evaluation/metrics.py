@@ -85,6 +85,10 @@ def hit_matrix(lists: np.ndarray, truth_offset: np.ndarray, truth_item: np.ndarr
 
     Returns:
       [U, K] bool.
+
+    >>> hit_matrix(np.array([[7, 3], [3, -1]]), np.array([0, 1, 3]), np.array([3, 3, 9]))
+    array([[False,  True],
+           [ True, False]])
     """
     num_users = len(lists)
     base = 1 + max(int(lists.max(initial=0)), int(truth_item.max(initial=0)))
@@ -145,6 +149,9 @@ def rank_in_slice(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
 
     Returns:
       [P] int64: how many columns score higher, or equal with a lower index; `NOT_RANKED` for a target at -inf.
+
+    >>> rank_in_slice(np.array([[0.5, 0.9, 0.5]], np.float32), np.array([2]))
+    array([2])
     """
     target_score = np.take_along_axis(scores, target[:, None], axis=1)  # [P, 1]
     ahead = (scores == target_score) & (np.arange(scores.shape[1]) < target[:, None])
@@ -180,7 +187,11 @@ def rank_within_category(
 
 
 def recall_of_ranks(rank: np.ndarray, ks: tuple[int, ...]) -> dict[str, float]:
-    """Share of pairs with a rank below k, over pairs and not over users: `{"recall@20": ...}`; of no pairs, none."""
+    """Share of pairs with a rank below k, over pairs and not over users: `{"recall@20": ...}`; of no pairs, none.
+
+    >>> recall_of_ranks(np.array([0, 4, 19, 20]), (5, 20))
+    {'recall@5': 0.5, 'recall@20': 0.75}
+    """
     return {f"recall@{k}": float(np.mean(rank < k)) for k in ks} if len(rank) else {}
 
 

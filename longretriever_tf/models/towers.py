@@ -153,7 +153,7 @@ class UserTower(tf.keras.layers.Layer):
         embedding = states[:, 0]
         if self._config.normalize:
             embedding = tf.math.l2_normalize(embedding, 1)
-        if self._copy is None:
+        if self._copy is None or self._copy_hidden is None:
             return UserState(embedding, tf.zeros(tf.shape(is_real)))
         read = tf.concat([states[:, self._num_prefix :], standard], 2)
         return UserState(embedding, self._copy(self._copy_hidden(read))[:, :, 0] * real[:, :, 0])

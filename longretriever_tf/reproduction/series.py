@@ -1,49 +1,26 @@
 """The numbers behind each plot; what draws them is in `charts`. Intervals are 95%, over users unless said otherwise."""
 
 import dataclasses
-import glob
 import os
-import struct
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from longretriever_tf.plots.board import read_scalars
+from longretriever_tf.plots.panels import (
+    MIN_PAIRS,
+    Panel,
+    Series,
+    bin_means,
+    calibration_series,
+    quantile_bins,
+    ratio_interval,
+)
 from longretriever_tf.reproduction.plan import Plot
 from longretriever_tf.reproduction.results import Line, Results, Source
 from longretriever_tf.reproduction.statements import pair_hits
 
-_Z = 1.96  # of a normal 95% interval
-_BINS = 5
 _WITHIN_K = 20
-_MIN_PAIRS = 100  # of a calibration bin: fewer tell nothing
-
-
-@dataclasses.dataclass(frozen=True)
-class Series:
-    """One line or group of bars: y at x, with bounds; NaN where there is nothing."""
-
-    label: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    low: tuple[float, ...] = ()
-    high: tuple[float, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Panel:
-    """One pair of axes.
-
-    Attributes:
-      kind: "bars" (x are places in `ticks`), "points" (likewise, joined), "lines" (x are numbers) or "loglog".
-      ticks: names of the places.
-    """
-
-    title: str
-    kind: str
-    x_label: str
-    y_label: str
-    series: tuple[Series, ...]
-    ticks: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,43 +39,6 @@ def make_chart(plot: Plot, results: Results) -> Chart:
     panels = tuple(_MAKERS[plot.kind](plot, lines)) if lines else ()
     sources = tuple(dict.fromkeys(line.source for line in lines if line.source))
     return Chart(plot, tuple(panel for panel in panels if panel.series), sources, _NOTES[plot.kind])
-
-
-def ratio_interval(hits: np.ndarray, group: np.ndarray) -> tuple[float, float, float]:
-    """Mean of hits [Q] and its interval, pairs of one group (user) counted as dependent.
-
-    The usual linearised ratio: with sums h_u over n_u pairs, se = sqrt(sum (h_u - mean n_u)^2) / sum n_u.
-    """
-    if not len(hits):
-        return np.nan, np.nan, np.nan
-    _, place = np.unique(group, return_inverse=True)
-    size = np.bincount(place)
-    mean = hits.mean()
-    error = np.sqrt(np.sum((np.bincount(place, hits) - mean * size) ** 2)) / size.sum()
-    return float(mean), float(mean - _Z * error), float(mean + _Z * error)
-
-
-def quantile_bins(values: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Bins of about equal numbers: the bin of each value [Q] int64, and the bins' names ("12-40").
-
-    >>> quantile_bins(np.array([1, 1, 1, 2, 3, 4, 9, 9, 30, 100]))[1]
-    ('1-2', '3-8', '9-29', '30-100')
-    """
-    cuts = np.unique(np.quantile(values, np.arange(1, _BINS) / _BINS, method="higher"))
-    cuts = cuts[cuts > values.min()]
-    place = np.searchsorted(cuts, values, side="right")
-    starts = np.concatenate([[values.min()], cuts]).astype(np.int64)
-    stops = np.concatenate([cuts - 1, [values.max()]]).astype(np.int64)
-    names = [str(a) if a == b else f"{a:,}-{b:,}" for a, b in zip(starts, stops, strict=True)]
-    return place, tuple(names)
-
-
-def _binned(label: str, hits: np.ndarray, group: np.ndarray, place: np.ndarray, num_bins: int) -> Series:
-    kept = ~np.isnan(hits)
-    hits, group, place = hits[kept], group[kept], place[kept]
-    points = [ratio_interval(hits[place == i], group[place == i]) for i in range(num_bins)]
-    y, low, high = zip(*points, strict=True)
-    return Series(label, tuple(map(float, range(num_bins))), y, low, high)
 
 
 def _bars(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
@@ -136,7 +76,7 @@ def _history_length(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
             figures = line.user_means(f"{section}/{name}")
             assert figures is not None
             if len(figures) == len(place):
-                made.append(_binned(line.label, figures, np.arange(len(figures)), place, len(ticks)))
+                made.append(bin_means(line.label, figures, np.arange(len(figures)), place, len(ticks)))
         yield Panel("", "points", x_label, plot.metric, tuple(made), ticks)
 
 
@@ -151,7 +91,7 @@ def _category_size(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
         for line in kept:
             hits, user, pairs = pair_hits(line, task, _WITHIN_K)
             if len(line.users[0]["pair_user"]) == len(place):
-                made.append(_binned(line.label, hits, user, place[pairs], len(ticks)))
+                made.append(bin_means(line.label, hits, user, place[pairs], len(ticks)))
         yield Panel(title, "points", "items in the category", f"recall@{_WITHIN_K} within", tuple(made), ticks)
 
 
@@ -171,7 +111,7 @@ def _repeat_novel(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
         if line.users:
             hits, user, _ = pair_hits(line, "all", _WITHIN_K)
             is_novel = line.users[0]["pair_is_novel"].astype(np.int64)
-            pairs_made.append(_binned(line.label, hits, user, is_novel, 2))
+            pairs_made.append(bin_means(line.label, hits, user, is_novel, 2))
     yield Panel("the whole corpus", "points", "", "recall@100", tuple(tasks), ("all items", "novel items"))
     ticks = ("repeated", "novel")
     yield Panel("within the category", "points", "", f"recall@{_WITHIN_K}", tuple(pairs_made), ticks)
@@ -200,39 +140,8 @@ def _calibration(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
     for line in lines:
         tallies = [users["calibration"] for users in line.users if "calibration" in users]
         if tallies:
-            count, predicted, observed = np.sum(tallies, axis=0).T
-            kept = (count >= _MIN_PAIRS) & (observed > 0)
-            x, y = predicted[kept] / count[kept], observed[kept] / count[kept]
-            made.append(Series(line.label, tuple(x.tolist()), tuple(y.tolist())))
+            made.append(calibration_series(line.label, np.sum(tallies, axis=0)))
     yield Panel("", "loglog", "predicted p(item | user)", "frequency in the window", tuple(made))
-
-
-def read_scalars(directory: str) -> dict[str, list[tuple[float, float]]]:
-    """Scalars of a TensorBoard directory by tag: (step, value), by step; a step told twice keeps the later value.
-
-    An event file is records of (length uint64, its crc, payload, its crc); the reader stops at a record cut short, as
-    a kill leaves it.
-    """
-    from tensorboard.compat.proto import event_pb2  # protobuf alone: no TensorFlow
-    from tensorboard.util import tensor_util
-
-    found: dict[str, dict[float, float]] = {}
-    for path in sorted(glob.glob(os.path.join(glob.escape(directory), "events.out.tfevents.*"))):
-        with open(path, "rb") as file:
-            content = file.read()
-        at = 0
-        while at + 12 <= len(content):
-            (length,) = struct.unpack_from("<Q", content, at)
-            if at + 16 + length > len(content):
-                break
-            event = event_pb2.Event.FromString(content[at + 12 : at + 12 + length])
-            at += 16 + length
-            for value in event.summary.value:
-                if value.WhichOneof("value") == "tensor":
-                    number = tensor_util.make_ndarray(value.tensor)
-                    if number.ndim == 0 and number.dtype.kind == "f":
-                        found.setdefault(value.tag, {})[float(event.step)] = float(number)
-    return {tag: sorted(points.items()) for tag, points in found.items()}
 
 
 _MAKERS: dict[str, Callable[[Plot, Sequence[Line]], Iterator[Panel]]] = {
@@ -249,5 +158,5 @@ _NOTES = {
     "category_size": "Pairs (user, item) in groups of about equal number. Whiskers: 95%, pairs of a user together.",
     "repeat_novel": "Whiskers: 95%, pairs of a user together, seeds averaged.",
     "training": "Mean loss of every 20 steps.",
-    "calibration": f"Pairs (user, item) by predicted probability, at least {_MIN_PAIRS} a point. On the line: as said.",
+    "calibration": f"Pairs (user, item) by predicted probability, at least {MIN_PAIRS} a point. On the line: as said.",
 }

@@ -62,8 +62,9 @@ class LoopState:
     @classmethod
     def start(cls) -> "LoopState":
         """The position before the first step."""
-        whole = [tf.Variable(0, dtype=tf.int64, trainable=False) for _ in range(3)]
-        return cls(*whole, tf.Variable(-1.0, trainable=False), tf.Variable(-1, dtype=tf.int64, trainable=False))
+        phase, epoch, step = (tf.Variable(0, dtype=tf.int64, trainable=False) for _ in range(3))
+        best, best_epoch = tf.Variable(-1.0, trainable=False), tf.Variable(-1, dtype=tf.int64, trainable=False)
+        return cls(phase, epoch, step, best, best_epoch)
 
 
 class Checkpoints:

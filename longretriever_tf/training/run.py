@@ -27,6 +27,7 @@ from longretriever_tf.models.optimizer import SplitAdam
 from longretriever_tf.provenance import describe_origin
 from longretriever_tf.retrieval.scorer import LongRetrieverScorer
 from longretriever_tf.training.assemble import Assembly, assemble_baseline, validation_truth
+from longretriever_tf.training.charts import draw_training
 from longretriever_tf.training.loop import Checkpoints, LoopOptions, LoopState, Phase, run_phase
 from longretriever_tf.training.phases import InterestPhase, TowerPhase
 from longretriever_tf.training.run_dir import open_run_dir
@@ -81,7 +82,9 @@ def train(config: Config) -> None:
     for index in range(int(state.phase), len(phases)):
         history[phases[index].name] = run_phase(phases[index], index, state, optimizers[index], checkpoints, options)
     checkpoints.save_weights("final")
+    options.writer.close()
     _write_history(config, history)
+    print(f"written: {draw_training(config.train.run_dir)}")
 
 
 def _assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) -> Assembly:

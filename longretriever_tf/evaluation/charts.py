@@ -1,0 +1,191 @@
+"""The evaluation report: metrics.json and the figures of the users as one PNG. Imports no TensorFlow."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from longretriever_tf.errors import UserError
+from longretriever_tf.evaluation.per_user import per_user_path
+from longretriever_tf.files import write_bytes_atomically
+from longretriever_tf.plots.board import write_image
+from longretriever_tf.plots.panels import Panel, Series, bin_means, calibration_series, quantile_bins
+
+MAX_MODELS = 8
+"""More lines than these hide each other; metrics.json has all."""
+
+_K, _WITHIN_K = 100, 20
+_TASKS = {"all": "all items", "novel": "novel items"}
+_CALIBRATIONS = {
+    "all": ("calibration", "item", "Is the list calibrated?"),
+    "novel": ("interest_calibration", "category", "Is the interest score calibrated?"),
+}
+"""What fills the row of each task: key of the users' file, what is predicted, title."""
+
+_NOTE = "Whiskers: 95% over users, pairs of a user together. What ranks a category alike is drawn once."
+
+Users = Mapping[str, np.ndarray]
+
+
+def evaluation_panels(metrics: Mapping[str, Any], users: Users | None) -> tuple[Panel, ...]:
+    """The panels of an evaluation.
+
+    Recall by k and recall within the category come from the means; recall by the length of the history and by the size
+    of the category, and the calibration, from the users' figures, and are left out where those lack them.
+
+    Args:
+      metrics: `metrics.json`.
+      users: the arrays of `per_user.tabulate_users`; None: there are none.
+
+    Raises:
+      UserError: `metrics` holds no recall of any model.
+    """
+    names = chosen_models(metrics)
+    has_users = users is not None and set(names) <= set(users["model"].tolist())
+    panels = []
+    for task in _TASKS:  # a row of the page each
+        panels.append(_recall_by_k(metrics["models"], names, task))
+        if users is not None and has_users:
+            if f"{task}/recall@{_K}" in users:
+                panels.append(_by_history(users, names, task))
+            panels.append(_by_category_size(users, names, task))
+            panels += _calibration(users, *_CALIBRATIONS[task])
+    return tuple(panel for panel in panels if panel.series)
+
+
+def chosen_models(metrics: Mapping[str, Any]) -> list[str]:
+    """The models that are drawn: the first, which is the run, and the best others on all items, in the file's order.
+
+    Of models with the same figures (one run, asked the same in two ways) the first stands for all.
+
+    Raises:
+      UserError: no model has a recall on all items.
+    """
+    models = metrics.get("models") or {}
+    recall = {name: best for name, sections in models.items() if (best := _best_recall(sections)) is not None}
+    if not recall:
+        raise UserError(
+            f"the metrics hold no recall@k of all items (models: {', '.join(models) or 'none'}): another command or an "
+            "older version wrote them; run evaluate again"
+        )
+    known = [name for i, name in enumerate(recall) if models[name] not in [models[other] for other in [*recall][:i]]]
+    others = sorted(known[1:], key=lambda name: -recall[name])[: MAX_MODELS - 1]
+    return [name for name in known if name == known[0] or name in others]
+
+
+def _best_recall(sections: Mapping[str, Any]) -> float | None:
+    return max((y for _, y in _recalls(sections.get("all", {}))), default=None)
+
+
+def _recalls(section: Mapping[str, float]) -> list[tuple[int, float]]:
+    """(k, recall@k) by k."""
+    return sorted((int(name.split("@")[1]), value) for name, value in section.items() if name.startswith("recall@"))
+
+
+def _recall_by_k(models: Mapping[str, Any], names: Sequence[str], task: str) -> Panel:
+    points = {name: dict(_recalls(models[name].get(task, {}))) for name in names}
+    ks = sorted({k for values in points.values() for k in values})
+    x = tuple(map(float, range(len(ks))))
+    made = [Series(name, x, tuple(values.get(k, np.nan) for k in ks)) for name, values in points.items() if values]
+    return Panel(
+        _title(task, ", by length of the list"),
+        "points",
+        "length of the list, k",
+        "recall@k",
+        tuple(made),
+        tuple(map(str, ks)),
+    )
+
+
+def _title(task: str, what: str) -> str:
+    return f"{_TASKS[task].capitalize()}{what}"
+
+
+def _rows(users: Users, names: Sequence[str]) -> list[tuple[str, int]]:
+    found = users["model"].tolist()
+    return [(name, found.index(name)) for name in names]
+
+
+def _by_history(users: Users, names: Sequence[str], task: str) -> Panel:
+    place, ticks = quantile_bins(users["history_length"])
+    figures = users[f"{task}/recall@{_K}"]
+    everyone = np.arange(len(place))
+    made = [bin_means(name, figures[row], everyone, place, len(ticks)) for name, row in _rows(users, names)]
+    title = _title(task, ", by length of the history")
+    return Panel(title, "points", "events of the user before the window", f"recall@{_K}", tuple(made), ticks)
+
+
+def _by_category_size(users: Users, names: Sequence[str], task: str) -> Panel:
+    kept = users["pair_is_novel"] if task == "novel" else np.ones(len(users["pair_user"]), bool)
+    if not kept.any():
+        return Panel("", "points", "", "", ())
+    place, ticks = quantile_bins(users["category_size"])
+    user, made = users["pair_user"][kept], []
+    ranks = dict(_distinct((name, users[f"{task}/rank"][row]) for name, row in _rows(users, names)))
+    for name, rank in ranks.items():
+        made.append(bin_means(name, (rank < _WITHIN_K).astype(np.float64), user, place[kept], len(ticks)))
+    title = _title(task, ", within the category by its size")
+    return Panel(title, "points", "items in the category", f"recall@{_WITHIN_K} within", tuple(made), ticks)
+
+
+def _distinct(ranks: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+    """Without those that repeat earlier ones: a run asked in another way ranks a category alike."""
+    seen: list[np.ndarray] = []
+    for name, rank in ranks:
+        if not any(np.array_equal(rank, other) for other in seen):
+            seen.append(rank)
+            yield name, rank
+
+
+def _calibration(users: Users, key: str, what: str, title: str) -> list[Panel]:
+    """Of the run, the first model; no panel where it tells nothing."""
+    if key not in users:
+        return []
+    series = calibration_series(str(users["model"][0]), users[key])
+    panel = Panel(title, "loglog", f"predicted p({what} | user)", "frequency in the window", (series,))
+    return [panel] if len(series.x) > 1 else []
+
+
+def draw_evaluation(metrics_path: str) -> tuple[str, str]:
+    """Draws metrics.json as metrics.png beside it, and into tensorboard/ there.
+
+    Returns:
+      The path of the picture, and a sentence about what could not be drawn, "" for nothing.
+
+    Raises:
+      UserError: `metrics_path` does not exist or holds no metrics, or the files cannot be written.
+    """
+    from longretriever_tf.plots.page import draw_page
+
+    if not os.path.exists(metrics_path):
+        raise UserError(f"{metrics_path} does not exist: `python -m longretriever_tf.evaluate` writes it")
+    with open(metrics_path, encoding="utf-8") as file:
+        metrics = json.load(file)
+    users, lacking = _read_users(per_user_path(metrics_path))
+    panels = evaluation_panels(metrics, users)
+    drawn, total = len(chosen_models(metrics)), len(metrics["models"])
+    note = (
+        "Whiskers: 95% over users, pairs of a user together. What ranks a category alike is drawn once."
+        if users
+        else ""
+    )
+    if drawn < total:
+        note += f"  {drawn} of {total} models drawn: the run, and the best on all items."
+    facts = ", ".join(f"{key} {metrics[key]}" for key in ("data", "split", "seed", "date") if key in metrics)
+    png = draw_page(
+        f"Evaluation: {facts}, {metrics.get('num_users', 0):,} users", panels, note, math.ceil(len(panels) / 2)
+    )
+    path = os.path.splitext(metrics_path)[0] + ".png"
+    write_bytes_atomically(path, png)
+    write_image(os.path.join(os.path.dirname(path), "tensorboard"), f"report/{os.path.basename(path)[:-4]}", png)
+    return path, lacking
+
+
+def _read_users(path: str) -> tuple[Users | None, str]:
+    if not os.path.exists(path):
+        return None, f"no {path} beside the metrics: history length, category size and calibration are not drawn"
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}, ""

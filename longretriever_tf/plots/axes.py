@@ -1,0 +1,151 @@
+"""Draws panels on matplotlib axes, in the colours of a palette: for pages that have their own, and for print."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from longretriever_tf.plots.panels import Panel
+
+MARKERS = "osD^vPX<>p"
+_FEW = 30  # points of a line: so few are marked
+
+
+@dataclasses.dataclass(frozen=True)
+class Palette:
+    """Colours of a drawing, by role. Beside the hues, series differ by marker: not everybody tells colours apart."""
+
+    ink: str
+    soft: str
+    grid: str
+    hues: tuple[str, ...]
+
+
+def style_of(palette: Palette) -> dict[str, Any]:
+    """Matplotlib's settings for the palette, for `rc_context`."""
+    return {
+        "font.size": 9.5,
+        "font.family": "sans-serif",
+        "text.color": palette.ink,
+        "axes.labelcolor": palette.soft,
+        "axes.edgecolor": palette.grid,
+        "axes.titlesize": 10.5,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": palette.grid,
+        "grid.linewidth": 0.7,
+        "xtick.color": palette.soft,
+        "ytick.color": palette.soft,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+        "legend.frameon": False,
+        "svg.fonttype": "none",
+    }
+
+
+def hues_of(panels: tuple[Panel, ...], palette: Palette) -> dict[str, int]:
+    """Number of the hue of every series by label, the same in all the panels of a chart."""
+    labels = dict.fromkeys(series.label for panel in panels for series in panel.series)
+    return {label: i % len(palette.hues) for i, label in enumerate(labels)}
+
+
+def draw_axes(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette) -> None:
+    """Draws a panel on `ax`, within `rc_context(style_of(palette))`; `hues` as `hues_of` the whole chart gives them."""
+    _DRAWERS[panel.kind](ax, panel, hues, palette)
+    if panel.title:
+        ax.set_title(panel.title)
+
+
+def _draw_bars(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette) -> None:
+    """Horizontal, the first on top: names stay readable."""
+    del hues  # the first bar stands out, the others are alike
+    (series,) = panel.series
+    place = np.arange(len(series.y))
+    y = np.array(series.y)
+    ax.barh(place, y, height=0.62, color=[palette.hues[0] if i == 0 else palette.hues[9] for i in place])
+    _whiskers(ax, place, series.y, series.low, series.high, palette.ink)
+    ax.set_yticks(place, panel.ticks, color=palette.ink)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel(panel.y_label)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    known = [value for value in (*series.y, *series.high) if np.isfinite(value)]
+    top = max(known, default=1.0) or 1.0
+    ax.set_xlim(0, 1.17 * top)
+    for i, value in enumerate(y):
+        end = series.high[i] if np.isfinite(series.high[i]) else value
+        ax.annotate(f"{value:.4f}", (end, i), (4, 0), textcoords="offset points", va="center", fontsize=8.5)
+
+
+def _whiskers(ax: Axes, place: np.ndarray, y: tuple[float, ...], low: tuple, high: tuple, color: str) -> None:
+    middle, under, over = np.array(y), np.array(low), np.array(high)
+    kept = np.isfinite(under) & np.isfinite(over)
+    errors = np.stack([(middle - under)[kept], (over - middle)[kept]])
+    errors = np.maximum(errors, 0.0)
+    ax.errorbar(middle[kept], place[kept], xerr=errors, fmt="none", ecolor=color, elinewidth=1.0, capsize=0)
+
+
+def _draw_points(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette) -> None:
+    count = len(panel.series)
+    step = min(0.1, 0.5 / max(count, 1)) if any(series.low for series in panel.series) else 0.0  # whiskers need room
+    for i, series in enumerate(panel.series):
+        place = np.array(series.x) + (i - (count - 1) / 2) * step
+        y = np.array(series.y)
+        color = palette.hues[hues[series.label]]
+        known = np.isfinite(y)
+        style: dict[str, Any] = {
+            "linestyle": "-" if len(panel.ticks) > 2 else "none",
+            "linewidth": 1.2,
+            "markersize": 4.5,
+        }
+        ax.plot(place[known], y[known], marker=MARKERS[hues[series.label]], color=color, **style)
+        if series.low:
+            low, high = np.array(series.low), np.array(series.high)
+            bounded = np.isfinite(low) & np.isfinite(high)
+            ax.vlines(place[bounded], low[bounded], high[bounded], color=color, linewidth=1.2)
+    ax.set_xticks(range(len(panel.ticks)), panel.ticks)
+    ax.grid(axis="x", visible=False)
+    ax.set_xlim(-0.5, len(panel.ticks) - 0.5)
+    ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]) if ax.get_ylim()[0] < 0 else 0.0)
+    ax.set_xlabel(panel.x_label)
+    ax.set_ylabel(panel.y_label)
+    ax.yaxis.set_major_locator(MaxNLocator(5))
+
+
+def _draw_lines(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette) -> None:
+    for series in panel.series:
+        hue = hues[series.label]
+        marker = MARKERS[hue] if len(series.x) <= _FEW else ""
+        ax.plot(series.x, series.y, marker=marker, markersize=4.0, color=palette.hues[hue], linewidth=1.2)
+    ax.set_xlabel(panel.x_label)
+    ax.set_ylabel(panel.y_label)
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+
+
+def _draw_loglog(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette) -> None:
+    values = [value for series in panel.series for value in (*series.x, *series.y)]
+    ends = (min(values, default=1e-3), max(values, default=1.0))
+    ax.plot(ends, ends, color=palette.soft, linewidth=1.0, linestyle=(0, (4, 3)))
+    for series in panel.series:
+        hue = hues[series.label]
+        style: dict[str, Any] = {"linewidth": 1.2, "markersize": 4.0}
+        ax.plot(series.x, series.y, marker=MARKERS[hue], color=palette.hues[hue], **style)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(10))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_locator(NullLocator())
+    ax.set_xlabel(panel.x_label)
+    ax.set_ylabel(panel.y_label)
+
+
+_DRAWERS = {"bars": _draw_bars, "points": _draw_points, "lines": _draw_lines, "loglog": _draw_loglog}

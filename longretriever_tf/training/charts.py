@@ -1,0 +1,80 @@
+"""The training report of a run: loss, learning rate, speed and validation figure as one PNG. Imports no TensorFlow."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from longretriever_tf.errors import UserError
+from longretriever_tf.files import write_bytes_atomically
+from longretriever_tf.plots.board import read_scalars, write_image
+from longretriever_tf.plots.panels import Panel, Series
+
+FILE = "training.png"
+_FIGURES = ("loss", "validation", "learning_rate", "examples_per_s")
+"""What `training.loop` leaves in TensorBoard by step, and (but for the learning rate) in training.json by epoch."""
+_LABELS = {"loss": "loss", "learning_rate": "learning rate", "examples_per_s": "examples per second"}
+_VALIDATION = {"towers": "validation: MRR within the category"}
+_VALIDATION_ELSE = "validation: recall, all items"
+
+Scalars = Mapping[str, Sequence[tuple[float, float]]]
+
+
+def training_panels(training: Mapping[str, Any], scalars: Scalars) -> tuple[Panel, ...]:
+    """The panels of a run, phase by phase.
+
+    Args:
+      training: `training.json`: the mean figures of each epoch, by phase.
+      scalars: of the run's TensorBoard files by tag, (step, value); where a phase has none, the means of its epochs
+        stand in their place.
+
+    Raises:
+      UserError: `training` has no history, or there are no figures at all.
+    """
+    history = training.get("history")
+    if not isinstance(history, dict):
+        raise UserError("training.json has no 'history': an older version wrote it. Train again to draw the run")
+    panels = []
+    # A session that was killed is in TensorBoard alone.
+    for phase in dict.fromkeys([*history, *(tag.rpartition("/")[0] for tag in scalars)]):
+        labels = {**_LABELS, "validation": _VALIDATION.get(phase, _VALIDATION_ELSE)}
+        for name in _FIGURES:
+            by_step = scalars.get(f"{phase}/{name}", ())
+            epochs = [line for line in history.get(phase, ()) if name in line]
+            by_epoch = {line["epoch"]: line[name] for line in epochs}  # run again: the later counts
+            if points := by_step or sorted(by_epoch.items()):
+                x, y = zip(*points, strict=True)
+                label = labels[name]
+                series = Series(phase, tuple(map(float, x)), tuple(map(float, y)))
+                panels.append(Panel(f"{phase}: {label}", "lines", "step" if by_step else "epoch", label, (series,)))
+    if not panels:
+        raise UserError(
+            f"training.json tells of no epoch (phases: {', '.join(history) or 'none'}): let the same `train` command "
+            "finish first"
+        )
+    return tuple(panels)
+
+
+def draw_training(run_dir: str) -> str:
+    """Writes `training.png` into the run directory, and the same picture into its TensorBoard; returns the path.
+
+    Raises:
+      UserError: the run has no training.json, or one without figures; or the files cannot be written.
+    """
+    from longretriever_tf.plots.page import draw_page
+
+    path = os.path.join(run_dir, "training.json")
+    if not os.path.exists(path):
+        raise UserError(f"{path} does not exist: training writes it when it ends. Let the same `train` command finish")
+    with open(path, encoding="utf-8") as file:
+        training = json.load(file)
+    board = os.path.join(run_dir, "tensorboard")
+    panels = training_panels(training, read_scalars(board))
+    origin = training.get("run", {})
+    note = ", ".join(f"{key} {origin[key]}" for key in ("seed", "date", "machine") if origin.get(key))
+    columns = max(Counter(panel.series[0].label for panel in panels).values())  # a row per phase
+    png = draw_page(f"Training of {os.path.normpath(run_dir)}", panels, note, columns)
+    write_bytes_atomically(os.path.join(run_dir, FILE), png)
+    write_image(board, "report/training", png)
+    return os.path.join(run_dir, FILE)
