@@ -53,6 +53,7 @@ LAYERS = (
         "doctor",
         "data.inspect",
         "reproduce",
+        "notebook",
     ),
 )
 COMMANDS = LAYERS[-1]
