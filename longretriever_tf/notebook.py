@@ -63,9 +63,14 @@ def _without_noise(lines: Iterable[str]) -> Iterable[str]:
     return (line for line in lines if not line.startswith(noise))
 
 
-def loss_curve(run_dir: str) -> tuple[list[int], list[float]]:
-    """The towers' training loss of a run, as TensorBoard shows it: steps and losses."""
+def scalars(run_dir: str, tag: str) -> tuple[list[float], list[float]]:
+    """A curve of a run, as TensorBoard shows it: steps and values.
+
+    Args:
+      run_dir: of the run.
+      tag: towers/loss, towers/validation, interest/loss, ...
+    """
     from longretriever_tf.reproduction.series import read_scalars
 
-    points = read_scalars(os.path.join(run_dir, "tensorboard"))["towers/loss"]
-    return [int(step) for step, _ in points], [loss for _, loss in points]
+    points = read_scalars(os.path.join(run_dir, "tensorboard"))[tag]
+    return [step for step, _ in points], [value for _, value in points]
