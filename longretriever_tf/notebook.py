@@ -1,5 +1,6 @@
 """What notebooks share: readable plots, quiet libraries, and commands whose failures stop the notebook."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -28,10 +29,12 @@ BLUE, ORANGE, GREEN, GREY = "#2f6db3", "#e07b39", "#4c9a6a", "#9aa3ad"
 def set_up() -> None:
     """Makes plots readable and TensorFlow quiet; call it before TensorFlow is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from absl import logging
+    from absl import logging as absl_logging
     from matplotlib import rcParams
 
-    logging.set_verbosity(logging.ERROR)
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    # In a notebook TensorFlow sets its own level when it is imported; a filter outlives that.
+    logging.getLogger("tensorflow").addFilter(lambda record: record.levelno >= logging.ERROR)
     rcParams.update(_STYLE)
 
 
