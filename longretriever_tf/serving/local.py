@@ -1,6 +1,7 @@
 """Asks an export in this process: the client's requests and answers without a server, for notebooks and scripts."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -65,7 +66,7 @@ class LocalClient:
         return {name: value.numpy() for name, value in answer.items()}
 
 
-def request_of(log: LifelongLog, user: str, moment: int, **knobs: object) -> Request:
+def request_of(log: LifelongLog, user: str, moment: int, **knobs: Any) -> Request:
     """The request that a user of the log would send at a moment.
 
     Args:
