@@ -8,6 +8,7 @@ SERVE_ARGS ?=
 LOAD_ARGS ?=
 PLAN ?= configs/reproduce/quick.toml
 REPRODUCE_ARGS ?=
+NOTEBOOK_OUTPUT ?= runs/notebooks
 
 PY := .venv/bin/python
 STAMP := .venv/.setup-done
@@ -16,7 +17,7 @@ STAMP := .venv/.setup-done
 $(STAMP): setup.cfg pyproject.toml .ci/setup
 	@.ci/setup "$(PYTHON)"
 
-.PHONY: help setup demo reproduce serve serve-smoke load test test-fast lint format type arch doctest docs bench doctor clean
+.PHONY: help setup demo reproduce serve serve-smoke load notebooks test test-fast lint format type arch doctest docs bench doctor clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -42,6 +43,9 @@ load: $(STAMP) ## ask the server on 8501 under load: throughput, p50 / p95 / p99
 
 reproduce: $(STAMP) ## run PLAN (configs/reproduce/*.toml) and write its report, HTML and Markdown; resumable
 	$(PY) -m longretriever_tf.reproduce --plan=$(PLAN) $(REPRODUCE_ARGS)
+
+notebooks: $(STAMP) ## execute all notebooks; prints the minutes of each, keeps what they showed in NOTEBOOK_OUTPUT
+	LONGRETRIEVER_NOTEBOOK_OUTPUT=$(NOTEBOOK_OUTPUT) $(PY) -m pytest -q -m notebook tests/test_notebooks.py
 
 test: $(STAMP) ## set everything up and run all tests
 	$(PY) -m pytest $(PYTEST_ARGS)

@@ -55,6 +55,7 @@ LAYERS = (
         "doctor",
         "data.inspect",
         "reproduce",
+        "notebook",
     ),
 )
 COMMANDS = LAYERS[-1]

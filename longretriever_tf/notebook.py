@@ -1,0 +1,79 @@
+"""What notebooks share: readable plots, quiet libraries, and commands whose failures stop the notebook."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+
+_STYLE = {
+    "figure.figsize": (8, 4.2),
+    "figure.dpi": 100,
+    "figure.constrained_layout.use": True,
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#eceff2",
+    "legend.frameon": False,
+}
+
+BLUE, ORANGE, GREEN, GREY = "#2f6db3", "#e07b39", "#4c9a6a", "#9aa3ad"
+"""Colours that keep apart in print and for the colour-blind."""
+
+
+def set_up() -> None:
+    """Makes plots readable and TensorFlow quiet; call it before TensorFlow is imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from absl import logging as absl_logging
+    from matplotlib import rcParams
+
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    # In a notebook TensorFlow sets its own level when it is imported; a filter outlives that.
+    logging.getLogger("tensorflow").addFilter(lambda record: record.levelno >= logging.ERROR)
+    rcParams.update(_STYLE)
+
+
+def command(module: str, *flags: str, may_fail: bool = False) -> None:
+    """Runs `python -m longretriever_tf.MODULE FLAGS` by this interpreter, showing the command and what it prints.
+
+    Args:
+      module: train, evaluate, data.inspect, ...
+      *flags: as on the command line.
+      may_fail: show a failure and go on.
+
+    Raises:
+      RuntimeError: the command failed; a notebook's `!python ...` would go on in silence.
+    """
+    print("$ " + " ".join(["python -m", f"longretriever_tf.{module}", *flags]), flush=True)
+    arguments = [sys.executable, "-m", f"longretriever_tf.{module}", *flags]
+    quiet = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=quiet) as process:
+        assert process.stdout is not None
+        for line in _without_noise(process.stdout):
+            print(line, end="", flush=True)
+    if process.returncode and not may_fail:
+        raise RuntimeError(f"longretriever_tf.{module} ended with status {process.returncode}; it said why above")
+
+
+def _without_noise(lines: Iterable[str]) -> Iterable[str]:
+    """The lines that are the command's own: absl's early warnings about itself are not."""
+    noise = ("WARNING: All log messages before absl", "I0000", "W0000", "E0000")
+    return (line for line in lines if not line.startswith(noise))
+
+
+def scalars(run_dir: str, tag: str) -> tuple[list[float], list[float]]:
+    """A curve of a run, as TensorBoard shows it: steps and values.
+
+    Args:
+      run_dir: of the run.
+      tag: towers/loss, towers/validation, interest/loss, ...
+    """
+    from longretriever_tf.plots.board import read_scalars
+
+    points = read_scalars(os.path.join(run_dir, "tensorboard"))[tag]
+    return [step for step, _ in points], [value for _, value in points]
