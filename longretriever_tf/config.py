@@ -190,6 +190,12 @@ class TrainConfig:
         False,
         "Compile the training step with XLA, once per batch shape: pays on long GPU runs alone. Only speed.",
     )
+    materialise_gb: float = _field(
+        1.0,
+        "Search all histories once, before the first epoch, and keep their tokens where they fill at most so many "
+        "gigabytes (80 bytes a token; 8 to 16 with subsequence=events: complete_journey's demo takes 0.3); else, or at "
+        "0, every batch searches its own. Only speed and memory.",
+    )
     checkpoint_every_s: float = _field(120.0, "Seconds between checkpoints within an epoch.")
     run_dir: str = _field("runs/default", "Where the run leaves config.json, checkpoints, TensorBoard and metrics.")
 

@@ -76,6 +76,7 @@ def _check_values(config: Any) -> None:
                 "weight_decay",
                 "small_category",
                 "target_weight_power",
+                "materialise_gb",
             ),
         ),
     ):
