@@ -163,6 +163,8 @@ class BatchSource:
         keep_stats = tf.where(is_whole, tf.size(stats_rows), 0)
         stats = tf.gather(self._stats[:, low:high], stats_rows[:keep_stats])
         first_time = self._first_time[low : tf.where(is_whole, high, low)]
+        # Snapshots share few moments: comparing each moment once and copying rows is far less than R n comparisons.
+        moments, moment = tf.unique(time)
         return Batch(
             category=tf.cast(category, tf.int32),
             profile=tf.gather(self._profile, user),
@@ -174,7 +176,7 @@ class BatchSource:
             is_whole=is_whole,
             stats=stats,
             stats_row=stats_row,
-            is_available=first_time[None] < time[:, None],
+            is_available=tf.gather(first_time[None] < moments[:, None], moment),
             target_row=target_row,
             target_local=target_local,
             target_weight=tf.gather(tf.gather(self._weight, rows), target_row),
