@@ -20,6 +20,8 @@ from longretriever_tf.data.prepared import Prepared
 from longretriever_tf.data.targets import distinct_targets
 
 _BUCKETS = (0, 1, 2, 4, 8, 16, 32)
+DEVICE_BUCKETS = (1, 4, 16)
+"""Bounds of history length with --device_input: few, since each padded length is compiled once, which takes long."""
 
 
 class Batch(NamedTuple):
@@ -79,10 +81,11 @@ def plan_epoch(config: Config, examples: Examples, category_offset: np.ndarray, 
     train = config.train
     rng = np.random.default_rng([train.seed, epoch])
     shuffled = rng.permutation(len(examples))
-    bucket = np.searchsorted(_BUCKETS, examples.length[shuffled])
+    buckets = DEVICE_BUCKETS if train.device_input else _BUCKETS
+    bucket = np.searchsorted(buckets, examples.length[shuffled])
     group = bucket.astype(np.int64)
     if train.in_context:
-        group += examples.category[shuffled].astype(np.int64) * (len(_BUCKETS) + 1)
+        group += examples.category[shuffled].astype(np.int64) * (len(buckets) + 1)
     order = np.argsort(group, kind="stable")
     rows, group = shuffled[order], group[order]
     edges = np.append(np.flatnonzero(np.diff(group, prepend=-1)), len(group))
@@ -90,7 +93,7 @@ def plan_epoch(config: Config, examples: Examples, category_offset: np.ndarray, 
     bounds: list[tuple[int, int]] = []
     pending, pending_owner, capacity = 0, -1, train.batch_size
     for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        owner = int(group[start]) // (len(_BUCKETS) + 1)
+        owner = int(group[start]) // (len(buckets) + 1)
         if owner != pending_owner:
             if pending_owner >= 0 and pending < start:
                 bounds.append((pending, start))
