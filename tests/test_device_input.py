@@ -127,6 +127,16 @@ def test_an_epoch_on_the_device_makes_the_ordinary_steps(model, groups, xla):
         np.testing.assert_allclose(found.weights()[name], value, atol=2e-4, err_msg=name)
 
 
+def test_xla_draws_the_same_dropout():
+    """One call with and without XLA: masks are a function of the step alone."""
+    losses = []
+    for xla in (False, True):
+        world = build({"dropout": 0.5, "unknown_rate": 0.3}, num_snapshots=1, batches_per_step=2)
+        optimizer = SplitAdam(world.device.variables(), 0.01, 0.01, world.device.num_steps())
+        losses.append(float(world.device.make_step(optimizer, xla)(next(world.device.make_dataset(0)))))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 def test_histories_that_do_not_fit_are_an_error_that_names_the_budget():
     with pytest.raises(UserError, match=r"--materialise_gb=1e-09.*raise it"):
         build(materialise_gb=1e-9)

@@ -6,6 +6,7 @@ shuffled by (seed, epoch); (3) the host sends a block's bounds, and the device g
 pure function of (seed, epoch, its number), as batches are.
 """
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -65,7 +66,13 @@ class Epoch(NamedTuple):
 
 
 def plan_blocks(
-    config: Config, plan: EpochPlan, examples: Examples, targets: Targets, category_size: np.ndarray, epoch: int
+    config: Config,
+    plan: EpochPlan,
+    examples: Examples,
+    targets: Targets,
+    category_size: np.ndarray,
+    epoch: int,
+    known: Collection[Shape] = (),
 ) -> tuple[Epoch, list[Block]]:
     """Lays the batches of an epoch out in blocks; each batch is used exactly once.
 
@@ -76,6 +83,7 @@ def plan_blocks(
       targets: their targets.
       category_size: items of each category, [C].
       epoch: its number.
+      known: shapes that are compiled already; one of them is taken where it holds a batch's targets.
     """
     train = config.train
     count = targets.offset[plan.rows + 1] - targets.offset[plan.rows]
@@ -95,9 +103,12 @@ def plan_blocks(
     for value in np.unique(kind):
         mine = np.flatnonzero(kind == value)
         length = min((*DEVICE_BUCKETS, config.model.max_length)[longest[mine[0]]], config.model.max_length)
-        # Sizes of batches do not change from epoch to epoch, their targets do: a power of two seldom does.
-        wanted = 1 << int(1.25 * bounds[mine, 3].max()).bit_length()
-        shape = Shape(train.batches_per_step, int(bounds[mine, 1].max()), length, int(size[mine[0]]), wanted)
+        # Sizes of batches do not change from epoch to epoch, their numbers of targets do a little.
+        most = int(bounds[mine, 3].max())
+        shape = Shape(
+            train.batches_per_step, int(bounds[mine, 1].max()), length, int(size[mine[0]]), most + most // 4 + 8
+        )
+        shape = next((old for old in known if old[:4] == shape[:4] and old.targets >= most), shape)
         per_block = train.batches_per_step * train.steps_per_call
         for low in range(0, len(mine), per_block):
             blocks.append(_make_block(shape, train.steps_per_call, bounds[mine[low : low + per_block]]))
@@ -222,4 +233,6 @@ class DeviceSource:
 
 
 def _on_device(values: np.ndarray) -> tf.Tensor:
-    return tf.constant(values.astype(np.int64) if values.dtype.kind in "iu" else values)
+    """The array on the first GPU, or in memory where there is none."""
+    with tf.device("/GPU:0" if tf.config.list_logical_devices("GPU") else "/CPU:0"):
+        return tf.identity(tf.constant(values.astype(np.int64) if values.dtype.kind in "iu" else values))

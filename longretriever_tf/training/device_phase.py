@@ -1,5 +1,6 @@
 """The towers' phase with its input on the device: a call makes many steps of one shape, the host sends bounds alone."""
 
+import concurrent.futures
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -50,6 +51,9 @@ class DeviceTowerPhase:
         self._config, self._towers, self._model, self._examples = config, towers, model, examples
         self._category_size = np.diff(prepared.corpus.category_offset)
         self._source = DeviceSource(prepared, examples, kept)
+        self._planner = concurrent.futures.ThreadPoolExecutor(1, "plan")
+        self._ahead: dict[int, concurrent.futures.Future] = {}
+        self.shapes: list[Shape] = []
         blocks = self.plan(0)[1]
         self._num_blocks, self._num_steps = len(blocks), sum(block.num_steps for block in blocks)
         self.shapes = sorted({block.shape for block in blocks})
@@ -57,7 +61,8 @@ class DeviceTowerPhase:
     def plan(self, epoch: int) -> tuple[Epoch, list[Block]]:
         """The blocks of an epoch, and the columns that they read."""
         plan = self._towers.plan(epoch)
-        return plan_blocks(self._config, plan, self._examples, self._source.targets, self._category_size, epoch)
+        targets, size = self._source.targets, self._category_size
+        return plan_blocks(self._config, plan, self._examples, targets, size, epoch, self.shapes)
 
     def num_batches(self) -> int:
         return self._num_blocks
@@ -69,8 +74,11 @@ class DeviceTowerPhase:
         return len(self._examples)
 
     def make_dataset(self, epoch: int, first: int = 0) -> Iterator[LoadedBlock]:
-        """Blocks of an epoch from `first` on."""
-        columns, blocks = self.plan(epoch)
+        """Blocks of an epoch from `first` on. The next epoch is planned meanwhile: the device would wait for it."""
+        planned = self._ahead.pop(epoch, None)
+        columns, blocks = self.plan(epoch) if planned is None else planned.result()
+        if epoch + 1 < self.epochs:
+            self._ahead = {epoch + 1: self._planner.submit(self.plan, epoch + 1)}
         loaded = self._source.load_epoch(columns)
         for block in blocks[first:]:
             yield loaded, block
