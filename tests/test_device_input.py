@@ -106,7 +106,7 @@ def ordinary_steps(world: World, epoch: int, optimizer: SplitAdam) -> list[float
     [
         ({}, 3, False),
         ({"subsequence": "events", "copy": False, "item_stats": False, "temperature": 0.5}, 1, False),
-        ({"item_id": True}, 2, True),
+        pytest.param({"item_id": True}, 2, True, marks=pytest.mark.slow),
     ],
     ids=["three groups", "bare", "xla"],
 )
@@ -127,6 +127,17 @@ def test_an_epoch_on_the_device_makes_the_ordinary_steps(model, groups, xla):
         np.testing.assert_allclose(found.weights()[name], value, atol=2e-4, err_msg=name)
 
 
+def test_the_rest_of_an_epoch_can_be_asked_for():
+    world = build(batches_per_step=2, steps_per_call=1)
+    whole = [block for _, block in world.device.make_dataset(1)]
+    again = [block for _, block in build(batches_per_step=2, steps_per_call=1).device.make_dataset(1, 3)]
+    assert len(again) == len(whole) - 3 > 0
+    for one, other in zip(again, whole[3:], strict=True):
+        assert one.shape == other.shape and one.num_steps == other.num_steps
+        np.testing.assert_array_equal(one.bounds, other.bounds)
+
+
+@pytest.mark.slow
 def test_xla_draws_the_same_dropout():
     """One call with and without XLA: masks are a function of the step alone."""
     losses = []
