@@ -171,54 +171,34 @@ class DeviceSource:
           bounds: of the step's groups, [G, 4] int64.
           shape: its sizes.
         """
-        group = tf.range(shape.groups, dtype=tf.int64)
+        group = tf.repeat(tf.range(shape.groups, dtype=tf.int64), shape.rows)  # [G R]
         slot = tf.range(shape.rows, dtype=tf.int64)[None]
-        start, num_rows = bounds[:, :1], bounds[:, 1:2]
-        at = tf.gather(epoch.rows, tf.reshape(start + tf.where(slot < num_rows, slot, 0), [-1]))  # [G R]
-        category, user, stats_row, time, first, count = tf.unstack(tf.gather(self._example, at), 6, 1)
+        rows = tf.reshape(bounds[:, :1] + tf.where(slot < bounds[:, 1:2], slot, 0), [-1])
+        at = tf.gather(epoch.rows, rows)
+        category, user, moment, time, start, count = tf.unstack(tf.gather(self._example, at), 6, 1)
         low, item, is_item = self._items(category[:: shape.rows], shape)
-        base = tf.repeat(low, shape.rows)  # [G R]
-        offset = tf.repeat(group * shape.items, shape.rows)
         position = tf.range(shape.length, dtype=tf.int64)[None]
-        token = tf.where(position < count[:, None], first[:, None] + position, 0)  # [G R, L]
+        token = tf.where(position < count[:, None], start[:, None] + position, 0)  # [G R, L]
         token_item = tf.gather(self._token, token)
-        place = tf.range(shape.targets, dtype=tf.int64)[None]
-        is_target = place < bounds[:, 3:]  # [G, t]
-        target_at = tf.reshape(tf.where(is_target, bounds[:, 2:3] + place, 0), [-1])
-        is_target = tf.reshape(is_target, [-1])
-        target_group = tf.repeat(group, shape.targets)
-        target_row = target_group * shape.rows + tf.where(is_target, tf.gather(epoch.target_row, target_at), 0)
-        target = tf.where(is_target, tf.gather(epoch.target, target_at) - tf.repeat(low, shape.targets), 0)
+        token_local = tf.maximum(token_item - tf.gather(low, group)[:, None], 0) + group[:, None] * shape.items
+        target_row, target_local, is_target = _targets(epoch, bounds, low, shape)
         seen = tf.reshape(tf.gather(self._first_time, item), [shape.groups, 1, shape.items])
         is_available = (seen < tf.reshape(time, [shape.groups, shape.rows, 1])) & is_item[:, None]
         weight = tf.gather(self._weight, tf.gather(at, target_row))
-        whole = [
-            category,
-            tf.gather(self._profile, user),
-            token_item,
-            tf.maximum(token_item - base[:, None], 0) + offset[:, None],
-            item,
-            stats_row * shape.groups + tf.repeat(group, shape.rows),
-            target_row,
-            target + target_group * shape.items,
-        ]
-        category, profile, token_item, token_local, item, stats_row, target_row, target_local = (
-            tf.cast(column, tf.int32) for column in whole
-        )
         return Batch(
-            category=category,
-            profile=profile,
-            taste=tf.gather(self._taste, tf.gather(self._example, at)[:, 2] * self._num_users + user),
-            token_item=token_item,
-            token_local=token_local,
+            category=tf.cast(category, tf.int32),
+            profile=tf.cast(tf.gather(self._profile, user), tf.int32),
+            taste=tf.gather(self._taste, moment * self._num_users + user),
+            token_item=tf.cast(token_item, tf.int32),
+            token_local=tf.cast(token_local, tf.int32),
             features=tf.gather(self._features, token),
-            item=item,
+            item=tf.cast(item, tf.int32),
             is_whole=tf.constant(True),
             stats=tf.gather(self._stats, item, axis=1),
-            stats_row=stats_row,
+            stats_row=tf.cast(moment * shape.groups + group, tf.int32),
             is_available=tf.reshape(is_available, [-1, shape.items]),
-            target_row=target_row,
-            target_local=target_local,
+            target_row=tf.cast(target_row, tf.int32),
+            target_local=tf.cast(target_local, tf.int32),
             target_weight=tf.where(is_target, weight, 0.0),
             target_probability=tf.ones_like(weight),
         )
@@ -230,6 +210,18 @@ class DeviceSource:
         place = tf.range(shape.items, dtype=tf.int64)[None]
         is_item = place < size[:, None]
         return low, tf.reshape(tf.where(is_item, low[:, None] + place, 0), [-1]), is_item
+
+
+def _targets(epoch: Epoch, bounds: tf.Tensor, low: tf.Tensor, shape: Shape) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Of each place for a target, [G t] each: its row, its item's row, whether there is a target."""
+    group = tf.repeat(tf.range(shape.groups, dtype=tf.int64), shape.targets)
+    place = tf.range(shape.targets, dtype=tf.int64)[None]
+    is_target = place < bounds[:, 3:]
+    at = tf.reshape(tf.where(is_target, bounds[:, 2:3] + place, 0), [-1])
+    is_target = tf.reshape(is_target, [-1])
+    row = tf.where(is_target, tf.gather(epoch.target_row, at), 0)
+    local = tf.where(is_target, tf.gather(epoch.target, at) - tf.gather(low, group), 0)
+    return group * shape.rows + row, group * shape.items + local, is_target
 
 
 def _on_device(values: np.ndarray) -> tf.Tensor:
