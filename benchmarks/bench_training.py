@@ -1,21 +1,28 @@
 """Examples per second: the input pipeline alone, the training step alone, both together. The base line of later work.
 
   python benchmarks/bench_training.py --flagfile=configs/demo.flags [--bench_batches=200] [--output=...]
+  python benchmarks/bench_training.py --flagfile=configs/demo.flags --num_layers=2 --device_input --xla \
+      --mixed_precision --batches_per_step=16 --steps_per_call=16 [--bench_batches=1000000] [--output=...]
 
-Prints one line per part (median of the repeats), then JSON with command, commit, machine and sizes.
+Prints one line per part (median of the repeats), then JSON with command, commit, machine and sizes. Per CPU second: all
+threads together, what one core does. With --device_input: whole epochs, plan and transfer included, by the call.
 """
 
+import itertools
 import json
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 from absl import flags as absl_flags
 
 from longretriever_tf import flags
 
 flags.define_config_flags("data", "model", "train", "retrieval")
-_BATCHES = absl_flags.DEFINE_integer("bench_batches", 200, "Batches per measurement.", lower_bound=1)
+_BATCHES = absl_flags.DEFINE_integer(
+    "bench_batches", 200, "Batches (device_input: calls) per measurement.", lower_bound=1
+)
 _REPEATS = absl_flags.DEFINE_integer("bench_repeats", 3, "Measurements per part; the median counts.", lower_bound=1)
 _OUTPUT = absl_flags.DEFINE_string("output", "", "Also write the JSON there.")
 
@@ -24,13 +31,14 @@ def main(argv: list[str]) -> None:
     """Runs the benchmark."""
     del argv
     config = flags.config_from_flags()
-    from longretriever_tf.data.batches import BatchSource, plan_epoch
+    import tensorflow as tf
+
+    from longretriever_tf.data.batches import BatchSource
     from longretriever_tf.data.prepared import load_split, prepare, prepare_examples, training_cut
     from longretriever_tf.files import write_text_atomically
     from longretriever_tf.models.build import build_models, set_token_scale
-    from longretriever_tf.models.optimizer import SplitAdam
     from longretriever_tf.provenance import describe_origin
-    from longretriever_tf.training.loop import make_step
+    from longretriever_tf.training.device_phase import make_device_phase
     from longretriever_tf.training.phases import TowerPhase
 
     log, cuts = load_split(config)
@@ -38,15 +46,38 @@ def main(argv: list[str]) -> None:
     prepared = prepare(config, log, training_cut(config, cuts))
     examples, _ = prepare_examples(config, prepared)
     prepare_s = time.perf_counter() - start
-    models = build_models(config, prepared.corpus, prepared.item_svd)
+    start = time.perf_counter()
     source = BatchSource(config, prepared, examples)
-    offset = prepared.corpus.category_offset
-    phase = TowerPhase(config, models.retriever, source, examples, offset, None)
-    plan = plan_epoch(config, examples, offset, 0)
-    set_token_scale(models.retriever, source.make_dataset(plan).take(16))
-    step = make_step(phase, SplitAdam(phase.variables(), config.train.learning_rate, 0.0, 10_000), config.train.xla)
+    source_s = time.perf_counter() - start
+    models = build_models(config, prepared.corpus, prepared.item_svd)
+    phase = TowerPhase(config, models.retriever, source, examples, prepared.corpus.category_offset, None)
+    set_token_scale(models.retriever, phase.make_dataset(0).take(16))
+    facts = {
+        **describe_origin("python benchmarks/bench_training.py", config.train.seed),
+        "data": config.data.dataset,
+        "devices": [device.name for device in tf.config.list_physical_devices()],
+        "prepare_s": prepare_s,
+        "source_s": source_s,
+        "histories": type(source.histories).__name__,
+    }
+    if config.train.device_input:
+        device = make_device_phase(config, phase, models.retriever, prepared, examples, source.histories)
+        facts.update(_measure_device(config, device))
+    else:
+        facts.update(_measure(config, phase))
+    print(json.dumps(facts, indent=2))
+    if _OUTPUT.value:
+        write_text_atomically(_OUTPUT.value, json.dumps(facts, indent=2) + "\n")
 
-    batches = list(source.make_dataset(plan).take(_BATCHES.value))
+
+def _measure(config: Any, phase: Any) -> dict[str, Any]:
+    """Pipeline, step, both: over the first batches of an epoch."""
+    from longretriever_tf.models.optimizer import SplitAdam
+    from longretriever_tf.training.loop import make_step
+
+    step = make_step(phase, SplitAdam(phase.variables(), config.train.learning_rate, 0.0, 10_000), config.train.xla)
+    dataset = phase.make_dataset(0)
+    batches = list(dataset.take(_BATCHES.value))
     count = sum(int(batch.category.shape[0]) for batch in batches)
     slots = sum(int(batch.token_item.shape[0] * batch.token_item.shape[1]) for batch in batches)
     tokens = int(sum((batch.token_item.numpy() > 0).sum() for batch in batches))
@@ -54,7 +85,7 @@ def main(argv: list[str]) -> None:
         step(batch)
 
     def pipeline() -> None:
-        for _ in source.make_dataset(plan).take(_BATCHES.value):
+        for _ in dataset.take(_BATCHES.value):
             pass
 
     def steps() -> None:
@@ -62,34 +93,75 @@ def main(argv: list[str]) -> None:
             float(step(batch))
 
     def both() -> None:
-        for batch in source.make_dataset(plan).take(_BATCHES.value):
+        for batch in dataset.take(_BATCHES.value):
             float(step(batch))
 
-    result = {name: count / _median_s(part) for name, part in (("pipeline", pipeline), ("step", steps), ("both", both))}
-    for name, rate in result.items():
-        print(f"{name:>8}: {rate:10,.0f} examples/s")
-    facts = {
-        **describe_origin("python benchmarks/bench_training.py", config.train.seed),
-        "data": config.data.dataset,
+    rates, per_cpu = {}, {}
+    for part in (pipeline, steps, both):
+        wall_s, cpu_s = _median_s(part)
+        rates[part.__name__], per_cpu[part.__name__] = count / wall_s, count / cpu_s
+        print(f"{part.__name__:>8}: {count / wall_s:10,.0f} examples/s, {count / cpu_s:10,.0f} per CPU second")
+    return {
         "batches": len(batches),
         "examples": count,
         "tokens_per_example": tokens / count,
         "padding_share": 1 - tokens / max(slots, 1),
-        "prepare_s": prepare_s,
-        "examples_per_s": result,
+        "examples_per_s": rates,
+        "examples_per_cpu_s": per_cpu,
     }
-    print(json.dumps(facts, indent=2))
-    if _OUTPUT.value:
-        write_text_atomically(_OUTPUT.value, json.dumps(facts, indent=2) + "\n")
 
 
-def _median_s(part: Callable[[], None]) -> float:
-    times = []
-    for _ in range(_REPEATS.value):
+def _measure_device(config: Any, phase: Any) -> dict[str, Any]:
+    """The first epoch by the call, with its losses and compilation; then later epochs whole, start to last step."""
+    from longretriever_tf.models.optimizer import SplitAdam
+    from longretriever_tf.training.loop import make_step
+
+    optimizer = SplitAdam(phase.variables(), config.train.learning_rate, config.train.weight_decay, 10_000)
+    step = make_step(phase, optimizer, config.train.xla)
+    phase.epochs = _REPEATS.value + 1  # each is planned while the one before it runs, as in a long training
+    seen, losses, compile_s = set(), [], 0.0
+    for block in itertools.islice(phase.make_dataset(0), _BATCHES.value):
         start = time.perf_counter()
+        losses.append(float(step(block)))
+        if block[1].shape not in seen:
+            seen.add(block[1].shape)
+            compile_s += time.perf_counter() - start
+            print(f"compiled {block[1].shape}: {time.perf_counter() - start:.1f} s", flush=True)
+    rates, plan_s = [], []
+    for repeat in range(_REPEATS.value):
+        # A shape that a short first pass has not met would be compiled while the clock runs: then repeat that pass.
+        epoch = 0 if _BATCHES.value < phase.num_batches() else repeat + 1
+        start, count, loss = time.perf_counter(), 0, None
+        for block in itertools.islice(phase.make_dataset(epoch), _BATCHES.value):
+            if not count:
+                plan_s.append(time.perf_counter() - start)
+            loss = step(block)
+            count += block[1].num_examples
+        last = float(loss)
+        rates.append(count / (time.perf_counter() - start))
+        print(f"epoch {epoch}: {rates[-1]:,.0f} examples/s (plan and transfer {plan_s[-1]:.2f} s), loss {last:.3f}")
+    return {
+        "shapes": [list(shape) for shape in sorted(seen)],
+        "compile_s": compile_s,
+        "calls": phase.num_batches(),
+        "steps": phase.num_steps(),
+        "examples": count,
+        "plan_s": statistics.median(plan_s),
+        "examples_per_s": {"end_to_end": statistics.median(rates), "of_each_repeat": rates},
+        "hours_for_1e10_examples": 1e10 / statistics.median(rates) / 3600,
+        "losses_of_the_first_calls": losses[:200],
+    }
+
+
+def _median_s(part: Callable[[], None]) -> tuple[float, float]:
+    """Wall and CPU seconds."""
+    wall, cpu = [], []
+    for _ in range(_REPEATS.value):
+        start, busy = time.perf_counter(), time.process_time()
         part()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+        wall.append(time.perf_counter() - start)
+        cpu.append(time.process_time() - busy)
+    return statistics.median(wall), statistics.median(cpu)
 
 
 if __name__ == "__main__":

@@ -190,6 +190,24 @@ class TrainConfig:
         False,
         "Compile the training step with XLA, once per batch shape: pays on long GPU runs alone. Only speed.",
     )
+    materialise_gb: float = _field(
+        1.0,
+        "Search all histories once, before the first epoch, and keep their tokens where they fill at most so many "
+        "gigabytes (80 bytes a token; 8 to 16 with subsequence=events: complete_journey's demo takes 0.3); else, or at "
+        "0, every batch searches its own. Only speed and memory.",
+    )
+    device_input: bool = _field(
+        False,
+        "Keep all examples on the training device and gather batches there, in a few fixed shapes, many steps to a "
+        "call: for a GPU, with --xla. Needs --loss=full and histories within --materialise_gb. Same loss; batches are "
+        "bucketed more coarsely and come in another order.",
+    )
+    steps_per_call: int = _field(16, "device_input: steps that one call to the device makes.")
+    batches_per_step: int = _field(
+        1,
+        "device_input: batches, each of its own category, whose mean gradient makes one step: fills a GPU without "
+        "padding small categories. Changes results as a larger batch does.",
+    )
     checkpoint_every_s: float = _field(120.0, "Seconds between checkpoints within an epoch.")
     run_dir: str = _field("runs/default", "Where the run leaves config.json, checkpoints, TensorBoard and metrics.")
 

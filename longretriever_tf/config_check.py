@@ -57,6 +57,8 @@ def _check_values(config: Any) -> None:
                 "horizon_days",
                 "learning_rate",
                 "checkpoint_every_s",
+                "steps_per_call",
+                "batches_per_step",
             ),
         ),
         (retrieval, ("num_interests", "top_interests", "day_floor")),
@@ -76,6 +78,7 @@ def _check_values(config: Any) -> None:
                 "weight_decay",
                 "small_category",
                 "target_weight_power",
+                "materialise_gb",
             ),
         ),
     ):
@@ -116,6 +119,10 @@ def _check_combinations(config: Any) -> None:
     require(
         train.loss == "full" or not (model.copy or model.item_stats),
         "--loss=in_batch scores by inner products alone: add --nocopy --noitem_stats, or use --loss=full",
+    )
+    require(
+        train.loss == "full" or not train.device_input,
+        f"--device_input with --loss={train.loss}: batches on the device hold whole categories; use --loss=full",
     )
     require(
         train.in_context or train.loss == "in_batch",

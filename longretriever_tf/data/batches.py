@@ -1,9 +1,10 @@
-"""In-context batches: light keys, regrouped by category each epoch, searched in the graph batch by batch.
+"""In-context batches: light keys, regrouped by category each epoch, read in the graph batch by batch.
 
 The order of work: (1) numpy shuffles the epoch's keys by (seed, epoch) alone; (2) keys are regrouped by category and
 bucketed by history length, then cut into single-category batches, whose order is shuffled too; (3) a tf.data map looks
-up each batch's keys, runs the hard search and pads to the longest history of that batch. Nothing per element runs in
-Python, and batch i of an epoch is a pure function of (seed, epoch, i): resuming needs no iterator state.
+up each batch's keys, gathers the histories that were searched once (or searches them, where --materialise_gb is too
+small to keep them) and pads to the longest of that batch. Nothing per element runs in Python, and batch i of an epoch
+is a pure function of (seed, epoch, i): resuming needs no iterator state.
 """
 
 from typing import NamedTuple
@@ -12,14 +13,15 @@ import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.config import Config
-from longretriever_tf.data import hard_search
 from longretriever_tf.data.corpus import Corpus, EncodedLog
 from longretriever_tf.data.examples import Examples
+from longretriever_tf.data.histories import Histories, SearchedHistories, keep_histories, kept_bytes
 from longretriever_tf.data.prepared import Prepared
-from longretriever_tf.data.recent import visible_runs, visible_since
-from longretriever_tf.data.tokens import make_tokens
+from longretriever_tf.data.targets import distinct_targets
 
 _BUCKETS = (0, 1, 2, 4, 8, 16, 32)
+DEVICE_BUCKETS = (1, 4, 16)
+"""Bounds of history length with --device_input: few, since each padded length is compiled once, which takes long."""
 
 
 class Batch(NamedTuple):
@@ -79,10 +81,11 @@ def plan_epoch(config: Config, examples: Examples, category_offset: np.ndarray, 
     train = config.train
     rng = np.random.default_rng([train.seed, epoch])
     shuffled = rng.permutation(len(examples))
-    bucket = np.searchsorted(_BUCKETS, examples.length[shuffled])
+    buckets = DEVICE_BUCKETS if train.device_input else _BUCKETS
+    bucket = np.searchsorted(buckets, examples.length[shuffled])
     group = bucket.astype(np.int64)
     if train.in_context:
-        group += examples.category[shuffled].astype(np.int64) * (len(_BUCKETS) + 1)
+        group += examples.category[shuffled].astype(np.int64) * (len(buckets) + 1)
     order = np.argsort(group, kind="stable")
     rows, group = shuffled[order], group[order]
     edges = np.append(np.flatnonzero(np.diff(group, prepend=-1)), len(group))
@@ -90,7 +93,7 @@ def plan_epoch(config: Config, examples: Examples, category_offset: np.ndarray, 
     bounds: list[tuple[int, int]] = []
     pending, pending_owner, capacity = 0, -1, train.batch_size
     for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        owner = int(group[start]) // (len(_BUCKETS) + 1)
+        owner = int(group[start]) // (len(buckets) + 1)
         if owner != pending_owner:
             if pending_owner >= 0 and pending < start:
                 bounds.append((pending, start))
@@ -111,38 +114,24 @@ class BatchSource:
     """Columns of the log as tensors, and the graph that turns example rows into a `Batch`.
 
     Args:
-      config: the run's config.
+      config: the run's config; histories are searched once and kept where `train.materialise_gb` holds them.
       prepared: the training window.
       examples: the examples.
     """
 
     def __init__(self, config: Config, prepared: Prepared, examples: Examples) -> None:
-        corpus, log, order, stats = prepared.corpus, prepared.log, prepared.order, prepared.stats
+        corpus, log, stats = prepared.corpus, prepared.log, prepared.stats
+        targets = distinct_targets(examples, prepared.order)
         self._config = config
+        self.histories: Histories = SearchedHistories(config, prepared, examples)
+        if kept_bytes(config, examples) <= config.train.materialise_gb * 1e9:
+            self.histories = keep_histories(config, self.histories, examples)
         with tf.device("/CPU:0"):
-            self._example = {
-                name: tf.constant(getattr(examples, name))
-                for name in (
-                    "start",
-                    "stop",
-                    "target_start",
-                    "target_stop",
-                    "user",
-                    "category",
-                    "time",
-                    "stats_row",
-                    "weight",
-                    "activity",
-                )
-            }
-            self._order = tuple(map(tf.constant, (order.item, order.timestamp, order.weight)))
-            history_events = config.model.history_events
-            run = order.find_runs(examples.user, examples.category)
-            first = order.run_offset[run]
-            if history_events:
-                since = visible_since(log, examples.user, examples.time, history_events)
-                first = np.minimum(examples.stop, visible_runs(order, run, since))
-            self._example["category_count"] = tf.constant(examples.stop - first)
+            # One row per example: gathering a row of five costs what gathering one number does.
+            columns = (examples.category, examples.user, examples.stats_row, targets.offset[:-1], targets.offset[1:])
+            self._example = tf.constant(np.stack([column.astype(np.int64) for column in columns], 1))
+            self._time, self._weight = tf.constant(examples.time), tf.constant(examples.weight)
+            self._target = tf.constant(targets.item)
             self._profile = tf.constant(log.profile)
             self._stats, self._first_time = tf.constant(stats.item), tf.constant(stats.first_time)
             self._category_offset = tf.constant(corpus.category_offset)
@@ -150,7 +139,6 @@ class BatchSource:
             self._num_users = log.num_users
             rows, width = np.prod(prepared.taste.shape[:2]), prepared.taste.shape[2]
             self._taste = tf.constant(prepared.taste.reshape(rows, width))
-            self._item_category = tf.constant(corpus.item_category)
 
     def make_dataset(self, plan: EpochPlan, first: int = 0) -> tf.data.Dataset:
         """Batches `first`, `first + 1`, ... of the plan, in order, prefetched."""
@@ -162,28 +150,28 @@ class BatchSource:
         ).prefetch(4)
 
     def build(self, rows: tf.Tensor) -> Batch:
-        """Searches and pads one batch of example rows ([R] int64), in the graph."""
-        model = self._config.model
-        at = {name: tf.gather(column, rows) for name, column in self._example.items()}
-        events = hard_search.slice_events(*self._order, at["start"], at["stop"], at["time"])
-        tokens = make_tokens(model, events, at["category_count"], self._stats, at["stats_row"], at["activity"])
-        target_row, target = self._targets(at)
-        low, high = self._slice_of(at["category"][0])
+        """Reads and pads one batch of example rows ([R] int64), in the graph."""
+        category, user, stats_at, target_start, target_stop = tf.unstack(tf.gather(self._example, rows), 5, 1)
+        time, tokens = tf.gather(self._time, rows), self.histories.read(rows)
+        target_row, target = self._targets(target_start, target_stop)
+        low, high = self._category_offset[category[0]], self._category_offset[category[0] + 1]
         is_whole = self._is_whole(high - low)
         item, token_local, target_local = tf.cond(
-            is_whole, lambda: self._whole(low, high, tokens.item, target), lambda: _subset(tokens.item, target)
+            is_whole, lambda: _whole(low, high, tokens.item, target), lambda: _subset(tokens.item, target)
         )
         # The two branches agree in rank, which `cond` forgets and the optimizer of the step's graph asks for.
         token_local = tf.ensure_shape(token_local, [None, None])
         item, target_local = tf.ensure_shape(item, [None]), tf.ensure_shape(target_local, [None])
-        stats_rows, stats_row = tf.unique(at["stats_row"])
+        stats_rows, stats_row = tf.unique(stats_at)
         keep_stats = tf.where(is_whole, tf.size(stats_rows), 0)
         stats = tf.gather(self._stats[:, low:high], stats_rows[:keep_stats])
         first_time = self._first_time[low : tf.where(is_whole, high, low)]
+        # Snapshots share few moments: comparing each moment once and copying rows is far less than R n comparisons.
+        moments, moment = tf.unique(time)
         return Batch(
-            category=at["category"],
-            profile=tf.gather(self._profile, at["user"]),
-            taste=tf.gather(self._taste, at["stats_row"] * self._num_users + at["user"]),
+            category=tf.cast(category, tf.int32),
+            profile=tf.gather(self._profile, user),
+            taste=tf.gather(self._taste, stats_at * self._num_users + user),
             token_item=tokens.item,
             token_local=token_local,
             features=tokens.features,
@@ -191,15 +179,12 @@ class BatchSource:
             is_whole=is_whole,
             stats=stats,
             stats_row=stats_row,
-            is_available=first_time[None] < at["time"][:, None],
+            is_available=tf.gather(first_time[None] < moments[:, None], moment),
             target_row=target_row,
             target_local=target_local,
-            target_weight=tf.gather(at["weight"], target_row),
+            target_weight=tf.gather(tf.gather(self._weight, rows), target_row),
             target_probability=tf.gather(self._probability, target),
         )
-
-    def _slice_of(self, category: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._category_offset[category], self._category_offset[category + 1]
 
     def _is_whole(self, size: tf.Tensor) -> tf.Tensor:
         train = self._config.train
@@ -207,17 +192,17 @@ class BatchSource:
             return tf.constant(True)
         return tf.logical_and(train.in_context, size <= train.small_category)
 
-    def _whole(self, low: tf.Tensor, high: tf.Tensor, token_item: tf.Tensor, target: tf.Tensor) -> tuple:
-        low, high = tf.cast(low, tf.int32), tf.cast(high, tf.int32)
-        return tf.range(low, high), tf.maximum(token_item - low, 0), target - low
+    def _targets(self, start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Targets of each example: rows [t] int32 and items [t] int32."""
+        splits, at = tf.raw_ops.RaggedRange(starts=start, limits=stop, deltas=tf.constant(1, tf.int64))
+        row = tf.searchsorted(splits, tf.range(tf.size(at, tf.int64)), side="right") - 1
+        return row, tf.gather(self._target, at)
 
-    def _targets(self, at: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        """Distinct target items of each example: rows [t] int32 and items [t] int32."""
-        positions = tf.ragged.range(at["target_start"], at["target_stop"])
-        item = tf.gather(self._order[0], positions.values)
-        stride = tf.shape(self._item_category, out_type=tf.int64)[0]
-        key, _ = tf.unique(positions.value_rowids() * stride + tf.cast(item, tf.int64))
-        return tf.cast(key // stride, tf.int32), tf.cast(key % stride, tf.int32)
+
+def _whole(low: tf.Tensor, high: tf.Tensor, token_item: tf.Tensor, target: tf.Tensor) -> tuple:
+    """The whole category, and where tokens and targets are among it."""
+    low, high = tf.cast(low, tf.int32), tf.cast(high, tf.int32)
+    return tf.range(low, high), tf.maximum(token_item - low, 0), target - low
 
 
 def _subset(token_item: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+_SMALL_TABLE = 16_384
+"""Elements up to which passing over a whole table costs less than finding and moving the rows that a step read."""
+
 
 class SplitAdam(tf.Module):
     """Two Adams over one list of variables, with one learning rate.
@@ -35,14 +38,22 @@ class SplitAdam(tf.Module):
         cosine = 0.5 * (1.0 + tf.cos(math.pi * tf.minimum(step / self._total, 1.0)))
         return self._peak * tf.minimum((step + 1.0) / warm, 1.0) * cosine
 
-    def apply(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices | None]) -> None:
-        """One step; a None gradient leaves its variable alone."""
+    def apply(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices | None], whole_tables: bool = False) -> None:
+        """One step; a None gradient leaves its variable alone.
+
+        Args:
+          gradients: of the variables, in order.
+          whole_tables: update tables by a mask over all their rows rather than row by row: the same step in static
+            shapes, which XLA asks for.
+        """
         rate = self.learning_rate()
         step = tf.cast(self.step + 1, tf.float32)
         rate_now = rate * tf.sqrt(1.0 - tf.pow(0.999, step)) / (1.0 - tf.pow(0.9, step))
         for variable, mean, square, gradient in zip(self._variables, self._mean, self._square, gradients, strict=True):
             if isinstance(gradient, tf.IndexedSlices):
-                _update_rows(variable, mean, square, gradient, rate_now)
+                is_small = variable.shape.num_elements() <= _SMALL_TABLE
+                update = _update_masked if whole_tables or is_small else _update_rows
+                update(variable, mean, square, gradient, rate_now)
             elif gradient is not None:
                 self._update(variable, mean, square, gradient, rate, rate_now)
         self.step.assign_add(1)
@@ -73,3 +84,16 @@ def _update_rows(
     mean.scatter_update(tf.IndexedSlices(new_mean, rows))
     square.scatter_update(tf.IndexedSlices(new_square, rows))
     variable.scatter_sub(tf.IndexedSlices(rate * new_mean / (tf.sqrt(new_square) + 1e-7), rows))
+
+
+def _update_masked(
+    variable: tf.Variable, mean: tf.Variable, square: tf.Variable, gradient: tf.IndexedSlices, rate: tf.Tensor
+) -> None:
+    """The same as `_update_rows`, written as a pass over the whole table."""
+    num_rows = variable.shape[0]
+    values = tf.math.unsorted_segment_sum(gradient.values, gradient.indices, num_rows)
+    reads = tf.math.unsorted_segment_sum(tf.ones_like(gradient.indices, tf.float32), gradient.indices, num_rows)
+    is_read = tf.cast(reads > 0, tf.float32)[:, None]
+    mean.assign_add(is_read * 0.1 * (values - mean))
+    square.assign_add(is_read * 0.001 * (tf.square(values) - square))
+    variable.assign_sub(is_read * rate * mean / (tf.sqrt(square) + 1e-7))

@@ -76,33 +76,62 @@ class LongRetriever(tfrs.Model):
           training: unused; the draws say it.
         """
         del training
-        batch, random = inputs
+        return self._loss(*inputs)
+
+    def grouped_loss(self, batch: Batch, random: StepRandom | None, num_groups: int) -> tf.Tensor:
+        """The mean of several batches' losses under the full softmax, scalar.
+
+        Args:
+          batch: batches of like size, one after the other: `item`, rows and targets are G equal parts, and the rows of
+            `stats_row` count through (moment, group).
+          random: the draws of this step.
+          num_groups: G.
+        """
+        return self._loss(batch, random, num_groups)
+
+    def _loss(self, batch: Batch, random: StepRandom | None, num_groups: int = 1) -> tf.Tensor:
         item_vectors = self.item_tower(batch.item, random)
         state = self.encode(batch, item_vectors, random)
         if self._config.train.loss == "full":
-            return self._full_softmax(batch, item_vectors, state)
+            return self._full_softmax(batch, item_vectors, state, num_groups)
         return tf.cond(
             batch.is_whole,
             lambda: self._full_softmax(batch, item_vectors, state),
             lambda: self._in_batch_softmax(batch, item_vectors, state),
         )
 
-    def _full_softmax(self, batch: Batch, item_vectors: tf.Tensor, state: UserState) -> tf.Tensor:
+    def _full_softmax(self, batch: Batch, item_vectors: tf.Tensor, state: UserState, num_groups: int = 1) -> tf.Tensor:
         """Softmax over the category's items that anyone had taken before the example's moment."""
-        logits = self.score(state.embedding, item_vectors)
+        num_items = tf.shape(item_vectors)[0] // num_groups
+        logits = self._score_groups(state.embedding, item_vectors, num_groups)  # [R, n]
         if self._config.model.item_stats:
-            logits += tf.gather(self.item_bias(batch.item, batch.stats), batch.stats_row)
+            bias = tf.reshape(self.item_bias(batch.item, batch.stats), [-1, num_items])
+            logits += tf.gather(bias, batch.stats_row)
+        token_column, target_column = batch.token_local, batch.target_local
+        if num_groups > 1:
+            token_column, target_column = token_column % num_items, target_column % num_items
         if self._config.model.copy:
-            logits = add_boosts(logits, state.boost, batch.token_item > 0, batch.token_local)
+            logits = add_padded_boosts(logits, state.boost, token_column)
         # `cond` traces this branch for batches that are not whole too, whose `is_available` has no column.
         missing = tf.shape(logits)[1] - tf.shape(batch.is_available)[1]
         is_available = tf.pad(batch.is_available, [[0, 0], [0, missing]], constant_values=True)
         logits = tf.where(is_available, logits, logits.dtype.min)
-        at = tf.stack([batch.target_row, batch.target_local], 1)
+        at = tf.stack([batch.target_row, target_column], 1)
         weight = batch.target_weight * tf.cast(tf.gather_nd(is_available, at), tf.float32)
         log_likelihood = tf.gather_nd(logits, at) - tf.gather(tf.reduce_logsumexp(logits, 1), batch.target_row)
         likely = tf.where(weight > 0, log_likelihood, 0.0)
-        return -tf.math.divide_no_nan(tf.reduce_sum(weight * likely), tf.reduce_sum(weight))
+        total, mass = (tf.reduce_sum(tf.reshape(part, [num_groups, -1]), 1) for part in (weight * likely, weight))
+        num_real = tf.math.count_nonzero(mass, dtype=tf.float32)
+        return -tf.math.divide_no_nan(tf.reduce_sum(tf.math.divide_no_nan(total, mass)), num_real)
+
+    def _score_groups(self, embedding: tf.Tensor, item_vectors: tf.Tensor, num_groups: int) -> tf.Tensor:
+        """Each group's rows against its own items: [G R, D], [G n, D] -> [G R, n]."""
+        if num_groups == 1:
+            return self.score(embedding, item_vectors)
+        dim, num_rows = embedding.shape[1], tf.shape(embedding)[0]
+        rows = tf.reshape(embedding, [num_groups, -1, dim])
+        scores = self.score(rows, tf.reshape(item_vectors, [num_groups, -1, dim]))  # [G, R, n]
+        return tf.reshape(scores, [num_rows, -1])
 
     def _in_batch_softmax(self, batch: Batch, item_vectors: tf.Tensor, state: UserState) -> tf.Tensor:
         """The TFRS Retrieval task: the batch's other targets are the negatives, corrected by log Q(item | category)."""
@@ -129,3 +158,16 @@ def add_boosts(logits: tf.Tensor, boost: tf.Tensor, is_real: tf.Tensor, token_lo
     where = tf.where(is_real)
     columns = tf.cast(tf.gather_nd(token_local, where), tf.int64)
     return tf.tensor_scatter_nd_add(logits, tf.stack([where[:, 0], columns], 1), tf.gather_nd(boost, where))
+
+
+def add_padded_boosts(logits: tf.Tensor, boost: tf.Tensor, token_local: tf.Tensor) -> tf.Tensor:
+    """`add_boosts` in static shapes, for training: padded tokens add the 0 they hold, to some column of their row.
+
+    Args:
+      logits: [R, n], n above 0.
+      boost: [R, L], 0 where padded.
+      token_local: a column of `logits` for every token, [R, L] int32.
+    """
+    shape = tf.shape(token_local)
+    row = tf.broadcast_to(tf.range(shape[0])[:, None], shape)
+    return tf.tensor_scatter_nd_add(logits, tf.stack([row, token_local], 2), boost)

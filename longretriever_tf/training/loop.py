@@ -9,7 +9,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import tensorflow as tf
@@ -28,7 +28,10 @@ class Phase(Protocol):
     epochs: int
 
     def num_batches(self) -> int:
-        """Steps of an epoch."""
+        """Batches of an epoch: calls of the step's function."""
+
+    def num_steps(self) -> int:
+        """Steps of the optimizer in an epoch."""
 
     def num_examples(self) -> int:
         """Examples of an epoch."""
@@ -47,6 +50,14 @@ class Phase(Protocol):
 
     def on_epoch_end(self, epoch: int) -> float | None:
         """A validation figure, higher is better; None where there is none."""
+
+
+@runtime_checkable
+class OwnStep(Protocol):
+    """A phase that compiles its own step: its batches are blocks of many steps."""
+
+    def make_step(self, optimizer: SplitAdam, xla: bool) -> Callable[[Any], tf.Tensor]:
+        """The function from a block to the mean loss of its steps."""
 
 
 @dataclasses.dataclass
@@ -176,6 +187,8 @@ def _has_stalled(state: LoopState, patience: int) -> bool:
 
 def make_step(phase: Phase, optimizer: SplitAdam, xla: bool) -> Callable[[Any], tf.Tensor]:
     """One training step of the phase as a compiled function: batch in, loss out."""
+    if isinstance(phase, OwnStep):
+        return phase.make_step(optimizer, xla)
     variables = phase.variables()
 
     @tf.function(reduce_retracing=True, jit_compile=xla)
@@ -183,7 +196,7 @@ def make_step(phase: Phase, optimizer: SplitAdam, xla: bool) -> Callable[[Any], 
         with tf.GradientTape() as tape:
             loss = phase.loss(batch, optimizer.step)
         gradients = tape.gradient(loss, variables)
-        optimizer.apply(gradients)
+        optimizer.apply(gradients, whole_tables=xla)
         return loss
 
     return step

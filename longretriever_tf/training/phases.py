@@ -51,6 +51,9 @@ class TowerPhase:
     def num_batches(self) -> int:
         return self._num_batches
 
+    def num_steps(self) -> int:
+        return self._num_batches
+
     def num_examples(self) -> int:
         return len(self._examples)
 
@@ -81,6 +84,9 @@ class InterestPhase:
         self._model, self._source = model, source
 
     def num_batches(self) -> int:
+        return self._source.num_batches()
+
+    def num_steps(self) -> int:
         return self._source.num_batches()
 
     def num_examples(self) -> int:
@@ -118,6 +124,9 @@ class BaselinePhase:
         self._model, self._source, self._validate = model, source, validate
 
     def num_batches(self) -> int:
+        return self._source.num_batches()
+
+    def num_steps(self) -> int:
         return self._source.num_batches()
 
     def num_examples(self) -> int:

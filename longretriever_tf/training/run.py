@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -28,6 +29,7 @@ from longretriever_tf.provenance import describe_origin
 from longretriever_tf.retrieval.scorer import LongRetrieverScorer
 from longretriever_tf.training.assemble import Assembly, assemble_baseline, validation_truth
 from longretriever_tf.training.charts import draw_training
+from longretriever_tf.training.device_phase import make_device_phase
 from longretriever_tf.training.loop import Checkpoints, LoopOptions, LoopState, Phase, run_phase
 from longretriever_tf.training.phases import InterestPhase, TowerPhase
 from longretriever_tf.training.run_dir import open_run_dir
@@ -55,7 +57,7 @@ def train(config: Config) -> None:
             phase.variables(),
             config.train.learning_rate,
             config.train.weight_decay,
-            max(1, phase.epochs * phase.num_batches()),
+            max(1, phase.epochs * phase.num_steps()),
         )
         for phase in phases
     ]
@@ -92,12 +94,15 @@ def _assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) 
     if config.model.model != LONGRETRIEVER:
         return assemble_baseline(config, log, cuts, prepared)
     models = build_models(config, prepared.corpus, prepared.item_svd)
-    phases = _make_phases(config, log, cuts, prepared, models)
+    phases, set_scales = _make_phases(config, log, cuts, prepared, models)
     trained = {"retriever": models.retriever, "interest": models.interest}
-    return Assembly(phases, trained, lambda: _set_scales(models, phases))
+    return Assembly(phases, trained, set_scales)
 
 
-def _make_phases(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, models: Models) -> list[Phase]:
+def _make_phases(
+    config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, models: Models
+) -> tuple[list[Phase], Callable[[], None]]:
+    """The phases, and what sets the models' feature scales."""
     examples, snapshots = prepare_examples(config, prepared)
     source = BatchSource(config, prepared, examples)
     history_events = config.model.history_events
@@ -117,12 +122,16 @@ def _make_phases(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepare
             return figure
 
     towers = TowerPhase(config, models.retriever, source, examples, prepared.corpus.category_offset, validate)
-    return [towers, InterestPhase(config, models.interest, interest_source)]
+    interest = InterestPhase(config, models.interest, interest_source)
+    first: Phase = towers
+    if config.train.device_input:
+        first = make_device_phase(config, towers, models.retriever, prepared, examples, source.histories)
+    return [first, interest], lambda: _set_scales(models, towers, interest)
 
 
-def _set_scales(models: Models, phases: list[Phase]) -> None:
-    set_token_scale(models.retriever, phases[0].make_dataset(0, 0).take(64))
-    set_interest_scale(models.interest, phases[1].make_dataset(0, 0).take(4))
+def _set_scales(models: Models, towers: TowerPhase, interest: InterestPhase) -> None:
+    set_token_scale(models.retriever, towers.make_dataset(0, 0).take(64))
+    set_interest_scale(models.interest, interest.make_dataset(0, 0).take(4))
 
 
 def _write_history(config: Config, history: dict[str, list[dict[str, float]]]) -> None:

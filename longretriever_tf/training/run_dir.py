@@ -7,7 +7,7 @@ from longretriever_tf.config import Config, from_dict, to_json
 from longretriever_tf.errors import UserError
 from longretriever_tf.files import require_writable, write_text_atomically
 
-_FREE_TO_CHANGE = ("checkpoint_every_s", "run_dir", "epochs", "interest_epochs", "patience")
+_FREE_TO_CHANGE = ("checkpoint_every_s", "materialise_gb", "run_dir", "epochs", "interest_epochs", "patience")
 """Flags of `train` that a resumed run may change: none of them alters a step already made."""
 
 

@@ -1,0 +1,153 @@
+"""Input on the device: the same batches, losses and steps as the ordinary path, in few shapes."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from worlds import block_world
+
+from longretriever_tf import schema
+from longretriever_tf.config import Config, DataConfig, ModelConfig, TrainConfig
+from longretriever_tf.data.batches import BatchSource
+from longretriever_tf.data.prepared import prepare, prepare_examples
+from longretriever_tf.errors import UserError
+from longretriever_tf.models.build import build_models, set_token_scale
+from longretriever_tf.models.optimizer import SplitAdam
+from longretriever_tf.training.device_phase import DeviceTowerPhase, make_device_phase
+from longretriever_tf.training.phases import TowerPhase
+
+MODEL = {"dim": 8, "num_heads": 2, "ff_dim": 16, "svd_dim": 4, "dropout": 0.0, "unknown_rate": 0.0, "profile": True}
+TRAIN = {"num_snapshots": 3, "horizon_days": 14, "batch_size": 23, "device_input": True, "steps_per_call": 3}
+
+
+@functools.cache
+def the_log():
+    return block_world(num_users=23, num_items=71, num_categories=5, events_per_user=53)
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    config: Config
+    ordinary: TowerPhase
+    device: DeviceTowerPhase
+    source: BatchSource
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return {f"{i} {v.name}": v.numpy() for i, v in enumerate(self.device.variables())}
+
+
+def build(model: dict | None = None, **train) -> World:
+    config = Config(
+        data=DataConfig(dataset="event_log"),
+        model=ModelConfig(**{**MODEL, **(model or {})}),
+        train=TrainConfig(**{**TRAIN, **train}),
+    )
+    prepared = prepare(config, the_log(), int(the_log().timestamp.max()) - 14 * schema.DAY_S)
+    examples, _ = prepare_examples(config, prepared)
+    retriever = build_models(config, prepared.corpus, prepared.item_svd).retriever
+    source = BatchSource(config, prepared, examples)
+    ordinary = TowerPhase(config, retriever, source, examples, prepared.corpus.category_offset, None)
+    set_token_scale(retriever, ordinary.make_dataset(0).take(8))
+    device = make_device_phase(config, ordinary, retriever, prepared, examples, source.histories)
+    return World(config, ordinary, device, source)
+
+
+def steps_of(world: World, epoch: int) -> list[list[np.ndarray]]:
+    """The example rows of each group of each step, in the order of the blocks."""
+    columns, blocks = world.device.plan(epoch)
+    steps = []
+    for block in blocks:
+        for bounds in block.bounds[: block.num_steps]:
+            steps.append([columns.rows[low : low + size] for low, size, _, targets in bounds if targets])
+    return steps
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_blocks_hold_the_batches_of_the_plan_once(groups):
+    world = build(batches_per_step=groups)
+    for epoch in (0, 1):
+        plan = world.ordinary.plan(epoch)
+        planned = sorted(tuple(plan.rows[a:b]) for a, b in zip(plan.start, plan.stop, strict=True))
+        steps = steps_of(world, epoch)
+        assert sorted(tuple(rows) for step in steps for rows in step) == planned
+        assert len(steps) == world.device.num_steps() and all(1 <= len(step) <= groups for step in steps)
+        blocks = world.device.plan(epoch)[1]
+        assert len(blocks) == world.device.num_batches()
+        assert sum(block.num_examples for block in blocks) == world.device.num_examples() == len(plan.rows)
+    again = steps_of(build(batches_per_step=groups), 1)
+    assert [list(map(tuple, step)) for step in again] == [list(map(tuple, step)) for step in steps]
+    other = steps_of(world, 0)
+    assert [list(map(tuple, step)) for step in other] != [list(map(tuple, step)) for step in steps]
+
+
+def test_shapes_are_few_and_hold_what_they_must():
+    world = build(model={"max_length": 11})
+    assert {shape.length for shape in world.device.shapes} <= {1, 4, 11}
+    assert {shape.items for shape in world.device.shapes} == {128}  # 71 items in 5 categories
+    assert len(world.device.shapes) <= 4
+
+
+def ordinary_steps(world: World, epoch: int, optimizer: SplitAdam) -> list[float]:
+    """The same steps by the ordinary batches: the mean gradient of the groups' own losses."""
+    losses = []
+    for step in steps_of(world, epoch):
+        with tf.GradientTape() as tape:
+            each = [world.ordinary.loss(world.source.build(tf.constant(rows)), optimizer.step) for rows in step]
+            loss = tf.add_n(each) / len(each)
+        optimizer.apply(tape.gradient(loss, world.device.variables()))
+        losses.append(float(loss))
+    return losses
+
+
+@pytest.mark.parametrize(
+    "model, groups, xla",
+    [
+        ({}, 3, False),
+        ({"subsequence": "events", "copy": False, "item_stats": False, "temperature": 0.5}, 1, False),
+        pytest.param({"item_id": True}, 2, True, marks=pytest.mark.slow),
+    ],
+    ids=["three groups", "bare", "xla"],
+)
+def test_an_epoch_on_the_device_makes_the_ordinary_steps(model, groups, xla):
+    found = build(model, batches_per_step=groups)
+    optimizer = SplitAdam(found.device.variables(), 0.01, 0.01, found.device.num_steps())
+    step = found.device.make_step(optimizer, xla)
+    losses = [float(step(block)) for block in found.device.make_dataset(0)]
+    oracle = build(model, batches_per_step=groups)
+    expected = ordinary_steps(oracle, 0, SplitAdam(oracle.device.variables(), 0.01, 0.01, found.device.num_steps()))
+    sizes = [block.num_steps for block in found.device.plan(0)[1]]
+    means = [part.mean() for part in np.split(np.array(expected), np.cumsum(sizes)[:-1])]
+    np.testing.assert_allclose(losses, means, rtol=1e-4)
+    assert int(optimizer.step) == len(expected) and losses[-1] != losses[0]
+    for name, value in oracle.weights().items():
+        if "key_value/bias" in name:
+            continue  # no softmax hears a key's bias: its gradient is rounding alone, which Adam blows up
+        np.testing.assert_allclose(found.weights()[name], value, atol=2e-4, err_msg=name)
+
+
+def test_the_rest_of_an_epoch_can_be_asked_for():
+    world = build(batches_per_step=2, steps_per_call=1)
+    whole = [block for _, block in world.device.make_dataset(1)]
+    again = [block for _, block in build(batches_per_step=2, steps_per_call=1).device.make_dataset(1, 3)]
+    assert len(again) == len(whole) - 3 > 0
+    for one, other in zip(again, whole[3:], strict=True):
+        assert one.shape == other.shape and one.num_steps == other.num_steps
+        np.testing.assert_array_equal(one.bounds, other.bounds)
+
+
+@pytest.mark.slow
+def test_xla_draws_the_same_dropout():
+    """One call with and without XLA: masks are a function of the step alone."""
+    losses = []
+    for xla in (False, True):
+        world = build({"dropout": 0.5, "unknown_rate": 0.3}, num_snapshots=1, batches_per_step=2)
+        optimizer = SplitAdam(world.device.variables(), 0.01, 0.01, world.device.num_steps())
+        losses.append(float(world.device.make_step(optimizer, xla)(next(world.device.make_dataset(0)))))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_histories_that_do_not_fit_are_an_error_that_names_the_budget():
+    with pytest.raises(UserError, match=r"--materialise_gb=1e-09.*raise it"):
+        build(materialise_gb=1e-9)
