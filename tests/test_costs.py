@@ -90,4 +90,4 @@ def test_the_last_layer_writes_only_what_is_read(corpus, copy, rows):
             for node in encode.get_concrete_function().graph.get_operations()
             if f"{layer}/expand/" in node.name and node.type == "BiasAdd"
         ]
-        assert outputs == [[3, expected, 11]], layer
+        assert outputs == [[3 * expected, 11]], layer

@@ -59,11 +59,21 @@ def slice_events(
       stop: [R] int64, every event before it strictly earlier than `time`.
       time: moment of each request, [R] int64 seconds.
     """
-    positions = tf.ragged.range(start, stop)
-    request = tf.cast(positions.value_rowids(), tf.int32)
-    at = positions.values
+    request, at = flat_ranges(start, stop)
     seconds = tf.gather(time, request) - tf.gather(timestamp, at)
     return Events(request, tf.gather(item, at), tf.cast(seconds, tf.float32) / schema.DAY_S, tf.gather(weight, at))
+
+
+def flat_ranges(start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The numbers of all ranges one after the other, [n], and which range each is of, [n] int32; [R] int64 each.
+
+    >>> [part.numpy().tolist() for part in flat_ranges(tf.constant([3, 7, 7]), tf.constant([5, 7, 9]))]
+    [[0, 0, 2, 2], [3, 4, 7, 8]]
+    """
+    ranges = tf.raw_ops.RaggedRange(starts=start, limits=stop, deltas=tf.ones([], start.dtype))
+    ends, at = ranges.rt_nested_splits[1:], ranges.rt_dense_values
+    place = tf.range(tf.size(at, tf.int64))
+    return tf.raw_ops.UpperBound(sorted_inputs=ends[None], values=place[None])[0], at
 
 
 def event_tokens(events: Events, num_requests: tf.Tensor, max_length: int) -> Tokens:

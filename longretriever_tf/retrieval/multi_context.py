@@ -301,13 +301,19 @@ class MultiContextRetriever(tf.Module):
 
     def _exclusions(self, pairs: Subsequences, controls: Controls) -> tuple[tf.Tensor, tf.Tensor]:
         """(pair, item) of every item that must not come back, items of other categories left out: [X] int32 each."""
+        is_any = tf.reduce_any(controls.is_novel) | (tf.size(controls.excluded) > 0)
+        nothing = tf.zeros([0], tf.int32)
+        # A branch, since few requests exclude anything.
+        return tf.cond(is_any, lambda: self._find_excluded(pairs, controls), lambda: (nothing, nothing))
+
+    def _find_excluded(self, pairs: Subsequences, controls: Controls) -> tuple[tf.Tensor, tf.Tensor]:
         listed = tf.gather(controls.excluded, pairs.row)  # [R, E]
         fits = tf.gather(self._item_category, listed) == pairs.category[:, None]
         where = tf.where(fits & (listed >= schema.FIRST_KNOWN))
         start, stop = pairs.runs.start, pairs.runs.stop
-        owned = tf.ragged.range(start, tf.where(tf.gather(controls.is_novel, pairs.row), stop, start))
-        row = tf.concat([tf.cast(where[:, 0], tf.int32), tf.cast(owned.value_rowids(), tf.int32)], 0)
-        item = tf.concat([tf.gather_nd(listed, where), tf.gather(pairs.runs.item, owned.values)], 0)
+        owner, owned = hard_search.flat_ranges(start, tf.where(tf.gather(controls.is_novel, pairs.row), stop, start))
+        row = tf.concat([tf.cast(where[:, 0], tf.int32), owner], 0)
+        item = tf.concat([tf.gather_nd(listed, where), tf.gather(pairs.runs.item, owned)], 0)
         offered = tf.where(item < self._num_offered)[:, 0]  # the others are in no index, so nothing is to be excluded
         return tf.gather(row, offered), tf.gather(item, offered)
 
