@@ -8,6 +8,9 @@ from longretriever_tf import schema
 from longretriever_tf.data.hard_search import Events
 from longretriever_tf.data.owned_items import OwnedItems, find_owned
 
+_FOREVER_S = 1 << 40
+"""Events further apart than this, 35,000 years, count as of one time."""
+
 
 class RawLives(NamedTuple):
     """The events of B raw lives that a request may read, flat: rows in order, each in the order it was sent in.
@@ -112,13 +115,11 @@ def order_runs(lives: RawLives, row: tf.Tensor, category: tf.Tensor, num_runs: t
     slot_of_run = tf.tensor_scatter_nd_update(tf.fill([num_runs], -1), pair, tf.range(tf.size(row)))
     slot = tf.gather(slot_of_run, lives.run)
     at = tf.where(slot >= 0)[:, 0]
-    at = tf.gather(at, tf.argsort(tf.gather(lives.timestamp, at), stable=True))
-    slot = tf.gather(slot, at)
-    by_slot = tf.argsort(slot, stable=True)
-    at = tf.gather(at, by_slot)
+    slot, timestamp = tf.gather(slot, at), tf.gather(lives.timestamp, at)
+    ago = tf.minimum(tf.reduce_max(timestamp) - timestamp, _FOREVER_S - 1)
+    order = tf.argsort(tf.cast(slot, tf.int64) * _FOREVER_S - ago, stable=True)  # by slot, then by time: one sort
+    at, timestamp = tf.gather(at, order), tf.gather(timestamp, order)
     count = tf.math.unsorted_segment_sum(tf.ones_like(slot, tf.int64), slot, tf.size(row))
     stop = tf.cumsum(count)
-    item, timestamp, weight = (
-        tf.gather(column, at) for column in (lives.life.item, lives.timestamp, lives.life.weight)
-    )
+    item, weight = tf.gather(lives.life.item, at), tf.gather(lives.life.weight, at)
     return Runs(item, timestamp, weight, stop - count, stop)
