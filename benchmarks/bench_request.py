@@ -168,9 +168,9 @@ def _padded_tower(model: Any, config: Config) -> Any:
         pad = config.model.max_length - tf.shape(tokens.item)[1]
         items, features = tf.pad(tokens.item, [[0, 0], [0, pad]]), tf.pad(tokens.features, [[0, 0], [0, pad], [0, 0]])
         profile = tf.zeros([num, len(model.profile_names)], tf.int32)
-        bag = tf.zeros([num, model._num_categories if config.model.user_context else 0])
+        taste = tf.zeros([num, config.model.svd_dim if config.model.reads_taste else 0])
         vectors = tf.gather(model._token_vectors, items)
-        return model._user_tower(vectors, items > 0, features, category, profile, bag).embedding
+        return model._user_tower(vectors, items > 0, features, category, profile, taste).embedding
 
     def spec(name: str, dtype: tf.DType) -> tf.TensorSpec:
         return tf.TensorSpec([None], dtype, name)

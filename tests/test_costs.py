@@ -12,7 +12,7 @@ from worlds import START, crowded_world
 
 from longretriever_tf import schema
 from longretriever_tf.config import Config, DataConfig, ModelConfig
-from longretriever_tf.data import hard_search
+from longretriever_tf.data import raw_lives
 from longretriever_tf.data.corpus import fit_corpus
 from longretriever_tf.data.interest_features import summarise_life
 from longretriever_tf.data.tokens import num_token_features
@@ -61,10 +61,10 @@ def test_a_long_life_is_never_sorted_whole(corpus, monkeypatch):
     timestamp = START + rng.integers(0, 190 * schema.DAY_S, [1, length])
     time, category = np.array([START + 200 * schema.DAY_S]), corpus.item_category
     weight = np.ones([1, length], np.float32)
-    lives = hard_search.read_lives(item, timestamp, weight, time, category, corpus.num_categories)
+    lives = raw_lives.read_lives(item, timestamp, weight, time, category, corpus.num_categories)
     summarise_life(lives.life, category, 1, corpus.num_categories, 1.0)
     assert not sorted_sizes
-    hard_search.order_runs(
+    raw_lives.order_runs(
         lives, np.zeros(2, np.int32), np.array([2, 3], np.int32), corpus.num_categories, corpus.num_categories
     )
     assert set(sorted_sizes) == {int(np.isin(category[item], [2, 3]).sum())} and max(sorted_sizes) < length
@@ -90,4 +90,4 @@ def test_the_last_layer_writes_only_what_is_read(corpus, copy, rows):
             for node in encode.get_concrete_function().graph.get_operations()
             if f"{layer}/expand/" in node.name and node.type == "BiasAdd"
         ]
-        assert outputs == [[3, expected, 11]], layer
+        assert outputs == [[3 * expected, 11]], layer

@@ -7,7 +7,7 @@ import tensorflow as tf
 from worlds import START, crowded_world, make_log
 
 from longretriever_tf import schema
-from longretriever_tf.data import hard_search
+from longretriever_tf.data import hard_search, raw_lives
 from longretriever_tf.data.activity import user_activity
 from longretriever_tf.data.category_order import build_category_order
 from longretriever_tf.data.corpus import encode_log, fit_corpus
@@ -167,8 +167,8 @@ def test_raw_histories_give_the_tokens_of_the_log(max_length, max_events):
 
     @tf.function
     def call(*raw):
-        lives = hard_search.read_lives(*raw, corpus.item_category, corpus.num_categories)
-        return lives, hard_search.order_runs(lives, user, category, len(user), corpus.num_categories)
+        lives = raw_lives.read_lives(*raw, corpus.item_category, corpus.num_categories)
+        return lives, raw_lives.order_runs(lives, user, category, len(user), corpus.num_categories)
 
     lives_read, runs = call(item, timestamp, weight, time)
     np.testing.assert_array_equal(runs.weight, 1 + runs.item.numpy() % 5)  # weights follow their events
@@ -196,11 +196,11 @@ def test_a_request_alone_equals_the_request_in_a_batch():
     corpus, _ = encoded(log)
     item, timestamp, time = raw_histories(log, corpus, np.random.default_rng(6))
     ones = np.ones(item.shape, np.float32)
-    together = hard_search.read_lives(item, timestamp, ones, time, corpus.item_category, corpus.num_categories)
+    together = raw_lives.read_lives(item, timestamp, ones, time, corpus.item_category, corpus.num_categories)
     categories = np.arange(corpus.num_categories, dtype=np.int32)
     for row in range(log.num_users):
         one = slice(row, row + 1)
-        alone = hard_search.read_lives(
+        alone = raw_lives.read_lives(
             item[one], timestamp[one], ones[one], time[one], corpus.item_category, corpus.num_categories
         )
         mine = together.life.request.numpy() == row
@@ -209,7 +209,7 @@ def test_a_request_alone_equals_the_request_in_a_batch():
         # Some categories of one row, in an order of their own, are what the row has among all rows.
         some, num_runs = categories[::-2], log.num_users * corpus.num_categories
         runs = [
-            hard_search.order_runs(lives, np.full(len(some), at, np.int32), some, size, corpus.num_categories)
+            raw_lives.order_runs(lives, np.full(len(some), at, np.int32), some, size, corpus.num_categories)
             for lives, at, size in ((alone, 0, corpus.num_categories), (together, row, num_runs))
         ]
         for left, right in zip(*runs, strict=True):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from longretriever_tf.retrieval import packed_index
 from longretriever_tf.retrieval.packed_index import PackedIndex, Queries
 
 DIM = 5
@@ -45,6 +46,13 @@ def oracle(embedding, category, items, boost, vectors, bias) -> tuple[list[int],
     return best, [scored[v] for v in best], float(np.log(np.sum(np.exp(list(scored.values())))))
 
 
+@pytest.fixture(params=[2, 8, 10**6])
+def max_width(request, monkeypatch):
+    """All categories searched one by one, the largest alone, or all side by side: the answers are the same."""
+    monkeypatch.setattr(packed_index, "_MAX_WIDTH", request.param)
+
+
+@pytest.mark.usefixtures("max_width")
 @pytest.mark.parametrize("k", [1, 3, 7, 40])
 def test_equals_numpy_for_every_category_in_any_order(k):
     index, vectors, bias = made_index()
@@ -60,6 +68,7 @@ def test_equals_numpy_for_every_category_in_any_order(k):
         assert float(found.log_partition[row]) == pytest.approx(partition, rel=1e-5)
 
 
+@pytest.mark.usefixtures("max_width")
 def test_excluded_items_never_come_back_not_even_into_a_short_list():
     index, vectors, bias = made_index()
     categories = [4, 3, 2, 3]
@@ -78,6 +87,7 @@ def test_excluded_items_never_come_back_not_even_into_a_short_list():
     assert np.isfinite(found.logit).all() and np.isfinite(found.log_partition).all()
 
 
+@pytest.mark.usefixtures("max_width")
 def test_no_requests_no_answers():
     """A request without any interest (eq. 3 on an empty life) is legal: nothing is searched."""
     index, _, _ = made_index()

@@ -10,7 +10,7 @@ from worlds import START, crowded_world, make_log
 
 from longretriever_tf import schema
 from longretriever_tf.config import Config, DataConfig, ModelConfig, RetrievalConfig, TrainConfig
-from longretriever_tf.data import hard_search
+from longretriever_tf.data import raw_lives
 from longretriever_tf.data.activity import user_activity
 from longretriever_tf.data.batches import BatchSource
 from longretriever_tf.data.corpus import encode_log, fit_corpus
@@ -60,11 +60,11 @@ def test_a_basket_at_the_border_counts_whole():
         start, stop = visible_lives(encoded, np.array([0]), np.array([END]), history_events)
         shown.append(sorted(raw(corpus, encoded.item[start[0] : stop[0]])))
     assert shown == [[9], [8, 9], [6, 7, 8, 9], [6, 7, 8, 9], [5, 6, 7, 8, 9], [5, 6, 7, 8, 9]]
-    past = hard_search.keep_visible(
+    past = raw_lives.keep_visible(
         tf.constant([[True, True, False, True, True, True]]), tf.constant([[3, 2, 9, 1, 2, 0]], tf.int64), 2
     )
     assert past.numpy().tolist() == [[True, True, False, False, True, False]]
-    nothing = hard_search.keep_visible(tf.zeros([2, 0], tf.bool), tf.zeros([2, 0], tf.int64), 2)
+    nothing = raw_lives.keep_visible(tf.zeros([2, 0], tf.bool), tf.zeros([2, 0], tf.int64), 2)
     assert nothing.shape == (2, 0)
 
 

@@ -2,7 +2,7 @@
 
 Training batches, evaluation and the exported signature all call this module; `tests/reference.py` holds the slow
 oracle that it is compared with. A search is two steps: a slice of a category order (made by numpy for a whole log, by
-`order_runs` for a request), then tokens from the sliced events.
+`raw_lives.order_runs` for a request), then tokens from the sliced events.
 """
 
 import math
@@ -11,7 +11,6 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from longretriever_tf import schema
-from longretriever_tf.data import taste
 
 HALF_LIVES_DAYS = (10.0, 30.0, 90.0, 180.0)
 NUM_ITEM_FEATURES = 13
@@ -60,11 +59,21 @@ def slice_events(
       stop: [R] int64, every event before it strictly earlier than `time`.
       time: moment of each request, [R] int64 seconds.
     """
-    positions = tf.ragged.range(start, stop)
-    request = tf.cast(positions.value_rowids(), tf.int32)
-    at = positions.values
+    request, at = flat_ranges(start, stop)
     seconds = tf.gather(time, request) - tf.gather(timestamp, at)
     return Events(request, tf.gather(item, at), tf.cast(seconds, tf.float32) / schema.DAY_S, tf.gather(weight, at))
+
+
+def flat_ranges(start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The numbers of all ranges one after the other, [n], and which range each is of, [n] int32; [R] int64 each.
+
+    >>> [part.numpy().tolist() for part in flat_ranges(tf.constant([3, 7, 7]), tf.constant([5, 7, 9]))]
+    [[0, 0, 2, 2], [3, 4, 7, 8]]
+    """
+    ranges = tf.raw_ops.RaggedRange(starts=start, limits=stop, deltas=tf.ones([], start.dtype))
+    ends, at = ranges.rt_nested_splits[1:], ranges.rt_dense_values
+    place = tf.range(tf.size(at, tf.int64))
+    return tf.raw_ops.UpperBound(sorted_inputs=ends[None], values=place[None])[0], at
 
 
 def event_tokens(events: Events, num_requests: tf.Tensor, max_length: int) -> Tokens:
@@ -176,124 +185,3 @@ def _to_dense(
             [None, None, features.shape[-1]],
         ),
     )
-
-
-class RawLives(NamedTuple):
-    """The events of B raw lives that a request may read, flat: rows in order, each in the order it was sent in.
-
-    Attributes:
-      life: `request` is the row.
-      timestamp: [n] int64 seconds.
-      run: row * C + category of each event, [n] int32.
-    """
-
-    life: Events
-    timestamp: tf.Tensor
-    run: tf.Tensor
-
-
-class Runs(NamedTuple):
-    """The runs of R (row, category) pairs, flat, each oldest first.
-
-    Attributes:
-      item: [n] int32.
-      timestamp: [n] int64 seconds.
-      weight: [n] float32.
-      start, stop: bounds of each run, [R] int64; equal where the row never touched the category.
-    """
-
-    item: tf.Tensor
-    timestamp: tf.Tensor
-    weight: tf.Tensor
-    start: tf.Tensor
-    stop: tf.Tensor
-
-
-def read_lives(
-    item: tf.Tensor,
-    timestamp: tf.Tensor,
-    weight: tf.Tensor,
-    time: tf.Tensor,
-    item_category: tf.Tensor,
-    num_categories: int,
-    history_events: int = 0,
-) -> RawLives:
-    """Raw histories, in any order and padded, without what a request must not read.
-
-    Args:
-      item: item index, [B, T] int32; unknown items are left out.
-      timestamp: [B, T] int64 seconds; 0 is padding (an id of 0 may be real); events at or after `time` are left out.
-      weight: of each event in eq. 3, [B, T] float32.
-      time: moment of the request, [B] int64 seconds.
-      item_category: category of each item, [V] int32.
-      num_categories: C.
-      history_events: only the latest so many events of each life are there; 0: all. See `data.recent`.
-    """
-    time = time[:, None]
-    is_past = (item >= schema.FIRST_KNOWN) & (timestamp > 0) & (timestamp < time)
-    keep = keep_visible(is_past, timestamp, history_events)
-    row = tf.broadcast_to(tf.range(tf.shape(item)[0])[:, None], tf.shape(item))
-    age = tf.cast(time - timestamp, tf.float32) / schema.DAY_S
-    columns = [tf.reshape(column, [-1]) for column in (row, item, age, weight, timestamp)]
-
-    def kept() -> list[tf.Tensor]:
-        at = tf.where(tf.reshape(keep, [-1]))[:, 0]
-        return [tf.gather(column, at) for column in columns]
-
-    # Gathering 20,000 events costs as much as looking them up; a single request often has nothing to leave out.
-    row, item, age, weight, timestamp = tf.cond(tf.reduce_all(keep), lambda: columns, kept)
-    run = row * num_categories + tf.gather(item_category, item)
-    return RawLives(Events(row, item, age, weight), timestamp, run)
-
-
-def keep_visible(is_past: tf.Tensor, timestamp: tf.Tensor, history_events: int) -> tf.Tensor:
-    """`is_past` less what is not visible: the rule of `data.recent` for raw histories, in any order and padded.
-
-    Args:
-      is_past: events of the life strictly before the request, [B, T] bool.
-      timestamp: above 0 where `is_past`, [B, T] int64.
-      history_events: H; 0: the whole life.
-    """
-    if not history_events:
-        return is_past
-    past = tf.pad(tf.where(is_past, timestamp, 0), [[0, 0], [0, 1]])  # one column at least
-    latest = tf.math.top_k(past, tf.minimum(history_events, tf.shape(past)[1])).values
-    return is_past & (timestamp >= latest[:, -1:])
-
-
-def order_runs(lives: RawLives, row: tf.Tensor, category: tf.Tensor, num_runs: tf.Tensor, num_categories: int) -> Runs:
-    """Cuts some runs out of raw lives and sorts them by time: the request's form of `CategoryOrder`. O(n + m log m).
-
-    Only what is cut out, m events, is sorted: a few categories of a long life, usually. Events of one time stay in the
-    order they were sent in.
-
-    Args:
-      lives: of B requests.
-      row: request of each pair, [R] int32; no pair occurs twice.
-      category: [R] int32.
-      num_runs: B C, scalar int32.
-      num_categories: C.
-    """
-    pair = (row * num_categories + category)[:, None]
-    slot_of_run = tf.tensor_scatter_nd_update(tf.fill([num_runs], -1), pair, tf.range(tf.size(row)))
-    slot = tf.gather(slot_of_run, lives.run)
-    at = tf.where(slot >= 0)[:, 0]
-    at = tf.gather(at, tf.argsort(tf.gather(lives.timestamp, at), stable=True))
-    slot = tf.gather(slot, at)
-    by_slot = tf.argsort(slot, stable=True)
-    at = tf.gather(at, by_slot)
-    count = tf.math.unsorted_segment_sum(tf.ones_like(slot, tf.int64), slot, tf.size(row))
-    stop = tf.cumsum(count)
-    item, timestamp, weight = (
-        tf.gather(column, at) for column in (lives.life.item, lives.timestamp, lives.life.weight)
-    )
-    return Runs(item, timestamp, weight, stop - count, stop)
-
-
-def life_taste(life: Events, item_svd: tf.Tensor, num_requests: tf.Tensor) -> tf.Tensor:
-    """`data.taste.build_tastes` of raw lives: decayed sum of the items' SVD rows ([V, D]), scaled, [B, D]."""
-    # A sparse product adds rows up where they lie: gathering those of 20,000 events would cost more than the rest.
-    at = tf.cast(tf.stack([life.request, life.item], 1), tf.int64)
-    shape = tf.cast(tf.stack([num_requests, tf.shape(item_svd)[0]]), tf.int64)
-    faded = tf.SparseTensor(at, halve(life.age, taste.HALF_LIFE_DAYS), shape)
-    return taste.LENGTH * tf.math.l2_normalize(tf.sparse.sparse_dense_matmul(faded, item_svd), 1, epsilon=1e-12)

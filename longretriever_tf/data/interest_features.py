@@ -4,8 +4,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from longretriever_tf.data import taste
 from longretriever_tf.data.activity import HALF_LIFE_DAYS, NEVER_DAYS
 from longretriever_tf.data.hard_search import HALF_LIVES_DAYS, Events, halve
+from longretriever_tf.data.owned_items import OwnedItems, find_owned
 
 NUM_FEATURES = 25
 
@@ -37,7 +39,12 @@ def interest_score(age: tf.Tensor, weight: tf.Tensor, day_floor: float | tf.Tens
 
 
 def summarise_life(
-    life: Events, item_category: tf.Tensor, num_requests: tf.Tensor, num_categories: int, day_floor: float
+    life: Events,
+    item_category: tf.Tensor,
+    num_requests: tf.Tensor,
+    num_categories: int,
+    day_floor: float,
+    owned: OwnedItems | None = None,
 ) -> LifeSummary:
     """Sums whole lives by category in one pass, without sorting. O(events + B C).
 
@@ -47,40 +54,35 @@ def summarise_life(
       num_requests: B, scalar int32.
       num_categories: C.
       day_floor: floor of eq. 3, days.
+      owned: the distinct items, where they are known already.
     """
     size = num_requests * num_categories
-    pair = life.request * num_categories + tf.gather(item_category, life.item)
+    owned = owned or find_owned(life, item_category, num_requests, num_categories)
+    run = tf.gather(owned.run, owned.place)
     shape = tf.stack([num_requests, num_categories])
 
-    def total(values: tf.Tensor) -> tf.Tensor:
+    def total(values: tf.Tensor, at: tf.Tensor = run) -> tf.Tensor:
         """Column by column: stacked columns are summed several times more slowly."""
-        return tf.reshape(tf.math.unsorted_segment_sum(values, pair, size), shape)
+        return tf.reshape(tf.math.unsorted_segment_sum(values, at, size), shape)
 
     closeness = total(interest_score(life.age, life.weight, 1.0))
-    count = total(tf.ones_like(life.age))
-    decayed = tf.stack([total(halve(life.age, days)) for days in HALF_LIVES_DAYS], 2)
+    count = total(owned.count, owned.run)
+    faded = total(owned.faded, owned.run)
+    decayed = [faded if days == taste.HALF_LIFE_DAYS else total(halve(life.age, days)) for days in HALF_LIVES_DAYS]
     touched = count > 0
     ends = [
-        tf.where(touched, tf.reshape(extreme(life.age, pair, size), shape), 0.0)
+        tf.where(touched, tf.reshape(extreme(life.age, run, size), shape), 0.0)
         for extreme in (tf.math.unsorted_segment_min, tf.math.unsorted_segment_max)
     ]
     return LifeSummary(
         score=closeness if day_floor == 1.0 else total(interest_score(life.age, life.weight, day_floor)),
         closeness=closeness,
         count=count,
-        distinct=tf.reshape(_distinct(life, item_category, num_categories, size), shape),
-        decayed=tf.ensure_shape(decayed, [None, num_categories, len(HALF_LIVES_DAYS)]),
+        distinct=total(tf.ones_like(owned.count), owned.run),
+        decayed=tf.ensure_shape(tf.stack(decayed, 2), [None, num_categories, len(HALF_LIVES_DAYS)]),
         recency=ends[0],
         oldest=ends[1],
     )
-
-
-def _distinct(life: Events, item_category: tf.Tensor, num_categories: int, size: tf.Tensor) -> tf.Tensor:
-    """Distinct items of each (request, category), [size] float32."""
-    stride = tf.cast(tf.shape(item_category)[0], tf.int64)
-    owned = tf.unique(tf.cast(life.request, tf.int64) * stride + tf.cast(life.item, tf.int64)).y
-    pair = (owned // stride) * num_categories + tf.cast(tf.gather(item_category, owned % stride), tf.int64)
-    return tf.math.unsorted_segment_sum(tf.ones_like(pair, tf.float32), pair, size)
 
 
 def life_activity(life: LifeSummary) -> tf.Tensor:

@@ -2,7 +2,7 @@
 
 An event is visible if fewer than H events of the life lie strictly between it and the request. So the moment (basket)
 that the border falls into counts whole, and the order of simultaneous events, which a request need not keep, decides
-nothing. Whoever reads lives of a log asks this module; `hard_search.keep_visible` is the same rule for raw histories.
+nothing. Whoever reads lives of a log asks this module; `raw_lives.keep_visible` is the same rule for raw histories.
 Imports no TensorFlow.
 """
 

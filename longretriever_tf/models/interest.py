@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.interest_features import NUM_FEATURES
+from longretriever_tf.models.encoder import flat_rows
 
 GOALS = ("all", "novel")
 
@@ -47,10 +48,12 @@ class InterestModel(tf.keras.layers.Layer):
         """[B, C, F] features and the [B, C] bag of categories -> log p(category | user, goal), [B, C, 2]."""
         life = self._embed_life(bag)  # [B, dim]
         standard = (features - self.feature_mean) * self.feature_scale
-        hidden = (
-            self._from_features(standard) + self._from_category(self._category)[None] + self._from_life(life)[:, None]
-        )
-        logits = self._output(self._hidden(tf.nn.relu(hidden)))  # [B, C, 2]
+        shape = tf.shape(standard)
+        hidden = self._from_features(flat_rows(standard))
+        hidden = tf.reshape(hidden, [shape[0], shape[1], hidden.shape[1]])
+        hidden += self._from_category(self._category)[None] + self._from_life(life)[:, None]
+        logits = self._output(self._hidden(flat_rows(tf.nn.relu(hidden))))
+        logits = tf.reshape(logits, [shape[0], shape[1], len(GOALS)])
         for goal, taste in enumerate(tf.split(self._taste(life), len(GOALS), axis=1)):
             affinity = tf.matmul(taste, self._category, transpose_b=True)
             logits += tf.one_hot(goal, len(GOALS)) * affinity[:, :, None]

@@ -9,7 +9,7 @@ from longretriever_tf import schema
 from longretriever_tf.config import ModelConfig
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.tokens import num_token_features
-from longretriever_tf.models.encoder import Encoder
+from longretriever_tf.models.encoder import Encoder, flat_rows
 from longretriever_tf.models.random import StepRandom, dropout
 
 _EMBEDDING_STDDEV = 0.05
@@ -145,7 +145,8 @@ class UserTower(tf.keras.layers.Layer):
         """
         standard = (features - self.feature_mean) * self.feature_scale
         real = tf.cast(is_real, tf.float32)[:, :, None]
-        behaviors = (item_vectors + self._embed_features(standard)) * real + self._type[3]
+        embedded = tf.reshape(self._embed_features(flat_rows(standard)), tf.shape(item_vectors))
+        behaviors = (item_vectors + embedded) * real + self._type[3]
         x = tf.concat([*self._prefix(category, profile, taste, random), behaviors], 1)  # [R, S, D]
         x = dropout(x + self._position[: tf.shape(x)[1]], self._config.dropout, random)
         mask = tf.concat([tf.ones([tf.shape(category)[0], self._num_prefix], tf.bool), is_real], 1)
@@ -156,7 +157,8 @@ class UserTower(tf.keras.layers.Layer):
         if self._copy is None or self._copy_hidden is None:
             return UserState(embedding, tf.zeros(tf.shape(is_real)))
         read = tf.concat([states[:, self._num_prefix :], standard], 2)
-        return UserState(embedding, self._copy(self._copy_hidden(read))[:, :, 0] * real[:, :, 0])
+        boost = tf.reshape(self._copy(self._copy_hidden(flat_rows(read))), tf.shape(is_real))
+        return UserState(embedding, boost * real[:, :, 0])
 
     def _prefix(
         self, category: tf.Tensor, profile: tf.Tensor, taste: tf.Tensor, random: StepRandom | None

@@ -99,18 +99,20 @@ def read_controls(
       num_categories: C.
       max_k: the longest list that may be asked for: the answer and what is sorted for it grow with k.
     """
+    batch, table = num_requests[None], tf.stack([num_requests, num_categories])
 
     def per_request(name: str) -> tf.Tensor:
-        column = columns[name]
-        return tf.broadcast_to(column, tf.concat([[num_requests], tf.shape(column)[1:]], 0))
+        return tf.broadcast_to(columns[name], batch)
 
     def mask(name: str) -> tf.Tensor:
-        """Categories that a list names, [B, C] bool."""
-        return tf.reduce_any(tf.one_hot(categories.lookup(per_request(name)), num_categories, True, False), 1)
+        """Categories that a list names, [B or 1, C] bool."""
+        return tf.reduce_any(tf.one_hot(categories.lookup(columns[name]), num_categories, True, False), 1)
 
     allowed, forbidden = mask("allowed_category"), mask("forbidden_category")
     # A list that is empty, or holds "" alone, allows everything: REST rows pad their lists with "".
-    says_nothing = tf.reduce_all(per_request("allowed_category") == "", 1, keepdims=True)
+    says_nothing = tf.reduce_all(columns["allowed_category"] == "", 1, keepdims=True)
+    excluded = items.lookup(columns["exclude_item_id"])
+    forced = _forced_weight(columns["forced_category"], columns["forced_weight"], categories, num_categories)
     known = (tf.range(num_categories) >= schema.FIRST_KNOWN)[None]
     num_interests = tf.clip_by_value(per_request("num_interests"), 1, num_categories)
     k = per_request("k")
@@ -124,11 +126,9 @@ def read_controls(
         top_interests=tf.maximum(per_request("top_interests"), num_interests),
         seed=tf.where(seed < 0, fresh, seed),
         exploration=tf.clip_by_value(per_request("exploration"), 0, num_interests),
-        is_allowed=known & (allowed | says_nothing) & ~forbidden,
-        forced_weight=_forced_weight(
-            per_request("forced_category"), per_request("forced_weight"), categories, num_categories
-        ),
-        excluded=items.lookup(per_request("exclude_item_id")),
+        is_allowed=tf.broadcast_to(known & (allowed | says_nothing) & ~forbidden, table),
+        forced_weight=tf.broadcast_to(forced, table),
+        excluded=tf.broadcast_to(excluded, tf.stack([num_requests, tf.shape(excluded)[1]])),
         is_novel=_choice(per_request("goal"), ("all", "novel"), "goal") == 1,
         merge=_choice(per_request("merge"), tuple(MERGES), "merge"),
     )
@@ -158,23 +158,17 @@ def check_history(item_id: tf.Tensor, timestamp: tf.Tensor, weight: tf.Tensor) -
 def _forced_weight(
     names: tf.Tensor, weights: tf.Tensor, categories: tf.lookup.StaticHashTable, num_categories: int
 ) -> tf.Tensor:
-    """[B, G] names and as many weights, or none (1.0 each) -> [B, C] float32."""
-    shape = tf.shape(names)
-    given = tf.shape(weights)[1]
+    """[B or 1, G] names and as many weights, or none (1.0 each) -> [B or 1, C] float32."""
+    named, given = tf.shape(names)[1], tf.shape(weights)[1]
     says = "`forced_weight` must hold one weight per `forced_category`, or none; got"
-    fits = require((given == 0) | (given == shape[1]), says, given, "for", shape[1])
+    fits = require((given == 0) | (given == named), says, given, "for", named)
     require(tf.reduce_all(weights <= MAX_WEIGHT), f"`forced_weight` must be numbers up to {MAX_WEIGHT:g}; got", weights)
     with tf.control_dependencies(fits):
-        weights = tf.cond(given == 0, lambda: tf.ones(shape), lambda: tf.reshape(weights, shape))
-    weights = tf.where(names == "", 0.0, tf.maximum(weights, 0.0))
+        weights = tf.cond(given == 0, lambda: tf.ones(tf.shape(names)), lambda: tf.maximum(weights, 0.0))
     index = categories.lookup(names)
-    weights = tf.where(index >= schema.FIRST_KNOWN, weights, 0.0)
-    return tf.reduce_max(
-        tf.concat(
-            [tf.one_hot(index, num_categories) * weights[:, :, None], tf.zeros([shape[0], 1, num_categories])], 1
-        ),
-        1,
-    )
+    weights = tf.where((index >= schema.FIRST_KNOWN) & (names != ""), weights, 0.0)
+    forced = tf.one_hot(index, num_categories) * weights[:, :, None]
+    return tf.reduce_max(tf.pad(forced, [[0, 0], [0, 1], [0, 0]]), 1)
 
 
 def _choice(column: tf.Tensor, options: tuple[str, ...], name: str) -> tf.Tensor:

@@ -82,29 +82,44 @@ def choose_interests(
       Interests: the drawn ones best first, then the explored, then the forced.
     """
     allowed = controls.is_allowed
-    is_forced = allowed & (controls.forced_weight > 0)
-    num_forced = tf.reduce_sum(tf.cast(is_forced, tf.int32), 1)
-    forced = _best(controls.forced_weight, is_forced, num_forced)
-    room = tf.maximum(controls.num_interests - num_forced, 0)
-    explored = _best(affinity, allowed & ~is_touched & ~is_forced, tf.minimum(controls.exploration, room))
-    is_explored = tf.one_hot(explored.category, tf.shape(score)[1], True, False) & explored.is_real[:, :, None]
-    taken = is_forced | tf.reduce_any(is_explored, 1)
-    room -= tf.reduce_sum(tf.cast(explored.is_real, tf.int32), 1)
-    drawn = draw_interests(score, allowed & is_interest & ~taken, room, controls.top_interests, controls.seed)
-    parts = (drawn, explored, forced)
-    category = tf.concat([part.category for part in parts], 1)
-    is_real = tf.concat([part.is_real for part in parts], 1)
-    own = tf.gather(score, category, batch_dims=1)
-    better = tf.where(allowed, score, score.dtype.min)[:, None] > own[:, :, None]  # [B, N, C]
-    rank = 1 + tf.reduce_sum(tf.cast(better, tf.int32), 2)
-    origin = tf.concat([tf.fill(tf.shape(part.category), code) for code, part in enumerate(parts)], 1)
-    return Interests(category, tf.where(is_real, own, 0.0), tf.where(is_real, rank, 0), is_real, origin)
+    drawable = allowed & is_interest
+
+    def draw(drawable: tf.Tensor, room: tf.Tensor) -> Interests:
+        return draw_interests(score, drawable, room, controls.top_interests, controls.seed)
+
+    def with_special() -> Interests:
+        is_forced = allowed & (controls.forced_weight > 0)
+        forced, is_wanted = _best(controls.forced_weight, is_forced, _count(is_forced))
+        room = tf.maximum(controls.num_interests - _count(is_forced), 0)
+        unseen = allowed & ~is_touched & ~is_forced
+        explored, is_new = _best(affinity, unseen, tf.minimum(controls.exploration, room))
+        taken = is_forced | tf.reduce_any(tf.one_hot(explored, tf.shape(score)[1], True, False) & is_new[:, :, None], 1)
+        drawn = draw(drawable & ~taken, room - _count(is_new))
+        parts = [(drawn.category, drawn.is_real), (explored, is_new), (forced, is_wanted)]
+        category, is_real = (tf.concat(part, 1) for part in zip(*parts, strict=True))
+        origin = tf.concat([tf.fill(tf.shape(part), code) for code, (part, _) in enumerate(parts)], 1)
+        own = tf.gather(score, category, batch_dims=1)
+        return Interests(category, tf.where(is_real, own, 0.0), tf.zeros_like(category), is_real, origin)
+
+    is_special = tf.reduce_any(controls.forced_weight > 0) | tf.reduce_any(controls.exploration > 0)
+    # A branch, since few requests force or explore, and each of both costs as much as the draw.
+    chosen = Interests(*tf.cond(is_special, with_special, lambda: draw(drawable, controls.num_interests)))
+    own = tf.gather(score, chosen.category, batch_dims=1)
+    better = allowed[:, None] & (score[:, None] > own[:, :, None])  # [B, N, C]
+    return chosen._replace(rank=tf.where(chosen.is_real, 1 + tf.reduce_sum(tf.cast(better, tf.int32), 2), 0))
 
 
-def _best(score: tf.Tensor, allowed: tf.Tensor, num: tf.Tensor) -> Interests:
-    """The `num` best allowed categories of each row ([B] int32, maybe 0), best first."""
-    seed = tf.zeros_like(num, tf.int64)
-    return draw_interests(score, allowed, num, num, seed)
+def _count(mask: tf.Tensor) -> tf.Tensor:
+    """True places of each row, [B, n] bool -> [B] int32."""
+    return tf.reduce_sum(tf.cast(mask, tf.int32), 1)
+
+
+def _best(score: tf.Tensor, allowed: tf.Tensor, num: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The `num` best allowed categories of each row ([B] int32), best first: [B, n] int32, and which are real."""
+    width = tf.minimum(tf.reduce_max(num), tf.shape(score)[1])
+    best, category = tf.math.top_k(tf.where(allowed, score, score.dtype.min), width)
+    is_real = (best > score.dtype.min) & (tf.range(width)[None] < num[:, None])
+    return tf.where(is_real, category, 0), is_real
 
 
 def _row_uniform(seed: tf.Tensor, size: tf.Tensor) -> tf.Tensor:

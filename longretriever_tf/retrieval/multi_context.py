@@ -15,6 +15,8 @@ from longretriever_tf.data.interest_features import (
     life_activity,
     summarise_life,
 )
+from longretriever_tf.data.owned_items import OwnedItems, life_taste
+from longretriever_tf.data.raw_lives import order_runs, read_lives
 from longretriever_tf.data.tokens import make_tokens, max_sliced
 from longretriever_tf.models.interest import GOALS, InterestModel
 from longretriever_tf.models.retriever import LongRetriever
@@ -89,7 +91,7 @@ class MultiContextRetriever(tf.Module):
             item = self._item_index.lookup(history_item_id)
             timestamp = tf.identity(history_timestamp)
             weight = tf.broadcast_to(history_weight, tf.shape(item))
-        lives = hard_search.read_lives(
+        lives = read_lives(
             item,
             timestamp,
             weight,
@@ -99,7 +101,7 @@ class MultiContextRetriever(tf.Module):
             self._config.model.history_events,
         )
         num, floor = tf.shape(time)[0], self._config.retrieval.day_floor
-        summary = summarise_life(lives.life, self._item_category, num, self._num_categories, floor)
+        summary = summarise_life(lives.life, self._item_category, num, self._num_categories, floor, lives.owned)
         stats = tf.broadcast_to(self._category_stats, [num, self._num_categories, self._category_stats.shape[2]])
         features = interest_features(summary, stats, self._category_size)
         return Histories(lives, summary, category_bag(summary), features, stats)
@@ -130,17 +132,17 @@ class MultiContextRetriever(tf.Module):
             time=time,
             profile=tf.stack(columns, 1) if columns else tf.zeros([tf.shape(time)[0], 0], tf.int32),
             activity=life_activity(histories.summary),
-            taste=self._taste(histories.lives.life, tf.shape(time)[0]),
+            taste=self._taste(histories.lives.owned, tf.shape(time)[0]),
             log_interest=log_interest,
             log_interest_novel=log_novel,
             interest=interest,
             is_interest=is_interest,
         )
 
-    def _taste(self, life: hard_search.Events, num_requests: tf.Tensor) -> tf.Tensor:
+    def _taste(self, owned: OwnedItems, num_requests: tf.Tensor) -> tf.Tensor:
         if self._taste_rows is None:
             return tf.zeros([num_requests, 0])
-        return hard_search.life_taste(life, self._taste_rows, num_requests)
+        return life_taste(owned, self._taste_rows.read_value(), num_requests)
 
     def _interests(self, histories: Histories) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """Score to draw by, log shares for all and for novel items, and which categories may be drawn; [B, C] each."""
@@ -170,7 +172,7 @@ class MultiContextRetriever(tf.Module):
           row: request of each pair, [R] int32; no pair occurs twice.
           category: [R] int32.
         """
-        runs = hard_search.order_runs(requests.lives, row, category, tf.size(requests.interest), self._num_categories)
+        runs = order_runs(requests.lives, row, category, tf.size(requests.interest), self._num_categories)
         start = tf.maximum(runs.start, runs.stop - max_sliced(self._config.model))
         events = hard_search.slice_events(
             runs.item, runs.timestamp, runs.weight, start, runs.stop, tf.gather(requests.time, row)
@@ -299,13 +301,19 @@ class MultiContextRetriever(tf.Module):
 
     def _exclusions(self, pairs: Subsequences, controls: Controls) -> tuple[tf.Tensor, tf.Tensor]:
         """(pair, item) of every item that must not come back, items of other categories left out: [X] int32 each."""
+        is_any = tf.reduce_any(controls.is_novel) | (tf.size(controls.excluded) > 0)
+        nothing = tf.zeros([0], tf.int32)
+        # A branch, since few requests exclude anything.
+        return tf.cond(is_any, lambda: self._find_excluded(pairs, controls), lambda: (nothing, nothing))
+
+    def _find_excluded(self, pairs: Subsequences, controls: Controls) -> tuple[tf.Tensor, tf.Tensor]:
         listed = tf.gather(controls.excluded, pairs.row)  # [R, E]
         fits = tf.gather(self._item_category, listed) == pairs.category[:, None]
         where = tf.where(fits & (listed >= schema.FIRST_KNOWN))
         start, stop = pairs.runs.start, pairs.runs.stop
-        owned = tf.ragged.range(start, tf.where(tf.gather(controls.is_novel, pairs.row), stop, start))
-        row = tf.concat([tf.cast(where[:, 0], tf.int32), tf.cast(owned.value_rowids(), tf.int32)], 0)
-        item = tf.concat([tf.gather_nd(listed, where), tf.gather(pairs.runs.item, owned.values)], 0)
+        owner, owned = hard_search.flat_ranges(start, tf.where(tf.gather(controls.is_novel, pairs.row), stop, start))
+        row = tf.concat([tf.cast(where[:, 0], tf.int32), owner], 0)
+        item = tf.concat([tf.gather_nd(listed, where), tf.gather(pairs.runs.item, owned)], 0)
         offered = tf.where(item < self._num_offered)[:, 0]  # the others are in no index, so nothing is to be excluded
         return tf.gather(row, offered), tf.gather(item, offered)
 

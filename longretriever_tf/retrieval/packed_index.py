@@ -7,6 +7,9 @@ import tensorflow as tf
 
 from longretriever_tf.models.retriever import add_boosts
 
+_MAX_WIDTH = 1 << 14
+"""Wider categories are searched one by one: the logits of all queries side by side would take too much memory."""
+
 
 class Found(NamedTuple):
     """The best items of each request in its category, best first, padded to K.
@@ -48,11 +51,7 @@ class OneCategory(NamedTuple):
     Attributes:
       category: scalar int32.
       low, high: it owns the items `low:high`, scalars int32.
-      embedding: [r, D].
-      token_item: [r, L] int32.
-      boost: [r, L] float32.
-      excluded_row: [x] int32, below r.
-      excluded_item: [x] int32.
+      embedding, token_item, boost, excluded_row, excluded_item: as in `Queries`.
     """
 
     category: tf.Tensor
@@ -99,42 +98,93 @@ class PackedIndex(tf.Module):
         return self.search(Queries(embedding, category, tokens, boost, nothing, nothing), k)
 
     def search(self, queries: Queries, k: tf.Tensor) -> Found:
-        """The k best items of each query's category, boosts included. One pass over the distinct categories.
+        """The k best items of each query's category, boosts included.
 
         Args:
           queries: R of them.
           k: K, scalar int32.
         """
-        distinct, group = tf.unique(queries.category)
-        # Read once, outside the loop: a variable that is gathered elsewhere is copied by every dense read.
-        vectors, bias = self.item_vectors.read_value(), self.item_bias.read_value()
+        is_alone = self._searched_alone()
+        if not is_alone.any():
+            return self._search_together(queries, k)
+        alone = tf.gather(is_alone, queries.category)
+        rows = [tf.where(mine)[:, 0] for mine in (~alone, alone)]
+        parts = self._search_together(_take(queries, rows[0]), k), self._search_alone(_take(queries, rows[1]), k)
+        back = tf.math.invert_permutation(tf.concat(rows, 0))
+        return Found(*(tf.gather(tf.concat(pair, 0), back) for pair in zip(*parts, strict=True)))
+
+    def _searched_alone(self) -> np.ndarray:
+        """Categories whose logits are not laid beside those of others, [C] bool; another kind of index adds its own."""
+        return np.diff(self.category_offset) > _MAX_WIDTH
+
+    def _search_together(self, queries: Queries, k: tf.Tensor) -> Found:
+        """Exact search of all queries: what follows the products is done once for all, not once for each category."""
+        low = tf.gather(self._offset, queries.category)
+        return Found(*take_best(self._score(queries.embedding, queries.category), low, queries, k))
+
+    def _score(self, embedding: tf.Tensor, category: tf.Tensor) -> tf.Tensor:
+        """Logits of each query's category, [R, D] and [R] -> [R, W]: as wide as the largest, the minimum beyond.
+
+        One product for each distinct category, over a slice that is not copied.
+        """
+        order = tf.argsort(category)
+        embedding = tf.gather(embedding, order)
+        distinct, _, count = tf.unique_with_counts(tf.gather(category, order))
         # Requests without any interest run the loop once, over no rows: an empty array has no shape to concatenate.
-        num, distinct = tf.maximum(tf.size(distinct), 1), tf.concat([distinct, [0]], 0)
+        num, distinct, count = (
+            tf.maximum(tf.size(distinct), 1),
+            tf.concat([distinct, [0]], 0),
+            tf.concat([count, [0]], 0),
+        )
+        low, first, zero = tf.gather(self._offset, distinct), tf.cumsum(count, exclusive=True), tf.zeros_like(count)
+        size = tf.gather(self._offset, distinct + 1) - low
+        columns = [
+            first,
+            zero,
+            count,
+            zero - 1,
+            low,
+            zero,
+            size,
+            zero - 1,
+            zero,
+            zero,
+            zero,
+            tf.reduce_max(size) - size,
+        ]
+        cuts = tf.stack(columns, 1)  # [U, 12]: begin and size of the queries, of the vectors, and what to pad
+        vectors, bias = self.item_vectors.read_value(), self.item_bias.read_value()
+        arrays = tf.TensorArray(tf.float32, num, infer_shape=False)
+
+        def one(i: tf.Tensor, array: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            begin, length, begin_item, num_items, *pad = tf.unstack(tf.reshape(cuts[i], [6, 2]))
+            mine = tf.slice(embedding, begin, length)
+            logits = tf.matmul(mine, tf.slice(vectors, begin_item, num_items), transpose_b=True)
+            logits += tf.slice(bias, begin_item[:1], num_items[:1])
+            return i + 1, array.write(i, tf.pad(logits, tf.stack(pad), constant_values=logits.dtype.min))
+
+        array = tf.while_loop(lambda i, _: i < num, one, (0, arrays), parallel_iterations=1)[1]
+        return tf.ensure_shape(tf.gather(array.concat(), tf.math.invert_permutation(order)), [None, None])
+
+    def _search_alone(self, queries: Queries, k: tf.Tensor) -> Found:
+        """Category by category: those that are wide, and those that are not searched by products alone."""
+        distinct, group = tf.unique(queries.category)
+        vectors, bias = self.item_vectors.read_value(), self.item_bias.read_value()
+        num, distinct = tf.maximum(tf.size(distinct), 1), tf.concat([distinct, [0]], 0)  # as in `_score`
         arrays = [tf.TensorArray(kind, num, infer_shape=False) for kind in (tf.int64, tf.int32, tf.float32, tf.float32)]
-        excluded_group = tf.gather(group, queries.excluded_row)
 
         def one(i: tf.Tensor, *written: tf.TensorArray) -> tuple:
-            mine = group == i
-            rows = tf.where(mine)[:, 0]
-            out = tf.where(excluded_group == i)[:, 0]
-            asked = OneCategory(
-                category=distinct[i],
-                low=self._offset[distinct[i]],
-                high=self._offset[distinct[i] + 1],
-                embedding=tf.gather(queries.embedding, rows),
-                token_item=tf.gather(queries.token_item, rows),
-                boost=tf.gather(queries.boost, rows),
-                excluded_row=tf.gather(tf.cumsum(tf.cast(mine, tf.int32)) - 1, tf.gather(queries.excluded_row, out)),
-                excluded_item=tf.gather(queries.excluded_item, out),
-            )
+            rows, category = tf.where(group == i)[:, 0], distinct[i]
+            bounds = {"low": self._offset[category], "high": self._offset[category + 1]}
+            asked = OneCategory(**_take(queries, rows)._asdict() | bounds | {"category": category})
             parts = rows, *self._best(asked, vectors, bias, k)
             return i + 1, *(array.write(i, part) for array, part in zip(written, parts, strict=True))
 
-        arrays = tf.while_loop(lambda i, *_: i < num, one, (0, *arrays), parallel_iterations=4)[1:]
+        arrays = tf.while_loop(lambda i, *_: i < num, one, (0, *arrays), parallel_iterations=1)[1:]
         rows, item, logit, partition = (array.concat() for array in arrays)
-        back = tf.argsort(rows)
-        item = tf.ensure_shape(tf.gather(item, back), [None, None])
-        return Found(item, tf.ensure_shape(tf.gather(logit, back), [None, None]), tf.gather(partition, back))
+        back = tf.math.invert_permutation(rows)
+        item, logit = (tf.ensure_shape(tf.gather(part, back), [None, None]) for part in (item, logit))
+        return Found(item, logit, tf.gather(partition, back))
 
     def _best(
         self, asked: OneCategory, vectors: tf.Tensor, bias: tf.Tensor, k: tf.Tensor
@@ -156,11 +206,35 @@ def search_exactly(
     """
     low, high = asked.low, asked.high
     logits = tf.matmul(asked.embedding, vectors[low:high], transpose_b=True) + bias[low:high]  # [r, n]
-    logits = add_boosts(logits, asked.boost, asked.token_item > 0, asked.token_item - low)
-    at = tf.stack([asked.excluded_row, asked.excluded_item - low], 1)
+    return take_best(logits, low[None], asked, k)
+
+
+def take_best(
+    logits: tf.Tensor, low: tf.Tensor, queries: Queries | OneCategory, k: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Boosts and exclusions, then the best: items [R, K], logits [R, K], log-partitions [R].
+
+    Args:
+      logits: of each query's category, its first item in column 0, [R, W]; the dtype's minimum beyond its last.
+      low: that first item, [R] int32, or one for all, [1].
+      queries: R of them.
+      k: K, scalar int32.
+    """
+    logits = add_boosts(logits, queries.boost, queries.token_item > 0, queries.token_item - low[:, None])
+    excluded_low = tf.gather(tf.broadcast_to(low, tf.shape(logits)[:1]), queries.excluded_row)
+    at = tf.stack([queries.excluded_row, queries.excluded_item - excluded_low], 1)
     logits = tf.tensor_scatter_nd_min(logits, at, tf.fill([tf.shape(at)[0]], logits.dtype.min))
-    best, at = tf.math.top_k(logits, tf.minimum(k, high - low))
-    return *pad_best(at + low, best, k), tf.reduce_logsumexp(logits, 1)
+    best, at = tf.math.top_k(logits, tf.minimum(k, tf.shape(logits)[1]))
+    return *pad_best(at + low[:, None], best, k), tf.reduce_logsumexp(logits, 1)
+
+
+def _take(queries: Queries, rows: tf.Tensor) -> Queries:
+    """Some of the queries, `rows` [r] int64 ascending, with what they exclude."""
+    place = tf.tensor_scatter_nd_update(tf.fill(tf.shape(queries.category), -1), rows[:, None], tf.range(tf.size(rows)))
+    row = tf.gather(place, queries.excluded_row)
+    kept = tf.where(row >= 0)[:, 0]
+    of_rows = [tf.gather(part, rows) for part in queries[:4]]
+    return Queries(*of_rows, tf.gather(row, kept), tf.gather(queries.excluded_item, kept))
 
 
 def pad_best(item: tf.Tensor, logit: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

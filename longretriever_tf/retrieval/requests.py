@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from longretriever_tf.data import hard_search
 from longretriever_tf.data.interest_features import LifeSummary
+from longretriever_tf.data.raw_lives import RawLives, Runs
 from longretriever_tf.models.towers import UserState
 
 
@@ -20,7 +21,7 @@ class Histories(NamedTuple):
       stats: of the categories, as of the cut, [B, C, 3] float32.
     """
 
-    lives: hard_search.RawLives
+    lives: RawLives
     summary: LifeSummary
     bag: tf.Tensor
     features: tf.Tensor
@@ -43,7 +44,7 @@ class Requests(NamedTuple):
       is_interest: categories that may be drawn, [B, C] bool.
     """
 
-    lives: hard_search.RawLives
+    lives: RawLives
     count: tf.Tensor
     time: tf.Tensor
     profile: tf.Tensor
@@ -68,6 +69,6 @@ class Subsequences(NamedTuple):
 
     row: tf.Tensor
     category: tf.Tensor
-    runs: hard_search.Runs
+    runs: Runs
     tokens: hard_search.Tokens
     state: UserState

@@ -235,6 +235,9 @@ class ScannIndex(PackedIndex):
         """Frees the searchers of a model that answers no more requests; saved with it, so a loaded one has it too."""
         self.searchers.destroy()
 
+    def _searched_alone(self) -> np.ndarray:
+        return super()._searched_alone() | (self._number.numpy() >= 0)
+
     def _best(
         self, asked: OneCategory, vectors: tf.Tensor, bias: tf.Tensor, k: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
