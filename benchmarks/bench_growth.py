@@ -98,7 +98,7 @@ def _save(plan: dict[str, int], folder: str) -> None:
     svd = rng.standard_normal([corpus.num_items, config.model.svd_dim], np.float32) * np.float32(0.1)
     models = build_models(config, corpus, svd)
     stats = [np.zeros([size, 3], np.float32) for size in (corpus.num_items, corpus.num_categories)]
-    model = MultiContextRetriever(config, corpus, models.retriever, models.interest, *stats)
+    model = MultiContextRetriever(config, corpus, models.retriever, models.interest, *stats, svd[None])
     signature = make_signatures(model, config.retrieval)["serving_default"]
     tf.saved_model.save(model, folder, signatures={"serving_default": signature})
 

@@ -36,7 +36,8 @@ class BaselineConfig:
 _READERS: dict[str, dict[str, tuple[str, ...]]] = {
     "model": dict.fromkeys(("num_layers", "num_heads"), (LONGRETRIEVER, "two_tower"))
     | dict.fromkeys(
-        ("max_length", "subsequence", "max_events", "profile", "user_context", "copy", "item_stats"), (LONGRETRIEVER,)
+        ("max_length", "subsequence", "max_events", "profile", "user_context", "taste_dropout", "copy", "item_stats"),
+        (LONGRETRIEVER,),
     ),
     "train": dict.fromkeys(("in_context", "small_category", "taste_folds"), (LONGRETRIEVER,))
     | {"mixed_precision": (LONGRETRIEVER, "two_tower")},

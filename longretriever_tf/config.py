@@ -107,6 +107,7 @@ class ModelConfig:
         "Add a token that sums up the whole life across categories, strictly past: the decayed sum of its items' SVD "
         "rows; needs --svd_dim.",
     )
+    taste_dropout: float = _field(0.0, "user_context: dropout of what that token reads.")
     copy: bool = _field(
         True,
         "Add a learned boost to the logits of the items that the subsequence itself holds "
@@ -181,8 +182,9 @@ class TrainConfig:
     patience: int = _field(1, "cut=validation: stop after this many epochs without a better validation recall.")
     taste_folds: int = _field(
         4,
-        "user_context: in training, a user's token comes from an SVD fitted without that user's fold, one of so many; "
-        "0: from the SVD of all, which has seen the user's future.",
+        "user_context: a life's token is read through an SVD fitted without the users of its fold, one of so many, "
+        "told by how the life begins; an export holds as many tables of --svd_dim numbers per item. 0: through the SVD of "
+        "all, which has seen the user's future in training and the user's past in requests.",
     )
     seed: int = _field(1, "Seed of weights, order, dropout: same seed, same run.")
     mixed_precision: bool = _field(False, "Compute the Transformer in bfloat16. Changes speed, results slightly.")

@@ -84,6 +84,10 @@ def _check_values(config: Any) -> None:
     ):
         for name in names:
             require(getattr(section, name) >= 0, f"--{name}={getattr(section, name)}: expected 0 or more")
+    require(0 <= model.taste_dropout < 1, f"--taste_dropout={model.taste_dropout}: expected at least 0 and below 1")
+    require(
+        train.taste_folds != 1, "--taste_folds=1: expected 0 or at least 2; one fold would leave nobody to learn from"
+    )
     require(0 <= model.dropout < 1, f"--dropout={model.dropout}: expected at least 0 and below 1")
     require(0 <= model.unknown_rate < 1, f"--unknown_rate={model.unknown_rate}: expected at least 0 and below 1")
     require(0 < index.scann_recall <= 1, f"--scann_recall={index.scann_recall}: expected above 0 and at most 1")

@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     from longretriever_tf.serving.replay import check_in_fresh_process  # TensorFlow takes seconds to load
 
     corpus, arrays, models = load_for_export(config)
-    towers = fingerprint_towers(config, corpus, models, arrays["item_svd"])
+    towers = fingerprint_towers(config, corpus, models, arrays)
     source = Source(config, corpus, arrays, models, towers)
     replay = check_in_fresh_process if _CHECK.value else None
     print(f"exported {publish(source, _EXPORT_DIR.value, _VERSION.value, replay).describe()}")

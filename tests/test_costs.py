@@ -33,7 +33,8 @@ def corpus():
 def signatures(corpus):
     models = build_models(CONFIG, corpus, np.zeros([corpus.num_items, 3], np.float32))
     stats = [np.zeros([size, 3], np.float32) for size in (corpus.num_items, corpus.num_categories)]
-    model = MultiContextRetriever(CONFIG, corpus, models.retriever, models.interest, *stats)
+    taste_rows = np.zeros([2, corpus.num_items, 3], np.float32)
+    model = MultiContextRetriever(CONFIG, corpus, models.retriever, models.interest, *stats, taste_rows)
     return make_signatures(model, CONFIG.retrieval)
 
 

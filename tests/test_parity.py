@@ -75,7 +75,7 @@ class Parts:
         self.corpus, arrays = load_saved(trained.run_dir)
         self.moment = self.corpus.cut
         self.log = load_log(self.config.data)
-        self.prepared = prepare_requests(self.config, self.log, self.corpus, arrays["item_svd"], self.moment)
+        self.prepared = prepare_requests(self.config, self.log, self.corpus, arrays, self.moment)
         self.models = load_models(self.config, self.corpus, arrays["item_svd"])
         self.users = np.arange(0, self.log.num_users, 4)
 
@@ -380,6 +380,7 @@ def test_eq3_falls_back_to_popular_categories_for_an_empty_life_and_says_so(part
         parts.models.interest,
         arrays["item_stats"],
         arrays["category_stats"],
+        arrays["taste_rows"],
     )
     ask = make_signatures(served, retrieval)["serving_default"]
     columns = parts.columns(parts.users[:2]) | options(seed=5)

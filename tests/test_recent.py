@@ -17,7 +17,7 @@ from longretriever_tf.data.corpus import encode_log, fit_corpus
 from longretriever_tf.data.interest_batches import InterestSource, LifeReader
 from longretriever_tf.data.prepared import prepare, prepare_examples
 from longretriever_tf.data.recent import visible_lives
-from longretriever_tf.data.taste import fit_folds, fold_of_users
+from longretriever_tf.data.taste import fold_of_users
 from longretriever_tf.models.build import build_models
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.scorer import LongRetrieverScorer
@@ -104,7 +104,7 @@ def test_training_reads_only_visible_events(ready):
     examples, snapshots = prepare_examples(config, prepared)
     source = BatchSource(config, prepared, examples)
     index = {item: at for at, item in enumerate(corpus.item_id.tolist())}
-    folds = fit_folds(prepared.log, corpus, prepared.item_svd, config.train.taste_folds, config.train.seed)
+    folds = prepared.taste_rows
     for row in range(len(examples)):
         batch = source.build(tf.constant([row], tf.int64))
         time, name = int(examples.time[row]), corpus.category_name[examples.category[row]]
@@ -136,7 +136,7 @@ def test_evaluation_and_export_read_what_the_oracle_reads(ready):
     paper, scores = scorer.interest(users, "paper"), scorer.score(users)
     stats = prepared.stats
     served = MultiContextRetriever(
-        config, corpus, models.retriever, models.interest, stats.item[-1], stats.category[-1]
+        config, corpus, models.retriever, models.interest, stats.item[-1], stats.category[-1], prepared.taste_rows
     )
     ask = make_signatures(served, config.retrieval)["serving_default"]
     rng = np.random.default_rng(3)

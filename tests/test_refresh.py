@@ -254,8 +254,7 @@ def test_another_runs_towers_are_refused(trained, pair, tmp_path):
     config = dataclasses.replace(trained.config, train=dataclasses.replace(trained.config.train, run_dir=run_dir))
     corpus, arrays, models = load_for_export(config)
     assert (
-        fingerprint_towers(config, corpus, models, arrays["item_svd"])
-        == read_fingerprint(extra_config_dir(old.directory)).towers
+        fingerprint_towers(config, corpus, models, arrays) == read_fingerprint(extra_config_dir(old.directory)).towers
     )
     table = models.retriever.item_tower.category_table
     table.assign_add(tf.one_hot([2], table.shape[0], 1e-3, axis=0) * tf.ones([1, table.shape[1]]))

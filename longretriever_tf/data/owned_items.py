@@ -52,20 +52,21 @@ def find_owned(life: Events, item_category: tf.Tensor, num_requests: tf.Tensor, 
     return OwnedItems(request, item, run, tf.cast(count, tf.float32), faded, place)
 
 
-def life_taste(owned: OwnedItems, item_svd: tf.Tensor, num_requests: tf.Tensor) -> tf.Tensor:
+def life_taste(owned: OwnedItems, taste_rows: tf.Tensor, first_row: tf.Tensor, num_requests: tf.Tensor) -> tf.Tensor:
     """`data.taste.build_tastes` of raw lives: decayed sum of the items' SVD rows, scaled, [B, D].
 
     Args:
       owned: of B requests; a row is read once, however often its item was taken.
-      item_svd: [V, D] float32.
+      taste_rows: the folds' tables, one after the other, [K V, D] float32.
+      first_row: where the table of each request's fold starts, [B] int64.
       num_requests: B, scalar int32.
     """
     stop = tf.cumsum(tf.math.unsorted_segment_sum(tf.ones_like(owned.request), owned.request, num_requests))
-    sums = tf.TensorArray(tf.float32, num_requests, element_shape=item_svd.shape[1:])
+    sums = tf.TensorArray(tf.float32, num_requests, element_shape=taste_rows.shape[1:])
 
     def one(row: tf.Tensor, low: tf.Tensor, sums: tf.TensorArray) -> tuple:
         high = stop[row]
-        rows = tf.gather(item_svd, owned.item[low:high])
+        rows = tf.gather(taste_rows, first_row[row] + tf.cast(owned.item[low:high], tf.int64))
         return row + 1, high, sums.write(row, tf.linalg.matvec(rows, owned.faded[low:high], transpose_a=True))
 
     # Life by life: the rows of a whole batch could be gigabytes.

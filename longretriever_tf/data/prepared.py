@@ -31,6 +31,7 @@ class Prepared:
       stats: item statistics; the last row is as of the moment.
       item_svd: [V, svd_dim] float32.
       taste: tastes of all users on the grid of `stats`, [S, U, svd_dim] float32; [S, U, 0] unless the model reads it.
+      taste_rows: what tastes are read through, one table per fold, [K, V, svd_dim] float32; see `data.taste`.
     """
 
     corpus: Corpus
@@ -39,6 +40,7 @@ class Prepared:
     stats: ItemStats
     item_svd: np.ndarray
     taste: np.ndarray
+    taste_rows: np.ndarray
 
     @property
     def moment(self) -> int:
@@ -58,13 +60,23 @@ def prepare(config: Config, log: LifelongLog, cut: int) -> Prepared:
     encoded = encode_log(log, corpus).before(cut)
     grid = stats_times(config, int(encoded.timestamp.min()), cut)
     item_svd = fit_item_svd(encoded, corpus, config.model.svd_dim, config.train.seed)
-    num_folds = config.train.taste_folds if config.model.reads_taste else 0
-    folds = fit_folds(encoded, corpus, item_svd, num_folds, config.train.seed)
-    return _prepare_at(config, corpus, encoded, grid, item_svd, folds)
+    taste_rows = item_svd[None, :, :0]
+    if config.model.reads_taste:
+        taste_rows = fit_folds(encoded, corpus, item_svd, config.train.taste_folds, config.train.seed)
+    return _prepare_at(config, corpus, encoded, grid, item_svd, taste_rows)
 
 
-def prepare_requests(config: Config, log: LifelongLog, corpus: Corpus, item_svd: np.ndarray, moment: int) -> Prepared:
+def prepare_requests(
+    config: Config, log: LifelongLog, corpus: Corpus, arrays: dict[str, np.ndarray], moment: int
+) -> Prepared:
     """What requests at `moment` read, under a corpus fitted earlier: lives and statistics strictly before it.
+
+    Args:
+      config: of the run.
+      log: the whole log.
+      corpus: of the run.
+      arrays: of the run, from `load_saved`.
+      moment: seconds UTC.
 
     Raises:
       UserError: the log holds no event of any item that the corpus knows.
@@ -74,16 +86,16 @@ def prepare_requests(config: Config, log: LifelongLog, corpus: Corpus, item_svd:
         raise UserError(
             "the log holds no event of any item that this run was trained on: is it the run of another log?"
         )
-    return _prepare_at(config, corpus, encoded, np.array([moment], np.int64), item_svd, item_svd[None][:0])
+    at = np.array([moment], np.int64)
+    return _prepare_at(config, corpus, encoded, at, arrays["item_svd"], arrays["taste_rows"])
 
 
 def _prepare_at(
-    config: Config, corpus: Corpus, encoded: EncodedLog, grid: np.ndarray, item_svd: np.ndarray, folds: np.ndarray
+    config: Config, corpus: Corpus, encoded: EncodedLog, grid: np.ndarray, item_svd: np.ndarray, taste_rows: np.ndarray
 ) -> Prepared:
     stats = build_item_stats(encoded, corpus.item_category, grid, corpus.num_categories)
-    read = item_svd if config.model.reads_taste else item_svd[:, :0]
-    tastes = build_tastes(encoded, read, folds, grid, config.model.history_events)
-    return Prepared(corpus, encoded, build_category_order(encoded, corpus), stats, item_svd, tastes)
+    tastes = build_tastes(encoded, taste_rows, grid, config.model.history_events)
+    return Prepared(corpus, encoded, build_category_order(encoded, corpus), stats, item_svd, tastes, taste_rows)
 
 
 def prepare_examples(config: Config, prepared: Prepared) -> tuple[Examples, Examples]:
@@ -115,11 +127,12 @@ def save_prepared(run_dir: str, prepared: Prepared) -> None:
             item_stats=prepared.stats.item[-1],
             category_stats=prepared.stats.category[-1],
             item_svd=prepared.item_svd,
+            taste_rows=prepared.taste_rows,
         )
 
 
 def load_saved(run_dir: str) -> tuple[Corpus, dict[str, np.ndarray]]:
-    """Reads what `save_prepared` wrote: the corpus, and `item_stats` [V, 3], `category_stats` [C, 3], `item_svd`.
+    """Reads what `save_prepared` wrote: the corpus, and `item_stats` [V, 3], `category_stats` [C, 3], `item_svd`, `taste_rows`.
 
     Raises:
       UserError: the run stopped before it wrote them.
@@ -132,4 +145,6 @@ def load_saved(run_dir: str) -> tuple[Corpus, dict[str, np.ndarray]]:
                 f"started it: python -m longretriever_tf.train --run_dir={run_dir} ..."
             )
     with np.load(paths[1]) as stored:
-        return load_corpus(paths[0]), dict(stored)
+        arrays = dict(stored)
+    arrays.setdefault("taste_rows", arrays["item_svd"][None])  # a run of before there were folds to serve
+    return load_corpus(paths[0]), arrays

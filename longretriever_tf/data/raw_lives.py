@@ -20,12 +20,14 @@ class RawLives(NamedTuple):
       timestamp: [n] int64 seconds.
       owned: the distinct items.
       run: row * C + category of each event, [n] int32.
+      beginning: the first two moments of each whole life, the one moment twice where there is no other, [B, 2] int64.
     """
 
     life: Events
     timestamp: tf.Tensor
     owned: OwnedItems
     run: tf.Tensor
+    beginning: tf.Tensor
 
 
 class Runs(NamedTuple):
@@ -67,6 +69,7 @@ def read_lives(
     """
     seconds = time[:, None] - timestamp
     is_past = (item >= schema.FIRST_KNOWN) & (timestamp > 0) & (seconds > 0)
+    beginning = _begin(is_past, timestamp)
     keep = keep_visible(is_past, timestamp, history_events)
     row = tf.broadcast_to(tf.range(tf.shape(item)[0])[:, None], tf.shape(item))
     age = tf.cast(seconds, tf.float32) / schema.DAY_S
@@ -80,7 +83,15 @@ def read_lives(
     row, item, age, weight, timestamp = tf.cond(tf.reduce_all(keep), lambda: columns, kept)
     life = Events(row, item, age, weight)
     owned = find_owned(life, item_category, tf.size(time), num_categories)
-    return RawLives(life, timestamp, owned, tf.gather(owned.run, owned.place))
+    return RawLives(life, timestamp, owned, tf.gather(owned.run, owned.place), beginning)
+
+
+def _begin(is_past: tf.Tensor, timestamp: tf.Tensor) -> tf.Tensor:
+    """The first two moments of each life, [B, 2]; a very late time for a life without events."""
+    past = tf.where(is_past, timestamp, timestamp.dtype.max)
+    first = tf.reduce_min(past, 1)
+    second = tf.reduce_min(tf.where(past > first[:, None], past, timestamp.dtype.max), 1)
+    return tf.stack([first, tf.where(second < timestamp.dtype.max, second, first)], 1)
 
 
 def keep_visible(is_past: tf.Tensor, timestamp: tf.Tensor, history_events: int) -> tf.Tensor:

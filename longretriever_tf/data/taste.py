@@ -1,10 +1,13 @@
 """What a whole life says across categories: the decayed sum of its items' SVD rows. Imports no TensorFlow.
 
-The user tower reads one category at a time; this vector carries what the rest of the life says of it. In training, the
-SVD of a user's taste must not have seen that user: co-occurrence fitted on the user's own future would tell the targets
-away, and the tower would trust it too much. So tastes are cross-fitted: users fall into folds, and those of a fold are
-read through an SVD of the other folds' users, rotated onto the full one, which alone serves.
+The user tower reads one category at a time; this vector carries what the rest of the life says of it. The SVD of a user's
+taste must not have seen that user: in training, co-occurrence fitted on the user's own future would tell the targets
+away; in a request, the user's own past would make what is owned look like everybody's taste. So tastes are cross-fitted:
+lives fall into folds, and those of a fold are read through an SVD of the other folds' users, rotated onto the full one.
+A fold is told by how a life begins, which a raw history says too: requests need no user id, and find the same fold.
 """
+
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -19,6 +22,8 @@ HALF_LIFE_DAYS = 90.0
 LENGTH = 3.0
 """Length of a taste vector: entries are then of the size of standardised features."""
 
+_PRIME = 2**31 - 1
+
 
 def fit_folds(log: EncodedLog, corpus: Corpus, item_svd: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
     """An SVD for each fold that has not seen its users, in the basis of the full one.
@@ -27,45 +32,67 @@ def fit_folds(log: EncodedLog, corpus: Corpus, item_svd: np.ndarray, num_folds: 
       log: events before the cut.
       corpus: the corpus.
       item_svd: of all users, [V, D] float32.
-      num_folds: K; 0 trusts the full SVD (quicker, and leaks).
+      num_folds: K; 0 trusts the full SVD (quicker, smaller, and leaks).
       seed: of the solver's start vector.
 
     Returns:
-      [K, V, D] float32.
+      [K, V, D] float32; [1, V, D] for 0 folds.
     """
-    event_fold = fold_of_users(log, num_folds)[log.event_user()] if num_folds else np.zeros(0)
-    tables = [np.zeros((0, *item_svd.shape), np.float32)]
+    if not num_folds:
+        return item_svd[None]
+    event_fold = fold_of_users(log, num_folds)[log.event_user()]
+    tables = []
     for fold in range(num_folds):
         part = fit_item_svd(log, corpus, item_svd.shape[1], seed, event_fold != fold).astype(np.float64)
         left, _, right = np.linalg.svd(part.T @ item_svd)  # the rotation nearest to the full basis (Procrustes)
-        tables.append((part @ (left @ right)).astype(np.float32)[None])
-    return np.concatenate(tables)
+        tables.append((part @ (left @ right)).astype(np.float32))
+    return np.stack(tables)
+
+
+def fold_of_lives(first: Any, second: Any, num_folds: int) -> Any:
+    """Fold of each life, below `num_folds`; NumPy arrays and tensors alike.
+
+    Args:
+      first: time of the life's first event, seconds UTC, int64.
+      second: time of the first event after that moment, or `first` again where there is none.
+      num_folds: K, at least 1.
+    """
+    mixed = first % _PRIME * 1_012_924_417 + second % _PRIME * 906_185_749  # below 2**62
+    return mixed % _PRIME // 32_768 % num_folds
 
 
 def fold_of_users(log: EncodedLog, num_folds: int) -> np.ndarray:
-    """Fold of each user, [U] int64: users with a life take turns, so that users without one move nobody."""
-    return (np.cumsum(np.diff(log.offset) > 0) - 1) % max(num_folds, 1)
+    """Fold of each user of a log, [U] int64; whoever has no life is in fold 0."""
+    is_first = np.diff(log.event_user(), prepend=-1) != 0
+    is_moment = is_first | (np.diff(log.timestamp, prepend=0) != 0)
+    moments = np.flatnonzero(is_moment)
+    user = log.event_user()[moments]
+    starts = np.flatnonzero(is_first[moments])
+    follows = np.minimum(starts + 1, len(moments) - 1)
+    second = np.where(user[follows] == user[starts], follows, starts)
+    time = log.timestamp[moments]
+    fold = np.zeros(log.num_users, np.int64)
+    fold[user[starts]] = fold_of_lives(time[starts], time[second], max(num_folds, 1))
+    return fold
 
 
-def build_tastes(
-    log: EncodedLog, item_svd: np.ndarray, folds: np.ndarray, grid: np.ndarray, history_events: int = 0
-) -> np.ndarray:
+def build_tastes(log: EncodedLog, taste_rows: np.ndarray, grid: np.ndarray, history_events: int = 0) -> np.ndarray:
     """Tastes of all users at the moments of `grid`, from events strictly before each.
 
     Args:
       log: the encoded log.
-      item_svd: of all users, [V, D] float32: read at the last moment, which is where requests stand.
-      folds: from `fit_folds`, [K, V, D]: read at the moments before it.
+      taste_rows: from `fit_folds`, [K, V, D]; each user is read through the table of the own fold.
       grid: seconds UTC, ascending, [S] int64.
       history_events: see `data.recent`; 0: the whole life.
 
     Returns:
       [S, U, D] float32, rows of length `LENGTH`, or 0 for an empty life.
     """
-    tastes = np.zeros((len(grid), log.num_users, item_svd.shape[1]), np.float32)
-    if not item_svd.shape[1]:
+    num_folds, num_items, dim = taste_rows.shape
+    tastes = np.zeros((len(grid), log.num_users, dim), np.float32)
+    if not dim:
         return tastes
-    fold, num_users, num_items = fold_of_users(log, len(folds)), log.num_users, len(item_svd)
+    fold, num_users = fold_of_users(log, num_folds), log.num_users
     everyone = np.tile(np.arange(num_users), len(grid))
     start, stop = visible_lives(log, everyone, np.repeat(grid, num_users), history_events)
     for row, moment in enumerate(grid.tolist()):
@@ -73,10 +100,7 @@ def build_tastes(
         user, event = flat_ranges(start[mine], stop[mine])
         weight = np.exp2((log.timestamp[event] - moment) / schema.DAY_S / HALF_LIFE_DAYS)
         counts = scipy.sparse.csr_matrix((weight, (user, log.item[event])), shape=(num_users, num_items))
-        if row == len(grid) - 1 or not len(folds):
-            tastes[row] = _scaled(counts @ item_svd)
-            continue
-        for k, table in enumerate(folds):
+        for k, table in enumerate(taste_rows):
             tastes[row, fold == k] = _scaled(counts[fold == k] @ table)
     return tastes
 

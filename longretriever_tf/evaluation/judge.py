@@ -66,7 +66,7 @@ def judge_run(
     truth = build_truth(encoded, corpus.num_items, window[0], window)
     if max_users:
         truth = truth.rows(0, min(max_users, truth.num_users))
-    scorers = make_scorers(config, prepare_requests(config, log, corpus, arrays["item_svd"], window[0]))
+    scorers = make_scorers(config, prepare_requests(config, log, corpus, arrays, window[0]))
     scorers += ask_variants(cast(Askable, scorers[0]), asked, ways.draw_seeds) if asked else []
     scorers += fit_all(baselines, chosen, encoded, corpus.category_offset, window[0])
     scorers[0] = meter = CalibrationMeter(scorers[0], truth, corpus.category_offset)

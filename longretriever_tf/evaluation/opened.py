@@ -59,7 +59,7 @@ def open_run(run_dir: str, split: str) -> OpenRun:
             f"split={split!r}: {run_dir!r} was trained on events up to the test window (--cut=test), so it has seen "
             "the validation window; open it with 'test', or train with --cut=validation"
         )
-    prepared = prepare_requests(config, log, corpus, arrays["item_svd"], window[0])
+    prepared = prepare_requests(config, log, corpus, arrays, window[0])
     truth = build_truth(encode_log(log, corpus), corpus.num_items, window[0], window)
     models = load_models(config, corpus, arrays["item_svd"])
     scorer = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)

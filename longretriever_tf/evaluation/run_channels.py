@@ -30,12 +30,12 @@ class ChannelRun:
     Attributes:
       config: of the run.
       corpus: its own item indices.
-      item_svd: [V, svd_dim] float32.
+      arrays: what `load_saved` reads beside it.
     """
 
     config: Config
     corpus: Corpus
-    item_svd: np.ndarray
+    arrays: dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ def load_channel_run(run_dir: str, config: Config, cuts: Cuts) -> ChannelRun:
             f"{run_dir!r} was trained up to the test window (--cut=test): its lists of the validation window, "
             "which the ranker learns from, would be lists of the training data; train with --cut=validation"
         )
-    return ChannelRun(own, corpus, arrays["item_svd"])
+    return ChannelRun(own, corpus, arrays)
 
 
 def run_scorers(run: ChannelRun, log: LifelongLog, moment: int, specs: Sequence[ChannelSpec]) -> list[Scorer]:
@@ -91,7 +91,7 @@ def run_scorers(run: ChannelRun, log: LifelongLog, moment: int, specs: Sequence[
     Raises:
       UserError: the run has not finished, or is asked in a way that its kind of model does not know.
     """
-    scorer = make_scorers(run.config, prepare_requests(run.config, log, run.corpus, run.item_svd, moment))[0]
+    scorer = make_scorers(run.config, prepare_requests(run.config, log, run.corpus, run.arrays, moment))[0]
     made: list[Scorer] = []
     for spec in specs:
         if isinstance(scorer, LongRetrieverScorer):

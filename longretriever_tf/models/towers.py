@@ -172,5 +172,7 @@ class UserTower(tf.keras.layers.Layer):
         for p, table in enumerate(self.profile_tables):
             tokens.append((tf.gather(table, profile[:, p]) + self._type[1])[:, None])
         if self._embed_life is not None:
-            tokens.append((self._embed_life(taste) + self._type[2])[:, None])
+            tokens.append(
+                (self._embed_life(dropout(taste, self._config.taste_dropout, random)) + self._type[2])[:, None]
+            )
         return tokens

@@ -39,7 +39,7 @@ UNSTAMPED = Fingerprint("", "")
 """Of a model that was built by hand; no refresh takes it up."""
 
 
-def fingerprint_towers(config: Config, corpus: Corpus, models: Models, item_svd: np.ndarray) -> str:
+def fingerprint_towers(config: Config, corpus: Corpus, models: Models, arrays: dict[str, np.ndarray]) -> str:
     """Hash of all that a run learned, read from its own tables: equal for equal weights, on any machine."""
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(config.model), sort_keys=True).encode())
     vocabularies = {"category": corpus.category_name, **corpus.feature_values, **corpus.profile_values}
@@ -48,7 +48,8 @@ def fingerprint_towers(config: Config, corpus: Corpus, models: Models, item_svd:
     for part, model in (("retriever", models.retriever), ("interest", models.interest)):
         for number, variable in enumerate(model.variables):  # by place: Keras numbers names anew in each process
             _add(digest, f"{part}/{number}", variable.numpy())
-    _add(digest, "item_svd", item_svd)
+    for name in ("item_svd", "taste_rows"):
+        _add(digest, name, arrays[name])
     return digest.hexdigest()[:_LENGTH]
 
 

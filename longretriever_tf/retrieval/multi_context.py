@@ -15,8 +15,9 @@ from longretriever_tf.data.interest_features import (
     life_activity,
     summarise_life,
 )
-from longretriever_tf.data.owned_items import OwnedItems, life_taste
-from longretriever_tf.data.raw_lives import order_runs, read_lives
+from longretriever_tf.data.owned_items import life_taste
+from longretriever_tf.data.raw_lives import RawLives, order_runs, read_lives
+from longretriever_tf.data.taste import fold_of_lives
 from longretriever_tf.data.tokens import make_tokens, max_sliced
 from longretriever_tf.models.interest import GOALS, InterestModel
 from longretriever_tf.models.retriever import LongRetriever
@@ -39,6 +40,7 @@ class MultiContextRetriever(tf.Module):
       interest: trained interest score.
       item_stats: as of the cut, [V, 3].
       category_stats: as of the cut, [C, 3].
+      taste_rows: what the life token reads, a table per fold, [K, V, D]; D = 0 where the tower has none.
       fingerprint: of the towers and the catalogue; the model refuses variables that do not belong to its graph.
     """
 
@@ -50,6 +52,7 @@ class MultiContextRetriever(tf.Module):
         interest: InterestModel,
         item_stats: np.ndarray,
         category_stats: np.ndarray,
+        taste_rows: np.ndarray,
         fingerprint: Fingerprint = UNSTAMPED,
     ) -> None:
         super().__init__(name="multi_context_retriever")
@@ -74,9 +77,8 @@ class MultiContextRetriever(tf.Module):
         self._item_stats = tf.Variable(item_stats[None], trainable=False, name="item_stats")
         self._category_stats = tf.constant(category_stats[None])
         self._user_tower, self._interest = retriever.user_tower, interest
-        svd = retriever.item_tower.svd
-        reads_taste = config.model.reads_taste
-        self._taste_rows = tf.Variable(svd, trainable=False, name="taste_rows") if reads_taste else None
+        self._num_folds, _, dim = taste_rows.shape
+        self._taste_rows = tf.Variable(taste_rows.reshape(-1, dim), trainable=False, name="taste_rows") if dim else None
         vectors, bias = embed_corpus(retriever, corpus, item_stats)
         # Two copies on purpose: one is gathered (tokens), one is read densely by the index; sharing one variable would
         # make each dense read copy it.
@@ -132,17 +134,19 @@ class MultiContextRetriever(tf.Module):
             time=time,
             profile=tf.stack(columns, 1) if columns else tf.zeros([tf.shape(time)[0], 0], tf.int32),
             activity=life_activity(histories.summary),
-            taste=self._taste(histories.lives.owned, tf.shape(time)[0]),
+            taste=self._taste(histories.lives, tf.shape(time)[0]),
             log_interest=log_interest,
             log_interest_novel=log_novel,
             interest=interest,
             is_interest=is_interest,
         )
 
-    def _taste(self, owned: OwnedItems, num_requests: tf.Tensor) -> tf.Tensor:
+    def _taste(self, lives: RawLives, num_requests: tf.Tensor) -> tf.Tensor:
         if self._taste_rows is None:
             return tf.zeros([num_requests, 0])
-        return life_taste(owned, self._taste_rows.read_value(), num_requests)
+        fold = fold_of_lives(lives.beginning[:, 0], lives.beginning[:, 1], self._num_folds)
+        first_row = fold * self._item_category.shape[0]
+        return life_taste(lives.owned, self._taste_rows.read_value(), first_row, num_requests)
 
     def _interests(self, histories: Histories) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """Score to draw by, log shares for all and for novel items, and which categories may be drawn; [B, C] each."""

@@ -24,7 +24,7 @@ class Source(NamedTuple):
     Attributes:
       config: the run's, with the request defaults and the index kind of this version.
       corpus: the catalogue.
-      arrays: `item_stats` [V, 3] and `category_stats` [C, 3] as of the cut.
+      arrays: `item_stats` [V, 3], `category_stats` [C, 3] and `taste_rows` [K, V, D] as of the cut.
       models: with a row per item of `corpus`.
       towers: `fingerprint_towers` of the run.
     """
@@ -80,6 +80,7 @@ def publish(source: Source, export_dir: str, version: int, replay: Callable[[str
         models.interest,
         arrays["item_stats"],
         arrays["category_stats"],
+        arrays["taste_rows"],
         Fingerprint(towers, fingerprint_items(corpus)),
     )
     categories = searched_by_scann(config.index, corpus.category_offset)

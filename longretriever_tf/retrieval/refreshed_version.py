@@ -61,7 +61,7 @@ def refresh_version(run_config: Config, version_dir: str, catalogue: Catalogue) 
       UserError: the version was exported from other towers, or the table is not a catalogue for them.
     """
     corpus, arrays, models = load_for_export(run_config)
-    towers = fingerprint_towers(run_config, corpus, models, arrays["item_svd"])
+    towers = fingerprint_towers(run_config, corpus, models, arrays)
     _require_same_towers(towers, run_config.train.run_dir, version_dir)
     config = dataclasses.replace(load_config(extra_config_dir(version_dir)), train=run_config.train)
     exported, spec = load_extra(version_dir), _table_spec(config.data, corpus, catalogue)
@@ -76,7 +76,7 @@ def refresh_version(run_config: Config, version_dir: str, catalogue: Catalogue) 
     item_stats = arrays["item_stats"][row]
     if catalogue.new_items == "typical":
         item_stats = _with_typical_stats(item_stats, refreshed.corpus, row)
-    arrays = arrays | {"item_stats": item_stats}
+    arrays = arrays | {"item_stats": item_stats, "taste_rows": arrays["taste_rows"][:, row]}
     return RefreshedVersion(Source(config, refreshed.corpus, arrays, models, towers), refreshed.counts)
 
 
