@@ -97,8 +97,9 @@ def _save(plan: dict[str, int], folder: str) -> None:
     corpus, rng = _make_corpus(plan["items"], plan["categories"]), np.random.default_rng(1)
     svd = rng.standard_normal([corpus.num_items, config.model.svd_dim], np.float32) * np.float32(0.1)
     models = build_models(config, corpus, svd)
-    stats = [np.zeros([size, 3], np.float32) for size in (corpus.num_items, corpus.num_categories)]
-    model = MultiContextRetriever(config, corpus, models.retriever, models.interest, *stats, svd[None])
+    item, category = (np.zeros([size, 3], np.float32) for size in (corpus.num_items, corpus.num_categories))
+    arrays = {"item_stats": item, "category_stats": category, "taste_rows": svd[None]}
+    model = MultiContextRetriever(config, corpus, models.retriever, models.interest, arrays)
     signature = make_signatures(model, config.retrieval)["serving_default"]
     tf.saved_model.save(model, folder, signatures={"serving_default": signature})
 

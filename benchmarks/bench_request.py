@@ -91,8 +91,7 @@ def _save(config: Config, folder: str) -> dict[str, Any]:
     from longretriever_tf.retrieval.signatures import make_signatures
 
     corpus, arrays, models = load_for_export(config)
-    stats = arrays["item_stats"], arrays["category_stats"], arrays["taste_rows"]
-    model = MultiContextRetriever(config, corpus, models.retriever, models.interest, *stats)
+    model = MultiContextRetriever(config, corpus, models.retriever, models.interest, arrays)
     model.encode_padded = _padded_tower(model, config)
     whole = make_signatures(model, config.retrieval)["serving_default"]
     tf.saved_model.save(model, os.path.join(folder, "model"), signatures=_parts(model, config) | {"search": whole})

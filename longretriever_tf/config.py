@@ -183,8 +183,8 @@ class TrainConfig:
     taste_folds: int = _field(
         4,
         "user_context: a life's token is read through an SVD fitted without the users of its fold, one of so many, "
-        "told by how the life begins; an export holds as many tables of --svd_dim numbers per item. 0: through the SVD of "
-        "all, which has seen the user's future in training and the user's past in requests.",
+        "told by how the life begins; an export holds as many tables of --svd_dim numbers per item. 0: through the SVD "
+        "of all, which has seen the user's future in training and the user's past in requests.",
     )
     seed: int = _field(1, "Seed of weights, order, dropout: same seed, same run.")
     mixed_precision: bool = _field(False, "Compute the Transformer in bfloat16. Changes speed, results slightly.")

@@ -146,8 +146,7 @@ def test_recommend_explains_each_step(trained):
 @pytest.fixture(scope="module")
 def served(trained):
     corpus, arrays, models = load_for_export(trained.config)
-    stats = arrays["item_stats"], arrays["category_stats"], arrays["taste_rows"]
-    model = MultiContextRetriever(trained.config, corpus, models.retriever, models.interest, *stats)
+    model = MultiContextRetriever(trained.config, corpus, models.retriever, models.interest, arrays)
     model.index, report = build_index(trained.config.index, model.index, corpus, {})
     return model, corpus, report
 

@@ -22,8 +22,7 @@ class Asker:
         config = trained.config
         self.corpus, arrays = load_saved(trained.run_dir)
         models = load_models(config, self.corpus, arrays["item_svd"])
-        stats = arrays["item_stats"], arrays["category_stats"], arrays["taste_rows"]
-        served = MultiContextRetriever(config, self.corpus, models.retriever, models.interest, *stats)
+        served = MultiContextRetriever(config, self.corpus, models.retriever, models.interest, arrays)
         self._call = make_signatures(served, config.retrieval)["serving_default"]
         self.defaults = default_columns(config.retrieval, tf.int64)
         self.log = load_log(config.data)

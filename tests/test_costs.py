@@ -32,9 +32,9 @@ def corpus():
 @pytest.fixture(scope="module")
 def signatures(corpus):
     models = build_models(CONFIG, corpus, np.zeros([corpus.num_items, 3], np.float32))
-    stats = [np.zeros([size, 3], np.float32) for size in (corpus.num_items, corpus.num_categories)]
-    taste_rows = np.zeros([2, corpus.num_items, 3], np.float32)
-    model = MultiContextRetriever(CONFIG, corpus, models.retriever, models.interest, *stats, taste_rows)
+    item, category = (np.zeros([size, 3], np.float32) for size in (corpus.num_items, corpus.num_categories))
+    arrays = dict(item_stats=item, category_stats=category, taste_rows=np.stack([item, item]))
+    model = MultiContextRetriever(CONFIG, corpus, models.retriever, models.interest, arrays)
     return make_signatures(model, CONFIG.retrieval)
 
 

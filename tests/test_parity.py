@@ -378,9 +378,7 @@ def test_eq3_falls_back_to_popular_categories_for_an_empty_life_and_says_so(part
         parts.corpus,
         parts.models.retriever,
         parts.models.interest,
-        arrays["item_stats"],
-        arrays["category_stats"],
-        arrays["taste_rows"],
+        arrays,
     )
     ask = make_signatures(served, retrieval)["serving_default"]
     columns = parts.columns(parts.users[:2]) | options(seed=5)

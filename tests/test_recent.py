@@ -135,9 +135,8 @@ def test_evaluation_and_export_read_what_the_oracle_reads(ready):
     )
     paper, scores = scorer.interest(users, "paper"), scorer.score(users)
     stats = prepared.stats
-    served = MultiContextRetriever(
-        config, corpus, models.retriever, models.interest, stats.item[-1], stats.category[-1], prepared.taste_rows
-    )
+    arrays = dict(item_stats=stats.item[-1], category_stats=stats.category[-1], taste_rows=prepared.taste_rows)
+    served = MultiContextRetriever(config, corpus, models.retriever, models.interest, arrays)
     ask = make_signatures(served, config.retrieval)["serving_default"]
     rng = np.random.default_rng(3)
     for row, user in enumerate(users):

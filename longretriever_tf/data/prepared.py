@@ -132,7 +132,8 @@ def save_prepared(run_dir: str, prepared: Prepared) -> None:
 
 
 def load_saved(run_dir: str) -> tuple[Corpus, dict[str, np.ndarray]]:
-    """Reads what `save_prepared` wrote: the corpus, and `item_stats` [V, 3], `category_stats` [C, 3], `item_svd`, `taste_rows`.
+    """Reads what `save_prepared` wrote: the corpus, and `item_stats` [V, 3], `category_stats` [C, 3], `item_svd`,
+    `taste_rows`.
 
     Raises:
       UserError: the run stopped before it wrote them.

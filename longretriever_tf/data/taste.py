@@ -1,10 +1,10 @@
 """What a whole life says across categories: the decayed sum of its items' SVD rows. Imports no TensorFlow.
 
-The user tower reads one category at a time; this vector carries what the rest of the life says of it. The SVD of a user's
-taste must not have seen that user: in training, co-occurrence fitted on the user's own future would tell the targets
-away; in a request, the user's own past would make what is owned look like everybody's taste. So tastes are cross-fitted:
-lives fall into folds, and those of a fold are read through an SVD of the other folds' users, rotated onto the full one.
-A fold is told by how a life begins, which a raw history says too: requests need no user id, and find the same fold.
+The user tower reads one category at a time; this vector carries what the rest of the life says of it. The SVD of a
+user's taste must not have seen that user: in training, co-occurrence fitted on the user's own future would tell the
+targets away; in a request, the user's own past would make what is owned look like everybody's taste. So tastes are
+cross-fitted: lives fall into folds, and those of a fold are read through an SVD of the other folds' users, rotated onto
+the full one. A fold is told by how a life begins, which a raw history says too: requests need no user id.
 """
 
 from typing import Any

@@ -38,9 +38,8 @@ class MultiContextRetriever(tf.Module):
       corpus: the corpus.
       retriever: trained towers.
       interest: trained interest score.
-      item_stats: as of the cut, [V, 3].
-      category_stats: as of the cut, [C, 3].
-      taste_rows: what the life token reads, a table per fold, [K, V, D]; D = 0 where the tower has none.
+      arrays: as of the cut: `item_stats` [V, 3], `category_stats` [C, 3], and `taste_rows`, what the life token reads,
+        a table per fold, [K, V, D]; D = 0 where the tower has none.
       fingerprint: of the towers and the catalogue; the model refuses variables that do not belong to its graph.
     """
 
@@ -50,9 +49,7 @@ class MultiContextRetriever(tf.Module):
         corpus: Corpus,
         retriever: LongRetriever,
         interest: InterestModel,
-        item_stats: np.ndarray,
-        category_stats: np.ndarray,
-        taste_rows: np.ndarray,
+        arrays: Mapping[str, np.ndarray],
         fingerprint: Fingerprint = UNSTAMPED,
     ) -> None:
         super().__init__(name="multi_context_retriever")
@@ -74,12 +71,13 @@ class MultiContextRetriever(tf.Module):
         self._category_size = tf.constant(corpus.category_size, tf.float32)
         self._num_offered = corpus.num_offered
         self._has_items = tf.constant(np.diff(corpus.category_offset) > 0)
-        self._item_stats = tf.Variable(item_stats[None], trainable=False, name="item_stats")
-        self._category_stats = tf.constant(category_stats[None])
+        self._item_stats = tf.Variable(arrays["item_stats"][None], trainable=False, name="item_stats")
+        self._category_stats = tf.constant(arrays["category_stats"][None])
         self._user_tower, self._interest = retriever.user_tower, interest
+        taste_rows = arrays["taste_rows"]
         self._num_folds, _, dim = taste_rows.shape
         self._taste_rows = tf.Variable(taste_rows.reshape(-1, dim), trainable=False, name="taste_rows") if dim else None
-        vectors, bias = embed_corpus(retriever, corpus, item_stats)
+        vectors, bias = embed_corpus(retriever, corpus, arrays["item_stats"])
         # Two copies on purpose: one is gathered (tokens), one is read densely by the index; sharing one variable would
         # make each dense read copy it.
         self._token_vectors = tf.Variable(vectors, trainable=False, name="token_vectors")

@@ -78,9 +78,7 @@ def publish(source: Source, export_dir: str, version: int, replay: Callable[[str
         corpus,
         models.retriever,
         models.interest,
-        arrays["item_stats"],
-        arrays["category_stats"],
-        arrays["taste_rows"],
+        arrays,
         Fingerprint(towers, fingerprint_items(corpus)),
     )
     categories = searched_by_scann(config.index, corpus.category_offset)
