@@ -88,10 +88,10 @@ def read_lives(
 
 def _begin(is_past: tf.Tensor, timestamp: tf.Tensor) -> tf.Tensor:
     """The first two moments of each life, [B, 2]; a very late time for a life without events."""
-    past = tf.where(is_past, timestamp, timestamp.dtype.max)
+    past = tf.where(is_past, timestamp, tf.int64.max)
     first = tf.reduce_min(past, 1)
-    second = tf.reduce_min(tf.where(past > first[:, None], past, timestamp.dtype.max), 1)
-    return tf.stack([first, tf.where(second < timestamp.dtype.max, second, first)], 1)
+    second = tf.reduce_min(tf.where(past > first[:, None], past, tf.int64.max), 1)
+    return tf.stack([first, tf.where(second < tf.int64.max, second, first)], 1)
 
 
 def keep_visible(is_past: tf.Tensor, timestamp: tf.Tensor, history_events: int) -> tf.Tensor:
