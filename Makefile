@@ -72,8 +72,15 @@ doctest: $(STAMP) ## the examples in docstrings and documents (make test runs th
 docs: $(STAMP) ## the API reference from the docstrings, as HTML: build/docs/index.html
 	$(PY) .ci/write_docs.py build/docs
 
-bench: $(STAMP) ## every benchmarks/bench_*.py, one after the other
-	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) "$$script" || exit 1; done
+bench: $(STAMP) ## every benchmark on this machine and one table: results/benchmarks.md; needs `make demo` first, an hour
+	$(PY) benchmarks/bench_training.py --flagfile=configs/demo.flags --bench_batches=1500 --output=results/bench_training.json
+	$(PY) benchmarks/bench_plain_training.py --flagfile=configs/demo.flags --num_layers=2 --output=results/bench_plain_training.json
+	$(PY) benchmarks/bench_request.py --run_dir=$(RUN_DIR) --output=results/bench_request.json
+	$(PY) benchmarks/bench_growth.py --output=results/bench_growth.json
+	$(PY) benchmarks/bench_exports.py --run_dir=$(RUN_DIR) --output=results/bench_exports.json
+	$(PY) benchmarks/bench_serving.py --export_dir=$(EXPORT_DIR) --output=results/bench_serving.json
+	$(PY) benchmarks/bench_peers.py --flagfile=configs/mind.flags --cut=validation --output=results/bench_peers.json
+	$(PY) benchmarks/write_table.py
 
 doctor: $(STAMP) ## versions, devices, what is missing: paste it into an issue
 	$(PY) -m longretriever_tf.doctor
