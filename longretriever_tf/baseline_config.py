@@ -39,7 +39,10 @@ _READERS: dict[str, dict[str, tuple[str, ...]]] = {
         ("max_length", "subsequence", "max_events", "profile", "user_context", "taste_dropout", "copy", "item_stats"),
         (LONGRETRIEVER,),
     ),
-    "train": dict.fromkeys(("in_context", "small_category", "taste_folds"), (LONGRETRIEVER,))
+    "train": dict.fromkeys(
+        ("in_context", "small_category", "taste_folds", "device_input", "steps_per_call", "batches_per_step"),
+        (LONGRETRIEVER,),
+    )
     | {"mixed_precision": (LONGRETRIEVER, "two_tower")},
     "baseline": {
         "recent_length": BASELINES,

@@ -186,7 +186,7 @@ class TrainConfig:
         "told by how the life begins; an export holds as many tables of --svd_dim numbers per item. 0: through the SVD "
         "of all, which has seen the user's future in training and the user's past in requests.",
     )
-    seed: int = _field(1, "Seed of weights, order, dropout: same seed, same run.")
+    seed: int = _field(1, "Seed of weights, order, dropout: same seed, same run; on a GPU, to rounding.")
     mixed_precision: bool = _field(False, "Compute the Transformer in bfloat16. Changes speed, results slightly.")
     xla: bool = _field(
         False,

@@ -84,12 +84,12 @@ def _check_values(config: Any) -> None:
     ):
         for name in names:
             require(getattr(section, name) >= 0, f"--{name}={getattr(section, name)}: expected 0 or more")
-    require(0 <= model.taste_dropout < 1, f"--taste_dropout={model.taste_dropout}: expected at least 0 and below 1")
+    require(0 <= model.taste_dropout <= 0.99, f"--taste_dropout={model.taste_dropout}: expected 0 to 0.99")
     require(
         train.taste_folds != 1, "--taste_folds=1: expected 0 or at least 2; one fold would leave nobody to learn from"
     )
-    require(0 <= model.dropout < 1, f"--dropout={model.dropout}: expected at least 0 and below 1")
-    require(0 <= model.unknown_rate < 1, f"--unknown_rate={model.unknown_rate}: expected at least 0 and below 1")
+    require(0 <= model.dropout <= 0.99, f"--dropout={model.dropout}: expected 0 to 0.99")
+    require(0 <= model.unknown_rate <= 0.99, f"--unknown_rate={model.unknown_rate}: expected 0 to 0.99")
     require(0 < index.scann_recall <= 1, f"--scann_recall={index.scann_recall}: expected above 0 and at most 1")
     require(retrieval.max_k >= 100, f"--max_k={retrieval.max_k}: expected at least 100, what requests get by default")
     require(
@@ -127,6 +127,10 @@ def _check_combinations(config: Any) -> None:
     require(
         train.loss == "full" or not train.device_input,
         f"--device_input with --loss={train.loss}: batches on the device hold whole categories; use --loss=full",
+    )
+    require(
+        train.device_input or train.batches_per_step == 1,
+        f"--batches_per_step={train.batches_per_step} belongs to --device_input: add it, or leave the flag out",
     )
     require(
         train.in_context or train.loss == "in_batch",

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from collections.abc import Iterable
 
+from longretriever_tf.errors import UserError
+
 _STYLE = {
     "figure.figsize": (8, 4.2),
     "figure.dpi": 100,
@@ -72,8 +74,14 @@ def scalars(run_dir: str, tag: str) -> tuple[list[float], list[float]]:
     Args:
       run_dir: of the run.
       tag: towers/loss, towers/validation, interest/loss, ...
+
+    Raises:
+      UserError: the run has no such curve.
     """
     from longretriever_tf.plots.board import read_scalars
 
-    points = read_scalars(os.path.join(run_dir, "tensorboard"))[tag]
+    found = read_scalars(os.path.join(run_dir, "tensorboard"))
+    if tag not in found:
+        raise UserError(f"tag={tag!r}: {run_dir!r} has {', '.join(sorted(found)) or 'no scalars'}")
+    points = found[tag]
     return [step for step, _ in points], [value for _, value in points]

@@ -10,7 +10,7 @@ from longretriever_tf.config import Config, ModelConfig, TrainConfig
 from longretriever_tf.data.batches import BatchSource, plan_epoch
 from longretriever_tf.data.interest_batches import InterestSource, LifeReader
 from longretriever_tf.data.prepared import prepare, prepare_examples
-from longretriever_tf.data.taste import fit_folds, fold_of_users
+from longretriever_tf.data.taste import fit_folds, fold_of_users, item_keys
 from longretriever_tf.schema import DAY_S
 
 CUT = START + 130 * DAY_S
@@ -198,7 +198,7 @@ def test_the_taste_of_a_life_is_strictly_past_and_of_other_folds(train):
     ready = make_ready(make_config({"svd_dim": 5}, taste_folds=3, **train))
     prepared, examples, log = ready.prepared, ready.examples, ready.prepared.log
     folds = fit_folds(log, prepared.corpus, prepared.item_svd, 3, ready.config.train.seed)
-    fold = fold_of_users(log, 3)
+    fold = fold_of_users(log, item_keys(prepared.corpus.item_id), 3)
     rows = np.arange(0, len(examples), 17)
     taste = ready.source.build(rows).taste.numpy()
     for row, x in enumerate(rows):
@@ -218,7 +218,8 @@ def test_a_folds_svd_has_not_seen_its_users():
     prepared = prepare(config, crowded_world(seed=13), CUT)
     log, corpus = prepared.log, prepared.corpus
     folds = fit_folds(log, corpus, prepared.item_svd, 3, 1)
-    mine = fold_of_users(log, 3)[log.event_user()] == 1
+    later = log.timestamp > log.timestamp[log.offset[log.event_user()]]  # how a life begins tells its fold
+    mine = later & (fold_of_users(log, item_keys(corpus.item_id), 3)[log.event_user()] == 1)
     item = log.item.copy()
     item[mine] = np.random.default_rng(1).permutation(item[mine])
     other = fit_folds(dataclasses.replace(log, item=item), corpus, prepared.item_svd, 3, 1)

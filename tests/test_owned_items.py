@@ -10,7 +10,7 @@ from small_lives import encode, random_lives
 from longretriever_tf.data import taste
 from longretriever_tf.data.hard_search import Events
 from longretriever_tf.data.owned_items import find_owned, life_taste
-from longretriever_tf.data.raw_lives import read_lives
+from longretriever_tf.data.raw_lives import read_folds
 
 NUM_ITEMS, NUM_CATEGORIES = 23, 5
 
@@ -55,33 +55,57 @@ def test_tastes_are_scaled_sums_and_0_without_a_life():
     np.testing.assert_allclose(got, taste.LENGTH * sums / np.maximum(lengths, 1e-6), rtol=1e-4, atol=1e-5)
 
 
+KEYS = taste.item_keys(np.array([f"item {v}" for v in range(NUM_ITEMS)]))
+NOW = 1_600_000_000
+
+
+def folds_of_requests(lives, num_folds):
+    """Folds by the graph: each life shuffled, padded, with events that no request reads."""
+    rng = np.random.default_rng(3)
+    width = 5 + max(map(len, lives))
+    item, timestamp = (np.zeros([len(lives), width], kind) for kind in (np.int32, np.int64))
+    for row, life in enumerate(lives):
+        events = life + [(1, 1_400_000_000), (4, NOW), (4, NOW + 5)]  # an unknown item before all; now; later
+        at = rng.permutation(width)[: len(events)]
+        item[row, at], timestamp[row, at] = zip(*events, strict=True)
+    columns = (item, timestamp, np.full(len(lives), NOW), KEYS)
+    return read_folds(*map(tf.constant, columns), num_folds).numpy()
+
+
 @pytest.mark.parametrize("num_folds", [1, 2, 4, 7])
 def test_a_raw_life_finds_the_fold_of_its_user(num_folds):
-    """Shuffled, padded, with events that no request reads: what came first stays first."""
     lives = [[event for event in life if event[0] >= 2] for life in random_lives(7, 60)]
-    lives += [[(2, 41)], [(2, 41), (3, 41)], [(5, 41), (2, 57)]]  # one moment, twice; and another beginning
+    lives += [[(2, 41)], [(2, 41), (2, 41)], [(2, 41), (5, 57)], [(3, 41)], [(2, 41), (3, 41)]]
     lives = [[(item, 1_500_000_000 + 86_400 * day) for item, day in life] for life in lives]
-    expected = taste.fold_of_users(encode(lives), num_folds)
+    expected = taste.fold_of_users(encode(lives), KEYS, num_folds)
     assert set(expected.tolist()) == set(range(num_folds))
-    item, timestamp = (np.zeros([len(lives), 40], kind) for kind in (np.int32, np.int64))
-    rng, now = np.random.default_rng(3), 1_600_000_000
-    for row, life in enumerate(lives):
-        unread = [(1, 1_400_000_000), (4, now), (4, now + 5)]  # an unknown item before all; now; later
-        events = life + unread
-        at = rng.permutation(40)[: len(events)]
-        item[row, at], timestamp[row, at] = zip(*events, strict=True)
-    category = np.zeros(NUM_ITEMS, np.int32)
-    time = np.full(len(lives), now)
-    read = read_lives(*map(tf.constant, (item, timestamp, np.ones(item.shape, np.float32), time, category)), 1)
-    found = taste.fold_of_lives(read.beginning[:, 0], read.beginning[:, 1], num_folds).numpy()
+    found = folds_of_requests(lives, num_folds)
     some = np.array([len(life) > 0 for life in lives])
     np.testing.assert_array_equal(found[some], expected[some])
     assert found.min() >= 0 and found.max() < num_folds
-    assert expected[-3] == expected[-2]
+    assert len(set(expected[-5:-2])) == 1  # an item twice, and what comes later, change nothing
 
 
-def test_folds_are_of_like_size_where_lives_begin_at_midnight():
+def test_the_latest_events_with_the_beginning_find_the_fold():
+    lives = [[(2 + v % 20, NOW - 86_400 * (60 - day)) for day, v in enumerate(range(u, u + 50))] for u in range(30)]
+    expected = taste.fold_of_users(encode(lives), KEYS, 4)
+    np.testing.assert_array_equal(folds_of_requests([life[:1] + life[-7:] for life in lives], 4), expected)
+    assert (folds_of_requests([life[-7:] for life in lives], 4) != expected).any()
+
+
+def test_item_keys_follow_the_raw_id_alone():
+    ids = np.array([5, 7, 10**12, -3])
+    np.testing.assert_array_equal(taste.item_keys(ids)[::-1], taste.item_keys(ids[::-1]))
+    names = np.array(["", "?", "a long name of an item", "é"])
+    np.testing.assert_array_equal(taste.item_keys(names[2:]), taste.item_keys(names)[2:])
+    for keys in (taste.item_keys(ids), taste.item_keys(names)):
+        assert keys.min() >= 0 and keys.max() < 2**31 and len(set(keys.tolist())) == len(keys)
+
+
+@pytest.mark.parametrize("first", ["one time", "forty midnights"])
+def test_folds_are_of_like_size_however_coarse_the_clock(first):
     rng = np.random.default_rng(5)
-    first = 1_500_000_000 // 86_400 * 86_400 + 86_400 * rng.integers(0, 40, 4_000)
-    fold = taste.fold_of_lives(first, first + 86_400 * rng.integers(0, 30, 4_000), 4)
-    assert np.bincount(fold, minlength=4).min() > 0.15 * 4_000
+    day = 0 if first == "one time" else rng.integers(0, 40, 4_000)
+    moment = np.full(4_000, 1_500_000_000 // 86_400 * 86_400) + 86_400 * day
+    key = taste.item_keys(rng.integers(0, 500, 4_000))
+    assert np.bincount(taste.fold_of_lives(moment, key, 4), minlength=4).min() > 0.15 * 4_000

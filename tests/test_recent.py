@@ -17,7 +17,7 @@ from longretriever_tf.data.corpus import encode_log, fit_corpus
 from longretriever_tf.data.interest_batches import InterestSource, LifeReader
 from longretriever_tf.data.prepared import prepare, prepare_examples
 from longretriever_tf.data.recent import visible_lives
-from longretriever_tf.data.taste import fold_of_users
+from longretriever_tf.data.taste import fold_of_users, item_keys
 from longretriever_tf.models.build import build_models
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.scorer import LongRetrieverScorer
@@ -116,7 +116,7 @@ def test_training_reads_only_visible_events(ready):
             np.testing.assert_allclose(batch.features[0, :, :13], [x for _, x in expected], rtol=1e-4, atol=4e-5)
             activity = reference.activity_at([b.timestamp for b in life], time)
             np.testing.assert_allclose(batch.features[0, :, 16:], [activity] * len(expected), rtol=1e-4, atol=1e-5)
-        table = folds[fold_of_users(prepared.log, len(folds))[examples.user[row]]]
+        table = folds[fold_of_users(prepared.log, item_keys(corpus.item_id), len(folds))[examples.user[row]]]
         taste = sum(2 ** (-(time - b.timestamp) / 86400 / 90) * table[index[b.item]] for b in life) + np.zeros(3)
         np.testing.assert_allclose(batch.taste[0], 3 * taste / max(np.linalg.norm(taste), 1e-6), rtol=1e-4, atol=1e-5)
     history_events = config.model.history_events

@@ -71,4 +71,4 @@ def life_taste(owned: OwnedItems, taste_rows: tf.Tensor, first_row: tf.Tensor, n
 
     # Life by life: the rows of a whole batch could be gigabytes.
     sums = tf.while_loop(lambda row, *_: row < num_requests, one, (0, 0, sums), parallel_iterations=1)[2]
-    return taste.LENGTH * tf.math.l2_normalize(sums.stack(), 1, epsilon=1e-12)
+    return taste.LENGTH * tf.math.l2_normalize(sums.stack(), 1, epsilon=taste.LEAST)

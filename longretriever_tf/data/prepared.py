@@ -15,7 +15,7 @@ from longretriever_tf.data.item_svd import fit_item_svd
 from longretriever_tf.data.load import load_log
 from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.data.splits import Cuts, global_time_cuts
-from longretriever_tf.data.taste import build_tastes, fit_folds
+from longretriever_tf.data.taste import build_tastes, fit_folds, item_keys
 from longretriever_tf.errors import UserError
 from longretriever_tf.files import explain_os_errors
 
@@ -94,7 +94,7 @@ def _prepare_at(
     config: Config, corpus: Corpus, encoded: EncodedLog, grid: np.ndarray, item_svd: np.ndarray, taste_rows: np.ndarray
 ) -> Prepared:
     stats = build_item_stats(encoded, corpus.item_category, grid, corpus.num_categories)
-    tastes = build_tastes(encoded, taste_rows, grid, config.model.history_events)
+    tastes = build_tastes(encoded, item_keys(corpus.item_id), taste_rows, grid, config.model.history_events)
     return Prepared(corpus, encoded, build_category_order(encoded, corpus), stats, item_svd, tastes, taste_rows)
 
 

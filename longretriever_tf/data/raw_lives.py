@@ -7,6 +7,7 @@ import tensorflow as tf
 from longretriever_tf import schema
 from longretriever_tf.data.hard_search import Events
 from longretriever_tf.data.owned_items import OwnedItems, find_owned
+from longretriever_tf.data.taste import fold_of_lives
 
 _FOREVER_S = 1 << 40
 """Events further apart than this, 35,000 years, count as of one time."""
@@ -20,14 +21,12 @@ class RawLives(NamedTuple):
       timestamp: [n] int64 seconds.
       owned: the distinct items.
       run: row * C + category of each event, [n] int32.
-      beginning: the first two moments of each whole life, the one moment twice where there is no other, [B, 2] int64.
     """
 
     life: Events
     timestamp: tf.Tensor
     owned: OwnedItems
     run: tf.Tensor
-    beginning: tf.Tensor
 
 
 class Runs(NamedTuple):
@@ -68,9 +67,7 @@ def read_lives(
       history_events: only the latest so many events of each life are there; 0: all. See `data.recent`.
     """
     seconds = time[:, None] - timestamp
-    is_past = (item >= schema.FIRST_KNOWN) & (timestamp > 0) & (seconds > 0)
-    beginning = _begin(is_past, timestamp)
-    keep = keep_visible(is_past, timestamp, history_events)
+    keep = keep_visible(_is_past(item, timestamp, time), timestamp, history_events)
     row = tf.broadcast_to(tf.range(tf.shape(item)[0])[:, None], tf.shape(item))
     age = tf.cast(seconds, tf.float32) / schema.DAY_S
     columns = [tf.reshape(column, [-1]) for column in (row, item, age, weight, timestamp)]
@@ -83,15 +80,30 @@ def read_lives(
     row, item, age, weight, timestamp = tf.cond(tf.reduce_all(keep), lambda: columns, kept)
     life = Events(row, item, age, weight)
     owned = find_owned(life, item_category, tf.size(time), num_categories)
-    return RawLives(life, timestamp, owned, tf.gather(owned.run, owned.place), beginning)
+    return RawLives(life, timestamp, owned, tf.gather(owned.run, owned.place))
 
 
-def _begin(is_past: tf.Tensor, timestamp: tf.Tensor) -> tf.Tensor:
-    """The first two moments of each life, [B, 2]; a very late time for a life without events."""
+def read_folds(
+    item: tf.Tensor, timestamp: tf.Tensor, time: tf.Tensor, item_key: tf.Tensor, num_folds: int
+) -> tf.Tensor:
+    """`data.taste.fold_of_users` of raw histories, whose columns are those of `read_lives`: [B] int64.
+
+    Args:
+      item, timestamp, time: see `read_lives`; however much of a life is visible, its beginning counts.
+      item_key: from `data.taste.item_keys`, [V] int64.
+      num_folds: K.
+    """
+    is_past = _is_past(item, timestamp, time)
     past = tf.where(is_past, timestamp, tf.int64.max)
     first = tf.reduce_min(past, 1)
-    second = tf.reduce_min(tf.where(past > first[:, None], past, tf.int64.max), 1)
-    return tf.stack([first, tf.where(second < tf.int64.max, second, first)], 1)
+    begins = is_past & (past == first[:, None])
+    key = tf.reduce_max(tf.where(begins, tf.gather(item_key, item), 0), 1)
+    # A row without events, and a batch without columns, have nothing to read: any fold will do.
+    return fold_of_lives(tf.where(tf.reduce_any(is_past, 1), first, 0), tf.maximum(key, 0), num_folds)
+
+
+def _is_past(item: tf.Tensor, timestamp: tf.Tensor, time: tf.Tensor) -> tf.Tensor:
+    return (item >= schema.FIRST_KNOWN) & (timestamp > 0) & (timestamp < time[:, None])
 
 
 def keep_visible(is_past: tf.Tensor, timestamp: tf.Tensor, history_events: int) -> tf.Tensor:

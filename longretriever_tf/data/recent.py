@@ -1,4 +1,4 @@
-"""The rule of --history_events: of a whole life, only the H latest events are there to be read.
+"""The rule of --history_events: of a whole life, only the H latest events are read (and how it began: `data.taste`).
 
 An event is visible if fewer than H events of the life lie strictly between it and the request. So the moment (basket)
 that the border falls into counts whole, and the order of simultaneous events, which a request need not keep, decides

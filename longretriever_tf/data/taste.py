@@ -4,9 +4,12 @@ The user tower reads one category at a time; this vector carries what the rest o
 user's taste must not have seen that user: in training, co-occurrence fitted on the user's own future would tell the
 targets away; in a request, the user's own past would make what is owned look like everybody's taste. So tastes are
 cross-fitted: lives fall into folds, and those of a fold are read through an SVD of the other folds' users, rotated onto
-the full one. A fold is told by how a life begins, which a raw history says too: requests need no user id.
+the full one. A fold is told by how a life begins, which a raw history says too: requests need no user id, but must send
+the beginning. Of a life without it, every table but one has seen the user: no error, a little of the gain is lost.
 """
 
+import os
+import zlib
 from typing import Any
 
 import numpy as np
@@ -17,12 +20,16 @@ from longretriever_tf.data.corpus import Corpus, EncodedLog
 from longretriever_tf.data.item_svd import fit_item_svd
 from longretriever_tf.data.ranges import flat_ranges
 from longretriever_tf.data.recent import visible_lives
+from longretriever_tf.errors import UserError
 
 HALF_LIFE_DAYS = 90.0
 LENGTH = 3.0
 """Length of a taste vector: entries are then of the size of standardised features."""
 
 _PRIME = 2**31 - 1
+
+LEAST = 1e-30
+"""Squared sums below this, of lives that ended decades ago, shrink to 0."""
 
 
 def fit_folds(log: EncodedLog, corpus: Corpus, item_svd: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
@@ -40,7 +47,7 @@ def fit_folds(log: EncodedLog, corpus: Corpus, item_svd: np.ndarray, num_folds: 
     """
     if not num_folds:
         return item_svd[None]
-    event_fold = fold_of_users(log, num_folds)[log.event_user()]
+    event_fold = fold_of_users(log, item_keys(corpus.item_id), num_folds)[log.event_user()]
     tables = []
     for fold in range(num_folds):
         part = fit_item_svd(log, corpus, item_svd.shape[1], seed, event_fold != fold).astype(np.float64)
@@ -49,50 +56,76 @@ def fit_folds(log: EncodedLog, corpus: Corpus, item_svd: np.ndarray, num_folds: 
     return np.stack(tables)
 
 
-def fold_of_lives(first: Any, second: Any, num_folds: int) -> Any:
+def item_keys(item_id: np.ndarray) -> np.ndarray:
+    """A number for each item by its raw id alone, the same in every corpus and process: [V] int64 below 2**31."""
+    if item_id.dtype.kind in "iu":
+        return item_id.astype(np.int64) % _PRIME * 1_012_924_417 % _PRIME
+    return np.array([zlib.crc32(raw.encode()) for raw in item_id.tolist()], np.int64) % _PRIME
+
+
+def fold_of_lives(first: Any, key: Any, num_folds: int) -> Any:
     """Fold of each life, below `num_folds`; NumPy arrays and tensors alike.
 
     Args:
-      first: time of the life's first event, seconds UTC, int64.
-      second: time of the first event after that moment, or `first` again where there is none.
+      first: time of the life's first events, seconds UTC, int64.
+      key: the largest of the `item_keys` of their items, int64. Logs whose lives all begin at one time tell them apart
+        by this.
       num_folds: K, at least 1.
     """
-    mixed = first % _PRIME * 1_012_924_417 + second % _PRIME * 906_185_749  # below 2**62
+    mixed = first % _PRIME * 1_012_924_417 + key * 906_185_749  # below 2**62
     return mixed % _PRIME // 32_768 % num_folds
 
 
-def fold_of_users(log: EncodedLog, num_folds: int) -> np.ndarray:
-    """Fold of each user of a log, [U] int64; whoever has no life is in fold 0."""
-    is_first = np.diff(log.event_user(), prepend=-1) != 0
-    is_moment = is_first | (np.diff(log.timestamp, prepend=0) != 0)
-    moments = np.flatnonzero(is_moment)
-    user = log.event_user()[moments]
-    starts = np.flatnonzero(is_first[moments])
-    follows = np.minimum(starts + 1, len(moments) - 1)
-    second = np.where(user[follows] == user[starts], follows, starts)
-    time = log.timestamp[moments]
-    fold = np.zeros(log.num_users, np.int64)
-    fold[user[starts]] = fold_of_lives(time[starts], time[second], max(num_folds, 1))
+def fold_of_users(log: EncodedLog, item_key: np.ndarray, num_folds: int) -> np.ndarray:
+    """Fold of each user of a log, [U] int64; whoever has no life is in fold 0.
+
+    Args:
+      log: the encoded log.
+      item_key: from `item_keys`, [V].
+      num_folds: K.
+    """
+    fold, living = np.zeros(log.num_users, np.int64), np.flatnonzero(np.diff(log.offset) > 0)
+    if not len(living):
+        return fold
+    user = log.event_user()
+    first = np.zeros(log.num_users, np.int64)
+    first[living] = log.timestamp[log.offset[living]]
+    key = np.zeros(log.num_users, np.int64)
+    begins = np.flatnonzero(log.timestamp == first[user])
+    np.maximum.at(key, user[begins], item_key[log.item[begins]])
+    fold[living] = fold_of_lives(first[living], key[living], max(num_folds, 1))
     return fold
 
 
-def build_tastes(log: EncodedLog, taste_rows: np.ndarray, grid: np.ndarray, history_events: int = 0) -> np.ndarray:
+def build_tastes(
+    log: EncodedLog, item_key: np.ndarray, taste_rows: np.ndarray, grid: np.ndarray, history_events: int = 0
+) -> np.ndarray:
     """Tastes of all users at the moments of `grid`, from events strictly before each.
 
     Args:
       log: the encoded log.
+      item_key: from `item_keys`, [V].
       taste_rows: from `fit_folds`, [K, V, D]; each user is read through the table of the own fold.
       grid: seconds UTC, ascending, [S] int64.
       history_events: see `data.recent`; 0: the whole life.
 
     Returns:
       [S, U, D] float32, rows of length `LENGTH`, or 0 for an empty life.
+
+    Raises:
+      UserError: they would fill more than half of the machine's memory.
     """
     num_folds, num_items, dim = taste_rows.shape
+    room, memory = 4 * len(grid) * log.num_users * dim, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if room > 0.5 * memory:
+        raise UserError(
+            f"--user_context: tastes of {log.num_users:,} users at {len(grid)} moments fill {room / 1e9:.0f} GB, and "
+            f"this machine has {memory / 1e9:.0f} GB; lower --num_snapshots or --svd_dim, or use --nouser_context"
+        )
     tastes = np.zeros((len(grid), log.num_users, dim), np.float32)
     if not dim:
         return tastes
-    fold, num_users = fold_of_users(log, num_folds), log.num_users
+    fold, num_users = fold_of_users(log, item_key, num_folds), log.num_users
     everyone = np.tile(np.arange(num_users), len(grid))
     start, stop = visible_lives(log, everyone, np.repeat(grid, num_users), history_events)
     for row, moment in enumerate(grid.tolist()):
@@ -107,5 +140,5 @@ def build_tastes(log: EncodedLog, taste_rows: np.ndarray, grid: np.ndarray, hist
 
 def _scaled(sums: np.ndarray) -> np.ndarray:
     """Rows brought to `LENGTH`."""
-    norm = np.sqrt(np.maximum(np.sum(sums**2, axis=1, keepdims=True), 1e-12))
+    norm = np.sqrt(np.maximum(np.sum(sums**2, axis=1, keepdims=True), LEAST))
     return (LENGTH * sums / norm).astype(np.float32)

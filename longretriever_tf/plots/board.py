@@ -12,8 +12,9 @@ def read_scalars(directory: str) -> dict[str, list[tuple[float, float]]]:
     """Scalars of a TensorBoard directory by tag: (step, value), by step; a step told twice keeps the later value.
 
     An event file is records of (length uint64, its crc, payload, its crc); the reader stops at a record cut short, as
-    a kill leaves it.
+    a kill leaves it, or damaged.
     """
+    from google.protobuf.message import DecodeError
     from tensorboard.compat.proto import event_pb2  # protobuf alone: no TensorFlow
     from tensorboard.util import tensor_util
 
@@ -26,7 +27,10 @@ def read_scalars(directory: str) -> dict[str, list[tuple[float, float]]]:
             (length,) = struct.unpack_from("<Q", content, at)
             if at + 16 + length > len(content):
                 break
-            event = event_pb2.Event.FromString(content[at + 12 : at + 12 + length])
+            try:
+                event = event_pb2.Event.FromString(content[at + 12 : at + 12 + length])
+            except DecodeError:
+                break
             at += 16 + length
             for value in event.summary.value:
                 if value.WhichOneof("value") == "tensor":

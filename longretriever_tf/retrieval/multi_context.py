@@ -16,8 +16,8 @@ from longretriever_tf.data.interest_features import (
     summarise_life,
 )
 from longretriever_tf.data.owned_items import life_taste
-from longretriever_tf.data.raw_lives import RawLives, order_runs, read_lives
-from longretriever_tf.data.taste import fold_of_lives
+from longretriever_tf.data.raw_lives import order_runs, read_folds, read_lives
+from longretriever_tf.data.taste import item_keys
 from longretriever_tf.data.tokens import make_tokens, max_sliced
 from longretriever_tf.models.interest import GOALS, InterestModel
 from longretriever_tf.models.retriever import LongRetriever
@@ -68,6 +68,7 @@ class MultiContextRetriever(tf.Module):
         )
         self._category_name = tf.constant(corpus.category_name.astype(str))
         self._item_category = tf.constant(corpus.item_category)
+        self._item_key = tf.constant(item_keys(corpus.item_id))
         self._category_size = tf.constant(corpus.category_size, tf.float32)
         self._num_offered = corpus.num_offered
         self._has_items = tf.constant(np.diff(corpus.category_offset) > 0)
@@ -100,11 +101,12 @@ class MultiContextRetriever(tf.Module):
             self._num_categories,
             self._config.model.history_events,
         )
+        fold = read_folds(item, timestamp, time, self._item_key, self._num_folds)
         num, floor = tf.shape(time)[0], self._config.retrieval.day_floor
         summary = summarise_life(lives.life, self._item_category, num, self._num_categories, floor, lives.owned)
         stats = tf.broadcast_to(self._category_stats, [num, self._num_categories, self._category_stats.shape[2]])
         features = interest_features(summary, stats, self._category_size)
-        return Histories(lives, summary, category_bag(summary), features, stats)
+        return Histories(lives, fold, summary, category_bag(summary), features, stats)
 
     def look_up(
         self,
@@ -132,19 +134,18 @@ class MultiContextRetriever(tf.Module):
             time=time,
             profile=tf.stack(columns, 1) if columns else tf.zeros([tf.shape(time)[0], 0], tf.int32),
             activity=life_activity(histories.summary),
-            taste=self._taste(histories.lives, tf.shape(time)[0]),
+            taste=self._taste(histories, tf.shape(time)[0]),
             log_interest=log_interest,
             log_interest_novel=log_novel,
             interest=interest,
             is_interest=is_interest,
         )
 
-    def _taste(self, lives: RawLives, num_requests: tf.Tensor) -> tf.Tensor:
+    def _taste(self, histories: Histories, num_requests: tf.Tensor) -> tf.Tensor:
         if self._taste_rows is None:
             return tf.zeros([num_requests, 0])
-        fold = fold_of_lives(lives.beginning[:, 0], lives.beginning[:, 1], self._num_folds)
-        first_row = fold * self._item_category.shape[0]
-        return life_taste(lives.owned, self._taste_rows.read_value(), first_row, num_requests)
+        first_row = histories.fold * self._item_category.shape[0]
+        return life_taste(histories.lives.owned, self._taste_rows.read_value(), first_row, num_requests)
 
     def _interests(self, histories: Histories) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """Score to draw by, log shares for all and for novel items, and which categories may be drawn; [B, C] each."""

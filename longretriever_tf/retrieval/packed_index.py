@@ -10,6 +10,9 @@ from longretriever_tf.models.retriever import add_boosts
 _MAX_WIDTH = 1 << 14
 """Wider categories are searched one by one: the logits of all queries side by side would take too much memory."""
 
+_ALWAYS_TOGETHER = 1 << 11
+"""Categories up to this size are searched together, however small the others are."""
+
 
 class Found(NamedTuple):
     """The best items of each request in its category, best first, padded to K.
@@ -115,7 +118,10 @@ class PackedIndex(tf.Module):
 
     def _searched_alone(self) -> np.ndarray:
         """Categories whose logits are not laid beside those of others, [C] bool; another kind of index adds its own."""
-        return np.diff(self.category_offset) > _MAX_WIDTH
+        size = np.diff(self.category_offset)
+        # One wide category widens the rows of all: side by side lies at most some times what is asked.
+        even = 8 * int(size.sum()) // max(int(np.count_nonzero(size)), 1)
+        return size > min(_MAX_WIDTH, max(_ALWAYS_TOGETHER, even))
 
     def _search_together(self, queries: Queries, k: tf.Tensor) -> Found:
         """Exact search of all queries: what follows the products is done once for all, not once for each category."""

@@ -15,6 +15,7 @@ class Histories(NamedTuple):
 
     Attributes:
       lives: the events before each request.
+      fold: which table their tastes are read through, [B] int64; see `data.taste`.
       summary: their sums by category.
       bag: the lives as bags of categories, [B, C] float32.
       features: what the learned interest score reads, [B, C, F] float32.
@@ -22,6 +23,7 @@ class Histories(NamedTuple):
     """
 
     lives: RawLives
+    fold: tf.Tensor
     summary: LifeSummary
     bag: tf.Tensor
     features: tf.Tensor

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from longretriever_tf.config import load_config
 from longretriever_tf.data.log import LifelongLog
+from longretriever_tf.errors import UserError
 from longretriever_tf.retrieval.controls import default_columns
 from longretriever_tf.retrieval.saved_model import extra_config_dir, latest_version, load_extra, load_version
 from longretriever_tf.serving.explorer_users import sample_users
@@ -62,7 +63,10 @@ class LocalClient:
 
     def _ask(self, signature: str, requests: Sequence[Request]) -> Mapping[str, np.ndarray]:
         columns = make_columns(requests, self._inputs)
-        answer = self._model.signatures[signature](**{name: tf.constant(value) for name, value in columns.items()})
+        try:
+            answer = self._model.signatures[signature](**{name: tf.constant(value) for name, value in columns.items()})
+        except tf.errors.InvalidArgumentError as error:
+            raise UserError(f"the model refuses the request: {error.message.splitlines()[0]}") from error
         return {name: value.numpy() for name, value in answer.items()}
 
 

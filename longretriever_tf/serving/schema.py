@@ -37,7 +37,8 @@ class Request:
     """One user's question. What is None or empty is left to the export's own default.
 
     Attributes:
-      history_item_id: items of the whole life, in any order; unknown ones are ignored.
+      history_item_id: items of the whole life, in any order; unknown ones are ignored. Who must shorten a life sends
+        its first moment and the latest events: how it begins tells which table must not be read (`data.taste`).
       history_timestamp: seconds UTC of each, above 0; those at or after the request are ignored.
       request_timestamp: seconds UTC.
       profile: values by profile column; a missing one is unknown.
