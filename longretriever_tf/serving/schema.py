@@ -39,7 +39,7 @@ class Request:
     Attributes:
       history_item_id: items of the whole life, in any order; unknown ones are ignored. Who must shorten a life sends
         its first moment and the latest events: how it begins tells which table must not be read (`data.taste`).
-      history_timestamp: seconds UTC of each, above 0, the events of one basket at its earliest, as in training; those at
+      history_timestamp: seconds UTC of each, above 0, events of one basket at its earliest, as in training; those at
         or after the request are ignored.
       request_timestamp: seconds UTC.
       profile: values by profile column; a missing one is unknown.
