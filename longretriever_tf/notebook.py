@@ -14,14 +14,7 @@ _STYLE = {
     "figure.constrained_layout.use": True,
     "font.size": 11,
     "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
     "grid.color": "#eceff2",
-    "legend.frameon": False,
 }
 
 BLUE, ORANGE, GREEN, GREY = "#2f6db3", "#e07b39", "#4c9a6a", "#9aa3ad"
@@ -34,10 +27,12 @@ def set_up() -> None:
     from absl import logging as absl_logging
     from matplotlib import rcParams
 
+    from longretriever_tf.plots.axes import FRAME
+
     absl_logging.set_verbosity(absl_logging.ERROR)
     # In a notebook TensorFlow sets its own level when it is imported; a filter outlives that.
     logging.getLogger("tensorflow").addFilter(lambda record: record.levelno >= logging.ERROR)
-    rcParams.update(_STYLE)
+    rcParams.update({**FRAME, **_STYLE})
 
 
 def command(module: str, *flags: str, may_fail: bool = False) -> None:

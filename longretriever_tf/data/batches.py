@@ -15,6 +15,7 @@ import tensorflow as tf
 from longretriever_tf.config import Config
 from longretriever_tf.data.corpus import Corpus, EncodedLog
 from longretriever_tf.data.examples import Examples
+from longretriever_tf.data.hard_search import flat_ranges
 from longretriever_tf.data.histories import Histories, SearchedHistories, keep_histories, kept_bytes
 from longretriever_tf.data.prepared import Prepared
 from longretriever_tf.data.targets import distinct_targets
@@ -153,7 +154,8 @@ class BatchSource:
         """Reads and pads one batch of example rows ([R] int64), in the graph."""
         category, user, stats_at, target_start, target_stop = tf.unstack(tf.gather(self._example, rows), 5, 1)
         time, tokens = tf.gather(self._time, rows), self.histories.read(rows)
-        target_row, target = self._targets(target_start, target_stop)
+        target_row, at = flat_ranges(target_start, target_stop)
+        target = tf.gather(self._target, at)
         low, high = self._category_offset[category[0]], self._category_offset[category[0] + 1]
         is_whole = self._is_whole(high - low)
         item, token_local, target_local = tf.cond(
@@ -191,12 +193,6 @@ class BatchSource:
         if train.loss == "full":
             return tf.constant(True)
         return tf.logical_and(train.in_context, size <= train.small_category)
-
-    def _targets(self, start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Targets of each example: rows [t] int32 and items [t] int32."""
-        splits, at = tf.raw_ops.RaggedRange(starts=start, limits=stop, deltas=tf.constant(1, tf.int64))
-        row = tf.searchsorted(splits, tf.range(tf.size(at, tf.int64)), side="right") - 1
-        return row, tf.gather(self._target, at)
 
 
 def _whole(low: tf.Tensor, high: tf.Tensor, token_item: tf.Tensor, target: tf.Tensor) -> tuple:

@@ -10,6 +10,17 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from longretriever_tf.plots.panels import Panel
 
 MARKERS = "osD^vPX<>p"
+
+FRAME = {
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+"""Matplotlib's settings that all our plots share: titles, frame, grid."""
 _FEW = 30  # points of a line: so few are marked
 
 
@@ -26,25 +37,19 @@ class Palette:
 def style_of(palette: Palette) -> dict[str, Any]:
     """Matplotlib's settings for the palette, for `rc_context`."""
     return {
+        **FRAME,
         "font.size": 9.5,
         "font.family": "sans-serif",
         "text.color": palette.ink,
         "axes.labelcolor": palette.soft,
         "axes.edgecolor": palette.grid,
         "axes.titlesize": 10.5,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
         "grid.color": palette.grid,
         "grid.linewidth": 0.7,
         "xtick.color": palette.soft,
         "ytick.color": palette.soft,
         "xtick.major.size": 0,
         "ytick.major.size": 0,
-        "legend.frameon": False,
         "svg.fonttype": "none",
     }
 
