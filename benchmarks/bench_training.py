@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     facts = {
         **describe_origin("python benchmarks/bench_training.py", config.train.seed),
         "data": config.data.dataset,
-        "devices": [device.name for device in tf.config.list_physical_devices()],
+        "devices": [_describe(device) for device in tf.config.list_physical_devices()],
         "prepare_s": prepare_s,
         "source_s": source_s,
         "histories": type(source.histories).__name__,
@@ -68,6 +68,13 @@ def main(argv: list[str]) -> None:
     print(json.dumps(facts, indent=2))
     if _OUTPUT.value:
         write_text_atomically(_OUTPUT.value, json.dumps(facts, indent=2) + "\n")
+
+
+def _describe(device: Any) -> str:
+    """What a GPU is called, or the device's own name."""
+    import tensorflow as tf
+
+    return tf.config.experimental.get_device_details(device).get("device_name", device.name)
 
 
 def _measure(config: Any, phase: Any) -> dict[str, Any]:

@@ -40,6 +40,12 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row("examples_per_s.both", "training, pipeline included", "examples/s"),
         Row("padding_share", "share of token slots that are padding", ""),
     ),
+    "bench_training_gpu": (
+        Row("examples_per_s.end_to_end", "one GPU, L = 50, 2 layers: whole epochs, plan included", "examples/s"),
+        Row("plan_s", "of an epoch: the plan and its transfer", "s"),
+        Row("compile_s", "compiling all shapes, once a run", "s"),
+        Row("hours_for_1e10_examples", "at that rate, ten billion examples", "hours"),
+    ),
     "bench_plain_training": (
         Row("ours.both", "L = 50, 2 layers: ours", "examples/s"),
         Row("plain.both", "L = 50, 2 layers: plain TFRS", "examples/s"),
