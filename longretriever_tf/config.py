@@ -107,7 +107,7 @@ class ModelConfig:
         "Add a token that sums up the whole life across categories, strictly past: the decayed sum of its items' SVD "
         "rows; needs --svd_dim.",
     )
-    taste_dropout: float = _field(0.0, "user_context: dropout of what that token reads.")
+    taste_dropout: float = _field(0.5, "user_context: dropout of what that token reads: it would overfit on few users.")
     copy: bool = _field(
         True,
         "Add a learned boost to the logits of the items that the subsequence itself holds "
