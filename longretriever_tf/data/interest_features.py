@@ -7,7 +7,7 @@ import tensorflow as tf
 from longretriever_tf.data import taste
 from longretriever_tf.data.activity import HALF_LIFE_DAYS, NEVER_DAYS
 from longretriever_tf.data.hard_search import HALF_LIVES_DAYS, Events, halve
-from longretriever_tf.data.owned_items import OwnedItems, find_owned
+from longretriever_tf.data.owned_items import OwnedItems, find_owned, reduce_runs
 
 NUM_FEATURES = 25
 
@@ -58,27 +58,30 @@ def summarise_life(
     """
     size = num_requests * num_categories
     owned = owned or find_owned(life, item_category, num_requests, num_categories)
-    run = tf.gather(owned.run, owned.place)
     shape = tf.stack([num_requests, num_categories])
+    sums = tf.math.unsorted_segment_sum
 
-    def total(values: tf.Tensor, at: tf.Tensor = run) -> tf.Tensor:
-        """Column by column: stacked columns are summed several times more slowly."""
-        return tf.reshape(tf.math.unsorted_segment_sum(values, at, size), shape)
+    def total(values: tf.Tensor) -> tf.Tensor:
+        """Of all events. Column by column: stacked columns are summed several times more slowly."""
+        return tf.reshape(reduce_runs(sums, values, owned, size), shape)
+
+    def total_owned(values: tf.Tensor) -> tf.Tensor:
+        """Of the distinct items."""
+        return tf.reshape(sums(values, owned.run, size), shape)
 
     closeness = total(interest_score(life.age, life.weight, 1.0))
-    count = total(owned.count, owned.run)
-    faded = total(owned.faded, owned.run)
+    count, faded = total_owned(owned.count), total_owned(owned.faded)
     decayed = [faded if days == taste.HALF_LIFE_DAYS else total(halve(life.age, days)) for days in HALF_LIVES_DAYS]
     touched = count > 0
     ends = [
-        tf.where(touched, tf.reshape(extreme(life.age, run, size), shape), 0.0)
+        tf.where(touched, tf.reshape(reduce_runs(extreme, life.age, owned, size), shape), 0.0)
         for extreme in (tf.math.unsorted_segment_min, tf.math.unsorted_segment_max)
     ]
     return LifeSummary(
         score=closeness if day_floor == 1.0 else total(interest_score(life.age, life.weight, day_floor)),
         closeness=closeness,
         count=count,
-        distinct=total(tf.ones_like(owned.count), owned.run),
+        distinct=total_owned(tf.ones_like(owned.count)),
         decayed=tf.ensure_shape(tf.stack(decayed, 2), [None, num_categories, len(HALF_LIVES_DAYS)]),
         recency=ends[0],
         oldest=ends[1],

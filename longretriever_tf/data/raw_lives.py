@@ -20,13 +20,11 @@ class RawLives(NamedTuple):
       life: `request` is the row.
       timestamp: [n] int64 seconds.
       owned: the distinct items.
-      run: row * C + category of each event, [n] int32.
     """
 
     life: Events
     timestamp: tf.Tensor
     owned: OwnedItems
-    run: tf.Tensor
 
 
 class Runs(NamedTuple):
@@ -79,8 +77,7 @@ def read_lives(
     # Gathering 20,000 events costs as much as looking them up; a single request often has nothing to leave out.
     row, item, age, weight, timestamp = tf.cond(tf.reduce_all(keep), lambda: columns, kept)
     life = Events(row, item, age, weight)
-    owned = find_owned(life, item_category, tf.size(time), num_categories)
-    return RawLives(life, timestamp, owned, tf.gather(owned.run, owned.place))
+    return RawLives(life, timestamp, find_owned(life, item_category, tf.size(time), num_categories))
 
 
 def read_folds(
@@ -96,8 +93,9 @@ def read_folds(
     is_past = _is_past(item, timestamp, time)
     past = tf.where(is_past, timestamp, tf.int64.max)
     first = tf.reduce_min(past, 1)
-    begins = is_past & (past == first[:, None])
-    key = tf.reduce_max(tf.where(begins, tf.gather(item_key, item), 0), 1)
+    begins = tf.where(is_past & (past == first[:, None]))
+    key = tf.gather(item_key, tf.gather_nd(item, begins))
+    key = tf.math.unsorted_segment_max(key, begins[:, 0], tf.size(time))
     # A row without events, and a batch without columns, have nothing to read: any fold will do.
     return fold_of_lives(tf.where(tf.reduce_any(is_past, 1), first, 0), tf.maximum(key, 0), num_folds)
 
@@ -136,7 +134,7 @@ def order_runs(lives: RawLives, row: tf.Tensor, category: tf.Tensor, num_runs: t
     """
     pair = (row * num_categories + category)[:, None]
     slot_of_run = tf.tensor_scatter_nd_update(tf.fill([num_runs], -1), pair, tf.range(tf.size(row)))
-    slot = tf.gather(slot_of_run, lives.run)
+    slot = tf.gather(tf.gather(slot_of_run, lives.owned.run), lives.owned.place)
     at = tf.where(slot >= 0)[:, 0]
     slot, timestamp = tf.gather(slot, at), tf.gather(lives.timestamp, at)
     ago = tf.minimum(tf.reduce_max(timestamp) - timestamp, _FOREVER_S - 1)

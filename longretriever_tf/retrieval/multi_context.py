@@ -15,7 +15,7 @@ from longretriever_tf.data.interest_features import (
     life_activity,
     summarise_life,
 )
-from longretriever_tf.data.owned_items import life_taste
+from longretriever_tf.data.owned_items import life_taste, reduce_runs
 from longretriever_tf.data.raw_lives import order_runs, read_folds, read_lives
 from longretriever_tf.data.taste import item_keys
 from longretriever_tf.data.tokens import make_tokens, max_sliced
@@ -252,9 +252,9 @@ class MultiContextRetriever(tf.Module):
         """The chosen interests: names, scores, ranks, origins, events, time of the last one; [B, N] each."""
         at = interests.category
         count = tf.where(interests.is_real, tf.gather(requests.count, at, batch_dims=1), 0.0)
-        lives, shape = requests.lives, tf.shape(requests.count)
-        last = tf.reshape(tf.math.unsorted_segment_max(lives.timestamp, lives.run, tf.size(requests.count)), shape)
-        last = tf.gather(last, at, batch_dims=1)
+        lives, latest = requests.lives, tf.math.unsorted_segment_max
+        last = reduce_runs(latest, lives.timestamp, lives.owned, tf.size(requests.count))
+        last = tf.gather(tf.reshape(last, tf.shape(requests.count)), at, batch_dims=1)
         origin = tf.gather(tf.constant(ORIGINS), interests.origin)
         return {
             "interest_category": tf.gather(self._category_name, at),
