@@ -21,10 +21,12 @@ from longretriever_tf.data.taste import item_keys
 from longretriever_tf.data.tokens import make_tokens, max_sliced
 from longretriever_tf.models.interest import GOALS, InterestModel
 from longretriever_tf.models.retriever import LongRetriever
+from longretriever_tf.models.towers import UserState
 from longretriever_tf.retrieval.controls import Controls, check_history, read_controls, require
 from longretriever_tf.retrieval.fingerprint import UNSTAMPED, Fingerprint
 from longretriever_tf.retrieval.interests import ORIGINS, Interests, choose_interests
 from longretriever_tf.retrieval.item_vectors import embed_corpus
+from longretriever_tf.retrieval.like_lengths import encode_by_length
 from longretriever_tf.retrieval.merge import MERGES, Candidates
 from longretriever_tf.retrieval.packed_index import Found, PackedIndex, Queries
 from longretriever_tf.retrieval.requests import Histories, Requests, Subsequences
@@ -188,10 +190,13 @@ class MultiContextRetriever(tf.Module):
             tf.zeros_like(row),
             tf.gather(requests.activity, row),
         )
-        vectors = tf.gather(self._token_vectors, tokens.item)
-        profile, taste = tf.gather(requests.profile, row), tf.gather(requests.taste, row)
-        state = self._user_tower(vectors, tokens.item > 0, tokens.features, category, profile, taste)
-        return Subsequences(row, category, runs, tokens, state)
+
+        def run_tower(some: hard_search.Tokens, pairs: tf.Tensor) -> UserState:
+            vectors, request = tf.gather(self._token_vectors, some.item), tf.gather(row, pairs)
+            profile, taste = tf.gather(requests.profile, request), tf.gather(requests.taste, request)
+            return self._user_tower(vectors, some.item > 0, some.features, tf.gather(category, pairs), profile, taste)
+
+        return Subsequences(row, category, runs, tokens, encode_by_length(run_tower, tokens, self._config.model.dim))
 
     def search(self, pairs: Subsequences, controls: Controls) -> Found:
         """The best items of each pair's category, less the excluded ones; as many as the longest list asked."""
