@@ -1,6 +1,5 @@
 """The distinct items of lives, in the graph: lives repeat themselves, so what can be asked once per item is cheap."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -51,25 +50,6 @@ def find_owned(life: Events, item_category: tf.Tensor, num_requests: tf.Tensor, 
     faded = tf.math.unsorted_segment_sum(halve(life.age, taste.HALF_LIFE_DAYS), place, tf.size(item))
     run = request * num_categories + tf.gather(item_category, item)
     return OwnedItems(request, item, run, tf.cast(count, tf.float32), faded, place)
-
-
-def reduce_runs(
-    reduce: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor],
-    values: tf.Tensor,
-    owned: OwnedItems,
-    num_runs: tf.Tensor,
-) -> tf.Tensor:
-    """Sums or extremes of the events of each run, [B C].
-
-    First of the events of each item, then of the items of each run: looking each event's run up would take longer.
-
-    Args:
-      reduce: an unsorted segment operation: values, segments, how many.
-      values: of each event, [n].
-      owned: the distinct items.
-      num_runs: B C, scalar int32.
-    """
-    return reduce(reduce(values, owned.place, tf.size(owned.item)), owned.run, num_runs)
 
 
 def life_taste(owned: OwnedItems, taste_rows: tf.Tensor, first_row: tf.Tensor, num_requests: tf.Tensor) -> tf.Tensor:

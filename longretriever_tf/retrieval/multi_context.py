@@ -15,7 +15,7 @@ from longretriever_tf.data.interest_features import (
     life_activity,
     summarise_life,
 )
-from longretriever_tf.data.owned_items import life_taste, reduce_runs
+from longretriever_tf.data.owned_items import life_taste
 from longretriever_tf.data.raw_lives import order_runs, read_folds, read_lives
 from longretriever_tf.data.taste import item_keys
 from longretriever_tf.data.tokens import make_tokens, max_sliced
@@ -103,9 +103,10 @@ class MultiContextRetriever(tf.Module):
             self._num_categories,
             self._config.model.history_events,
         )
-        fold = read_folds(item, timestamp, time, self._item_key, self._num_folds)
         num, floor = tf.shape(time)[0], self._config.retrieval.day_floor
-        summary = summarise_life(lives.life, self._item_category, num, self._num_categories, floor, lives.owned)
+        fold = read_folds(lives.begun, self._item_key, num, self._num_folds)
+        categories = self._item_category, num, self._num_categories
+        summary = summarise_life(lives.life, *categories, floor, lives.owned, lives.item_ages(time))
         stats = tf.broadcast_to(self._category_stats, [num, self._num_categories, self._category_stats.shape[2]])
         features = interest_features(summary, stats, self._category_size)
         return Histories(lives, fold, summary, category_bag(summary), features, stats)
@@ -257,9 +258,9 @@ class MultiContextRetriever(tf.Module):
         """The chosen interests: names, scores, ranks, origins, events, time of the last one; [B, N] each."""
         at = interests.category
         count = tf.where(interests.is_real, tf.gather(requests.count, at, batch_dims=1), 0.0)
-        lives, latest = requests.lives, tf.math.unsorted_segment_max
-        last = reduce_runs(latest, lives.timestamp, lives.owned, tf.size(requests.count))
-        last = tf.gather(tf.reshape(last, tf.shape(requests.count)), at, batch_dims=1)
+        lives, shape = requests.lives, tf.shape(requests.count)
+        last = tf.math.unsorted_segment_max(lives.last, lives.owned.run, tf.size(requests.count))
+        last = tf.gather(tf.reshape(last, shape), at, batch_dims=1)
         origin = tf.gather(tf.constant(ORIGINS), interests.origin)
         return {
             "interest_category": tf.gather(self._category_name, at),
