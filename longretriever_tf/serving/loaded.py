@@ -8,6 +8,7 @@ it.
 import importlib
 import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -53,6 +54,7 @@ class LoadedModel:
         self.name, self.version, self.path = name, version, path
         self._lock = threading.Lock()
         self._callables: dict[tuple[str, tuple[str, ...]], Callable] = {}
+        weakref.finalize(self, self._callables.clear)  # at exit, before Python takes apart what they need to end
         self._holders = 0
         self._retired = False
         self._session, self.signatures = _load(path)
