@@ -10,7 +10,7 @@ from small_lives import encode, random_lives
 from longretriever_tf.data import taste
 from longretriever_tf.data.hard_search import Events
 from longretriever_tf.data.owned_items import find_owned, life_taste
-from longretriever_tf.data.raw_lives import read_folds
+from longretriever_tf.data.raw_lives import read_folds, read_lives
 
 NUM_ITEMS, NUM_CATEGORIES = 23, 5
 
@@ -59,7 +59,7 @@ KEYS = taste.item_keys(np.array([f"item {v}" for v in range(NUM_ITEMS)]))
 NOW = 1_600_000_000
 
 
-def folds_of_requests(lives, num_folds):
+def folds_of_requests(lives, num_folds, history_events=0):
     """Folds by the graph: each life shuffled, padded, with events that no request reads."""
     rng = np.random.default_rng(3)
     width = 5 + max(map(len, lives))
@@ -68,8 +68,10 @@ def folds_of_requests(lives, num_folds):
         events = life + [(1, 1_400_000_000), (4, NOW), (4, NOW + 5)]  # an unknown item before all; now; later
         at = rng.permutation(width)[: len(events)]
         item[row, at], timestamp[row, at] = zip(*events, strict=True)
-    columns = (item, timestamp, np.full(len(lives), NOW), KEYS)
-    return read_folds(*map(tf.constant, columns), num_folds).numpy()
+    weight, category = np.ones(item.shape, np.float32), tf.zeros([NUM_ITEMS], tf.int32)
+    raw = map(tf.constant, (item, timestamp, weight, np.full(len(lives), NOW)))
+    begun = read_lives(*raw, category, 1, history_events).begun
+    return read_folds(begun, tf.constant(KEYS), tf.constant(len(lives)), num_folds).numpy()
 
 
 @pytest.mark.parametrize("num_folds", [1, 2, 4, 7])
@@ -83,6 +85,7 @@ def test_a_raw_life_finds_the_fold_of_its_user(num_folds):
     some = np.array([len(life) > 0 for life in lives])
     np.testing.assert_array_equal(found[some], expected[some])
     assert found.min() >= 0 and found.max() < num_folds
+    np.testing.assert_array_equal(folds_of_requests(lives, num_folds, history_events=2), found)  # hidden events count
     assert len(set(expected[-5:-2])) == 1  # an item twice, and what comes later, change nothing
 
 

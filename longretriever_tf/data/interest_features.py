@@ -45,6 +45,7 @@ def summarise_life(
     num_categories: int,
     day_floor: float,
     owned: OwnedItems | None = None,
+    item_ages: tuple[tf.Tensor, tf.Tensor] | None = None,
 ) -> LifeSummary:
     """Sums whole lives by category in one pass, without sorting. O(events + B C).
 
@@ -55,30 +56,38 @@ def summarise_life(
       num_categories: C.
       day_floor: floor of eq. 3, days.
       owned: the distinct items, where they are known already.
+      item_ages: days since the last and the first event of each of them, where these are known too, [d] float32 each.
     """
     size = num_requests * num_categories
     owned = owned or find_owned(life, item_category, num_requests, num_categories)
-    run = tf.gather(owned.run, owned.place)
     shape = tf.stack([num_requests, num_categories])
+    sums = tf.math.unsorted_segment_sum
 
-    def total(values: tf.Tensor, at: tf.Tensor = run) -> tf.Tensor:
-        """Column by column: stacked columns are summed several times more slowly."""
-        return tf.reshape(tf.math.unsorted_segment_sum(values, at, size), shape)
+    def total(values: tf.Tensor) -> tf.Tensor:
+        """Of all events, by item first: looking each event's run up would take longer. Column by column: stacked
+        columns are summed several times more slowly.
+        """
+        return total_owned(sums(values, owned.place, tf.size(owned.item)))
+
+    def total_owned(values: tf.Tensor) -> tf.Tensor:
+        """Of the distinct items."""
+        return tf.reshape(sums(values, owned.run, size), shape)
 
     closeness = total(interest_score(life.age, life.weight, 1.0))
-    count = total(owned.count, owned.run)
-    faded = total(owned.faded, owned.run)
+    count, faded = total_owned(owned.count), total_owned(owned.faded)
     decayed = [faded if days == taste.HALF_LIFE_DAYS else total(halve(life.age, days)) for days in HALF_LIVES_DAYS]
     touched = count > 0
+    extremes = (tf.math.unsorted_segment_min, tf.math.unsorted_segment_max)
+    item_ages = item_ages or [extreme(life.age, owned.place, tf.size(owned.item)) for extreme in extremes]
     ends = [
-        tf.where(touched, tf.reshape(extreme(life.age, run, size), shape), 0.0)
-        for extreme in (tf.math.unsorted_segment_min, tf.math.unsorted_segment_max)
+        tf.where(touched, tf.reshape(extreme(ages, owned.run, size), shape), 0.0)
+        for extreme, ages in zip(extremes, item_ages, strict=True)
     ]
     return LifeSummary(
         score=closeness if day_floor == 1.0 else total(interest_score(life.age, life.weight, day_floor)),
         closeness=closeness,
         count=count,
-        distinct=total(tf.ones_like(owned.count), owned.run),
+        distinct=total_owned(tf.ones_like(owned.count)),
         decayed=tf.ensure_shape(tf.stack(decayed, 2), [None, num_categories, len(HALF_LIVES_DAYS)]),
         recency=ends[0],
         oldest=ends[1],

@@ -13,6 +13,20 @@ _FOREVER_S = 1 << 40
 """Events further apart than this, 35,000 years, count as of one time."""
 
 
+class Beginnings(NamedTuple):
+    """Some events of lives, the first ones of each among them.
+
+    Attributes:
+      row: of the life, [b] int32 or int64.
+      item: item index, [b] int32.
+      timestamp: [b] int64 seconds.
+    """
+
+    row: tf.Tensor
+    item: tf.Tensor
+    timestamp: tf.Tensor
+
+
 class RawLives(NamedTuple):
     """The events of B raw lives that a request may read, flat: rows in order, each in the order it was sent in.
 
@@ -20,13 +34,22 @@ class RawLives(NamedTuple):
       life: `request` is the row.
       timestamp: [n] int64 seconds.
       owned: the distinct items.
-      run: row * C + category of each event, [n] int32.
+      first, last: when each of them was taken first and last, [d] int64 seconds.
+      begun: how the lives begin, however much of them may be read.
     """
 
     life: Events
     timestamp: tf.Tensor
     owned: OwnedItems
-    run: tf.Tensor
+    first: tf.Tensor
+    last: tf.Tensor
+    begun: Beginnings
+
+    def item_ages(self, time: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Days since the last and the first event of each distinct item, [d] float32 each; `time` is [B] int64."""
+        moment = tf.gather(time, self.owned.request)
+        last, first = (tf.cast(moment - at, tf.float32) / schema.DAY_S for at in (self.last, self.first))
+        return last, first
 
 
 class Runs(NamedTuple):
@@ -67,7 +90,9 @@ def read_lives(
       history_events: only the latest so many events of each life are there; 0: all. See `data.recent`.
     """
     seconds = time[:, None] - timestamp
-    keep = keep_visible(_is_past(item, timestamp, time), timestamp, history_events)
+    is_past = (item >= schema.FIRST_KNOWN) & (timestamp > 0) & (timestamp < time[:, None])
+    keep = keep_visible(is_past, timestamp, history_events)
+    past = _take_past(item, timestamp, is_past) if history_events else None
     row = tf.broadcast_to(tf.range(tf.shape(item)[0])[:, None], tf.shape(item))
     age = tf.cast(seconds, tf.float32) / schema.DAY_S
     columns = [tf.reshape(column, [-1]) for column in (row, item, age, weight, timestamp)]
@@ -80,30 +105,32 @@ def read_lives(
     row, item, age, weight, timestamp = tf.cond(tf.reduce_all(keep), lambda: columns, kept)
     life = Events(row, item, age, weight)
     owned = find_owned(life, item_category, tf.size(time), num_categories)
-    return RawLives(life, timestamp, owned, tf.gather(owned.run, owned.place))
+    extremes = (tf.math.unsorted_segment_min, tf.math.unsorted_segment_max)
+    first, last = (extreme(timestamp, owned.place, tf.size(owned.item)) for extreme in extremes)
+    begun = past if history_events else Beginnings(owned.request, owned.item, first)
+    return RawLives(life, timestamp, owned, first, last, begun)
 
 
-def read_folds(
-    item: tf.Tensor, timestamp: tf.Tensor, time: tf.Tensor, item_key: tf.Tensor, num_folds: int
-) -> tf.Tensor:
-    """`data.taste.fold_of_users` of raw histories, whose columns are those of `read_lives`: [B] int64.
+def _take_past(item: tf.Tensor, timestamp: tf.Tensor, is_past: tf.Tensor) -> Beginnings:
+    at = tf.where(is_past)
+    return Beginnings(at[:, 0], tf.gather_nd(item, at), tf.gather_nd(timestamp, at))
+
+
+def read_folds(begun: Beginnings, item_key: tf.Tensor, num_requests: tf.Tensor, num_folds: int) -> tf.Tensor:
+    """`data.taste.fold_of_users` of raw histories, [B] int64.
 
     Args:
-      item, timestamp, time: see `read_lives`; however much of a life is visible, its beginning counts.
+      begun: of B lives.
       item_key: from `data.taste.item_keys`, [V] int64.
+      num_requests: B, scalar int32.
       num_folds: K.
     """
-    is_past = _is_past(item, timestamp, time)
-    past = tf.where(is_past, timestamp, tf.int64.max)
-    first = tf.reduce_min(past, 1)
-    begins = is_past & (past == first[:, None])
-    key = tf.reduce_max(tf.where(begins, tf.gather(item_key, item), 0), 1)
-    # A row without events, and a batch without columns, have nothing to read: any fold will do.
-    return fold_of_lives(tf.where(tf.reduce_any(is_past, 1), first, 0), tf.maximum(key, 0), num_folds)
-
-
-def _is_past(item: tf.Tensor, timestamp: tf.Tensor, time: tf.Tensor) -> tf.Tensor:
-    return (item >= schema.FIRST_KNOWN) & (timestamp > 0) & (timestamp < time[:, None])
+    first = tf.math.unsorted_segment_min(begun.timestamp, begun.row, num_requests)
+    at = tf.where(begun.timestamp == tf.gather(first, begun.row))[:, 0]
+    key = tf.gather(item_key, tf.gather(begun.item, at))
+    key = tf.math.unsorted_segment_max(key, tf.gather(begun.row, at), num_requests)
+    # A life without events has neither: any fold will do.
+    return fold_of_lives(tf.where(first < first.dtype.max, first, 0), tf.maximum(key, 0), num_folds)
 
 
 def keep_visible(is_past: tf.Tensor, timestamp: tf.Tensor, history_events: int) -> tf.Tensor:
@@ -136,7 +163,7 @@ def order_runs(lives: RawLives, row: tf.Tensor, category: tf.Tensor, num_runs: t
     """
     pair = (row * num_categories + category)[:, None]
     slot_of_run = tf.tensor_scatter_nd_update(tf.fill([num_runs], -1), pair, tf.range(tf.size(row)))
-    slot = tf.gather(slot_of_run, lives.run)
+    slot = tf.gather(tf.gather(slot_of_run, lives.owned.run), lives.owned.place)
     at = tf.where(slot >= 0)[:, 0]
     slot, timestamp = tf.gather(slot, at), tf.gather(lives.timestamp, at)
     ago = tf.minimum(tf.reduce_max(timestamp) - timestamp, _FOREVER_S - 1)

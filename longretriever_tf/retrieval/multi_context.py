@@ -21,10 +21,12 @@ from longretriever_tf.data.taste import item_keys
 from longretriever_tf.data.tokens import make_tokens, max_sliced
 from longretriever_tf.models.interest import GOALS, InterestModel
 from longretriever_tf.models.retriever import LongRetriever
+from longretriever_tf.models.towers import UserState
 from longretriever_tf.retrieval.controls import Controls, check_history, read_controls, require
 from longretriever_tf.retrieval.fingerprint import UNSTAMPED, Fingerprint
 from longretriever_tf.retrieval.interests import ORIGINS, Interests, choose_interests
 from longretriever_tf.retrieval.item_vectors import embed_corpus
+from longretriever_tf.retrieval.like_lengths import encode_by_length
 from longretriever_tf.retrieval.merge import MERGES, Candidates
 from longretriever_tf.retrieval.packed_index import Found, PackedIndex, Queries
 from longretriever_tf.retrieval.requests import Histories, Requests, Subsequences
@@ -101,9 +103,10 @@ class MultiContextRetriever(tf.Module):
             self._num_categories,
             self._config.model.history_events,
         )
-        fold = read_folds(item, timestamp, time, self._item_key, self._num_folds)
         num, floor = tf.shape(time)[0], self._config.retrieval.day_floor
-        summary = summarise_life(lives.life, self._item_category, num, self._num_categories, floor, lives.owned)
+        fold = read_folds(lives.begun, self._item_key, num, self._num_folds)
+        categories = self._item_category, num, self._num_categories
+        summary = summarise_life(lives.life, *categories, floor, lives.owned, lives.item_ages(time))
         stats = tf.broadcast_to(self._category_stats, [num, self._num_categories, self._category_stats.shape[2]])
         features = interest_features(summary, stats, self._category_size)
         return Histories(lives, fold, summary, category_bag(summary), features, stats)
@@ -188,10 +191,13 @@ class MultiContextRetriever(tf.Module):
             tf.zeros_like(row),
             tf.gather(requests.activity, row),
         )
-        vectors = tf.gather(self._token_vectors, tokens.item)
-        profile, taste = tf.gather(requests.profile, row), tf.gather(requests.taste, row)
-        state = self._user_tower(vectors, tokens.item > 0, tokens.features, category, profile, taste)
-        return Subsequences(row, category, runs, tokens, state)
+
+        def run_tower(some: hard_search.Tokens, pairs: tf.Tensor) -> UserState:
+            vectors, request = tf.gather(self._token_vectors, some.item), tf.gather(row, pairs)
+            profile, taste = tf.gather(requests.profile, request), tf.gather(requests.taste, request)
+            return self._user_tower(vectors, some.item > 0, some.features, tf.gather(category, pairs), profile, taste)
+
+        return Subsequences(row, category, runs, tokens, encode_by_length(run_tower, tokens, self._config.model.dim))
 
     def search(self, pairs: Subsequences, controls: Controls) -> Found:
         """The best items of each pair's category, less the excluded ones; as many as the longest list asked."""
@@ -253,8 +259,8 @@ class MultiContextRetriever(tf.Module):
         at = interests.category
         count = tf.where(interests.is_real, tf.gather(requests.count, at, batch_dims=1), 0.0)
         lives, shape = requests.lives, tf.shape(requests.count)
-        last = tf.reshape(tf.math.unsorted_segment_max(lives.timestamp, lives.run, tf.size(requests.count)), shape)
-        last = tf.gather(last, at, batch_dims=1)
+        last = tf.math.unsorted_segment_max(lives.last, lives.owned.run, tf.size(requests.count))
+        last = tf.gather(tf.reshape(last, shape), at, batch_dims=1)
         origin = tf.gather(tf.constant(ORIGINS), interests.origin)
         return {
             "interest_category": tf.gather(self._category_name, at),

@@ -8,11 +8,13 @@ it.
 import importlib
 import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
 
 from longretriever_tf.errors import UserError
 from longretriever_tf.serving.status import ServingError, from_exception
@@ -52,6 +54,7 @@ class LoadedModel:
         self.name, self.version, self.path = name, version, path
         self._lock = threading.Lock()
         self._callables: dict[tuple[str, tuple[str, ...]], Callable] = {}
+        weakref.finalize(self, self._callables.clear)  # at exit, before Python takes apart what they need to end
         self._holders = 0
         self._retired = False
         self._session, self.signatures = _load(path)
@@ -97,10 +100,13 @@ class LoadedModel:
         with self._lock:
             call = self._callables.get(key)
             if call is None:
-                call = self._session.make_callable(
-                    [signature.outputs[name].tensor for name in outputs],
-                    [signature.inputs[name].tensor for name in sorted(signature.inputs)],
+                # Not the public `make_callable`: with feeds it is `Session.run`, whose Python, looking every feed up
+                # on every call, takes a good part of a small request's time.
+                options = config_pb2.CallableOptions(
+                    feed=[signature.inputs[name].tensor for name in sorted(signature.inputs)],
+                    fetch=[signature.outputs[name].tensor for name in outputs],
                 )
+                call = self._session._make_callable_from_options(options)
                 self._callables[key] = call
             return call
 
