@@ -19,7 +19,8 @@ from longretriever_tf.models.optimizer import SplitAdam
 from longretriever_tf.training.device_phase import DeviceTowerPhase, make_device_phase
 from longretriever_tf.training.phases import TowerPhase
 
-MODEL = {"dim": 8, "num_heads": 2, "ff_dim": 16, "svd_dim": 4, "dropout": 0.0, "unknown_rate": 0.0, "profile": True}
+MODEL = {"dim": 8, "num_heads": 2, "ff_dim": 16, "svd_dim": 4, "unknown_rate": 0.0, "profile": True}
+MODEL |= {"dropout": 0.0, "taste_dropout": 0.0}  # the two paths draw differently
 TRAIN = {"num_snapshots": 3, "horizon_days": 14, "batch_size": 23, "device_input": True, "steps_per_call": 3}
 
 
