@@ -17,7 +17,7 @@ STAMP := .venv/.setup-done
 $(STAMP): setup.cfg pyproject.toml .ci/setup
 	@.ci/setup "$(PYTHON)"
 
-.PHONY: help setup demo reproduce serve serve-smoke load notebooks test test-fast lint format type arch doctest docs bench doctor clean
+.PHONY: help setup demo reproduce serve serve-smoke load notebooks test test-fast lint format type arch doctest docs bench peers doctor clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -74,13 +74,21 @@ docs: $(STAMP) ## the API reference from the docstrings, as HTML: build/docs/ind
 
 bench: $(STAMP) ## every benchmark on this machine and one table: results/benchmarks.md; needs `make demo` first, an hour
 	$(PY) benchmarks/bench_training.py --flagfile=configs/demo.flags --bench_batches=1500 --output=results/bench_training.json
-	$(PY) benchmarks/bench_plain_training.py --flagfile=configs/demo.flags --num_layers=2 --output=results/bench_plain_training.json
+	$(PY) benchmarks/bench_plain_training.py --flagfile=configs/demo.flags --cut=validation --num_layers=2 --output=results/bench_plain_training.json
 	$(PY) benchmarks/bench_request.py --run_dir=$(RUN_DIR) --output=results/bench_request.json
 	$(PY) benchmarks/bench_growth.py --output=results/bench_growth.json
 	$(PY) benchmarks/bench_exports.py --run_dir=$(RUN_DIR) --output=results/bench_exports.json
 	$(PY) benchmarks/bench_serving.py --export_dir=$(EXPORT_DIR) --output=results/bench_serving.json
-	$(PY) benchmarks/bench_peers.py --flagfile=configs/mind.flags --cut=validation --output=results/bench_peers.json
+	@if [ -d .peers ]; then \
+	    PYTHONPATH=.peers/deepmatch $(PY) benchmarks/bench_peers.py --flagfile=configs/demo.flags --cut=validation \
+	        --torch_python=.peers/torch/bin/python --output=results/bench_peers.json; \
+	else echo "bench_peers.py left out: make peers installs them first"; fi
 	$(PY) benchmarks/write_table.py
+
+peers: $(STAMP) ## what `make bench` compares training with, apart from .venv, in .peers/: DeepMatch; PyTorch and torch-rechub
+	$(PY) -m pip install --target=.peers/deepmatch --no-deps deepmatch==0.3.2 'deepctr>=0.9.4a0,<0.10'
+	$(PY) -m venv .peers/torch
+	.peers/torch/bin/pip install torch==2.13.0 torch-rechub==0.9.0
 
 doctor: $(STAMP) ## versions, devices, what is missing: paste it into an issue
 	$(PY) -m longretriever_tf.doctor

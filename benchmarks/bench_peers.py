@@ -1,18 +1,20 @@
-"""Training against peers on the same log and validation users: examples/s, and seconds to the same recall@100.
+r"""Training against peers on the same log and validation users: examples/s, and seconds to the same recall.
 
-  PYTHONPATH=PEERS python benchmarks/bench_peers.py --flagfile=configs/mind.flags --cut=validation [--budget_s=120]
+  PYTHONPATH=PEERS python benchmarks/bench_peers.py --flagfile=configs/demo.flags --cut=validation \
+      --torch_python=TORCH/bin/python [--budget_s=120] [--output=...]
 
-PEERS holds DeepMatch (benchmarks/peer_deepmatch.py says how to install it); it is no dependency of this package. Ours
-is what the flags name (a --model that reads recent events, so that both learn from the same rows). One row of ours
-holds all targets of a user's snapshot; the peer gets each (snapshot, target) pair as a row: compare with our pairs.
+No peer is a dependency of this package: `PEERS` below says how each is installed, `make peers` does it. Ours is the
+model that the flags name, also a baseline (--flagfile=configs/mind.flags). The peers get each (snapshot, event within
+its horizon) as a row, with the latest --recent_length events before the snapshot: compare with our pairs. Recall@100,
+and recall@20 within categories, are this package's figures for all, of vectors that the peers leave while they train.
 """
 
 import importlib.util
 import json
 import os
+import subprocess
 import tempfile
-import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags as absl_flags
 from fresh_process import ask_in_fresh_process
@@ -20,21 +22,48 @@ from fresh_process import ask_in_fresh_process
 from longretriever_tf import flags
 from longretriever_tf.errors import UserError
 
+
+class Side(NamedTuple):
+    """A peer: the file of this folder that trains it, the package it needs, and what its user must do first."""
+
+    module: str
+    package: str
+    install: str
+
+
+PEERS = {
+    "deepmatch_mind": Side(
+        "peer_deepmatch",
+        "deepmatch",
+        "pip install --target=PEERS --no-deps deepmatch==0.3.2 'deepctr>=0.9.4a0,<0.10', then PYTHONPATH=PEERS",
+    ),
+    "rechub_comirec_sa": Side(
+        "peer_rechub",
+        "torch_rechub",
+        "python -m venv TORCH && TORCH/bin/pip install torch==2.13.0 torch-rechub==0.9.0, then "
+        "--torch_python=TORCH/bin/python",
+    ),
+}
+
 flags.define_config_flags("data", "model", "train", "retrieval", "baseline")
+_PEERS = absl_flags.DEFINE_list("peers", list(PEERS), "Peers to run.")
+_TORCH = absl_flags.DEFINE_string("torch_python", "", "Interpreter that has PyTorch and torch-rechub.")
 _BUDGET = absl_flags.DEFINE_float("budget_s", 120.0, "Seconds of training for each.", lower_bound=1.0)
-_PEER_BATCH = absl_flags.DEFINE_integer("peer_batch_size", 512, "Rows in a batch of the peer's.", lower_bound=1)
+_PEER_BATCH = absl_flags.DEFINE_integer("peer_batch_size", 512, "Rows in a batch of the peers'.", lower_bound=1)
+_NEGATIVES = absl_flags.DEFINE_integer("peer_negatives", 1023, "Negatives that the peers draw.", lower_bound=1)
 _OUTPUT = absl_flags.DEFINE_string("output", "", "Also write the JSON there.")
 
 
 def main(argv: list[str]) -> None:
     """Runs the benchmark."""
     del argv
-    if importlib.util.find_spec("deepmatch") is None:
-        print("skipped: DeepMatch is not installed; benchmarks/peer_deepmatch.py says how")
-        return
+    pythons = {name: _python_of(name) for name in _PEERS.value}
     config = flags.config_from_flags()
-    if config.model.model == "longretriever" or config.train.cut != "validation":
-        raise UserError("name a baseline and --cut=validation: --flagfile=configs/mind.flags --cut=validation")
+    if config.train.cut != "validation":
+        raise UserError(f"--cut={config.train.cut}: the benchmark is judged on the validation window: --cut=validation")
+    from own_side import train_own
+    from peer_scorer import judge_marks, seconds_to_the_same
+
     from longretriever_tf.data.prepared import load_split, prepare, training_cut
     from longretriever_tf.data.user_examples import build_user_examples
     from longretriever_tf.files import write_text_atomically
@@ -44,26 +73,49 @@ def main(argv: list[str]) -> None:
     log, cuts = load_split(config)
     prepared = prepare(config, log, training_cut(config, cuts))
     examples = build_user_examples(config, prepared.log, prepared.stats.time)
-    truth = validation_truth(log, cuts, prepared)
+    truth, sides = validation_truth(log, cuts, prepared), {}
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "arrays.npz")
         _write_arrays(path, config, prepared, examples, truth)
-        sides = {"deepmatch_mind": ask_in_fresh_process("peer_deepmatch", path)}
-    sides[config.model.model] = _train_ours(config, prepared, examples, truth)
-    goal = min(max(recall for _, recall in side["curve"]) for side in sides.values())
-    for side in sides.values():
-        side["seconds_to_the_same_recall"] = next(s for s, recall in side["curve"] if recall >= goal)
+        for name, python in pythons.items():
+            made = ask_in_fresh_process(PEERS[name].module, path, folder, python=python)
+            curve = judge_marks(name, made.pop("marks"), folder, truth, prepared.corpus.category_offset)
+            sides[name] = made | {"curve": curve}
+    own = train_own(config, log, cuts, prepared, truth, _BUDGET.value)
     facts = {
         **describe_origin("python benchmarks/bench_peers.py", config.train.seed),
         "data": config.data.dataset,
         "validation_users": truth.num_users,
-        "recall_at_100": goal,
-        "sides": sides,
+        "sides": sides | {config.model.model: own},
+        "to_the_same": {name: seconds_to_the_same(own["curve"], side["curve"]) for name, side in sides.items()},
     }
     text = json.dumps(facts, indent=2) + "\n"
     print(text)
     if _OUTPUT.value:
         write_text_atomically(_OUTPUT.value, text)
+
+
+def _python_of(name: str) -> str:
+    """The interpreter that a peer runs by; empty: this one.
+
+    Raises:
+      UserError: there is no such peer, or it is not installed there.
+    """
+    if name not in PEERS:
+        raise UserError(f"--peers={name}: expected some of {', '.join(PEERS)}")
+    package, others = PEERS[name].package, ",".join(other for other in PEERS if other != name)
+    cure = f"install it by: {PEERS[name].install}; or leave it out: --peers={others}"
+    if package == "deepmatch":
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"peer {name!r}: this interpreter has no package {package!r}; {cure}")
+        return ""
+    try:
+        found = subprocess.run([_TORCH.value, "-c", f"import {package}"], capture_output=True).returncode == 0
+    except OSError:
+        found = False
+    if not found:
+        raise UserError(f"peer {name!r}: --torch_python={_TORCH.value!r} cannot import {package!r}; {cure}")
+    return _TORCH.value
 
 
 def _write_arrays(path: str, config: Any, prepared: Any, examples: Any, truth: Any) -> None:
@@ -92,49 +144,13 @@ def _write_arrays(path: str, config: Any, prepared: Any, examples: Any, truth: A
         target=log.item[position],
         asked_history=pad(start, stop),
         asked_length=stop - start,
-        asked_offset=truth.offset,
-        asked_item=truth.item,
         num_items=prepared.corpus.num_items,
         batch_size=_PEER_BATCH.value,
+        negatives=_NEGATIVES.value,
+        interests=config.baseline.num_capsules,
         dim=config.model.dim,
         budget_s=_BUDGET.value,
     )
-
-
-def _train_ours(config: Any, prepared: Any, examples: Any, truth: Any) -> dict[str, Any]:
-    """The baseline by this package: the budget is spent in chunks, recall measured between them, off the clock."""
-    import tensorflow as tf
-
-    from longretriever_tf.data.user_batches import UserBatchSource
-    from longretriever_tf.evaluation.evaluator import evaluate_scorer
-    from longretriever_tf.models.baselines.recent_retriever import build_baseline
-    from longretriever_tf.models.build import assign_scale
-    from longretriever_tf.models.optimizer import SplitAdam
-    from longretriever_tf.retrieval.recent_scorer import RecentScorer
-    from longretriever_tf.training.loop import make_step
-    from longretriever_tf.training.phases import BaselinePhase
-
-    model = build_baseline(config, prepared.corpus, prepared.item_svd)
-    source = UserBatchSource(config, prepared.corpus, prepared.log, examples, prepared.stats.first_time)
-    phase = BaselinePhase(config, model, source, None)
-    sample = next(iter(phase.make_dataset(0)))
-    assign_scale(model.event_embedding, tf.boolean_mask(sample.features, sample.token_item > 0).numpy())
-    step = make_step(phase, SplitAdam(phase.variables(), config.train.learning_rate, 0.01, 10_000), config.train.xla)
-    step(sample)
-    spent, seen, pairs, curve, epoch = 0.0, 0, 0, [], 0
-    while spent < _BUDGET.value:
-        due = spent + _BUDGET.value / 8
-        start = time.perf_counter()
-        for batch in phase.make_dataset(epoch):
-            float(step(batch))
-            seen, pairs = seen + phase.batch_examples(batch), pairs + int(batch.target_row.shape[0])
-            if spent + time.perf_counter() - start > due:
-                break
-        spent, epoch = spent + time.perf_counter() - start, epoch + 1
-        scorer = RecentScorer(config, prepared, model)
-        made = evaluate_scorer(scorer, truth, prepared.corpus.category_offset, ks=(100,), chunk=512)
-        curve.append((spent, float(made["all"]["recall@100"])))
-    return {"examples_per_s": seen / spent, "pairs_per_s": pairs / spent, "curve": curve}
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """Training against the plain TensorFlow Recommenders way, side by side in one run; and its matrix-multiply rate.
 
-  python benchmarks/bench_plain_training.py --flagfile=configs/demo.flags --num_layers=2 [--output=...]
+  python benchmarks/bench_plain_training.py --flagfile=configs/demo.flags --cut=validation --num_layers=2 [--output=...]
 
 Both read the same examples of the same log (L = --max_length, d = --dim). Plain: benchmarks/plain_training.py. Ours:
 what `train` runs. Measurements alternate; medians count. Per CPU second: all threads together, what one core does.
+Before that, both are trained on --judged_examples of them and judged on the validation window, every category searched,
+lists merged by eq. 3's shares for both: the interest score is not what is compared.
 """
 
+import dataclasses
+import itertools
 import json
 import statistics
 import time
@@ -15,11 +19,18 @@ from typing import Any
 from absl import flags as absl_flags
 
 from longretriever_tf import flags
+from longretriever_tf.errors import UserError
 
 flags.define_config_flags("data", "model", "train", "retrieval")
 _EXAMPLES = absl_flags.DEFINE_integer("bench_examples", 20_000, "Examples per measurement of ours.", lower_bound=1)
 _PLAIN = absl_flags.DEFINE_integer("plain_examples", 5_000, "Examples per measurement of plain.", lower_bound=1)
 _REPEATS = absl_flags.DEFINE_integer("bench_repeats", 5, "Measurements per part; the median counts.", lower_bound=1)
+_JUDGED = absl_flags.DEFINE_integer(
+    "judged_examples",
+    100_000,
+    "Examples that both are trained on before recall is measured; 0: neither.",
+    lower_bound=0,
+)
 _OUTPUT = absl_flags.DEFINE_string("output", "", "Also write the JSON there.")
 
 
@@ -27,14 +38,19 @@ def main(argv: list[str]) -> None:
     """Runs the benchmark."""
     del argv
     config = flags.config_from_flags()
-    from longretriever_tf.data.prepared import load_split, prepare, prepare_examples, training_cut
+    from tower_start import start_towers
+
     from longretriever_tf.files import write_text_atomically
     from longretriever_tf.provenance import describe_origin
 
-    log, cuts = load_split(config)
-    prepared = prepare(config, log, training_cut(config, cuts))
-    examples, _ = prepare_examples(config, prepared)
-    sides = {"ours": _ours(config, prepared, examples), "plain": _plain(config, prepared, examples)}
+    if _JUDGED.value and config.train.cut != "validation":
+        raise UserError(
+            f"--cut={config.train.cut}: --judged_examples={_JUDGED.value} are judged on the validation window, which "
+            "training must not see; add --cut=validation, or leave that part out: --judged_examples=0"
+        )
+    begun = start_towers(config)
+    judged = _train_and_judge(config, begun) if _JUDGED.value else {}
+    sides = {"ours": _ours(config, begun), "plain": _plain(config, begun)}
     measured: dict[str, dict[str, list[float]]] = {name: {} for name in sides}
     for _ in range(_REPEATS.value):
         for name, side in sides.items():
@@ -43,6 +59,7 @@ def main(argv: list[str]) -> None:
     facts: dict[str, Any] = {
         **describe_origin("python benchmarks/bench_plain_training.py", config.train.seed),
         "data": config.data.dataset,
+        "equal_examples": judged,
         "sizes": {"max_length": config.model.max_length, "dim": config.model.dim, "layers": config.model.num_layers},
     }
     for name, parts in measured.items():
@@ -55,17 +72,47 @@ def main(argv: list[str]) -> None:
         write_text_atomically(_OUTPUT.value, text)
 
 
-def _ours(config: Any, prepared: Any, examples: Any) -> dict[str, Any]:
-    from longretriever_tf.data.batches import BatchSource
-    from longretriever_tf.models.build import build_models, set_token_scale
+def _train_and_judge(config: Any, begun: Any) -> dict[str, dict[str, float]]:
+    """Both trained on as many examples: seconds, and recall on the validation window."""
+    from plain_scorer import PlainLogits, make_plain_scorer
+    from plain_training import PlainRetriever, make_plain_dataset
+    from recall import judge
+
+    from longretriever_tf.models.optimizer import SplitAdam
+    from longretriever_tf.retrieval.scorer import LongRetrieverScorer
+    from longretriever_tf.training.assemble import validation_truth
+    from longretriever_tf.training.loop import make_step
+
+    prepared, phase = begun.prepared, begun.phase
+    total = max(1, phase.num_steps() * _JUDGED.value // phase.num_examples())
+    optimizer = SplitAdam(phase.variables(), config.train.learning_rate, config.train.weight_decay, total)
+    step = make_step(phase, optimizer, config.train.xla)
+    epochs = (batch for epoch in itertools.count() for batch in phase.make_dataset(epoch))
+    ours = _train(epochs, lambda batch: int(batch.category.shape[0]), step)
+    plain = PlainRetriever(config, prepared)
+    dataset = make_plain_dataset(config, prepared, begun.examples, config.train.seed).repeat()
+    made = {"ours": ours, "plain": _train(dataset, lambda batch: int(batch[0].shape[0]), plain.make_step())}
+    retrieval = dataclasses.replace(config.retrieval, interest="paper", merge="calibrated")
+    scorer = LongRetrieverScorer(config, prepared, begun.models.retriever, begun.models.interest, retrieval)
+    truth = validation_truth(begun.log, begun.cuts, prepared)
+    scorers = {"ours": scorer, "plain": make_plain_scorer(scorer, retrieval, PlainLogits(config, prepared, plain))}
+    return {name: made[name] | judge(one, truth, prepared.corpus.category_offset) for name, one in scorers.items()}
+
+
+def _train(batches: Iterable[Any], size_of: Callable[[Any], int], step: Callable[[Any], Any]) -> dict[str, float]:
+    """Trains on `--judged_examples`, the last batch whole; seconds include tracing."""
+    start, seen = time.perf_counter(), 0
+    for batch in _first(batches, size_of, _JUDGED.value):
+        float(step(batch))
+        seen += size_of(batch)
+    return {"examples": seen, "seconds": time.perf_counter() - start}
+
+
+def _ours(config: Any, begun: Any) -> dict[str, Any]:
     from longretriever_tf.models.optimizer import SplitAdam
     from longretriever_tf.training.loop import make_step
-    from longretriever_tf.training.phases import TowerPhase
 
-    source = BatchSource(config, prepared, examples)
-    models = build_models(config, prepared.corpus, prepared.item_svd)
-    phase = TowerPhase(config, models.retriever, source, examples, prepared.corpus.category_offset, None)
-    set_token_scale(models.retriever, phase.make_dataset(0).take(16))
+    phase = begun.phase
     step = make_step(phase, SplitAdam(phase.variables(), config.train.learning_rate, 0.0, 10_000), config.train.xla)
     dataset = phase.make_dataset(0)
     batches = list(_first(dataset, lambda batch: int(batch.category.shape[0]), _EXAMPLES.value))
@@ -74,15 +121,13 @@ def _ours(config: Any, prepared: Any, examples: Any) -> dict[str, Any]:
     return {"batches": batches, "facts": facts, "measure": measure, "step": step}
 
 
-def _plain(config: Any, prepared: Any, examples: Any) -> dict[str, Any]:
-    import tensorflow as tf
+def _plain(config: Any, begun: Any) -> dict[str, Any]:
     from plain_training import PlainRetriever, make_plain_dataset
 
-    model = PlainRetriever(config, prepared)
-    dataset = make_plain_dataset(config, prepared, examples, config.train.seed)
+    model = PlainRetriever(config, begun.prepared)
+    dataset = make_plain_dataset(config, begun.prepared, begun.examples, config.train.seed)
     batches = list(_first(dataset, lambda batch: int(batch[0].shape[0]), _PLAIN.value))
-    step = tf.function(lambda batch: model.train_step(batch)["loss"], reduce_retracing=True)
-    measure = _measurer(dataset, batches, lambda batch: int(batch[0].shape[0]), step)
+    measure = _measurer(dataset, batches, lambda batch: int(batch[0].shape[0]), model.make_step())
     return {"batches": batches, "facts": _padding(batch[0] for batch in batches), "measure": measure}
 
 

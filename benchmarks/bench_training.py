@@ -32,39 +32,28 @@ def main(argv: list[str]) -> None:
     del argv
     config = flags.config_from_flags()
     import tensorflow as tf
+    from tower_start import start_towers
 
-    from longretriever_tf.data.batches import BatchSource
-    from longretriever_tf.data.prepared import load_split, prepare, prepare_examples, training_cut
     from longretriever_tf.files import write_text_atomically
-    from longretriever_tf.models.build import build_models, set_token_scale
     from longretriever_tf.provenance import describe_origin
     from longretriever_tf.training.device_phase import make_device_phase
-    from longretriever_tf.training.phases import TowerPhase
 
-    log, cuts = load_split(config)
-    start = time.perf_counter()
-    prepared = prepare(config, log, training_cut(config, cuts))
-    examples, _ = prepare_examples(config, prepared)
-    prepare_s = time.perf_counter() - start
-    start = time.perf_counter()
-    source = BatchSource(config, prepared, examples)
-    source_s = time.perf_counter() - start
-    models = build_models(config, prepared.corpus, prepared.item_svd)
-    phase = TowerPhase(config, models.retriever, source, examples, prepared.corpus.category_offset, None)
-    set_token_scale(models.retriever, phase.make_dataset(0).take(16))
+    begun = start_towers(config)
     facts = {
         **describe_origin("python benchmarks/bench_training.py", config.train.seed),
         "data": config.data.dataset,
         "devices": [_describe(device) for device in tf.config.list_physical_devices()],
-        "prepare_s": prepare_s,
-        "source_s": source_s,
-        "histories": type(source.histories).__name__,
+        "prepare_s": begun.prepare_s,
+        "source_s": begun.source_s,
+        "histories": type(begun.source.histories).__name__,
     }
     if config.train.device_input:
-        device = make_device_phase(config, phase, models.retriever, prepared, examples, source.histories)
+        device = make_device_phase(
+            config, begun.phase, begun.models.retriever, begun.prepared, begun.examples, begun.source
+        )
         facts.update(_measure_device(config, device))
     else:
-        facts.update(_measure(config, phase))
+        facts.update(_measure(config, begun.phase))
     print(json.dumps(facts, indent=2))
     if _OUTPUT.value:
         write_text_atomically(_OUTPUT.value, json.dumps(facts, indent=2) + "\n")

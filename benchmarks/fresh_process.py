@@ -7,15 +7,21 @@ import sys
 from typing import Any
 
 
-def ask_in_fresh_process(module: str, *arguments: Any) -> Any:
+def ask_in_fresh_process(module: str, *arguments: Any, python: str = "") -> Any:
     """What `module.ask(*arguments)` prints as JSON, `module` a file of this folder.
+
+    Args:
+      module: its name.
+      arguments: whatever `repr` writes out.
+      python: another interpreter, which then sees its own packages and this folder alone; empty: this one.
 
     Raises:
       RuntimeError: it failed; the end of what it wrote to stderr.
     """
-    here = [os.path.dirname(os.path.abspath(__file__)), *sys.path]
+    here = [os.path.dirname(os.path.abspath(__file__)), *([] if python else sys.path)]
     code = f"import sys; sys.path[:0] = {here!r}; import {module}; {module}.ask(*{arguments!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    foreign = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} if python else None
+    done = subprocess.run([python or sys.executable, "-c", code], capture_output=True, text=True, env=foreign)
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
     return json.loads(done.stdout.splitlines()[-1])

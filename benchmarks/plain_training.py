@@ -4,6 +4,9 @@ One element per example, its history cut and padded to L one by one, shuffled in
 category, the same Pre-LN encoder over all L tokens, the Retrieval task over the batch, Keras's Adam.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
@@ -20,10 +23,26 @@ _SHUFFLE = 10_000
 
 def make_plain_dataset(config: Config, prepared: Prepared, examples: Examples, seed: int) -> tf.data.Dataset:
     """Batches of (token items [R, L], features [R, L, 2], category [R], target item [R]), one category each."""
-    order, length = prepared.order, config.model.max_length
     columns = (examples.start, examples.stop, examples.time, examples.category, examples.target_start)
     keys = np.random.default_rng(seed).permutation(np.stack([column.astype(np.int64) for column in columns], 1))
-    items, timestamps = tf.constant(order.item), tf.constant(order.timestamp)
+    size = config.train.batch_size
+    return (
+        read_plain_rows(prepared, config.model.max_length, keys)
+        .shuffle(_SHUFFLE, seed=seed)
+        .group_by_window(lambda item, features, category, target: category, lambda _, part: part.batch(size), size)
+        .prefetch(4)
+    )
+
+
+def read_plain_rows(prepared: Prepared, length: int, keys: np.ndarray) -> tf.data.Dataset:
+    """Elements (token items [L], features [L, 2], category, target item), in order.
+
+    Args:
+      prepared: the window.
+      length: L.
+      keys: start and stop of the history in the category order, moment, category, position of the target, [X, 5] int64.
+    """
+    items, timestamps = tf.constant(prepared.order.item), tf.constant(prepared.order.timestamp)
 
     def read(key: tf.Tensor) -> tuple[tf.Tensor, ...]:
         start, stop, time = tf.maximum(key[0], key[1] - length), key[1], key[2]
@@ -35,13 +54,7 @@ def make_plain_dataset(config: Config, prepared: Prepared, examples: Examples, s
         shaped = tf.ensure_shape(item, [length]), tf.ensure_shape(tf.pad(features, padding), [length, 2])
         return *shaped, key[3], tf.gather(items, key[4])
 
-    size = config.train.batch_size
-    dataset = tf.data.Dataset.from_tensor_slices(keys).map(read, num_parallel_calls=tf.data.AUTOTUNE)
-    return (
-        dataset.shuffle(_SHUFFLE, seed=seed)
-        .group_by_window(lambda item, features, category, target: category, lambda _, part: part.batch(size), size)
-        .prefetch(4)
-    )
+    return tf.data.Dataset.from_tensor_slices(keys).map(read, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 class PlainRetriever(tfrs.Model):
@@ -62,9 +75,23 @@ class PlainRetriever(tfrs.Model):
     def compute_loss(self, inputs: tuple[tf.Tensor, ...], training: bool = False) -> tf.Tensor:
         """The in-batch softmax over one category's batch."""
         item, features, category, target = inputs
+        random = StepRandom(self._seed, self.optimizer.iterations) if training else None
+        user = self.user_vectors(item, features, category, random)
+        return self._task(user, self._items(target), candidate_ids=target, compute_metrics=False)
+
+    def make_step(self) -> Callable[[Any], tf.Tensor]:
+        """Keras's training step as a compiled function: batch in, loss out."""
+        return tf.function(lambda batch: self.train_step(batch)["loss"], reduce_retracing=True)
+
+    def user_vectors(
+        self, item: tf.Tensor, features: tf.Tensor, category: tf.Tensor, random: StepRandom | None = None
+    ) -> tf.Tensor:
+        """[R, D] of the rows that `read_plain_rows` makes."""
         tokens = self._items(item) + self._features(features)
         x = tf.concat([self._categories(category)[:, None], tokens], 1) + self._position
         mask = tf.pad(item > 0, [[0, 0], [1, 0]], constant_values=True)
-        random = StepRandom(self._seed, self.optimizer.iterations) if training else None
-        state = self._encoder(x, mask, cls_only=False, random=random)[:, 0]
-        return self._task(state, self._items(target), candidate_ids=target, compute_metrics=False)
+        return self._encoder(x, mask, cls_only=False, random=random)[:, 0]
+
+    def item_vectors(self) -> np.ndarray:
+        """[V, D]."""
+        return self._items(tf.range(self._items.input_dim)).numpy()

@@ -50,6 +50,9 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row("ours.both", "L = 50, 2 layers: ours", "examples/s"),
         Row("plain.both", "L = 50, 2 layers: plain TFRS", "examples/s"),
         Row("times_as_fast.*", "ours over plain,", "times"),
+        Row("equal_examples.*.seconds", "as many examples: training,", "s"),
+        Row("equal_examples.*.recall@100", "as many examples: recall@100,", ""),
+        Row("equal_examples.*.within_category_recall@20", "as many examples: recall@20 within categories,", ""),
         Row("matrix_multiply.share", "time of the useful matrix products alone over that of the step", ""),
     ),
     "bench_request": (
@@ -75,7 +78,9 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "bench_peers": (
         Row("sides.*.examples_per_s", "peers: rows a second,", "rows/s"),
         Row("sides.*.pairs_per_s", "peers: pairs a second,", "pairs/s"),
-        Row("sides.*.seconds_to_the_same_recall", "peers: to the same recall@100,", "s"),
+        Row("to_the_same.*.*.recall", "the best recall that both reach,", ""),
+        Row("to_the_same.*.*.theirs_s", "theirs to it,", "s"),
+        Row("to_the_same.*.*.ours_s", "ours to it,", "s"),
     ),
 }
 

@@ -66,7 +66,7 @@ def _check_values(config: Any) -> None:
     ):
         for name in names:
             require(getattr(section, name) > 0, f"--{name}={getattr(section, name)}: expected a value above 0")
-    for section, names in (
+    for section, others in (
         (model, ("svd_dim", "history_events")),
         (
             train,
@@ -82,7 +82,7 @@ def _check_values(config: Any) -> None:
             ),
         ),
     ):
-        for name in names:
+        for name in others:
             require(getattr(section, name) >= 0, f"--{name}={getattr(section, name)}: expected 0 or more")
     require(0 <= model.taste_dropout <= 0.99, f"--taste_dropout={model.taste_dropout}: expected 0 to 0.99")
     require(

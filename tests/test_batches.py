@@ -7,9 +7,10 @@ import pytest
 from worlds import START, block_world, crowded_world
 
 from longretriever_tf.config import Config, ModelConfig, TrainConfig
+from longretriever_tf.data import taste as tastes
 from longretriever_tf.data.batches import BatchSource, plan_epoch
 from longretriever_tf.data.interest_batches import InterestSource, LifeReader
-from longretriever_tf.data.prepared import prepare, prepare_examples
+from longretriever_tf.data.prepared import example_tastes, prepare, prepare_examples
 from longretriever_tf.data.taste import fit_folds, fold_of_users, item_keys
 from longretriever_tf.schema import DAY_S
 
@@ -197,8 +198,8 @@ def test_batches_hold_histories_of_like_length():
 def test_the_taste_of_a_life_is_strictly_past_and_of_other_folds(train):
     ready = make_ready(make_config({"svd_dim": 5}, taste_folds=3, **train))
     prepared, examples, log = ready.prepared, ready.examples, ready.prepared.log
-    folds = fit_folds(log, prepared.corpus, prepared.item_svd, 3, ready.config.train.seed)
     fold = fold_of_users(log, item_keys(prepared.corpus.item_id), 3)
+    folds = fit_folds(log, prepared.corpus, prepared.item_svd, fold, 3, ready.config.train.seed)
     rows = np.arange(0, len(examples), 17)
     taste = ready.source.build(rows).taste.numpy()
     for row, x in enumerate(rows):
@@ -213,16 +214,37 @@ def test_the_taste_of_a_life_is_strictly_past_and_of_other_folds(train):
     assert np.ptp(np.linalg.norm(taste, axis=1)) < 4 and (np.linalg.norm(taste, axis=1) > 2.9).any()
 
 
+@pytest.mark.parametrize("shown, train", [(0, {}), (9, {}), (0, {"examples": "event"})])
+def test_tastes_are_kept_for_pairs_that_have_examples_alone(shown, train, monkeypatch):
+    """Against the table of every user at every moment, made in one go."""
+    monkeypatch.setattr(tastes, "_CHUNK_EVENTS", 71)
+    config = make_config({"svd_dim": 5, "history_events": shown}, taste_folds=3, **train)
+    ready = make_ready(config)
+    prepared, examples, log = ready.prepared, ready.examples, ready.prepared.log
+    kept = example_tastes(config, prepared, examples)
+    pairs = set(zip(examples.stats_row.tolist(), examples.user.tolist(), strict=True))
+    moments = prepared.stats.time
+    assert len(kept.vector) == len(pairs) < len(moments) * log.num_users and len(kept.row) == len(examples)
+    monkeypatch.setattr(tastes, "_CHUNK_EVENTS", 10**9)
+    everyone, everywhere = np.tile(np.arange(log.num_users), len(moments)), np.repeat(moments, log.num_users)
+    dense = tastes.build_tastes(log, prepared.user_fold, prepared.taste_rows, everyone, everywhere, shown)
+    dense = dense.reshape(len(moments), log.num_users, 5)
+    np.testing.assert_array_equal(kept.vector[kept.row], dense[examples.stats_row, examples.user])
+    np.testing.assert_array_equal(prepared.taste, dense[-1])
+    assert np.ptp(dense, axis=0).max() > 0.1
+
+
 def test_a_folds_svd_has_not_seen_its_users():
     config = make_config({"svd_dim": 5})
     prepared = prepare(config, crowded_world(seed=13), CUT)
     log, corpus = prepared.log, prepared.corpus
-    folds = fit_folds(log, corpus, prepared.item_svd, 3, 1)
+    fold = fold_of_users(log, item_keys(corpus.item_id), 3)
+    folds = fit_folds(log, corpus, prepared.item_svd, fold, 3, 1)
     later = log.timestamp > log.timestamp[log.offset[log.event_user()]]  # how a life begins tells its fold
-    mine = later & (fold_of_users(log, item_keys(corpus.item_id), 3)[log.event_user()] == 1)
+    mine = later & (fold[log.event_user()] == 1)
     item = log.item.copy()
     item[mine] = np.random.default_rng(1).integers(2, 9, mine.sum())
-    other = fit_folds(dataclasses.replace(log, item=item), corpus, prepared.item_svd, 3, 1)
+    other = fit_folds(dataclasses.replace(log, item=item), corpus, prepared.item_svd, fold, 3, 1)
     assert folds[1].tobytes() == other[1].tobytes() and folds[0].tobytes() != other[0].tobytes()
     likeness = np.sum(folds[1] * prepared.item_svd, axis=1)[2:]
     assert np.median(likeness) > 0.5  # rotated onto the full basis

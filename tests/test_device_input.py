@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import threading
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from longretriever_tf.models.optimizer import SplitAdam
 from longretriever_tf.training.device_phase import DeviceTowerPhase, make_device_phase
 from longretriever_tf.training.phases import TowerPhase
 
-MODEL = {"dim": 8, "num_heads": 2, "ff_dim": 16, "svd_dim": 4, "dropout": 0.0, "unknown_rate": 0.0, "profile": True}
+MODEL = {"dim": 8, "num_heads": 2, "ff_dim": 16, "svd_dim": 4, "unknown_rate": 0.0, "profile": True}
+MODEL |= {"dropout": 0.0, "taste_dropout": 0.0}  # the two paths draw differently
 TRAIN = {"num_snapshots": 3, "horizon_days": 14, "batch_size": 23, "device_input": True, "steps_per_call": 3}
 
 
@@ -50,7 +52,7 @@ def build(model: dict | None = None, **train) -> World:
     source = BatchSource(config, prepared, examples)
     ordinary = TowerPhase(config, retriever, source, examples, prepared.corpus.category_offset, None)
     set_token_scale(retriever, ordinary.make_dataset(0).take(8))
-    device = make_device_phase(config, ordinary, retriever, prepared, examples, source.histories)
+    device = make_device_phase(config, ordinary, retriever, prepared, examples, source)
     return World(config, ordinary, device, source)
 
 
@@ -151,3 +153,21 @@ def test_xla_draws_the_same_dropout():
 def test_histories_that_do_not_fit_are_an_error_that_names_the_budget():
     with pytest.raises(UserError, match=r"--materialise_gb=1e-09.*raise it"):
         build(materialise_gb=1e-9)
+
+
+def test_the_next_epoch_is_planned_ahead_and_no_thread_outlives_its_iterator():
+    def planners():
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("plan")]
+
+    device = build(epochs=3, num_snapshots=1).device
+    expected = {epoch: device.plan(epoch)[0].rows for epoch in range(3)}
+    whole = list(device.make_dataset(0))
+    assert len(whole) == device.num_batches() and planners() == []
+    stopped = device.make_dataset(1)
+    columns, _ = next(stopped)
+    assert planners() != []
+    stopped.close()  # what an early stop or an error leaves behind
+    assert planners() == []
+    np.testing.assert_array_equal(columns.rows, expected[1])
+    np.testing.assert_array_equal(next(device.make_dataset(2))[0].rows, expected[2])
+    assert planners() == []  # nothing comes after the last epoch

@@ -187,7 +187,7 @@ def everything(log, config, cut=CUT):
         "order.run_user": encoded.user_id[order.run_user],
         **fields("stats", prepared.stats),
         "item_svd": prepared.item_svd,
-        "taste": prepared.taste[:, living],
+        "taste": prepared.taste[living],
         **fields("examples", examples, ["user"]),
         "examples.user": encoded.user_id[examples.user],
         **fields("snapshots", snapshots, ["user"]),

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from longretriever_tf.errors import UserError
-from longretriever_tf.evaluation.table import markdown_table, text_table, write_json
+from longretriever_tf.evaluation.table import text_table, write_json
 
 METRICS = {
     "data": "toy",
@@ -31,17 +31,6 @@ def test_text_table_is_this():
         "model          recall@100  ndcg@100  recall@100  recall@20\n"
         "popularity         0.2500    0.1250      0.0625          -\n"
         "LongRetriever      1.0000         -           -     0.6124\n"
-    )
-
-
-def test_markdown_table_is_this():
-    assert markdown_table(METRICS, COLUMNS) == (
-        "data `toy`, split `test`, seed `7`, command `evaluate --x`, date `2031-02-03`\n"
-        "\n"
-        "| model | all recall@100 | all ndcg@100 | novel recall@100 | within recall@20 |\n"
-        "| --- | ---: | ---: | ---: | ---: |\n"
-        "| popularity | 0.2500 | 0.1250 | 0.0625 | - |\n"
-        "| LongRetriever | 1.0000 | - | - | 0.6124 |\n"
     )
 
 

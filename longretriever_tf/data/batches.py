@@ -17,7 +17,7 @@ from longretriever_tf.data.corpus import Corpus, EncodedLog
 from longretriever_tf.data.examples import Examples
 from longretriever_tf.data.hard_search import flat_ranges
 from longretriever_tf.data.histories import Histories, SearchedHistories, keep_histories, kept_bytes
-from longretriever_tf.data.prepared import Prepared
+from longretriever_tf.data.prepared import Prepared, example_tastes
 from longretriever_tf.data.targets import distinct_targets
 
 _BUCKETS = (0, 1, 2, 4, 8, 16, 32)
@@ -123,13 +123,16 @@ class BatchSource:
     def __init__(self, config: Config, prepared: Prepared, examples: Examples) -> None:
         corpus, log, stats = prepared.corpus, prepared.log, prepared.stats
         targets = distinct_targets(examples, prepared.order)
-        self._config = config
+        self._config, self.tastes = config, example_tastes(config, prepared, examples)
         self.histories: Histories = SearchedHistories(config, prepared, examples)
         if kept_bytes(config, examples) <= config.train.materialise_gb * 1e9:
             self.histories = keep_histories(config, self.histories, examples)
         with tf.device("/CPU:0"):
-            # One row per example: gathering a row of five costs what gathering one number does.
-            columns = (examples.category, examples.user, examples.stats_row, targets.offset[:-1], targets.offset[1:])
+            # One row per example: gathering a row of six costs what gathering one number does.
+            columns = (
+                *(examples.category, examples.user, examples.stats_row, self.tastes.row),
+                *(targets.offset[:-1], targets.offset[1:]),
+            )
             self._example = tf.constant(np.stack([column.astype(np.int64) for column in columns], 1))
             self._time, self._weight = tf.constant(examples.time), tf.constant(examples.weight)
             self._target = tf.constant(targets.item)
@@ -137,9 +140,7 @@ class BatchSource:
             self._stats, self._first_time = tf.constant(stats.item), tf.constant(stats.first_time)
             self._category_offset = tf.constant(corpus.category_offset)
             self._probability = tf.constant(_sampling_probability(config, corpus, log))
-            self._num_users = log.num_users
-            rows, width = np.prod(prepared.taste.shape[:2]), prepared.taste.shape[2]
-            self._taste = tf.constant(prepared.taste.reshape(rows, width))
+            self._taste = tf.constant(self.tastes.vector)
 
     def make_dataset(self, plan: EpochPlan, first: int = 0) -> tf.data.Dataset:
         """Batches `first`, `first + 1`, ... of the plan, in order, prefetched."""
@@ -152,7 +153,8 @@ class BatchSource:
 
     def build(self, rows: tf.Tensor) -> Batch:
         """Reads and pads one batch of example rows ([R] int64), in the graph."""
-        category, user, stats_at, target_start, target_stop = tf.unstack(tf.gather(self._example, rows), 5, 1)
+        columns = tf.unstack(tf.gather(self._example, rows), 6, 1)
+        category, user, stats_at, taste_row, target_start, target_stop = columns
         time, tokens = tf.gather(self._time, rows), self.histories.read(rows)
         target_row, at = flat_ranges(target_start, target_stop)
         target = tf.gather(self._target, at)
@@ -173,7 +175,7 @@ class BatchSource:
         return Batch(
             category=tf.cast(category, tf.int32),
             profile=tf.gather(self._profile, user),
-            taste=tf.gather(self._taste, stats_at * self._num_users + user),
+            taste=tf.gather(self._taste, taste_row),
             token_item=tokens.item,
             token_local=token_local,
             features=tokens.features,

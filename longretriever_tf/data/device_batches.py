@@ -16,7 +16,7 @@ from longretriever_tf.config import Config
 from longretriever_tf.data.batches import DEVICE_BUCKETS, Batch, EpochPlan
 from longretriever_tf.data.examples import Examples
 from longretriever_tf.data.histories import KeptHistories
-from longretriever_tf.data.prepared import Prepared
+from longretriever_tf.data.prepared import ExampleTastes, Prepared
 from longretriever_tf.data.ranges import flat_ranges
 from longretriever_tf.data.targets import Targets, distinct_targets
 
@@ -140,19 +140,18 @@ class DeviceSource:
       prepared: the training window.
       examples: the examples.
       kept: their histories.
+      tastes: their tastes.
     """
 
-    def __init__(self, prepared: Prepared, examples: Examples, kept: KeptHistories) -> None:
+    def __init__(self, prepared: Prepared, examples: Examples, kept: KeptHistories, tastes: ExampleTastes) -> None:
         corpus, stats = prepared.corpus, prepared.stats
         self.targets = distinct_targets(examples, prepared.order)
-        rows, width = np.prod(prepared.taste.shape[:2]), prepared.taste.shape[2]
-        self._num_users = prepared.log.num_users
         start, count = kept.start.numpy(), kept.count.numpy()
-        columns = (examples.category, examples.user, examples.stats_row, examples.time, start, count)
+        columns = (examples.category, examples.user, examples.stats_row, examples.time, start, count, tastes.row)
         self._example = _on_device(np.stack([column.astype(np.int64) for column in columns], 1))
         self._weight = _on_device(examples.weight)
         self._token, self._features = _on_device(kept.item.numpy()), _on_device(kept.features.numpy())
-        self._profile, self._taste = _on_device(prepared.log.profile), _on_device(prepared.taste.reshape(rows, width))
+        self._profile, self._taste = _on_device(prepared.log.profile), _on_device(tastes.vector)
         self._stats, self._first_time = _on_device(stats.item), _on_device(stats.first_time)
         self._category_offset = _on_device(corpus.category_offset)
 
@@ -175,7 +174,7 @@ class DeviceSource:
         slot = tf.range(shape.rows, dtype=tf.int64)[None]
         rows = tf.reshape(bounds[:, :1] + tf.where(slot < bounds[:, 1:2], slot, 0), [-1])
         at = tf.gather(epoch.rows, rows)
-        category, user, moment, time, start, count = tf.unstack(tf.gather(self._example, at), 6, 1)
+        category, user, moment, time, start, count, taste = tf.unstack(tf.gather(self._example, at), 7, 1)
         low, item, is_item = self._items(category[:: shape.rows], shape)
         position = tf.range(shape.length, dtype=tf.int64)[None]
         token = tf.where(position < count[:, None], start[:, None] + position, 0)  # [G R, L]
@@ -188,7 +187,7 @@ class DeviceSource:
         return Batch(
             category=tf.cast(category, tf.int32),
             profile=tf.cast(tf.gather(self._profile, user), tf.int32),
-            taste=tf.gather(self._taste, moment * self._num_users + user),
+            taste=tf.gather(self._taste, taste),
             token_item=tf.cast(token_item, tf.int32),
             token_local=tf.cast(token_local, tf.int32),
             features=tf.gather(self._features, token),

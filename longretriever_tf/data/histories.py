@@ -49,7 +49,7 @@ class SearchedHistories:
             names = ("start", "stop", "time", "stats_row", "activity")
             self._example = {name: tf.constant(getattr(examples, name)) for name in names}
             self._example["category_count"] = tf.constant(examples.stop - first)
-            self._order = tuple(map(tf.constant, (order.item, order.timestamp, order.weight)))
+            self._order = tf.constant(order.item), tf.constant(order.timestamp), tf.constant(order.weight)
             self._stats = tf.constant(prepared.stats.item)
 
     def read(self, rows: tf.Tensor) -> Tokens:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from longretriever_tf.data.item_svd import fit_item_svd
 from longretriever_tf.data.load import load_log
 from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.data.splits import Cuts, global_time_cuts
-from longretriever_tf.data.taste import build_tastes, fit_folds, item_keys
+from longretriever_tf.data.taste import build_tastes, fit_folds, fold_of_users, item_keys
 from longretriever_tf.errors import UserError
 from longretriever_tf.files import explain_os_errors
 
@@ -30,8 +31,9 @@ class Prepared:
       order: its category order.
       stats: item statistics; the last row is as of the moment.
       item_svd: [V, svd_dim] float32.
-      taste: tastes of all users on the grid of `stats`, [S, U, svd_dim] float32; [S, U, 0] unless the model reads it.
+      taste: tastes of all users at the moment, [U, svd_dim] float32; [U, 0] unless the model reads it.
       taste_rows: what tastes are read through, one table per fold, [K, V, svd_dim] float32; see `data.taste`.
+      user_fold: which of them each user is read through, [U] int64.
     """
 
     corpus: Corpus
@@ -41,6 +43,7 @@ class Prepared:
     item_svd: np.ndarray
     taste: np.ndarray
     taste_rows: np.ndarray
+    user_fold: np.ndarray
 
     @property
     def moment(self) -> int:
@@ -60,10 +63,11 @@ def prepare(config: Config, log: LifelongLog, cut: int) -> Prepared:
     encoded = encode_log(log, corpus).before(cut)
     grid = stats_times(config, int(encoded.timestamp.min()), cut)
     item_svd = fit_item_svd(encoded, corpus, config.model.svd_dim, config.train.seed)
+    user_fold = fold_of_users(encoded, item_keys(corpus.item_id), config.train.taste_folds)
     taste_rows = item_svd[None, :, :0]
     if config.model.reads_taste:
-        taste_rows = fit_folds(encoded, corpus, item_svd, config.train.taste_folds, config.train.seed)
-    return _prepare_at(config, corpus, encoded, grid, item_svd, taste_rows)
+        taste_rows = fit_folds(encoded, corpus, item_svd, user_fold, config.train.taste_folds, config.train.seed)
+    return _prepare_at(config, corpus, encoded, grid, {"item_svd": item_svd, "taste_rows": taste_rows}, user_fold)
 
 
 def prepare_requests(
@@ -87,15 +91,50 @@ def prepare_requests(
             "the log holds no event of any item that this run was trained on: is it the run of another log?"
         )
     at = np.array([moment], np.int64)
-    return _prepare_at(config, corpus, encoded, at, arrays["item_svd"], arrays["taste_rows"])
+    user_fold = fold_of_users(encoded, item_keys(corpus.item_id), len(arrays["taste_rows"]))
+    return _prepare_at(config, corpus, encoded, at, arrays, user_fold)
 
 
 def _prepare_at(
-    config: Config, corpus: Corpus, encoded: EncodedLog, grid: np.ndarray, item_svd: np.ndarray, taste_rows: np.ndarray
+    config: Config,
+    corpus: Corpus,
+    encoded: EncodedLog,
+    grid: np.ndarray,
+    arrays: dict[str, np.ndarray],
+    user_fold: np.ndarray,
 ) -> Prepared:
     stats = build_item_stats(encoded, corpus.item_category, grid, corpus.num_categories)
-    tastes = build_tastes(encoded, item_keys(corpus.item_id), taste_rows, grid, config.model.history_events)
-    return Prepared(corpus, encoded, build_category_order(encoded, corpus), stats, item_svd, tastes, taste_rows)
+    order = build_category_order(encoded, corpus)
+    item_svd, taste_rows, everyone = arrays["item_svd"], arrays["taste_rows"], np.arange(encoded.num_users)
+    moment = np.full(len(everyone), grid[-1])
+    taste = build_tastes(encoded, user_fold, taste_rows, everyone, moment, config.model.history_events)
+    return Prepared(corpus, encoded, order, stats, item_svd, taste, taste_rows, user_fold)
+
+
+class ExampleTastes(NamedTuple):
+    """Tastes that training reads: those of the (user, moment) pairs that have examples.
+
+    Attributes:
+      row: of each example in `vector`, [X] int64.
+      vector: [n, svd_dim] float32; [n, 0] unless the model reads it.
+    """
+
+    row: np.ndarray
+    vector: np.ndarray
+
+
+def example_tastes(config: Config, prepared: Prepared, examples: Examples) -> ExampleTastes:
+    """Tastes of the examples' users at the examples' moments, on the grid of the item statistics.
+
+    Raises:
+      UserError: they do not fit into memory.
+    """
+    num_users = prepared.log.num_users
+    pair, row = np.unique(examples.stats_row.astype(np.int64) * num_users + examples.user, return_inverse=True)
+    user, time = pair % num_users, prepared.stats.time[pair // num_users]
+    shown = config.model.history_events
+    vector = build_tastes(prepared.log, prepared.user_fold, prepared.taste_rows, user, time, shown)
+    return ExampleTastes(row, vector)
 
 
 def prepare_examples(config: Config, prepared: Prepared) -> tuple[Examples, Examples]:

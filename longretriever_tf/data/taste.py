@@ -28,17 +28,23 @@ LENGTH = 3.0
 
 _PRIME = 2**31 - 1
 
+_CHUNK_EVENTS = 10_000_000
+"""Events of lives that are summed at once; bounds memory."""
+
 LEAST = 1e-30
 """Squared sums below this, of lives that ended decades ago, shrink to 0."""
 
 
-def fit_folds(log: EncodedLog, corpus: Corpus, item_svd: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
+def fit_folds(
+    log: EncodedLog, corpus: Corpus, item_svd: np.ndarray, user_fold: np.ndarray, num_folds: int, seed: int
+) -> np.ndarray:
     """An SVD for each fold that has not seen its users, in the basis of the full one.
 
     Args:
       log: events before the cut.
       corpus: the corpus.
       item_svd: of all users, [V, D] float32.
+      user_fold: from `fold_of_users`, [U].
       num_folds: K; 0 trusts the full SVD (quicker, smaller, and leaks).
       seed: of the solver's start vector.
 
@@ -47,7 +53,7 @@ def fit_folds(log: EncodedLog, corpus: Corpus, item_svd: np.ndarray, num_folds: 
     """
     if not num_folds:
         return item_svd[None]
-    event_fold = fold_of_users(log, item_keys(corpus.item_id), num_folds)[log.event_user()]
+    event_fold = user_fold[log.event_user()]
     tables = []
     for fold in range(num_folds):
         part = fit_item_svd(log, corpus, item_svd.shape[1], seed, event_fold != fold).astype(np.float64)
@@ -98,43 +104,47 @@ def fold_of_users(log: EncodedLog, item_key: np.ndarray, num_folds: int) -> np.n
 
 
 def build_tastes(
-    log: EncodedLog, item_key: np.ndarray, taste_rows: np.ndarray, grid: np.ndarray, history_events: int = 0
+    log: EncodedLog,
+    user_fold: np.ndarray,
+    taste_rows: np.ndarray,
+    user: np.ndarray,
+    time: np.ndarray,
+    history_events: int = 0,
 ) -> np.ndarray:
-    """Tastes of all users at the moments of `grid`, from events strictly before each.
+    """Tastes of users at moments, from events strictly before each.
 
     Args:
       log: the encoded log.
-      item_key: from `item_keys`, [V].
+      user_fold: from `fold_of_users`, [U].
       taste_rows: from `fit_folds`, [K, V, D]; each user is read through the table of the own fold.
-      grid: seconds UTC, ascending, [S] int64.
+      user: rows of the log, [n].
+      time: seconds UTC, [n] int64.
       history_events: see `data.recent`; 0: the whole life.
 
     Returns:
-      [S, U, D] float32, rows of length `LENGTH`, or 0 for an empty life.
+      [n, D] float32, rows of length `LENGTH`, or 0 for an empty life.
 
     Raises:
       UserError: they would fill more than half of the machine's memory.
     """
-    num_folds, num_items, dim = taste_rows.shape
-    room, memory = 4 * len(grid) * log.num_users * dim, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    _, num_items, dim = taste_rows.shape
+    room, memory = 4 * len(user) * dim, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if room > 0.5 * memory:
         raise UserError(
-            f"--user_context: tastes of {log.num_users:,} users at {len(grid)} moments fill {room / 1e9:.0f} GB, and "
-            f"this machine has {memory / 1e9:.0f} GB; lower --num_snapshots or --svd_dim, or use --nouser_context"
+            f"--user_context: tastes of {len(user):,} (user, moment) pairs fill {room / 1e9:.0f} GB, and this machine "
+            f"has {memory / 1e9:.0f} GB; lower --num_snapshots or --svd_dim, or use --nouser_context"
         )
-    tastes = np.zeros((len(grid), log.num_users, dim), np.float32)
+    tastes = np.zeros((len(user), dim), np.float32)
     if not dim:
         return tastes
-    fold, num_users = fold_of_users(log, item_key, num_folds), log.num_users
-    everyone = np.tile(np.arange(num_users), len(grid))
-    start, stop = visible_lives(log, everyone, np.repeat(grid, num_users), history_events)
-    for row, moment in enumerate(grid.tolist()):
-        mine = slice(row * num_users, (row + 1) * num_users)
-        user, event = flat_ranges(start[mine], stop[mine])
-        weight = np.exp2((log.timestamp[event] - moment) / schema.DAY_S / HALF_LIFE_DAYS)
-        counts = scipy.sparse.csr_matrix((weight, (user, log.item[event])), shape=(num_users, num_items))
+    start, stop = visible_lives(log, user, time, history_events)
+    for rows in np.array_split(np.arange(len(user)), int((stop - start).sum()) // _CHUNK_EVENTS + 1):
+        row, event = flat_ranges(start[rows], stop[rows])
+        weight = np.exp2((log.timestamp[event] - time[rows][row]) / schema.DAY_S / HALF_LIFE_DAYS)
+        counts = scipy.sparse.csr_matrix((weight, (row, log.item[event])), shape=(len(rows), num_items))
+        fold = user_fold[user[rows]]
         for k, table in enumerate(taste_rows):
-            tastes[row, fold == k] = _scaled(counts[fold == k] @ table)
+            tastes[rows[fold == k]] = _scaled(counts[fold == k] @ table)
     return tastes
 
 

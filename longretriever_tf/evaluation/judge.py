@@ -5,14 +5,13 @@ from typing import Any, cast
 
 from longretriever_tf.baseline_config import LONGRETRIEVER
 from longretriever_tf.config import Config, RetrievalConfig
-from longretriever_tf.data.corpus import encode_log
-from longretriever_tf.data.prepared import Prepared, load_saved, load_split, prepare_requests
+from longretriever_tf.data.prepared import Prepared
 from longretriever_tf.errors import UserError
 from longretriever_tf.evaluation.calibration import CalibrationMeter
 from longretriever_tf.evaluation.evaluator import Scorer, evaluate_many
 from longretriever_tf.evaluation.judge_baselines import BaselineChoice, find_settings, fit_all
+from longretriever_tf.evaluation.opened import open_window
 from longretriever_tf.evaluation.per_user import tabulate_users, write_users
-from longretriever_tf.evaluation.truth import build_truth
 from longretriever_tf.evaluation.variants import Askable, Ways, ask_variants, average_draws, variants_of
 from longretriever_tf.models.finished import load_baseline, load_models
 from longretriever_tf.progress import Progress
@@ -53,22 +52,14 @@ def judge_run(
       UserError: the run has seen the window, has not finished, or is of another log.
     """
     asked = _variants(config, ways)
-    log, cuts = load_split(config)
-    window = cuts.window_of(split)
-    corpus, arrays = load_saved(config.train.run_dir)
-    if corpus.cut > window[0]:
-        raise UserError(
-            f"--split={split}: this run was trained on events up to the test window (--cut=test), so it has seen "
-            "the validation window; judge it with --split=test, or train with --cut=validation"
-        )
-    chosen = find_settings(baselines, config, log, cuts, _PROGRAM)
-    encoded = encode_log(log, corpus)
-    truth = build_truth(encoded, corpus.num_items, window[0], window)
+    window = open_window(config, split, "--split={}")
+    corpus, truth = window.corpus, window.truth
+    chosen = find_settings(baselines, config, window.log, window.cuts, _PROGRAM)
     if max_users:
         truth = truth.rows(0, min(max_users, truth.num_users))
-    scorers = make_scorers(config, prepare_requests(config, log, corpus, arrays, window[0]))
+    scorers = make_scorers(config, window.prepare(config))
     scorers += ask_variants(cast(Askable, scorers[0]), asked, ways.draw_seeds) if asked else []
-    scorers += fit_all(baselines, chosen, encoded, corpus.category_offset, window[0])
+    scorers += fit_all(baselines, chosen, window.encoded, corpus.category_offset, window.moment)
     scorers[0] = meter = CalibrationMeter(scorers[0], truth, corpus.category_offset)
     progress = Progress(f"evaluating {len(scorers)} models", len(scorers) * truth.num_users, "users")
     chunk = max(16, min(_CHUNK, _MAX_SCORES // corpus.num_items))
@@ -76,7 +67,7 @@ def judge_run(
     progress.close()
     made = average_draws(made, list(asked), ways.draw_seeds)
     if users_path:
-        table = tabulate_users(made, truth, encoded, corpus.category_offset, window[0])
+        table = tabulate_users(made, truth, window.encoded, corpus.category_offset, window.moment)
         write_users(users_path, table | {"calibration": meter.tally, "interest_calibration": meter.interest_tally})
     return {
         **describe_origin(_PROGRAM, config.train.seed),

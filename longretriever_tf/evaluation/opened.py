@@ -7,15 +7,69 @@ print(run.corpus.item_name[lists[0]])
 
 from typing import NamedTuple
 
+import numpy as np
+
 from longretriever_tf.config import Config, load_config
-from longretriever_tf.data.corpus import Corpus, encode_log
+from longretriever_tf.data.corpus import Corpus, EncodedLog, encode_log
 from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.data.prepared import Prepared, load_saved, load_split, prepare_requests
+from longretriever_tf.data.splits import Cuts
 from longretriever_tf.errors import UserError
 from longretriever_tf.evaluation.truth import Truth, build_truth
 from longretriever_tf.models.build import Models
 from longretriever_tf.models.finished import load_models
 from longretriever_tf.retrieval.scorer import LongRetrieverScorer
+
+
+class OpenWindow(NamedTuple):
+    """What a finished run is asked with and judged by on a window.
+
+    Attributes:
+      log: the whole log.
+      cuts: its cuts.
+      corpus: vocabularies as of the run's training cut.
+      arrays: of the run, from `load_saved`.
+      encoded: the whole log under that corpus.
+      moment: the window's start, seconds UTC.
+      truth: what users took in the window.
+    """
+
+    log: LifelongLog
+    cuts: Cuts
+    corpus: Corpus
+    arrays: dict[str, np.ndarray]
+    encoded: EncodedLog
+    moment: int
+    truth: Truth
+
+    def prepare(self, config: Config) -> Prepared:
+        """The log strictly before the window."""
+        return prepare_requests(config, self.log, self.corpus, self.arrays, self.moment)
+
+
+def open_window(config: Config, split: str, spelled: str) -> OpenWindow:
+    """Opens a window for a finished run.
+
+    Args:
+      config: of the run.
+      split: "validation" or "test".
+      spelled: how the user names a window, `{}` for its name: what the refusal shows.
+
+    Raises:
+      UserError: the run has not finished, is of another log, or has seen the window.
+    """
+    log, cuts = load_split(config)
+    window = cuts.window_of(split)
+    corpus, arrays = load_saved(config.train.run_dir)
+    if corpus.cut > window[0]:
+        raise UserError(
+            f"{spelled.format(split)}: {config.train.run_dir!r} was trained on events up to the test window "
+            f"(--cut=test), so it has seen the validation window; ask for {spelled.format('test')}, or train with "
+            "--cut=validation"
+        )
+    encoded = encode_log(log, corpus)
+    truth = build_truth(encoded, corpus.num_items, window[0], window)
+    return OpenWindow(log, cuts, corpus, arrays, encoded, window[0], truth)
 
 
 class OpenRun(NamedTuple):
@@ -51,16 +105,8 @@ def open_run(run_dir: str, split: str) -> OpenRun:
       UserError: the run has not finished, is of another log or of a baseline, or has seen the window.
     """
     config = load_config(run_dir)
-    log, cuts = load_split(config)
-    window = cuts.window_of(split)
-    corpus, arrays = load_saved(run_dir)
-    if corpus.cut > window[0]:
-        raise UserError(
-            f"split={split!r}: {run_dir!r} was trained on events up to the test window (--cut=test), so it has seen "
-            "the validation window; open it with 'test', or train with --cut=validation"
-        )
-    prepared = prepare_requests(config, log, corpus, arrays, window[0])
-    truth = build_truth(encode_log(log, corpus), corpus.num_items, window[0], window)
-    models = load_models(config, corpus, arrays["item_svd"])
+    window = open_window(config, split, "split='{}'")
+    prepared = window.prepare(config)
+    models = load_models(config, window.corpus, window.arrays["item_svd"])
     scorer = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)
-    return OpenRun(config, log, corpus, prepared, truth, models, scorer)
+    return OpenRun(config, window.log, window.corpus, prepared, window.truth, models, scorer)

@@ -56,16 +56,6 @@ def text_table(metrics: dict[str, Any], columns: Sequence[tuple[str, str]] = COL
     return "\n".join([*facts, "", *_section_line(columns, widths), *lines]) + "\n"
 
 
-def markdown_table(metrics: dict[str, Any], columns: Sequence[tuple[str, str]] = COLUMNS) -> str:
-    """The same table in Markdown, the header's facts as a sentence above it."""
-    _check_header(metrics)
-    rows = _cells(metrics, columns)
-    names = ["model"] + [f"{_SHORT.get(section, section)} {metric}" for section, metric in columns]
-    body = [names, ["---", *["---:"] * len(columns)], *rows[1:]]
-    facts = ", ".join(f"{key} `{metrics[key]}`" for key in _HEADER_KEYS)
-    return "\n".join([f"{facts}", "", *("| " + " | ".join(row) + " |" for row in body)]) + "\n"
-
-
 def _cells(metrics: dict[str, Any], columns: Sequence[tuple[str, str]]) -> list[list[str]]:
     """Header and one row per model, as text."""
     rows = [["model"] + [metric for _, metric in columns]]

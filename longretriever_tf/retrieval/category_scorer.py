@@ -72,10 +72,10 @@ class CategoryScorer:
         self._config, self._prepared, self._model = config, prepared, model
         corpus, order = prepared.corpus, prepared.order
         with tf.device("/CPU:0"):
-            self._order = tuple(map(tf.constant, (order.item, order.timestamp, order.weight)))
+            self._order = tf.constant(order.item), tf.constant(order.timestamp), tf.constant(order.weight)
             self._profile = tf.constant(prepared.log.profile)
             self._stats = tf.constant(prepared.stats.item[-1:])
-            self._taste = tf.constant(prepared.taste[-1])
+            self._taste = tf.constant(prepared.taste)
         everyone, history_events = np.arange(prepared.log.num_users), config.model.history_events
         moment = np.full(len(everyone), prepared.moment)
         self._since = visible_since(prepared.log, everyone, moment, history_events)

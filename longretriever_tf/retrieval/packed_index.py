@@ -240,7 +240,7 @@ def _take(queries: Queries, rows: tf.Tensor) -> Queries:
     row = tf.gather(place, queries.excluded_row)
     kept = tf.where(row >= 0)[:, 0]
     of_rows = [tf.gather(part, rows) for part in queries[:4]]
-    return Queries(*of_rows, tf.gather(row, kept), tf.gather(queries.excluded_item, kept))
+    return Queries._make([*of_rows, tf.gather(row, kept), tf.gather(queries.excluded_item, kept)])
 
 
 def pad_best(item: tf.Tensor, logit: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

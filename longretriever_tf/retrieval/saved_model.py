@@ -129,15 +129,6 @@ def load_version(version_dir: str) -> Any:
         raise UserError(f"{version_dir!r} cannot be loaded: {str(error).splitlines()[0]}; export again") from error
 
 
-def release_version(model: Any) -> None:
-    """Frees what a version of `load_version` holds outside Python, once it answers no more.
-
-    `longretriever_tf.serve` needs no such call: closing the session that it loads a version in frees everything.
-    """
-    if hasattr(model.index, "release"):
-        model.index.release()
-
-
 def load_extra(version_dir: str) -> Corpus:
     """The corpus that an export carries for people and tools: readable names by index.
 

@@ -7,10 +7,11 @@ import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.config import Config
+from longretriever_tf.data.batches import BatchSource
 from longretriever_tf.data.device_batches import Block, DeviceSource, Epoch, Shape, plan_blocks
 from longretriever_tf.data.examples import Examples
 from longretriever_tf.data.histories import KeptHistories
-from longretriever_tf.data.prepared import Prepared
+from longretriever_tf.data.prepared import ExampleTastes, Prepared
 from longretriever_tf.errors import UserError
 from longretriever_tf.models.optimizer import SplitAdam
 from longretriever_tf.models.random import StepRandom
@@ -31,6 +32,7 @@ class DeviceTowerPhase:
       prepared: the training window.
       examples: the examples.
       kept: their histories.
+      tastes: their tastes.
 
     Raises:
       UserError: the histories were not kept.
@@ -46,12 +48,12 @@ class DeviceTowerPhase:
         prepared: Prepared,
         examples: Examples,
         kept: KeptHistories,
+        tastes: ExampleTastes,
     ) -> None:
         self.epochs = config.train.epochs
         self._config, self._towers, self._model, self._examples = config, towers, model, examples
         self._category_size = np.diff(prepared.corpus.category_offset)
-        self._source = DeviceSource(prepared, examples, kept)
-        self._planner = concurrent.futures.ThreadPoolExecutor(1, "plan")
+        self._source = DeviceSource(prepared, examples, kept, tastes)
         self._ahead: dict[int, concurrent.futures.Future] = {}
         self.shapes: list[Shape] = []
         blocks = self.plan(0)[1]
@@ -74,14 +76,18 @@ class DeviceTowerPhase:
         return len(self._examples)
 
     def make_dataset(self, epoch: int, first: int = 0) -> Iterator[LoadedBlock]:
-        """Blocks of an epoch from `first` on. The next epoch is planned meanwhile: the device would wait for it."""
+        """Blocks of an epoch from `first` on. The next epoch is planned meanwhile: the device would wait for it.
+
+        The planning thread ends with the epoch's iterator, also with one that is dropped half-way.
+        """
         planned = self._ahead.pop(epoch, None)
         columns, blocks = self.plan(epoch) if planned is None else planned.result()
-        if epoch + 1 < self.epochs:
-            self._ahead = {epoch + 1: self._planner.submit(self.plan, epoch + 1)}
-        loaded = self._source.load_epoch(columns)
-        for block in blocks[first:]:
-            yield loaded, block
+        with concurrent.futures.ThreadPoolExecutor(1, "plan") as planner:
+            if epoch + 1 < self.epochs:
+                self._ahead = {epoch + 1: planner.submit(self.plan, epoch + 1)}
+            loaded = self._source.load_epoch(columns)
+            for block in blocks[first:]:
+                yield loaded, block
 
     def batch_examples(self, batch: LoadedBlock) -> int:
         return batch[1].num_examples
@@ -127,16 +133,29 @@ class DeviceTowerPhase:
 
 
 def make_device_phase(
-    config: Config, towers: TowerPhase, model: LongRetriever, prepared: Prepared, examples: Examples, histories: object
+    config: Config,
+    towers: TowerPhase,
+    model: LongRetriever,
+    prepared: Prepared,
+    examples: Examples,
+    source: BatchSource,
 ) -> DeviceTowerPhase:
     """The phase over histories that were kept.
+
+    Args:
+      config: the run's config, with `device_input`.
+      towers: the ordinary phase.
+      model: the towers.
+      prepared: the training window.
+      examples: the examples.
+      source: of the ordinary phase: its histories and tastes are used.
 
     Raises:
       UserError: they were not: --materialise_gb is too small.
     """
-    if not isinstance(histories, KeptHistories):
+    if not isinstance(source.histories, KeptHistories):
         raise UserError(
             f"--device_input keeps all histories, and they do not fit into "
             f"--materialise_gb={config.train.materialise_gb}: raise it, or train without --device_input"
         )
-    return DeviceTowerPhase(config, towers, model, prepared, examples, histories)
+    return DeviceTowerPhase(config, towers, model, prepared, examples, source.histories, source.tastes)

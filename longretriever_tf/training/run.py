@@ -50,7 +50,7 @@ def train(config: Config) -> None:
         f"{prepared.corpus.num_categories - 2:,} categories ({prepared.corpus.context})"
     )
     save_prepared(config.train.run_dir, prepared)
-    parts = _assemble(config, log, cuts, prepared)
+    parts = assemble(config, log, cuts, prepared)
     phases = parts.phases
     optimizers = [
         SplitAdam(
@@ -89,8 +89,18 @@ def train(config: Config) -> None:
     print(f"written: {draw_training(config.train.run_dir)}")
 
 
-def _assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) -> Assembly:
-    """What `config.model.model` trains, in which phases."""
+def assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) -> Assembly:
+    """What `config.model.model` trains, in which phases.
+
+    Args:
+      config: the run's config.
+      log: the whole log; read beyond the cut for the validation figure alone.
+      cuts: its cuts.
+      prepared: the window before the training cut.
+
+    Raises:
+      UserError: the training window makes no example.
+    """
     if config.model.model != LONGRETRIEVER:
         return assemble_baseline(config, log, cuts, prepared)
     models = build_models(config, prepared.corpus, prepared.item_svd)
@@ -125,7 +135,7 @@ def _make_phases(
     interest = InterestPhase(config, models.interest, interest_source)
     first: Phase = towers
     if config.train.device_input:
-        first = make_device_phase(config, towers, models.retriever, prepared, examples, source.histories)
+        first = make_device_phase(config, towers, models.retriever, prepared, examples, source)
     return [first, interest], lambda: _set_scales(models, towers, interest)
 
 

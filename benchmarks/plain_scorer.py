@@ -1,0 +1,65 @@
+"""The plain model judged as ours is: its logits under the same interest scores and the same merge."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from plain_training import PlainRetriever, read_plain_rows
+
+from longretriever_tf.config import Config, RetrievalConfig
+from longretriever_tf.data.prepared import Prepared
+from longretriever_tf.retrieval.scorer import LongRetrieverScorer
+from longretriever_tf.schema import FIRST_KNOWN
+
+_BATCH = 2048
+
+
+class PlainLogits:
+    """Logits of every item by its own category's user vector, as `retrieval.category_scorer` has them.
+
+    Args:
+      config: the run's.
+      prepared: the window before the moment.
+      model: trained.
+    """
+
+    def __init__(self, config: Config, prepared: Prepared, model: PlainRetriever) -> None:
+        self._length, self._prepared = config.model.max_length, prepared
+        self._items = model.item_vectors()
+        self._encode = tf.function(model.user_vectors, reduce_retracing=True)
+
+    def all_logits(self, users: np.ndarray) -> np.ndarray:
+        """[B, V] float32; -inf for reserved rows.
+
+        Args:
+          users: rows of the log, [B] int64.
+        """
+        corpus, order = self._prepared.corpus, self._prepared.order
+        categories = np.arange(FIRST_KNOWN, corpus.num_categories)
+        run = order.find_runs(np.repeat(users, len(categories)), np.tile(categories, len(users)))
+        touched = np.flatnonzero(run >= 0)
+        # Who never touched a category gets its empty history's vector: encoded once, after the others.
+        start = np.append(order.run_offset[run[touched]], np.zeros(len(categories), np.int64))
+        stop = np.append(order.run_offset[run[touched] + 1], np.zeros(len(categories), np.int64))
+        category = np.append(categories[touched % len(categories)], categories)
+        vectors = self._user_vectors(start, stop, category)
+        made = np.tile(vectors[len(touched) :], (len(users), 1))
+        made[touched] = vectors[: len(touched)]
+        made = made.reshape(len(users), len(categories), -1)
+        scores = np.full((len(users), corpus.num_items), -np.inf, np.float32)
+        for place, one in enumerate(categories.tolist()):
+            low, high = corpus.category_offset[one : one + 2]
+            scores[:, low:high] = made[:, place] @ self._items[low:high].T
+        return scores
+
+    def _user_vectors(self, start: np.ndarray, stop: np.ndarray, category: np.ndarray) -> np.ndarray:
+        keys = np.stack([start, stop, np.full(len(start), self._prepared.moment), category, np.zeros(len(start))], 1)
+        rows = read_plain_rows(self._prepared, self._length, keys.astype(np.int64)).batch(_BATCH)
+        return np.concatenate([self._encode(item, features, at).numpy() for item, features, at, _ in rows])
+
+
+def make_plain_scorer(ours: LongRetrieverScorer, retrieval: RetrievalConfig, logits: PlainLogits) -> Any:
+    """The `Scorer` of the plain model, by the interest scores of `ours` and the merge of `retrieval`."""
+    made = ours.ask_otherwise("plain", retrieval, every_category=True)
+    made._categories, made._cache = logits, {}
+    return made
