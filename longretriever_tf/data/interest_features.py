@@ -78,7 +78,9 @@ def summarise_life(
     decayed = [faded if days == taste.HALF_LIFE_DAYS else total(halve(life.age, days)) for days in HALF_LIVES_DAYS]
     touched = count > 0
     extremes = (tf.math.unsorted_segment_min, tf.math.unsorted_segment_max)
-    item_ages = item_ages or [extreme(life.age, owned.place, tf.size(owned.item)) for extreme in extremes]
+    if item_ages is None:
+        latest, earliest = (extreme(life.age, owned.place, tf.size(owned.item)) for extreme in extremes)
+        item_ages = latest, earliest
     ends = [
         tf.where(touched, tf.reshape(extreme(ages, owned.run, size), shape), 0.0)
         for extreme, ages in zip(extremes, item_ages, strict=True)

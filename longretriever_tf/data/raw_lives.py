@@ -107,7 +107,7 @@ def read_lives(
     owned = find_owned(life, item_category, tf.size(time), num_categories)
     extremes = (tf.math.unsorted_segment_min, tf.math.unsorted_segment_max)
     first, last = (extreme(timestamp, owned.place, tf.size(owned.item)) for extreme in extremes)
-    begun = past if history_events else Beginnings(owned.request, owned.item, first)
+    begun = Beginnings(owned.request, owned.item, first) if past is None else past
     return RawLives(life, timestamp, owned, first, last, begun)
 
 

@@ -53,11 +53,11 @@ def fit_folds(
     """
     if not num_folds:
         return item_svd[None]
-    event_fold = user_fold[log.event_user()]
+    event_fold, full = user_fold[log.event_user()], item_svd.astype(np.float64)
     tables = []
     for fold in range(num_folds):
         part = fit_item_svd(log, corpus, item_svd.shape[1], seed, event_fold != fold).astype(np.float64)
-        left, _, right = np.linalg.svd(part.T @ item_svd)  # the rotation nearest to the full basis (Procrustes)
+        left, _, right = np.linalg.svd(part.T @ full)  # the rotation nearest to the full basis (Procrustes)
         tables.append((part @ (left @ right)).astype(np.float32))
     return np.stack(tables)
 
@@ -141,7 +141,9 @@ def build_tastes(
     for rows in np.array_split(np.arange(len(user)), int((stop - start).sum()) // _CHUNK_EVENTS + 1):
         row, event = flat_ranges(start[rows], stop[rows])
         weight = np.exp2((log.timestamp[event] - time[rows][row]) / schema.DAY_S / HALF_LIFE_DAYS)
-        counts = scipy.sparse.csr_matrix((weight, (row, log.item[event])), shape=(len(rows), num_items))
+        counts = scipy.sparse.csr_matrix(
+            (weight.astype(np.float32), (row, log.item[event])), shape=(len(rows), num_items)
+        )
         fold = user_fold[user[rows]]
         for k, table in enumerate(taste_rows):
             tastes[rows[fold == k]] = _scaled(counts[fold == k] @ table)
