@@ -6,6 +6,9 @@ import scipy.sparse.linalg
 
 from longretriever_tf.data.corpus import Corpus, EncodedLog
 
+_LEAST = 1e-10
+"""Squared singular values below this share of the largest count as 0."""
+
 
 def fit_item_svd(log: EncodedLog, corpus: Corpus, dim: int, seed: int, keep: np.ndarray | None = None) -> np.ndarray:
     """Right singular vectors of the binary user x item matrix, users scaled to unit length.
@@ -54,6 +57,8 @@ def _scaled_right_vectors(matrix: scipy.sparse.csr_matrix, rank: int, seed: int)
     gram = scipy.sparse.linalg.LinearOperator((side, side), matvec=lambda x: small @ (large @ x), dtype=np.float64)
     start = np.random.default_rng(seed).standard_normal(side)
     squares, vectors = scipy.sparse.linalg.eigsh(gram, k=rank, v0=start, tol=1e-4)
-    root = np.maximum(squares[::-1], 1e-12) ** 0.25  # of the singular values
-    right = large @ vectors[:, ::-1] / root**2 if is_wide else vectors[:, ::-1]
-    return right * root
+    squares, vectors = squares[::-1], vectors[:, ::-1]
+    is_real = squares > _LEAST * squares[0]  # the rest of a matrix of lower rank is rounding errors
+    root = np.where(is_real, squares, 1.0) ** 0.25  # of the singular values
+    right = large @ vectors / root if is_wide else vectors * root
+    return right * is_real
