@@ -213,7 +213,7 @@ LABELS = {
     "5 drawn from the top 20, in turn (the paper)": ("longretriever_seed?", "longretriever, paper serving"),
     "best baseline, all items: EASE + own items": ("beside_baselines_seed1", "EASE + own items"),
     "most popular": ("beside_baselines_seed1", "popularity"),
-    "all 311 categories, calibrated": ("variants_validation_seed1", "longretriever"),
+    "all 302 categories, calibrated": ("variants_validation_seed1", "longretriever"),
     **{f"the best {n}": ("variants_validation_seed1", f"N={n}, M={n}") for n in (5, 10, 20, 40, 60)},
     "20 drawn from the best 60": ("variants_validation_seed1", "N=20, M=60"),
     "the best 20, quota": ("variants_validation_seed1", "merge=quota"),
