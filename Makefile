@@ -77,6 +77,7 @@ bench: $(STAMP) ## every benchmark on this machine and one table: results/benchm
 	$(PY) benchmarks/bench_plain_training.py --flagfile=configs/demo.flags --cut=validation --num_layers=2 --output=results/bench_plain_training.json
 	$(PY) benchmarks/bench_request.py --run_dir=$(RUN_DIR) --output=results/bench_request.json
 	$(PY) benchmarks/bench_growth.py --output=results/bench_growth.json
+	$(PY) benchmarks/bench_index.py --bench_sizes=zipf:1000000:300 --bench_kinds=packed,auto,scann --output=results/bench_index.json
 	$(PY) benchmarks/bench_exports.py --run_dir=$(RUN_DIR) --output=results/bench_exports.json
 	$(PY) benchmarks/bench_serving.py --export_dir=$(EXPORT_DIR) --output=results/bench_serving.json
 	@if [ -d .peers ]; then \

@@ -2,6 +2,7 @@
 
   python benchmarks/bench_index.py --bench_sizes=complete_journey [--bench_kinds=packed,auto,scann,plain]
   python benchmarks/bench_index.py --bench_sizes=250000,250000,250000,250000
+  python benchmarks/bench_index.py --bench_sizes=zipf:1000000:300 --output=results/bench_index.json
 
 Each kind is saved, then loaded and asked in a fresh process: the interests of one request, each in a category of its
 own. `plain` is the comparison: one TFRS layer per category, ScaNN with TFRS's own settings from 100 items on and brute
@@ -29,13 +30,16 @@ flags.define_config_flags("index")
 _SIZES = absl_flags.DEFINE_list(
     "bench_sizes",
     ["complete_journey"],
-    "Items per category, comma separated; complete_journey: the sizes of that log's own categories.",
+    "Items per category, comma separated; complete_journey: the sizes of that log's own categories; "
+    "zipf:ITEMS:CATEGORIES: sizes by Zipf's law, as --bench_zipf has it.",
 )
+_ZIPF = absl_flags.DEFINE_float("bench_zipf", 0.6, "Size of the category of rank r is proportional to r ** -this.")
 _KINDS = absl_flags.DEFINE_list(
     "bench_kinds", ["packed", "auto", "scann", "plain", "plain_reordered"], "What is measured."
 )
 _INTERESTS = absl_flags.DEFINE_integer("bench_interests", 20, "R: categories searched per request.", lower_bound=1)
 _REQUESTS = absl_flags.DEFINE_integer("bench_requests", 30, "Warm requests; the median counts.", lower_bound=1)
+_OUTPUT = absl_flags.DEFINE_string("output", "", "Also write the JSON there.")
 _DIM = 64
 _K = plain_design.K
 
@@ -43,6 +47,7 @@ _K = plain_design.K
 def main(argv: list[str]) -> None:
     """Runs the benchmark."""
     del argv
+    from longretriever_tf.files import write_text_atomically
     from longretriever_tf.provenance import describe_origin
 
     config = flags.config_from_flags().index
@@ -50,6 +55,7 @@ def main(argv: list[str]) -> None:
     vectors, bias, queries = _make_world(offset)
     facts: dict[str, Any] = {
         **describe_origin("python benchmarks/bench_index.py", 1),
+        "sizes": ",".join(_SIZES.value)[:200],
         "items": int(offset[-1]) - 2,
         "categories": len(offset) - 3,
         "largest": int(np.diff(offset).max()),
@@ -78,10 +84,17 @@ def main(argv: list[str]) -> None:
             if plain in facts and kind in facts:
                 ratio = facts[plain]["warm_ms"] / facts[kind]["warm_ms"]
                 print(f"{kind}: {ratio:.2f} times the speed of {plain} (recall {facts[plain]['recall']:.3f})")
+    facts["load_average"] = os.getloadavg()[0]
     print(json.dumps(facts, indent=2))
+    if _OUTPUT.value:
+        write_text_atomically(_OUTPUT.value, json.dumps(facts, indent=2) + "\n")
 
 
 def _category_sizes() -> list[int]:
+    if _SIZES.value[0].startswith("zipf:"):
+        items, categories = map(int, _SIZES.value[0].split(":")[1:])
+        share = np.arange(1, categories + 1) ** -_ZIPF.value
+        return (1 + np.floor((items - categories) * share / share.sum()).astype(np.int64)).tolist()
     if _SIZES.value != ["complete_journey"]:
         return [int(size) for size in _SIZES.value]
     from longretriever_tf.config import DataConfig

@@ -66,6 +66,14 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row("curves.*.cpu_ms_last_exponent", "the same between the two largest sizes, in", ""),
         Row("curves.*.request_mb_exponent", "exponent of a request's memory in", ""),
     ),
+    "bench_index": (
+        Row("items", "made corpus by Zipf's law: items", ""),
+        Row("categories", "in categories", ""),
+        Row("*.recall", "recall@100 against exact search in a fresh process, mean of categories, index", ""),
+        Row("*.worst_recall", "the same, worst category, index", ""),
+        Row("*.warm_ms", "searching 20 categories for one request, index", "ms"),
+        Row("*.build_s", "building it, index", "s"),
+    ),
     "bench_exports": (
         Row("*.load_s", "loading an export, index", "s"),
         Row("*.warm_ms.20000", "warm request, T = 20,000, index", "ms"),

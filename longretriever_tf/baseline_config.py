@@ -40,7 +40,10 @@ _READERS: dict[str, dict[str, tuple[str, ...]]] = {
         (LONGRETRIEVER,),
     ),
     "train": dict.fromkeys(
-        ("in_context", "small_category", "taste_folds", "device_input", "steps_per_call", "batches_per_step"),
+        (
+            *("in_context", "small_category", "taste_folds", "vector_loss_weight"),
+            *("device_input", "steps_per_call", "batches_per_step"),
+        ),
         (LONGRETRIEVER,),
     )
     | {"mixed_precision": (LONGRETRIEVER, "two_tower")},

@@ -163,6 +163,11 @@ class TrainConfig:
     small_category: int = _field(64, "loss=in_batch: up to this many items a category is scored whole.")
     in_context: bool = _field(True, "One category per batch (the paper). False: mixed batches, the ablation.")
     logq: bool = _field(True, "loss=in_batch: correct by log Q(item | category), estimated on the training window.")
+    vector_loss_weight: float = _field(
+        0.3,
+        "copy: weight of a second loss, the same softmax without the boosts, of a user vector of its own that serves "
+        "training alone: what copying explains would teach the towers nothing. 0: none.",
+    )
     batch_size: int = _field(
         256,
         "Examples in a batch, at most; fewer where the category is large or short. Small batches learn more per pass, "

@@ -78,6 +78,7 @@ def _check_values(config: Any) -> None:
                 "weight_decay",
                 "small_category",
                 "target_weight_power",
+                "vector_loss_weight",
                 "materialise_gb",
             ),
         ),

@@ -34,6 +34,12 @@ class LongRetriever(tfrs.Model):
         self.item_tower = ItemTower(config.model, corpus, item_svd)
         self.user_tower = UserTower(config.model, corpus, policy)
         self._task = tfrs.tasks.Retrieval(temperature=config.model.temperature, remove_accidental_hits=True)
+        self._vector_head = None
+        if config.model.copy and config.train.vector_loss_weight:
+            self._vector_head = tf.keras.layers.Dense(
+                config.model.dim, use_bias=False, kernel_initializer="zeros", name="vector_head"
+            )
+            self._vector_head.build([None, config.model.dim])
         self._stats_weight = self.add_weight(
             name="stats_weight", shape=[NUM_STATS], initializer="zeros", trainable=config.model.item_stats
         )
@@ -103,22 +109,33 @@ class LongRetriever(tfrs.Model):
     def _full_softmax(self, batch: Batch, item_vectors: tf.Tensor, state: UserState, num_groups: int = 1) -> tf.Tensor:
         """Softmax over the category's items that anyone had taken before the example's moment."""
         num_items = tf.shape(item_vectors)[0] // num_groups
-        logits = self._score_groups(state.embedding, item_vectors, num_groups)  # [R, n]
+        bias = None
         if self._config.model.item_stats:
             bias = tf.reshape(self.item_bias(batch.item, batch.stats), [-1, num_items])
-            logits += tf.gather(bias, batch.stats_row)
+            bias = tf.gather(bias, batch.stats_row)  # [R, n]
         token_column, target_column = batch.token_local, batch.target_local
         if num_groups > 1:
             token_column, target_column = token_column % num_items, target_column % num_items
-        if self._config.model.copy:
-            logits = add_padded_boosts(logits, state.boost, token_column)
         # `cond` traces this branch for batches that are not whole too, whose `is_available` has no column.
-        missing = tf.shape(logits)[1] - tf.shape(batch.is_available)[1]
+        missing = num_items - tf.shape(batch.is_available)[1]
         is_available = tf.pad(batch.is_available, [[0, 0], [0, missing]], constant_values=True)
-        logits = tf.where(is_available, logits, logits.dtype.min)
         at = tf.stack([batch.target_row, target_column], 1)
         weight = batch.target_weight * tf.cast(tf.gather_nd(is_available, at), tf.float32)
-        log_likelihood = tf.gather_nd(logits, at) - tf.gather(tf.reduce_logsumexp(logits, 1), batch.target_row)
+
+        def judge(embedding: tf.Tensor, boost: tf.Tensor | None) -> tf.Tensor:
+            """Log-likelihood of each target, [t]."""
+            logits = self._score_groups(embedding, item_vectors, num_groups)  # [R, n]
+            logits = logits if bias is None else logits + bias
+            logits = logits if boost is None else add_padded_boosts(logits, boost, token_column)
+            logits = tf.where(is_available, logits, logits.dtype.min)
+            return tf.gather_nd(logits, at) - tf.gather(tf.reduce_logsumexp(logits, 1), batch.target_row)
+
+        log_likelihood = judge(state.embedding, state.boost if self._config.model.copy else None)
+        if self._vector_head is not None:
+            # What copying explains would teach the towers nothing. A vector of its own has to explain repeats without
+            # it; what the towers learn by that helps where nothing can be copied: on novel items.
+            alone = state.embedding + self._vector_head(state.embedding)
+            log_likelihood += self._config.train.vector_loss_weight * judge(alone, None)
         likely = tf.where(weight > 0, log_likelihood, 0.0)
         total, mass = (tf.reduce_sum(tf.reshape(part, [num_groups, -1]), 1) for part in (weight * likely, weight))
         num_real = tf.math.count_nonzero(mass, dtype=tf.float32)
