@@ -9,6 +9,12 @@ from longretriever_tf.errors import UserError
 CLUSTERS = "clusters:"
 """--context=clusters:N: the context is learned."""
 
+_TRAIN_FROM_0 = (
+    *("seed", "taste_folds", "interest_epochs", "patience", "weight_decay"),
+    *("small_category", "target_weight_power", "vector_loss_weight", "materialise_gb"),
+)
+"""Numbers of the training that may be 0."""
+
 
 def num_clusters(context: str) -> int:
     """N of the context "clusters:N"; 0 where it is a column of the log, or N is no number."""
@@ -68,20 +74,7 @@ def _check_values(config: Any) -> None:
             require(getattr(section, name) > 0, f"--{name}={getattr(section, name)}: expected a value above 0")
     for section, others in (
         (model, ("svd_dim", "history_events")),
-        (
-            train,
-            (
-                "seed",
-                "taste_folds",
-                "interest_epochs",
-                "patience",
-                "weight_decay",
-                "small_category",
-                "target_weight_power",
-                "vector_loss_weight",
-                "materialise_gb",
-            ),
-        ),
+        (train, _TRAIN_FROM_0),
     ):
         for name in others:
             require(getattr(section, name) >= 0, f"--{name}={getattr(section, name)}: expected 0 or more")

@@ -255,7 +255,7 @@ def interest_source(seed=1):
     prepared = prepare(config, crowded_world(seed=13), CUT)
     examples, snapshots = prepare_examples(config, prepared)
     reader = LifeReader(prepared.corpus, prepared.log, prepared.stats, 1.0)
-    source = InterestSource(prepared.corpus, prepared.log, prepared.order, prepared.stats, snapshots, reader, seed)
+    source = InterestSource(prepared, snapshots, example_tastes(config, prepared, snapshots), reader, seed)
     source.batch_size = 11
     return prepared, examples, source
 

@@ -13,7 +13,7 @@ from worlds import START, block_world, make_log
 from longretriever_tf.config import Config, ModelConfig, TrainConfig
 from longretriever_tf.data.batches import BatchSource, _sampling_probability, plan_epoch
 from longretriever_tf.data.interest_batches import InterestSource, LifeReader
-from longretriever_tf.data.prepared import prepare, prepare_examples
+from longretriever_tf.data.prepared import example_tastes, prepare, prepare_examples
 from longretriever_tf.data.splits import global_time_cuts
 from longretriever_tf.datasets.complete_journey import complete_journey_dataset_builder as complete_journey
 from longretriever_tf.models.build import build_models
@@ -176,7 +176,7 @@ def everything(log, config, cut=CUT):
     plan = plan_epoch(config, examples, corpus.category_offset, 0)
     batches = [tensor for batch in source.make_dataset(plan).take(5) for tensor in batch]
     reader = LifeReader(corpus, encoded, prepared.stats, 1.0)
-    interest = InterestSource(corpus, encoded, order, prepared.stats, snapshots, reader, 1)
+    interest = InterestSource(prepared, snapshots, example_tastes(config, prepared, snapshots), reader, 1)
     return {
         **fields("corpus", corpus),
         **fields("log", encoded, ["user_id", "profile", "offset"]),

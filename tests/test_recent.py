@@ -15,7 +15,7 @@ from longretriever_tf.data.activity import user_activity
 from longretriever_tf.data.batches import BatchSource
 from longretriever_tf.data.corpus import encode_log, fit_corpus
 from longretriever_tf.data.interest_batches import InterestSource, LifeReader
-from longretriever_tf.data.prepared import prepare, prepare_examples
+from longretriever_tf.data.prepared import example_tastes, prepare, prepare_examples
 from longretriever_tf.data.recent import visible_lives
 from longretriever_tf.data.taste import fold_of_users, item_keys
 from longretriever_tf.models.build import build_models
@@ -121,7 +121,8 @@ def test_training_reads_only_visible_events(ready):
         np.testing.assert_allclose(batch.taste[0], 3 * taste / max(np.linalg.norm(taste), 1e-6), rtol=1e-4, atol=1e-5)
     history_events = config.model.history_events
     reader = LifeReader(corpus, prepared.log, prepared.stats, 1.0, history_events)
-    interest = InterestSource(corpus, prepared.log, prepared.order, prepared.stats, snapshots, reader, 1)
+    tastes = example_tastes(config, prepared, snapshots)
+    interest = InterestSource(prepared, snapshots, tastes, reader, 1)
     num_touched = np.exp(interest.build(tf.range(interest.num_rows, dtype=tf.int64)).features[:, :, 0].numpy()) - 1
     size = {len(ready.life(user, int(time))) for user, time in zip(snapshots.user, snapshots.time, strict=True)}
     assert num_touched.sum(1).max() == pytest.approx(max(size), rel=1e-4)

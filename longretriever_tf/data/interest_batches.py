@@ -16,6 +16,7 @@ from longretriever_tf.data.interest_features import (
     summarise_life,
 )
 from longretriever_tf.data.item_stats import ItemStats
+from longretriever_tf.data.prepared import ExampleTastes, Prepared
 from longretriever_tf.data.ranges import flat_ranges
 from longretriever_tf.data.recent import visible_lives
 
@@ -29,12 +30,14 @@ class InterestBatch(NamedTuple):
     Attributes:
       features: [B, C, F] float32.
       bag: [B, C] float32.
+      taste: what the lives say across categories, [B, D] float32; [B, 0] unless the model reads it.
       counts: distinct items taken within the horizon, by goal (all, novel), [B, C, 2] float32.
       weight: [B] float32.
     """
 
     features: tf.Tensor
     bag: tf.Tensor
+    taste: tf.Tensor
     counts: tf.Tensor
     weight: tf.Tensor
 
@@ -85,18 +88,20 @@ class LifeReader:
 
 
 class InterestSource:
-    """Batches of snapshots; batch i of an epoch is a function of (seed, epoch, i) alone."""
+    """Batches of snapshots; batch i of an epoch is a function of (seed, epoch, i) alone.
+
+    Args:
+      prepared: the training window.
+      examples: snapshots.
+      tastes: of the snapshots.
+      reader: of their lives.
+      seed: of the order.
+    """
 
     def __init__(
-        self,
-        corpus: Corpus,
-        log: EncodedLog,
-        order: CategoryOrder,
-        stats: ItemStats,
-        examples: Examples,
-        reader: LifeReader,
-        seed: int,
+        self, prepared: Prepared, examples: Examples, tastes: ExampleTastes, reader: LifeReader, seed: int
     ) -> None:
+        corpus, log, order, stats = prepared.corpus, prepared.log, prepared.order, prepared.stats
         self._reader, self._seed = reader, seed
         self._num_categories = corpus.num_categories
         self.batch_size = int(np.clip(_MAX_PAIRS // corpus.num_categories, 8, 256))
@@ -111,6 +116,7 @@ class InterestSource:
             self._start, self._stop = map(tf.constant, visible_lives(log, user, time, reader.history_events))
             self._time, self._stats_row = tf.constant(time), tf.constant(stats.row_at(time))
             self._weight = tf.constant(examples.weight[by_row][first])
+            self._taste, self._taste_row = tf.constant(tastes.vector), tf.constant(tastes.row[by_row][first])
             self._targets = tf.constant(np.append(first, len(by_row)))  # row r owns targets _targets[r]:_targets[r + 1]
             self._category = tf.constant(examples.category[by_row])
             self._counts = tf.constant(np.stack([every, novel], 1)[by_row].astype(np.float32))
@@ -143,7 +149,8 @@ class InterestSource:
         at = tf.stack([targets.value_rowids(), tf.cast(tf.gather(self._category, targets.values), tf.int64)], 1)
         shape = tf.stack([tf.size(rows), self._num_categories, 2])
         counts = tf.scatter_nd(at, tf.gather(self._counts, targets.values), tf.cast(shape, tf.int64))
-        return InterestBatch(features, bag, counts, tf.gather(self._weight, rows))
+        taste = tf.gather(self._taste, tf.gather(self._taste_row, rows))
+        return InterestBatch(features, bag, taste, counts, tf.gather(self._weight, rows))
 
 
 def _target_counts(order: CategoryOrder, examples: Examples) -> tuple[np.ndarray, np.ndarray]:

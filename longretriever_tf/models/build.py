@@ -26,7 +26,7 @@ def build_models(config: Config, corpus: Corpus, item_svd: np.ndarray) -> Models
     tf.keras.utils.set_random_seed(config.train.seed)
     policy = "mixed_bfloat16" if config.train.mixed_precision else "float32"
     retriever = LongRetriever(config, corpus, item_svd, tf.keras.mixed_precision.Policy(policy))
-    one = tf.ones([1, 1], tf.int32)
+    one, taste = tf.ones([1, 1], tf.int32), tf.zeros([1, config.model.svd_dim if config.model.reads_taste else 0])
     item_vectors = retriever.item_tower(tf.ones([1], tf.int32))
     retriever.user_tower(
         item_vectors[None],
@@ -34,10 +34,10 @@ def build_models(config: Config, corpus: Corpus, item_svd: np.ndarray) -> Models
         tf.zeros([1, 1, num_token_features(config.model)]),
         tf.ones([1], tf.int32),
         tf.ones([1, len(corpus.profile_values)], tf.int32),
-        tf.zeros([1, config.model.svd_dim if config.model.reads_taste else 0]),
+        taste,
     )
-    interest = InterestModel(corpus)
-    interest(tf.zeros([1, corpus.num_categories, NUM_FEATURES]), tf.zeros([1, corpus.num_categories]))
+    interest = InterestModel(corpus, config.model.taste_dropout)
+    interest(tf.zeros([1, corpus.num_categories, NUM_FEATURES]), tf.zeros([1, corpus.num_categories]), taste)
     return Models(retriever, interest)
 
 

@@ -1,15 +1,18 @@
 """lambda(u, c): how many items of each category the user will take next, learned; over all categories, touched or not.
 
 Eq. 3 scores only what the user touched, and decays it by a fixed law. This small network reads eq. 3's score among
-other sums over the life (`data.interest_features`) and is trained on the same snapshots as the towers, for two goals:
-all items, and novel ones (items that the user has never taken).
+other sums over the life (`data.interest_features`), the bag of its categories and, where the towers do, its taste
+across categories (`data.taste`): what leads to categories that the user never touched. It is trained on the same
+snapshots as the towers, for two goals: all items, and novel ones (items that the user has never taken).
 """
 
 import tensorflow as tf
 
 from longretriever_tf.data.corpus import Corpus
+from longretriever_tf.data.interest_batches import InterestBatch
 from longretriever_tf.data.interest_features import NUM_FEATURES
 from longretriever_tf.models.encoder import flat_rows
+from longretriever_tf.models.random import StepRandom, dropout
 
 GOALS = ("all", "novel")
 
@@ -19,12 +22,14 @@ class InterestModel(tf.keras.layers.Layer):
 
     Args:
       corpus: for the number of categories.
+      taste_dropout: dropout of the taste.
       dim: width of category embeddings and of the life's summary.
       hidden: width of the network.
     """
 
-    def __init__(self, corpus: Corpus, dim: int = 32, hidden: int = 64) -> None:
+    def __init__(self, corpus: Corpus, taste_dropout: float = 0.0, dim: int = 32, hidden: int = 64) -> None:
         super().__init__(name="interest")
+        self._taste_dropout = taste_dropout
         self.feature_mean = self.add_weight(
             name="feature_mean", shape=[NUM_FEATURES], trainable=False, initializer="zeros"
         )
@@ -37,16 +42,26 @@ class InterestModel(tf.keras.layers.Layer):
             initializer=tf.keras.initializers.RandomNormal(stddev=0.05),
         )
         self._embed_life = tf.keras.layers.Dense(dim, activation="tanh", name="embed_life")
-        self._taste = tf.keras.layers.Dense(len(GOALS) * dim, name="taste")
+        self._wanted = tf.keras.layers.Dense(len(GOALS) * dim, name="wanted")
         self._from_features = tf.keras.layers.Dense(hidden, name="from_features")
         self._from_category = tf.keras.layers.Dense(hidden, use_bias=False, name="from_category")
         self._from_life = tf.keras.layers.Dense(hidden, use_bias=False, name="from_life")
         self._hidden = tf.keras.layers.Dense(hidden // 2, activation="relu", name="hidden")
         self._output = tf.keras.layers.Dense(len(GOALS), name="output")
 
-    def call(self, features: tf.Tensor, bag: tf.Tensor) -> tf.Tensor:
-        """[B, C, F] features and the [B, C] bag of categories -> log p(category | user, goal), [B, C, 2]."""
-        life = self._embed_life(bag)  # [B, dim]
+    def call(
+        self, features: tf.Tensor, bag: tf.Tensor, taste: tf.Tensor, random: StepRandom | None = None
+    ) -> tf.Tensor:
+        """Log p(category | user, goal), [B, C, 2].
+
+        Args:
+          features: of each (life, category), [B, C, F].
+          bag: of categories, [B, C].
+          taste: what each life says across categories, [B, D]; [B, 0] where the towers read none.
+          random: draws of this training step; None at inference.
+        """
+        taste = dropout(taste, self._taste_dropout, random)
+        life = self._embed_life(tf.concat([bag, taste], 1))  # [B, dim]
         standard = (features - self.feature_mean) * self.feature_scale
         shape = tf.shape(standard)
         hidden = self._from_features(flat_rows(standard))
@@ -54,23 +69,21 @@ class InterestModel(tf.keras.layers.Layer):
         hidden += self._from_category(self._category)[None] + self._from_life(life)[:, None]
         logits = self._output(self._hidden(flat_rows(tf.nn.relu(hidden))))
         logits = tf.reshape(logits, [shape[0], shape[1], len(GOALS)])
-        for goal, taste in enumerate(tf.split(self._taste(life), len(GOALS), axis=1)):
-            affinity = tf.matmul(taste, self._category, transpose_b=True)
+        for goal, wanted in enumerate(tf.split(self._wanted(tf.concat([life, taste], 1)), len(GOALS), axis=1)):
+            affinity = tf.matmul(wanted, self._category, transpose_b=True)
             logits += tf.one_hot(goal, len(GOALS)) * affinity[:, :, None]
         # Rows 0 and 1 (padding, unknown) hold no items: never an interest.
         closed = tf.concat([tf.fill([2], logits.dtype.min), tf.zeros([tf.shape(features)[1] - 2])], 0)
         return tf.nn.log_softmax(logits + closed[None, :, None], axis=1)
 
-    def loss(self, features: tf.Tensor, bag: tf.Tensor, counts: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    def loss(self, batch: InterestBatch, random: StepRandom | None) -> tf.Tensor:
         """Weighted multinomial negative log-likelihood over both goals, scalar.
 
         Args:
-          features: [B, C, F].
-          bag: [B, C].
-          counts: distinct items taken next, by goal, [B, C, 2].
-          weight: [B].
+          batch: B lives and what was taken next.
+          random: draws of this training step.
         """
-        log_p = self.call(features, bag)
-        weighted = counts * weight[:, None, None]
-        nll = -tf.reduce_sum(tf.where(counts > 0, weighted * log_p, 0.0), [0, 1])
+        log_p = self.call(batch.features, batch.bag, batch.taste, random)
+        weighted = batch.counts * batch.weight[:, None, None]
+        nll = -tf.reduce_sum(tf.where(batch.counts > 0, weighted * log_p, 0.0), [0, 1])
         return tf.reduce_sum(tf.math.divide_no_nan(nll, tf.reduce_sum(weighted, [0, 1])))

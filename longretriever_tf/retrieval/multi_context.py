@@ -130,14 +130,15 @@ class MultiContextRetriever(tf.Module):
         """
         histories = self.read(history_item_id, history_timestamp, history_weight, time)
         columns = [table.lookup(column) for table, column in zip(self._profile_index, profile, strict=True)]
-        interest, log_interest, log_novel, is_interest = self._interests(histories)
+        taste = self._taste(histories, tf.shape(time)[0])
+        interest, log_interest, log_novel, is_interest = self._interests(histories, taste)
         return Requests(
             lives=histories.lives,
             count=histories.summary.count,
             time=time,
             profile=tf.stack(columns, 1) if columns else tf.zeros([tf.shape(time)[0], 0], tf.int32),
             activity=life_activity(histories.summary),
-            taste=self._taste(histories, tf.shape(time)[0]),
+            taste=taste,
             log_interest=log_interest,
             log_interest_novel=log_novel,
             interest=interest,
@@ -150,12 +151,12 @@ class MultiContextRetriever(tf.Module):
         first_row = histories.fold * self._item_category.shape[0]
         return life_taste(histories.lives.owned, self._taste_rows.read_value(), first_row, num_requests)
 
-    def _interests(self, histories: Histories) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _interests(self, histories: Histories, taste: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """Score to draw by, log shares for all and for novel items, and which categories may be drawn; [B, C] each."""
         known = (tf.range(self._num_categories) >= schema.FIRST_KNOWN)[None]
         summary, stats = histories.summary, histories.stats
         if self._config.train.interest_epochs:
-            learned = self._interest(histories.features, histories.bag)
+            learned = self._interest(histories.features, histories.bag, taste)
             every, novel = learned[:, :, GOALS.index("all")], learned[:, :, GOALS.index("novel")]
         else:
             every = novel = tf.nn.log_softmax(tf.where(known, stats[:, :, 0], stats.dtype.min), 1)

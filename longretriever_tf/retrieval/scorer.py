@@ -97,7 +97,8 @@ class LongRetrieverScorer:
         rows = tf.TensorSpec([None], tf.int64)
         self._draw = 0
         row, floor = tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.float32)
-        self._read = tf.function(self._read_lives, input_signature=[rows] * 3 + [row], autograph=False)
+        taste = tf.TensorSpec([None, prepared.taste.shape[1]], tf.float32)
+        self._read = tf.function(self._read_lives, input_signature=[rows] * 3 + [row, taste], autograph=False)
         self._eq3 = tf.function(self._reader.score, input_signature=[rows] * 3 + [floor], autograph=False)
         everyone = np.arange(prepared.log.num_users)
         moment = np.full(len(everyone), prepared.moment)
@@ -160,8 +161,8 @@ class LongRetrieverScorer:
         row = np.full(len(users), len(self._prepared.stats.time) - 1, np.int32)
         step = max(1, _MAX_LIFE_PAIRS // self._prepared.corpus.num_categories)
         parts = [
-            self._read(*self._lives(users[start : start + step]), row[start : start + step]).numpy()
-            for start in range(0, len(users), step)
+            self._read(*self._lives(some), row[: len(some)], self._prepared.taste[some]).numpy()
+            for some in (users[start : start + step] for start in range(0, len(users), step))
         ]
         log_p = np.concatenate(parts)
         return {goal: log_p[:, :, g] for g, goal in enumerate(GOALS)}
@@ -177,9 +178,11 @@ class LongRetrieverScorer:
         row, event = flat_ranges(start, stop)
         return row, self._prepared.log.item[event]
 
-    def _read_lives(self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
+    def _read_lives(
+        self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor, row: tf.Tensor, taste: tf.Tensor
+    ) -> tf.Tensor:
         features, bag, _ = self._reader.read(start, stop, time, row)
-        return self._interest(features, bag)
+        return self._interest(features, bag, taste)
 
     def _merge(self, answers: _Answers, goal: str) -> np.ndarray:
         by_eq3 = self._retrieval.interest == "paper"

@@ -80,7 +80,7 @@ class InterestPhase:
     name = "interest"
 
     def __init__(self, config: Config, model: InterestModel, source: InterestSource) -> None:
-        self.epochs = config.train.interest_epochs
+        self.epochs, self._seed = config.train.interest_epochs, config.train.seed
         self._model, self._source = model, source
 
     def num_batches(self) -> int:
@@ -99,8 +99,7 @@ class InterestPhase:
         return int(batch.weight.shape[0])
 
     def loss(self, batch: InterestBatch, step: tf.Tensor) -> tf.Tensor:
-        del step
-        return self._model.loss(*batch)
+        return self._model.loss(batch, StepRandom(self._seed, step))
 
     def variables(self) -> list[tf.Variable]:
         return self._model.trainable_variables

@@ -14,6 +14,7 @@ from longretriever_tf.data.interest_batches import InterestSource, LifeReader
 from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.data.prepared import (
     Prepared,
+    example_tastes,
     load_split,
     prepare,
     prepare_examples,
@@ -117,9 +118,8 @@ def _make_phases(
     source = BatchSource(config, prepared, examples)
     history_events = config.model.history_events
     reader = LifeReader(prepared.corpus, prepared.log, prepared.stats, config.retrieval.day_floor, history_events)
-    interest_source = InterestSource(
-        prepared.corpus, prepared.log, prepared.order, prepared.stats, snapshots, reader, config.train.seed
-    )
+    tastes = source.tastes if snapshots is examples else example_tastes(config, prepared, snapshots)
+    interest_source = InterestSource(prepared, snapshots, tastes, reader, config.train.seed)
     validate = None
     if config.train.cut == "validation":
         truth = validation_truth(log, cuts, prepared)
