@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from absl import flags as absl_flags
 from fresh_process import ask_in_fresh_process
+from zipf_sizes import zipf_sizes
 
 from longretriever_tf import flags
 
@@ -107,9 +108,7 @@ def _save(plan: dict[str, int], folder: str) -> None:
 def _make_corpus(num_items: int, num_categories: int) -> Any:
     from longretriever_tf.data.corpus import Corpus
 
-    share = np.arange(1, num_categories + 1) ** -_ZIPF.value
-    sizes = 1 + np.floor((num_items - num_categories) * share / share.sum()).astype(np.int64)
-    sizes = np.concatenate([[1, 1], sizes])  # padding, unknown
+    sizes = np.concatenate([[1, 1], zipf_sizes(num_items, num_categories, _ZIPF.value)])  # padding, unknown
     total, names = int(sizes.sum()), np.array(["", "?", *(f"c{c}" for c in range(num_categories))])
     category = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     offset = np.concatenate([[0], np.cumsum(sizes)])

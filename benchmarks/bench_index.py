@@ -23,6 +23,7 @@ import numpy as np
 import plain_design
 from absl import flags as absl_flags
 from fresh_process import ask_in_fresh_process
+from zipf_sizes import zipf_sizes
 
 from longretriever_tf import flags
 
@@ -55,7 +56,6 @@ def main(argv: list[str]) -> None:
     vectors, bias, queries = _make_world(offset)
     facts: dict[str, Any] = {
         **describe_origin("python benchmarks/bench_index.py", 1),
-        "sizes": ",".join(_SIZES.value)[:200],
         "items": int(offset[-1]) - 2,
         "categories": len(offset) - 3,
         "largest": int(np.diff(offset).max()),
@@ -93,8 +93,7 @@ def main(argv: list[str]) -> None:
 def _category_sizes() -> list[int]:
     if _SIZES.value[0].startswith("zipf:"):
         items, categories = map(int, _SIZES.value[0].split(":")[1:])
-        share = np.arange(1, categories + 1) ** -_ZIPF.value
-        return (1 + np.floor((items - categories) * share / share.sum()).astype(np.int64)).tolist()
+        return zipf_sizes(items, categories, _ZIPF.value).tolist()
     if _SIZES.value != ["complete_journey"]:
         return [int(size) for size in _SIZES.value]
     from longretriever_tf.config import DataConfig

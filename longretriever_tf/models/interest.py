@@ -27,7 +27,7 @@ class InterestModel(tf.keras.layers.Layer):
       hidden: width of the network.
     """
 
-    def __init__(self, corpus: Corpus, taste_dropout: float = 0.0, dim: int = 32, hidden: int = 64) -> None:
+    def __init__(self, corpus: Corpus, taste_dropout: float, dim: int = 32, hidden: int = 64) -> None:
         super().__init__(name="interest")
         self._taste_dropout = taste_dropout
         self.feature_mean = self.add_weight(
