@@ -26,6 +26,7 @@ from fresh_process import ask_in_fresh_process
 from zipf_sizes import zipf_sizes
 
 from longretriever_tf import flags
+from longretriever_tf.errors import UserError
 
 flags.define_config_flags("index")
 _SIZES = absl_flags.DEFINE_list(
@@ -92,7 +93,12 @@ def main(argv: list[str]) -> None:
 
 def _category_sizes() -> list[int]:
     if _SIZES.value[0].startswith("zipf:"):
-        items, categories = map(int, _SIZES.value[0].split(":")[1:])
+        numbers = _SIZES.value[0].split(":")[1:]
+        if len(numbers) != 2 or not all(number.isdigit() and int(number) for number in numbers):
+            raise UserError(
+                f"--bench_sizes={_SIZES.value[0]}: expected zipf:ITEMS:CATEGORIES, such as zipf:1000000:300"
+            )
+        items, categories = map(int, numbers)
         return zipf_sizes(items, categories, _ZIPF.value).tolist()
     if _SIZES.value != ["complete_journey"]:
         return [int(size) for size in _SIZES.value]
