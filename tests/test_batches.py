@@ -11,7 +11,7 @@ from longretriever_tf.data import taste as tastes
 from longretriever_tf.data.batches import BatchSource, plan_epoch
 from longretriever_tf.data.interest_batches import InterestSource, LifeReader
 from longretriever_tf.data.prepared import example_tastes, prepare, prepare_examples
-from longretriever_tf.data.taste import fit_folds, fold_of_users, item_keys
+from longretriever_tf.data.taste import build_tastes, fit_folds, fold_of_users, item_keys
 from longretriever_tf.schema import DAY_S
 
 CUT = START + 130 * DAY_S
@@ -258,6 +258,15 @@ def interest_source(seed=1):
     source = InterestSource(prepared, snapshots, example_tastes(config, prepared, snapshots), reader, seed)
     source.batch_size = 11
     return prepared, examples, source
+
+
+def test_the_interest_score_reads_each_lifes_own_taste():
+    prepared, examples, source = interest_source()
+    user, time = np.unique(np.stack([examples.user, examples.time], 1).astype(np.int64), axis=0).T
+    expected = build_tastes(prepared.log, prepared.user_fold, prepared.taste_rows, user, time)
+    rows = np.random.default_rng(5).permutation(source.num_rows)[:17]
+    np.testing.assert_array_equal(source.build(rows).taste, expected[rows])
+    assert source.num_rows == len(user) and len(np.unique(expected, axis=0)) > len(user) // 2
 
 
 def test_interest_snapshots_count_what_comes_next():
