@@ -74,7 +74,6 @@ def page(browser, url):
 
 def settle(page) -> None:
     """Waits until the list on the page is that of the settings on the page."""
-    page.wait_for_timeout(250)  # a knob waits for the hand to rest
     page.wait_for_selector("body:not([aria-busy])")
 
 
@@ -298,6 +297,14 @@ def test_a_number_out_of_range_and_an_unknown_category_give_a_sentence(page):
     assert page.locator(".bar .fault").inner_text() == "The model has no category “unicorns”."
     settle(page)
     assert listed(page) == before
+
+
+def test_the_page_is_busy_from_its_first_byte_until_its_first_list(page, url):
+    page.route("**/users.json", lambda route: (page.wait_for_timeout(600), route.continue_()))
+    page.goto(f"{url}/explorer/")
+    assert listed(page) == []
+    settle(page)
+    assert listed(page)
 
 
 def test_a_list_that_nothing_is_left_for_says_so(page):

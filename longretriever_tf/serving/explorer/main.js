@@ -115,14 +115,17 @@ function show() {
 const rule = (category, name) => change(state.active, place(state.settings[state.active], category, name), 0);
 const leaveOut = (side, id) => change(side ?? "A", place(state.settings[side ?? "A"], id, "excluded"), 0);
 
-/** New settings of a side; asks once the hand rests. */
+/** New settings of a side; asks once the hand rests. The page is busy from the first touch, for its list is an old one. */
 function change(side, settings, wait = WAIT_MS) {
   state.settings[side] = settings;
   state.active = side;
   bars[side].update(settings);
   showActive();
   clearTimeout(waiting);
-  if (state.life) waiting = setTimeout(ask, wait);
+  if (!state.life) return;
+  asking.abort();
+  document.body.setAttribute("aria-busy", "true");
+  waiting = setTimeout(ask, wait);
 }
 
 function showActive() {
