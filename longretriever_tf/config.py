@@ -147,12 +147,12 @@ class TrainConfig:
         "snapshot",
         "event: one example per event, its history strictly before it (the paper). "
         "snapshot: at moments --snapshot_every_days apart, all the items that a user takes from a "
-        "category within the next --horizon_days.",
+        "category within the next --horizon_days; the learned interest score always learns from these.",
         ("snapshot", "event"),
     )
-    snapshot_every_days: float = _field(7.0, "examples=snapshot: days between snapshots.")
-    num_snapshots: int = _field(36, "examples=snapshot: how many snapshots, counted back from the cut.")
-    horizon_days: float = _field(28.0, "examples=snapshot: how far ahead the targets lie.")
+    snapshot_every_days: float = _field(7.0, "Days between snapshots.")
+    num_snapshots: int = _field(36, "How many snapshots, counted back from the cut.")
+    horizon_days: float = _field(28.0, "Snapshots: how far ahead the targets lie.")
     loss: str = _field(
         "full",
         "full: softmax over all the items of the category (baselines: of the corpus). in_batch: TFRS Retrieval over "

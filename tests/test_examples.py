@@ -185,6 +185,8 @@ def test_moments_count_back_from_the_cut():
     np.testing.assert_array_equal((times - START) / DAY_S, [117, 128, 139, 150, 170])
     weekly = stats_times(make_config("event"), START, START + 15 * DAY_S)
     np.testing.assert_array_equal((weekly - START) / DAY_S, [0, 7, 14, 15])
+    decade = stats_times(make_config("event"), START, START + 3650 * DAY_S)  # coarser: each moment costs memory
+    assert len(decade) == 105 and decade[0] == START and decade[-1] == START + 3650 * DAY_S
 
 
 def test_a_window_without_examples_says_what_to_lower():

@@ -16,6 +16,9 @@ from longretriever_tf.data.corpus import EncodedLog
 from longretriever_tf.data.recent import visible_runs, visible_since
 from longretriever_tf.errors import UserError
 
+_MAX_MOMENTS = 104
+"""Moments of the grid of event examples: two years of weeks."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
@@ -64,12 +67,15 @@ def snapshot_times(config: Config, cut: int) -> np.ndarray:
 
 
 def stats_times(config: Config, first: int, cut: int) -> np.ndarray:
-    """Moments at which item statistics are kept: the snapshots, or a weekly grid for event examples; then the cut."""
+    """Moments at which item statistics are kept: the snapshots, or a grid for event examples; then the cut.
+
+    The grid is weekly, in a log of more than two years coarser: each moment costs memory for every item and user.
+    """
     if config.train.examples == "snapshot":
         times = snapshot_times(config, cut)
         times = times[times > first]
     else:
-        times = np.arange(first, cut, 7 * schema.DAY_S, dtype=np.int64)
+        times = np.arange(first, cut, max(7 * schema.DAY_S, -(-(cut - first) // _MAX_MOMENTS)), dtype=np.int64)
     return np.append(times, cut)
 
 

@@ -132,7 +132,8 @@ def build_tastes(
     if room > 0.5 * memory:
         raise UserError(
             f"--user_context: tastes of {len(user):,} (user, moment) pairs fill {room / 1e9:.0f} GB, and this machine "
-            f"has {memory / 1e9:.0f} GB; lower --num_snapshots or --svd_dim, or use --nouser_context"
+            f"has {memory / 1e9:.0f} GB; take fewer moments (--examples=snapshot with fewer --num_snapshots), lower "
+            "--svd_dim, or use --nouser_context"
         )
     tastes = np.zeros((len(user), dim), np.float32)
     if not dim:

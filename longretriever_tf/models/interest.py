@@ -2,8 +2,8 @@
 
 Eq. 3 scores only what the user touched, and decays it by a fixed law. This small network reads eq. 3's score among
 other sums over the life (`data.interest_features`), the bag of its categories and, where the towers do, its taste
-across categories (`data.taste`): what leads to categories that the user never touched. It is trained on the same
-snapshots as the towers, for two goals: all items, and novel ones (items that the user has never taken).
+across categories (`data.taste`): what leads to categories that the user never touched. It is trained on
+snapshots, for two goals: all items, and novel ones (items that the user has never taken).
 """
 
 import tensorflow as tf
@@ -41,8 +41,13 @@ class InterestModel(tf.keras.layers.Layer):
             shape=[corpus.num_categories, dim],
             initializer=tf.keras.initializers.RandomNormal(stddev=0.05),
         )
-        self._embed_life = tf.keras.layers.Dense(dim, activation="tanh", name="embed_life")
+        # The taste has layers of its own: in one with hundreds of categories it would start out small.
+        self._embed_bag = tf.keras.layers.Dense(dim, name="embed_bag")
+        self._embed_taste = tf.keras.layers.Dense(dim, use_bias=False, name="embed_taste")
         self._wanted = tf.keras.layers.Dense(len(GOALS) * dim, name="wanted")
+        self._wanted_by_taste = tf.keras.layers.Dense(
+            len(GOALS) * dim, use_bias=False, kernel_initializer="zeros", name="wanted_by_taste"
+        )
         self._from_features = tf.keras.layers.Dense(hidden, name="from_features")
         self._from_category = tf.keras.layers.Dense(hidden, use_bias=False, name="from_category")
         self._from_life = tf.keras.layers.Dense(hidden, use_bias=False, name="from_life")
@@ -61,7 +66,7 @@ class InterestModel(tf.keras.layers.Layer):
           random: draws of this training step; None at inference.
         """
         taste = dropout(taste, self._taste_dropout, random)
-        life = self._embed_life(tf.concat([bag, taste], 1))  # [B, dim]
+        life = tf.tanh(self._embed_bag(bag) + self._embed_taste(taste))  # [B, dim]
         standard = (features - self.feature_mean) * self.feature_scale
         shape = tf.shape(standard)
         hidden = self._from_features(flat_rows(standard))
@@ -69,7 +74,8 @@ class InterestModel(tf.keras.layers.Layer):
         hidden += self._from_category(self._category)[None] + self._from_life(life)[:, None]
         logits = self._output(self._hidden(flat_rows(tf.nn.relu(hidden))))
         logits = tf.reshape(logits, [shape[0], shape[1], len(GOALS)])
-        for goal, wanted in enumerate(tf.split(self._wanted(tf.concat([life, taste], 1)), len(GOALS), axis=1)):
+        wanted_by_goal = tf.split(self._wanted(life) + self._wanted_by_taste(taste), len(GOALS), axis=1)
+        for goal, wanted in enumerate(wanted_by_goal):
             affinity = tf.matmul(wanted, self._category, transpose_b=True)
             logits += tf.one_hot(goal, len(GOALS)) * affinity[:, :, None]
         # Rows 0 and 1 (padding, unknown) hold no items: never an interest.
