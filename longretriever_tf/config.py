@@ -147,8 +147,9 @@ class TrainConfig:
         "snapshot",
         "event: one example per event, its history strictly before it (the paper). "
         "snapshot: at moments --snapshot_every_days apart, all the items that a user takes from a "
-        "category within the next --horizon_days; the learned interest score always learns from these.",
-        ("snapshot", "event"),
+        "category within the next --horizon_days; the learned interest score always learns from these. "
+        "both: the two together.",
+        ("snapshot", "event", "both"),
     )
     snapshot_every_days: float = _field(7.0, "Days between snapshots.")
     num_snapshots: int = _field(36, "How many snapshots, counted back from the cut.")

@@ -128,7 +128,7 @@ def test_event_examples_are_what_the_oracle_asks(subsequence, limit):
         assert_same(one, other)
 
 
-@pytest.mark.parametrize("kind", ["snapshot", "event"])
+@pytest.mark.parametrize("kind", ["snapshot", "event", "both"])
 @pytest.mark.parametrize("subsequence", ["items", "events"])
 @pytest.mark.parametrize("max_events", [3, 11, 256])
 def test_lengths_are_the_tokens_that_the_graph_makes(kind, subsequence, max_events):
@@ -142,7 +142,7 @@ def test_lengths_are_the_tokens_that_the_graph_makes(kind, subsequence, max_even
     assert examples.length.max() == min(5, max_events if subsequence == "items" else 5)
 
 
-@pytest.mark.parametrize("kind", ["snapshot", "event"])
+@pytest.mark.parametrize("kind", ["snapshot", "event", "both"])
 def test_slices_stay_in_their_run_and_before_their_moment(kind):
     config = make_config(kind, max_events=256)
     prepared = prepare(config, crowded_world(seed=10), CUT)
@@ -179,14 +179,16 @@ def test_distinct_items_of_a_window_against_sets():
 
 def test_moments_count_back_from_the_cut():
     config = make_config()
-    day = (snapshot_times(config, CUT) - START) / DAY_S
+    day = (snapshot_times(config, START, CUT) - START) / DAY_S
     np.testing.assert_array_equal(day, 170 - 20 - 11 * np.arange(7)[::-1])
     times = stats_times(config, START + 106 * DAY_S, CUT)  # a snapshot before which nothing happened says nothing
     np.testing.assert_array_equal((times - START) / DAY_S, [117, 128, 139, 150, 170])
     weekly = stats_times(make_config("event"), START, START + 15 * DAY_S)
     np.testing.assert_array_equal((weekly - START) / DAY_S, [0, 7, 14, 15])
-    decade = stats_times(make_config("event"), START, START + 3650 * DAY_S)  # coarser: each moment costs memory
-    assert len(decade) == 105 and decade[0] == START and decade[-1] == START + 3650 * DAY_S
+    decade = stats_times(make_config("both"), START, START + 3650 * DAY_S)  # coarser: each moment costs memory
+    snapshots = snapshot_times(config, START, START + 3650 * DAY_S)
+    assert len(np.setdiff1d(decade, snapshots)) == 105 and np.isin(snapshots, decade).all()
+    assert decade[0] == START and decade[-1] == START + 3650 * DAY_S and (np.diff(decade) > 0).all()
 
 
 def test_a_window_without_examples_says_what_to_lower():

@@ -53,29 +53,29 @@ class Examples:
         return len(self.start)
 
 
-def snapshot_times(config: Config, cut: int) -> np.ndarray:
-    """Moments of the snapshots, oldest first, [S] int64: the last one's horizon ends at the cut.
+def snapshot_times(config: Config, first: int, cut: int) -> np.ndarray:
+    """Moments of the snapshots after `first`, oldest first, [S] int64: the last one's horizon ends at the cut.
 
     >>> from longretriever_tf.config import Config, TrainConfig
     >>> config = Config(train=TrainConfig(snapshot_every_days=7, num_snapshots=3, horizon_days=28))
-    >>> snapshot_times(config, cut=100 * schema.DAY_S) // schema.DAY_S
-    array([58, 65, 72])
+    >>> snapshot_times(config, first=60 * schema.DAY_S, cut=100 * schema.DAY_S) // schema.DAY_S
+    array([65, 72])
     """
     step = int(config.train.snapshot_every_days * schema.DAY_S)
     last = cut - int(config.train.horizon_days * schema.DAY_S)
-    return last - step * np.arange(config.train.num_snapshots - 1, -1, -1, dtype=np.int64)
+    times = last - step * np.arange(config.train.num_snapshots - 1, -1, -1, dtype=np.int64)
+    return times[times > first]
 
 
 def stats_times(config: Config, first: int, cut: int) -> np.ndarray:
-    """Moments at which item statistics are kept: the snapshots, or a grid for event examples; then the cut.
+    """Moments at which item statistics are kept: the snapshots, for event examples a grid beside them; then the cut.
 
     The grid is weekly, in a log of more than two years coarser: each moment costs memory for every item and user.
     """
-    if config.train.examples == "snapshot":
-        times = snapshot_times(config, cut)
-        times = times[times > first]
-    else:
-        times = np.arange(first, cut, max(7 * schema.DAY_S, -(-(cut - first) // _MAX_MOMENTS)), dtype=np.int64)
+    times = snapshot_times(config, first, cut)
+    if config.train.examples != "snapshot":
+        step = max(7 * schema.DAY_S, -(-(cut - first) // _MAX_MOMENTS))
+        times = np.union1d(times, np.arange(first, cut, step, dtype=np.int64))
     return np.append(times, cut)
 
 
@@ -83,20 +83,25 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
     """All training examples of `log`, which must end before the training cut.
 
     Args:
-      config: the run's config; `train.examples` picks the kind.
+      config: the run's config; `train.examples` picks the kind or kinds.
       log: the encoded log before the cut.
       order: the category order of the same log.
-      grid: moments of the item statistics, [S] int64.
+      grid: moments of the item statistics, the cut last, [S] int64.
 
     Raises:
       UserError: the log makes no example.
     """
-    make = _snapshot_slices if config.train.examples == "snapshot" else _event_slices
-    run, stop, target_start, target_stop, time = make(config, order, grid)
+    parts = []
+    if config.train.examples != "event":
+        moments = snapshot_times(config, int(log.timestamp.min()), int(grid[-1]))
+        parts.append(_snapshot_slices(order, moments, int(config.train.horizon_days * schema.DAY_S)))
+    if config.train.examples != "snapshot":
+        parts.append(_event_slices(order))
+    run, stop, target_start, target_stop, time = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     if not len(run):
         raise UserError(
             "the training window makes no example: no user has an event after the first snapshot; lower "
-            "--horizon_days or --window_days, or use --examples=event"
+            "--horizon_days or --window_days (the learned interest score needs snapshots with --examples=event, too)"
         )
     user = order.run_user[run]
     start = order.run_offset[run]
@@ -127,12 +132,12 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
     )
 
 
-def _snapshot_slices(config: Config, order: CategoryOrder, grid: np.ndarray) -> tuple[np.ndarray, ...]:
-    horizon = int(config.train.horizon_days * schema.DAY_S)
+def _snapshot_slices(order: CategoryOrder, moments: np.ndarray, horizon: int) -> tuple[np.ndarray, ...]:
+    """One example per moment, user and category of which something is taken within `horizon` seconds."""
     parts = []
     first_life = np.full(int(order.run_user.max(initial=0)) + 1, np.iinfo(np.int64).max)
     np.minimum.at(first_life, order.run_user, order.timestamp[order.run_offset[:-1]])
-    for time in grid[:-1]:
+    for time in moments:
         stop = order.run_offset[:-1] + np.add.reduceat(order.timestamp < time, order.run_offset[:-1])
         target_stop = order.run_offset[:-1] + np.add.reduceat(order.timestamp < time + horizon, order.run_offset[:-1])
         # A user without any life before the moment is not a request that serving ranks: nothing to read.
@@ -143,9 +148,8 @@ def _snapshot_slices(config: Config, order: CategoryOrder, grid: np.ndarray) -> 
     return tuple(np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True))
 
 
-def _event_slices(config: Config, order: CategoryOrder, grid: np.ndarray) -> tuple[np.ndarray, ...]:
+def _event_slices(order: CategoryOrder) -> tuple[np.ndarray, ...]:
     """One example per event: the run's events of strictly earlier time are its history."""
-    del config, grid
     position = np.arange(len(order.item), dtype=np.int64)
     run = np.repeat(np.arange(len(order.run_user)), np.diff(order.run_offset))
     is_new = (np.diff(order.timestamp, prepend=-1) != 0) | (np.diff(run, prepend=-1) != 0)

@@ -143,8 +143,7 @@ def prepare_examples(config: Config, prepared: Prepared) -> tuple[Examples, Exam
     if config.train.examples == "snapshot":
         return examples, examples
     snapshots = dataclasses.replace(config, train=dataclasses.replace(config.train, examples="snapshot"))
-    grid = stats_times(snapshots, int(prepared.log.timestamp.min()), prepared.corpus.cut)
-    return examples, build_examples(snapshots, prepared.log, prepared.order, grid)
+    return examples, build_examples(snapshots, prepared.log, prepared.order, prepared.stats.time)
 
 
 def load_split(config: Config) -> tuple[LifelongLog, Cuts]:

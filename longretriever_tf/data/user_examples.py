@@ -12,6 +12,7 @@ import numpy as np
 from longretriever_tf import schema
 from longretriever_tf.config import Config
 from longretriever_tf.data.corpus import EncodedLog
+from longretriever_tf.data.examples import snapshot_times
 from longretriever_tf.errors import UserError
 
 _CHUNK_EVENTS = 4_000_000
@@ -46,19 +47,22 @@ def build_user_examples(config: Config, log: EncodedLog, grid: np.ndarray) -> Us
     """All examples of `log`, which must end before the training cut.
 
     Args:
-      config: the run's config; `train.examples` picks the kind. snapshot: the same moments and horizon as
+      config: the run's config; `train.examples` picks the kind, or both. snapshot: the same moments and horizon as
         LongRetriever's. event: one example per distinct moment of a user, whose events then are the targets (the
         events of one moment share their history, so one row holds them all).
       log: the encoded log before the cut.
-      grid: moments of the item statistics, [S] int64; all but the last are the snapshots.
+      grid: moments of the item statistics, the cut last, [S] int64.
 
     Raises:
       UserError: the log makes no example.
     """
-    if config.train.examples == "snapshot":
-        life, stop, target_stop, time = _snapshot_rows(log, grid[:-1], int(config.train.horizon_days * schema.DAY_S))
-    else:
-        life, stop, target_stop, time = _event_rows(log)
+    parts = []
+    if config.train.examples != "event":
+        moments = snapshot_times(config, int(log.timestamp.min()), int(grid[-1]))
+        parts.append(_snapshot_rows(log, moments, int(config.train.horizon_days * schema.DAY_S)))
+    if config.train.examples != "snapshot":
+        parts.append(_event_rows(log))
+    life, stop, target_stop, time = np.concatenate(parts, axis=1)
     # A user without any life before the moment is not a request that serving ranks: nothing to read.
     keep = (stop > life) & (target_stop > stop)
     life, stop, target_stop, time = life[keep], stop[keep], target_stop[keep], time[keep]
