@@ -250,19 +250,21 @@ def test_a_folds_svd_has_not_seen_its_users():
     assert np.median(likeness) > 0.5  # rotated onto the full basis
 
 
-def interest_source(seed=1):
-    config = make_config()
+def interest_source(seed=1, **train):
+    config = make_config(**train)
     prepared = prepare(config, crowded_world(seed=13), CUT)
-    examples, snapshots = prepare_examples(config, prepared)
+    _, snapshots = prepare_examples(config, prepared)
     reader = LifeReader(prepared.corpus, prepared.log, prepared.stats, 1.0)
     source = InterestSource(prepared, snapshots, example_tastes(config, prepared, snapshots), reader, seed)
     source.batch_size = 11
-    return prepared, examples, source
+    return prepared, snapshots, source
 
 
-def test_the_interest_score_reads_each_lifes_own_taste():
-    prepared, examples, source = interest_source()
-    user, time = np.unique(np.stack([examples.user, examples.time], 1).astype(np.int64), axis=0).T
+@pytest.mark.parametrize("kind", ["snapshot", "event", "both"])
+def test_the_interest_score_reads_each_lifes_own_taste(kind):
+    """Of the snapshot's moment, whatever the towers' examples and the moments of the item statistics are."""
+    prepared, snapshots, source = interest_source(examples=kind)
+    user, time = np.unique(np.stack([snapshots.user, snapshots.time], 1).astype(np.int64), axis=0).T
     expected = build_tastes(prepared.log, prepared.user_fold, prepared.taste_rows, user, time)
     rows = np.random.default_rng(5).permutation(source.num_rows)[:17]
     np.testing.assert_array_equal(source.build(rows).taste, expected[rows])
@@ -270,9 +272,9 @@ def test_the_interest_score_reads_each_lifes_own_taste():
 
 
 def test_interest_snapshots_count_what_comes_next():
-    prepared, examples, source = interest_source()
+    prepared, snapshots, source = interest_source()
     log, corpus = prepared.log, prepared.corpus
-    asked = sorted({(int(u), int(t)) for u, t in zip(examples.user, examples.time, strict=True)})
+    asked = sorted({(int(u), int(t)) for u, t in zip(snapshots.user, snapshots.time, strict=True)})
     assert source.num_rows == len(asked)
     batch = source.build(np.arange(source.num_rows))
     for row, (user, time) in enumerate(asked):
@@ -285,7 +287,7 @@ def test_interest_snapshots_count_what_comes_next():
             novel[corpus.item_category[taken]] += taken not in owned
         np.testing.assert_array_equal(batch.counts[row], np.stack([every, novel], 1))
         np.testing.assert_allclose(np.expm1(batch.features[row, 0, 15]), (when < time).sum(), rtol=1e-5)
-        assert batch.weight[row] == examples.weight[(examples.user == user) & (examples.time == time)][0]
+        assert batch.weight[row] == snapshots.weight[(snapshots.user == user) & (snapshots.time == time)][0]
 
 
 def test_interest_epochs_repeat_and_resume_bitwise():

@@ -128,6 +128,21 @@ def test_event_examples_are_what_the_oracle_asks(subsequence, limit):
         assert_same(one, other)
 
 
+def test_both_kinds_of_examples_are_the_two_together():
+    log, found = crowded_world(seed=8), {}
+    for kind in ("snapshot", "event", "both"):
+        config = make_config(kind)
+        prepared = prepare(config, log, CUT)
+        examples, snapshots = prepare_examples(config, prepared)
+        found[kind] = sorted(described(prepared, examples))
+        found[kind, "snapshots"] = sorted(described(prepared, snapshots).items())
+        assert len(found[kind]) == len(examples)
+        # The statistics of each snapshot are of its own moment.
+        np.testing.assert_array_equal(prepared.stats.time[snapshots.stats_row], snapshots.time)
+    assert found["both"] == sorted(found["snapshot"] + found["event"])
+    assert found["snapshot", "snapshots"] == found["event", "snapshots"] == found["both", "snapshots"]
+
+
 @pytest.mark.parametrize("kind", ["snapshot", "event", "both"])
 @pytest.mark.parametrize("subsequence", ["items", "events"])
 @pytest.mark.parametrize("max_events", [3, 11, 256])

@@ -216,7 +216,9 @@ def small_config(examples, **model):
 
 
 KIND = pytest.mark.parametrize(
-    "config", [small_config("snapshot"), small_config("event", user_context=False)], ids=["snapshot", "event"]
+    "config",
+    [small_config("snapshot"), small_config("event", user_context=False), small_config("both")],
+    ids=["snapshot", "event", "both"],
 )
 
 
