@@ -104,20 +104,21 @@ def ordinary_steps(world: World, epoch: int, optimizer: SplitAdam) -> list[float
 
 
 @pytest.mark.parametrize(
-    "model, groups, xla",
+    "model, examples, groups, xla",
     [
-        ({}, 3, False),
-        ({"subsequence": "events", "copy": False, "item_stats": False, "temperature": 0.5}, 1, False),
-        pytest.param({"item_id": True}, 2, True, marks=pytest.mark.slow),
+        ({}, "snapshot", 3, False),
+        ({}, "both", 2, False),
+        ({"subsequence": "events", "copy": False, "item_stats": False, "temperature": 0.5}, "snapshot", 1, False),
+        pytest.param({"item_id": True}, "snapshot", 2, True, marks=pytest.mark.slow),
     ],
-    ids=["three groups", "bare", "xla"],
+    ids=["three groups", "both kinds", "bare", "xla"],
 )
-def test_an_epoch_on_the_device_makes_the_ordinary_steps(model, groups, xla):
-    found = build(model, batches_per_step=groups)
+def test_an_epoch_on_the_device_makes_the_ordinary_steps(model, examples, groups, xla):
+    found = build(model, batches_per_step=groups, examples=examples)
     optimizer = SplitAdam(found.device.variables(), 0.01, 0.01, found.device.num_steps())
     step = found.device.make_step(optimizer, xla)
     losses = [float(step(block)) for block in found.device.make_dataset(0)]
-    oracle = build(model, batches_per_step=groups)
+    oracle = build(model, batches_per_step=groups, examples=examples)
     expected = ordinary_steps(oracle, 0, SplitAdam(oracle.device.variables(), 0.01, 0.01, found.device.num_steps()))
     sizes = [block.num_steps for block in found.device.plan(0)[1]]
     means = [part.mean() for part in np.split(np.array(expected), np.cumsum(sizes)[:-1])]
