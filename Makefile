@@ -73,7 +73,7 @@ docs: $(STAMP) ## the API reference from the docstrings, as HTML: build/docs/ind
 	$(PY) .ci/write_docs.py build/docs
 
 bench: $(STAMP) ## every benchmark on this machine and one table: results/benchmarks.md; needs `make demo` first, an hour
-	$(PY) benchmarks/bench_training.py --flagfile=configs/demo.flags --bench_batches=1500 --output=results/bench_training.json
+	$(PY) benchmarks/bench_training.py --flagfile=configs/demo.flags --materialise_gb=2 --bench_batches=1500 --output=results/bench_training.json
 	$(PY) benchmarks/bench_plain_training.py --flagfile=configs/demo.flags --cut=validation --num_layers=2 --output=results/bench_plain_training.json
 	$(PY) benchmarks/bench_request.py --run_dir=$(RUN_DIR) --output=results/bench_request.json
 	$(PY) benchmarks/bench_growth.py --output=results/bench_growth.json
