@@ -76,7 +76,8 @@ def test_a_long_life_is_never_sorted_whole(corpus, monkeypatch):
     timestamp = START + rng.integers(0, 190 * schema.DAY_S, [1, length])
     time, category = np.array([START + 200 * schema.DAY_S]), corpus.item_category
     weight = np.ones([1, length], np.float32)
-    lives = raw_lives.read_lives(item, timestamp, weight, time, category, corpus.num_categories)
+    raw = raw_lives.RawHistories(item, timestamp, weight, time)
+    lives = raw_lives.read_lives(raw, tf.identity, category, corpus.num_categories)
     summarise_life(lives.life, category, 1, corpus.num_categories, 1.0)
     assert not sorted_sizes
     raw_lives.order_runs(

@@ -167,7 +167,9 @@ def test_raw_histories_give_the_tokens_of_the_log(max_length, max_events):
 
     @tf.function
     def call(*raw):
-        lives = raw_lives.read_lives(*raw, corpus.item_category, corpus.num_categories)
+        lives = raw_lives.read_lives(
+            raw_lives.RawHistories(*raw), tf.identity, corpus.item_category, corpus.num_categories
+        )
         return lives, raw_lives.order_runs(lives, user, category, len(user), corpus.num_categories)
 
     lives_read, runs = call(item, timestamp, weight, time)
@@ -196,13 +198,12 @@ def test_a_request_alone_equals_the_request_in_a_batch():
     corpus, _ = encoded(log)
     item, timestamp, time = raw_histories(log, corpus, np.random.default_rng(6))
     ones = np.ones(item.shape, np.float32)
-    together = raw_lives.read_lives(item, timestamp, ones, time, corpus.item_category, corpus.num_categories)
+    raw, catalogue = (item, timestamp, ones, time), (tf.identity, corpus.item_category, corpus.num_categories)
+    together = raw_lives.read_lives(raw_lives.RawHistories(*raw), *catalogue)
     categories = np.arange(corpus.num_categories, dtype=np.int32)
     for row in range(log.num_users):
         one = slice(row, row + 1)
-        alone = raw_lives.read_lives(
-            item[one], timestamp[one], ones[one], time[one], corpus.item_category, corpus.num_categories
-        )
+        alone = raw_lives.read_lives(raw_lives.RawHistories(*(part[one] for part in raw)), *catalogue)
         mine = together.life.request.numpy() == row
         np.testing.assert_array_equal(alone.life.item, together.life.item.numpy()[mine])
         np.testing.assert_array_equal(alone.life.age, together.life.age.numpy()[mine])

@@ -7,10 +7,11 @@ import pytest
 import tensorflow as tf
 from small_lives import encode, random_lives
 
+from longretriever_tf import schema
 from longretriever_tf.data import taste
 from longretriever_tf.data.hard_search import Events
-from longretriever_tf.data.owned_items import find_owned, life_taste
-from longretriever_tf.data.raw_lives import read_folds, read_lives
+from longretriever_tf.data.owned_items import find_owned, find_owned_ids, life_taste
+from longretriever_tf.data.raw_lives import RawHistories, read_folds, read_lives
 
 NUM_ITEMS, NUM_CATEGORIES = 23, 5
 
@@ -41,6 +42,34 @@ def test_equals_counting(rows):
     np.testing.assert_allclose(owned.faded, [faded[event] for event in found], rtol=1e-5)
 
 
+# Ids beside each other, spread over more than 32 bits, over all 64, and too wide only together with the rows.
+@pytest.mark.parametrize("spread", [1, 2**40, 2**58, 2**24])
+def test_raw_ids_are_told_apart_as_their_items_are(spread):
+    life, category = made_life([0, 1, 200])
+    item_id = (np.arange(NUM_ITEMS, dtype=np.int64) - 11) * spread
+    known = tf.lookup.KeyValueTensorInitializer(item_id[2:-3], np.arange(2, NUM_ITEMS - 3, dtype=np.int32))
+    lookup = tf.lookup.StaticHashTable(known, schema.UNKNOWN).lookup
+    raw = tf.gather(item_id, life.item)
+    looked_up = life._replace(item=lookup(raw))
+    size = tf.constant(201), NUM_CATEGORIES
+    expected = find_owned(looked_up, category, *size)
+    found = find_owned_ids(life.request, raw, life.age, lookup, category, *size)
+    unknown = [owned.item.numpy() == schema.UNKNOWN for owned in (expected, found)]
+    assert unknown[0].any() and np.all(found.run.numpy()[unknown[1]] == -1)
+    for name in ("request", "item", "run", "count", "faded"):
+        parts = [getattr(owned, name).numpy() for owned in (expected, found)]
+        np.testing.assert_array_equal(*(part[~rest] for part, rest in zip(parts, unknown, strict=True)), name)
+    for name in ("request", "item", "run"):
+        of_event = [tf.gather(getattr(owned, name), owned.place) for owned in (expected, found)]
+        np.testing.assert_array_equal(*of_event, name)
+
+
+def test_no_events_own_no_items():
+    rows, ids, category = tf.zeros([0], tf.int32), tf.zeros([0], tf.int64), np.zeros([3], np.int32)
+    found = find_owned_ids(rows, ids, tf.zeros([0]), lambda ids: tf.cast(ids, tf.int32), category, 2, 1)
+    assert all(part.shape == [0] for part in found)
+
+
 def test_tastes_are_scaled_sums_and_0_without_a_life():
     life, category = made_life([0, 2])
     tables = np.random.default_rng(2).normal(size=[4, NUM_ITEMS, 7]).astype(np.float32)
@@ -69,8 +98,8 @@ def folds_of_requests(lives, num_folds, history_events=0):
         at = rng.permutation(width)[: len(events)]
         item[row, at], timestamp[row, at] = zip(*events, strict=True)
     weight, category = np.ones(item.shape, np.float32), tf.zeros([NUM_ITEMS], tf.int32)
-    raw = map(tf.constant, (item, timestamp, weight, np.full(len(lives), NOW)))
-    begun = read_lives(*raw, category, 1, history_events).begun
+    raw = RawHistories(item, timestamp, weight, np.full(len(lives), NOW))
+    begun = read_lives(raw, tf.identity, category, 1, history_events).begun
     return read_folds(begun, tf.constant(KEYS), tf.constant(len(lives)), num_folds).numpy()
 
 

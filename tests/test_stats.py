@@ -168,11 +168,11 @@ def test_interest_score_by_hand():
 
 
 def test_interest_features_by_hand():
-    """Category 0: items 0, 0 and 1, 40, 20 and 10 days ago; category 1 never; another request has no life at all."""
+    """Category 0: items 2, 2 and 3, 40, 20 and 10 days ago; category 1 never; another request has no life at all."""
     life = hard_search.Events(
-        tf.constant([0, 0, 0]), tf.constant([0, 1, 0]), tf.constant([40.0, 10.0, 20.0]), tf.constant([1.0, 1.0, 1.0])
+        tf.constant([0, 0, 0]), tf.constant([2, 3, 2]), tf.constant([40.0, 10.0, 20.0]), tf.constant([1.0, 1.0, 1.0])
     )
-    summary = summarise_life(life, tf.constant([0, 0, 1]), tf.constant(2), 2, 1.0)
+    summary = summarise_life(life, tf.constant([0, 0, 0, 0, 1]), tf.constant(2), 2, 1.0)
     stats = tf.constant([[[1.0, 2.0, 0.1], [1.0, 3.0, 0.2]]] * 2)
     features = interest_features(summary, stats, tf.constant([2.0, 1.0])).numpy()
     assert features.shape == (2, 2, NUM_FEATURES) and np.isfinite(features).all()

@@ -151,7 +151,17 @@ def item_tokens(events: Events, num_requests: tf.Tensor, category_count: tf.Tens
 
 def decay(age: tf.Tensor) -> tf.Tensor:
     """2 ** (-age / half-life) for each of `HALF_LIVES_DAYS`: [n] days -> [n, 4]."""
-    return tf.stack([halve(age, days) for days in HALF_LIVES_DAYS], 1)
+    return tf.stack(decays(age), 1)
+
+
+def decays(age: tf.Tensor) -> list[tf.Tensor]:
+    """`decay`, a tensor for each half-life: powers of the slowest, since products take a fifth of an exponential."""
+    days = HALF_LIVES_DAYS[-1]
+    found = [halve(age, days)]
+    for shorter in reversed(HALF_LIVES_DAYS[:-1]):
+        found.insert(0, math.prod([found[0]] * round(days / shorter)))
+        days = shorter
+    return found
 
 
 def halve(age: tf.Tensor, half_life: float) -> tf.Tensor:

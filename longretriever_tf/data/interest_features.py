@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from longretriever_tf.data import taste
 from longretriever_tf.data.activity import HALF_LIFE_DAYS, NEVER_DAYS
-from longretriever_tf.data.hard_search import HALF_LIVES_DAYS, Events, halve
+from longretriever_tf.data.hard_search import HALF_LIVES_DAYS, Events, decays
 from longretriever_tf.data.owned_items import OwnedItems, find_owned
 
 NUM_FEATURES = 25
@@ -75,7 +75,8 @@ def summarise_life(
 
     closeness = total(interest_score(life.age, life.weight, 1.0))
     count, faded = total_owned(owned.count), total_owned(owned.faded)
-    decayed = [faded if days == taste.HALF_LIFE_DAYS else total(halve(life.age, days)) for days in HALF_LIVES_DAYS]
+    by_days = dict(zip(HALF_LIVES_DAYS, decays(life.age), strict=True))
+    decayed = [faded if days == taste.HALF_LIFE_DAYS else total(by_days[days]) for days in HALF_LIVES_DAYS]
     touched = count > 0
     extremes = (tf.math.unsorted_segment_min, tf.math.unsorted_segment_max)
     if item_ages is None:
@@ -153,4 +154,5 @@ def interest_features(life: LifeSummary, category_stats: tf.Tensor, category_siz
     ]
     shape = tf.shape(life.count)
     shared = [tf.broadcast_to(column, shape) for column in (*user, tf.math.log1p(category_size)[None])]
-    return tf.concat([tf.stack(pair + shared, 2), category_stats], 2)
+    # Stacked on the first axis, then turned: several times faster than number by number into the last one.
+    return tf.concat([tf.transpose(tf.stack(pair + shared), [1, 2, 0]), category_stats], 2)

@@ -1,11 +1,13 @@
 """The distinct items of lives, in the graph: lives repeat themselves, so what can be asked once per item is cheap."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from longretriever_tf import schema
 from longretriever_tf.data import taste
-from longretriever_tf.data.hard_search import Events, halve
+from longretriever_tf.data.hard_search import HALF_LIVES_DAYS, Events, decays
 
 
 class OwnedItems(NamedTuple):
@@ -13,8 +15,8 @@ class OwnedItems(NamedTuple):
 
     Attributes:
       request: row of the life, [d] int32, ascending.
-      item: item index, [d] int32.
-      run: row * C + category of the item, [d] int32.
+      item: item index, [d] int32; UNKNOWN where it is not in the corpus.
+      run: row * C + category of the item, [d] int32; -1, which sums over runs leave out, for unknown items.
       count: how often it was taken, [d] float32.
       faded: the same, each time decayed with the half-life of tastes, [d] float32.
       place: where each event's own item stands among them, [n] int32.
@@ -28,6 +30,15 @@ class OwnedItems(NamedTuple):
     place: tf.Tensor
 
 
+class _Told(NamedTuple):
+    """Distinct (request, number) pairs, [d] int32 each, the place of each event among them, [n], and counts, [d]."""
+
+    request: tf.Tensor
+    number: tf.Tensor
+    place: tf.Tensor
+    count: tf.Tensor
+
+
 def find_owned(life: Events, item_category: tf.Tensor, num_requests: tf.Tensor, num_categories: int) -> OwnedItems:
     """Distinct items of each life, without sorting: O(events).
 
@@ -37,19 +48,77 @@ def find_owned(life: Events, item_category: tf.Tensor, num_requests: tf.Tensor, 
       num_requests: B, scalar int32.
       num_categories: C.
     """
-    num_items = item_category.shape[0]
+    told = _tell_indices_apart(life.request, life.item, num_requests, item_category.shape[0])
+    return _describe(told, life.age, item_category, num_categories)
 
-    def find(kind: tf.DType) -> list[tf.Tensor]:
-        key, place, count = tf.unique_with_counts(tf.cast(life.request, kind) * num_items + tf.cast(life.item, kind))
-        request = key // num_items
-        return [tf.cast(request, tf.int32), tf.cast(key - request * num_items, tf.int32), place, count]
 
-    # Keys of 32 bits are told apart in half the time; they suffice for all but huge batches.
+def find_owned_ids(
+    request: tf.Tensor,
+    item_id: tf.Tensor,
+    age: tf.Tensor,
+    lookup: Callable[[tf.Tensor], tf.Tensor],
+    item_category: tf.Tensor,
+    num_requests: tf.Tensor,
+    num_categories: int,
+) -> OwnedItems:
+    """`find_owned` of raw ids: what they mean is looked up once for each distinct one, where ids allow that.
+
+    Args:
+      request: row of the life, [n] int32, ascending.
+      item_id: [n] int32 or int64.
+      age: days before the request, [n] float32.
+      lookup: ids to item indices, UNKNOWN where there is none.
+      item_category: [V] int32.
+      num_requests: B, scalar int32.
+      num_categories: C.
+    """
+    low, high = tf.reduce_min(item_id), tf.reduce_max(item_id)
+    span = tf.cast(high, tf.float64) - tf.cast(low, tf.float64) + 1.0
+
+    def by_id() -> _Told:
+        told = _tell_apart(request, tf.cast(item_id - low, tf.int32), tf.cast(high - low, tf.int32) + 1)
+        return told._replace(number=lookup(tf.cast(told.number, item_id.dtype) + low))
+
+    def by_index() -> _Told:
+        return _tell_indices_apart(request, lookup(item_id), num_requests, item_category.shape[0])
+
+    # Keys of 32 bits are told apart in half the time; ids spread wider than that are looked up first.
+    is_narrow = span * tf.cast(num_requests, tf.float64) < tf.int32.max
+    return _describe(tf.cond(is_narrow, by_id, by_index), age, item_category, num_categories)
+
+
+def _tell_indices_apart(request: tf.Tensor, item: tf.Tensor, num_requests: tf.Tensor, num_items: int) -> _Told:
+    def with_keys_of(kind: tf.DType) -> _Told:
+        return _tell_apart(tf.cast(request, kind), tf.cast(item, kind), tf.constant(num_items, kind))
+
+    # 32 bits suffice for all but huge batches.
     is_narrow = tf.cast(num_requests, tf.int64) * num_items < tf.int32.max
-    request, item, place, count = tf.cond(is_narrow, lambda: find(tf.int32), lambda: find(tf.int64))
-    faded = tf.math.unsorted_segment_sum(halve(life.age, taste.HALF_LIFE_DAYS), place, tf.size(item))
-    run = request * num_categories + tf.gather(item_category, item)
+    return tf.cond(is_narrow, lambda: with_keys_of(tf.int32), lambda: with_keys_of(tf.int64))
+
+
+def _tell_apart(request: tf.Tensor, number: tf.Tensor, width: tf.Tensor) -> _Told:
+    """Tells events apart by one key each.
+
+    Args:
+      request: [n].
+      number: from 0 to below `width`, [n].
+      width: scalar of the same type, which must hold all keys.
+    """
+    key, place, count = tf.unique_with_counts(request * width + number)
+    row = key // width
+    return _Told(tf.cast(row, tf.int32), tf.cast(key - row * width, tf.int32), place, count)
+
+
+def _describe(told: _Told, age: tf.Tensor, item_category: tf.Tensor, num_categories: int) -> OwnedItems:
+    request, item, place, count = told
+    faded = tf.math.unsorted_segment_sum(_fade(age), place, tf.size(item))
+    run = tf.where(item < schema.FIRST_KNOWN, -1, request * num_categories + tf.gather(item_category, item))
     return OwnedItems(request, item, run, tf.cast(count, tf.float32), faded, place)
+
+
+def _fade(age: tf.Tensor) -> tf.Tensor:
+    """By the half-life of tastes, which is one of the tokens': what others compute of these events is shared."""
+    return decays(age)[HALF_LIVES_DAYS.index(taste.HALF_LIFE_DAYS)]
 
 
 def life_taste(owned: OwnedItems, taste_rows: tf.Tensor, first_row: tf.Tensor, num_requests: tf.Tensor) -> tf.Tensor:
@@ -61,14 +130,22 @@ def life_taste(owned: OwnedItems, taste_rows: tf.Tensor, first_row: tf.Tensor, n
       first_row: where the table of each request's fold starts, [B] int64.
       num_requests: B, scalar int32.
     """
-    stop = tf.cumsum(tf.math.unsorted_segment_sum(tf.ones_like(owned.request), owned.request, num_requests))
-    sums = tf.TensorArray(tf.float32, num_requests, element_shape=taste_rows.shape[1:])
 
-    def one(row: tf.Tensor, low: tf.Tensor, sums: tf.TensorArray) -> tuple:
-        high = stop[row]
-        rows = tf.gather(taste_rows, first_row[row] + tf.cast(owned.item[low:high], tf.int64))
-        return row + 1, high, sums.write(row, tf.linalg.matvec(rows, owned.faded[low:high], transpose_a=True))
+    def total(first: tf.Tensor, item: tf.Tensor, faded: tf.Tensor) -> tf.Tensor:
+        rows = tf.gather(taste_rows, first + tf.cast(item, tf.int64))
+        return tf.linalg.matvec(rows, faded, transpose_a=True)
 
-    # Life by life: the rows of a whole batch could be gigabytes.
-    sums = tf.while_loop(lambda row, *_: row < num_requests, one, (0, 0, sums), parallel_iterations=1)[2]
-    return taste.LENGTH * tf.math.l2_normalize(sums.stack(), 1, epsilon=taste.LEAST)
+    def life_by_life() -> tf.Tensor:
+        stop = tf.cumsum(tf.math.unsorted_segment_sum(tf.ones_like(owned.request), owned.request, num_requests))
+        sums = tf.TensorArray(tf.float32, num_requests, element_shape=taste_rows.shape[1:])
+
+        def one(row: tf.Tensor, low: tf.Tensor, sums: tf.TensorArray) -> tuple:
+            high = stop[row]
+            return row + 1, high, sums.write(row, total(first_row[row], owned.item[low:high], owned.faded[low:high]))
+
+        # The rows of a whole batch could be gigabytes.
+        return tf.while_loop(lambda row, *_: row < num_requests, one, (0, 0, sums), parallel_iterations=1)[2].stack()
+
+    # A branch, since a loop costs a single request a third of what is done in it.
+    sums = tf.cond(num_requests == 1, lambda: total(first_row[0], owned.item, owned.faded)[None], life_by_life)
+    return taste.LENGTH * tf.math.l2_normalize(sums, 1, epsilon=taste.LEAST)

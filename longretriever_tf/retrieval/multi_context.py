@@ -16,7 +16,7 @@ from longretriever_tf.data.interest_features import (
     summarise_life,
 )
 from longretriever_tf.data.owned_items import life_taste
-from longretriever_tf.data.raw_lives import order_runs, read_folds, read_lives
+from longretriever_tf.data.raw_lives import RawHistories, order_runs, read_folds, read_lives
 from longretriever_tf.data.taste import item_keys
 from longretriever_tf.data.tokens import make_tokens, max_sliced
 from longretriever_tf.models.interest import GOALS, InterestModel
@@ -91,18 +91,11 @@ class MultiContextRetriever(tf.Module):
     ) -> Histories:
         """The raw columns of `look_up` to what they say of each category, touched or not."""
         with tf.control_dependencies(check_history(history_item_id, history_timestamp, history_weight)):
-            item = self._item_index.lookup(history_item_id)
-            timestamp = tf.identity(history_timestamp)
-            weight = tf.broadcast_to(history_weight, tf.shape(item))
-        lives = read_lives(
-            item,
-            timestamp,
-            weight,
-            time,
-            self._item_category,
-            self._num_categories,
-            self._config.model.history_events,
-        )
+            item_id, timestamp = tf.identity(history_item_id), tf.identity(history_timestamp)
+            weight = tf.broadcast_to(history_weight, tf.shape(item_id))
+        raw = RawHistories(item_id, timestamp, weight, time)
+        visible = self._config.model.history_events
+        lives = read_lives(raw, self._item_index.lookup, self._item_category, self._num_categories, visible)
         num, floor = tf.shape(time)[0], self._config.retrieval.day_floor
         fold = read_folds(lives.begun, self._item_key, num, self._num_folds)
         categories = self._item_category, num, self._num_categories

@@ -144,30 +144,20 @@ class PackedIndex(tf.Module):
         )
         low, first, zero = tf.gather(self._offset, distinct), tf.cumsum(count, exclusive=True), tf.zeros_like(count)
         size = tf.gather(self._offset, distinct + 1) - low
-        columns = [
-            first,
-            zero,
-            count,
-            zero - 1,
-            low,
-            zero,
-            size,
-            zero - 1,
-            zero,
-            zero,
-            zero,
-            tf.reduce_max(size) - size,
-        ]
-        cuts = tf.stack(columns, 1)  # [U, 12]: begin and size of the queries, of the vectors, and what to pad
-        vectors, bias = self.item_vectors.read_value(), self.item_bias.read_value()
+        # Begin and size of each slice that a category takes, of the queries, the vectors, the biases, and what to pad:
+        # made for all at once, since within the loop each operation costs a request as much as a small product.
+        slices = (first, zero), (count, zero - 1), (low, zero), (size, zero - 1), (zero, low), (zero + 1, size)
+        pads = (zero, zero), (zero, tf.reduce_max(size) - size)
+        cuts = tf.stack([tf.stack(pair, 1) for pair in (*slices, *pads)], 1)  # [U, 8, 2]
+        vectors, bias = self.item_vectors.read_value(), self.item_bias.read_value()[None]
         arrays = tf.TensorArray(tf.float32, num, infer_shape=False)
 
         def one(i: tf.Tensor, array: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            begin, length, begin_item, num_items, *pad = tf.unstack(tf.reshape(cuts[i], [6, 2]))
-            mine = tf.slice(embedding, begin, length)
-            logits = tf.matmul(mine, tf.slice(vectors, begin_item, num_items), transpose_b=True)
-            logits += tf.slice(bias, begin_item[:1], num_items[:1])
-            return i + 1, array.write(i, tf.pad(logits, tf.stack(pad), constant_values=logits.dtype.min))
+            *bounds, of_rows, of_columns = tf.unstack(tf.gather(cuts, i))
+            pad = tf.stack([of_rows, of_columns])
+            mine, items, biases = map(tf.slice, (embedding, vectors, bias), bounds[::2], bounds[1::2])
+            logits = tf.matmul(mine, items, transpose_b=True) + biases
+            return i + 1, array.write(i, tf.pad(logits, pad, constant_values=logits.dtype.min))
 
         array = tf.while_loop(lambda i, _: i < num, one, (0, arrays), parallel_iterations=1)[1]
         return tf.ensure_shape(tf.gather(array.concat(), tf.math.invert_permutation(order)), [None, None])
@@ -231,7 +221,9 @@ def take_best(
     at = tf.stack([queries.excluded_row, queries.excluded_item - excluded_low], 1)
     logits = tf.tensor_scatter_nd_min(logits, at, tf.fill([tf.shape(at)[0]], logits.dtype.min))
     best, at = tf.math.top_k(logits, tf.minimum(k, tf.shape(logits)[1]))
-    return *pad_best(at + low[:, None], best, k), tf.reduce_logsumexp(logits, 1)
+    largest = tf.reduce_max(best, 1)  # of the few best; a log-sum-exp would look through all once more
+    partition = tf.math.log(tf.reduce_sum(tf.exp(logits - largest[:, None]), 1)) + largest
+    return *pad_best(at + low[:, None], best, k), partition
 
 
 def _take(queries: Queries, rows: tf.Tensor) -> Queries:
