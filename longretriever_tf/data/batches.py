@@ -17,6 +17,7 @@ from longretriever_tf.data.corpus import Corpus, EncodedLog
 from longretriever_tf.data.examples import Examples
 from longretriever_tf.data.hard_search import flat_ranges
 from longretriever_tf.data.histories import Histories, SearchedHistories, keep_histories, kept_bytes
+from longretriever_tf.data.numbered import numbered_batches
 from longretriever_tf.data.prepared import Prepared, example_tastes
 from longretriever_tf.data.targets import distinct_targets
 
@@ -146,10 +147,7 @@ class BatchSource:
         """Batches `first`, `first + 1`, ... of the plan, in order, prefetched."""
         with tf.device("/CPU:0"):
             rows, start, stop = tf.constant(plan.rows), tf.constant(plan.start), tf.constant(plan.stop)
-        dataset = tf.data.Dataset.range(first, len(plan.start))
-        return dataset.map(
-            lambda i: self.build(rows[start[i] : stop[i]]), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-        ).prefetch(4)
+        return numbered_batches(lambda i: self.build(rows[start[i] : stop[i]]), first, len(plan.start))
 
     def build(self, rows: tf.Tensor) -> Batch:
         """Reads and pads one batch of example rows ([R] int64), in the graph."""

@@ -16,6 +16,7 @@ from longretriever_tf.data.interest_features import (
     summarise_life,
 )
 from longretriever_tf.data.item_stats import ItemStats
+from longretriever_tf.data.numbered import numbered_batches
 from longretriever_tf.data.prepared import ExampleTastes, Prepared
 from longretriever_tf.data.ranges import flat_ranges
 from longretriever_tf.data.recent import visible_lives
@@ -130,12 +131,8 @@ class InterestSource:
         rows = np.random.default_rng([self._seed, 7, epoch]).permutation(self.num_rows)
         with tf.device("/CPU:0"):
             rows = tf.constant(rows)
-        dataset = tf.data.Dataset.range(first, self.num_batches())
-        return dataset.map(
-            lambda i: self.build(rows[i * self.batch_size : (i + 1) * self.batch_size]),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        ).prefetch(4)
+        size = self.batch_size
+        return numbered_batches(lambda i: self.build(rows[i * size : (i + 1) * size]), first, self.num_batches())
 
     def build(self, rows: tf.Tensor) -> InterestBatch:
         """One batch of snapshot rows, [B] int64."""

@@ -14,6 +14,7 @@ from longretriever_tf import schema
 from longretriever_tf.config import Config
 from longretriever_tf.data import hard_search
 from longretriever_tf.data.corpus import Corpus, EncodedLog
+from longretriever_tf.data.numbered import numbered_batches
 from longretriever_tf.data.user_examples import UserExamples, sampling_probability
 
 
@@ -108,15 +109,11 @@ class UserBatchSource:
         with tf.device("/CPU:0"):
             rows = tf.constant(rows)
         size, position = self.rows_per_batch, epoch * self.num_batches()
-        return (
-            tf.data.Dataset.range(first, self.num_batches())
-            .map(
-                lambda i: self.build(rows[i * size : (i + 1) * size], position + i),
-                num_parallel_calls=tf.data.AUTOTUNE,
-                deterministic=True,
-            )
-            .prefetch(4)
-        )
+
+        def make(i: tf.Tensor) -> UserBatch:
+            return self.build(rows[i * size : (i + 1) * size], position + i)
+
+        return numbered_batches(make, first, self.num_batches())
 
     def build(self, rows: tf.Tensor, position: tf.Tensor) -> UserBatch:
         """One batch.
