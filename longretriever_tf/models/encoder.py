@@ -66,7 +66,7 @@ class PreLNLayer(tf.keras.layers.Layer):
 
     def _attend(self, query: tf.Tensor, tokens: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         shape = tf.shape(query)
-        q = tf.transpose(self._split(self._query, query, 1)[:, :, 0], [0, 2, 1, 3])  # [B, H, Q, D/H]
+        q = tf.transpose(self._split(self._query, query), [0, 2, 1, 3])  # [B, H, Q, D/H]
         k, v = tf.unstack(tf.transpose(self._split(self._key_value, tokens, 2), [2, 0, 3, 1, 4]))  # [B, H, S, D/H]
         logits = tf.matmul(q, k, transpose_b=True) / math.sqrt(self._head_dim)  # [B, H, Q, S]
         # Added, not chosen between: nothing is left to do for it in the backward pass.
@@ -74,10 +74,10 @@ class PreLNLayer(tf.keras.layers.Layer):
         mixed = tf.transpose(tf.matmul(tf.nn.softmax(logits), v), [0, 2, 1, 3])  # [B, Q, H, D/H]
         return tf.reshape(self._output(tf.reshape(mixed, [-1, shape[2]])), shape)
 
-    def _split(self, project: tf.keras.layers.Dense, x: tf.Tensor, parts: int) -> tf.Tensor:
-        """Projected and split by head: [B, S, D] -> [B, S, parts, H, D/H]."""
+    def _split(self, project: tf.keras.layers.Dense, x: tf.Tensor, *parts: int) -> tf.Tensor:
+        """Projected and split by head: [B, S, D] -> [B, S, *parts, H, D/H]."""
         shape = tf.shape(x)
-        return tf.reshape(project(flat_rows(x)), [shape[0], shape[1], parts, self._num_heads, self._head_dim])
+        return tf.reshape(project(flat_rows(x)), [shape[0], shape[1], *parts, self._num_heads, self._head_dim])
 
 
 def flat_rows(x: tf.Tensor) -> tf.Tensor:

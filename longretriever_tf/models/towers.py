@@ -151,12 +151,14 @@ class UserTower(tf.keras.layers.Layer):
         x = dropout(x + self._position[: tf.shape(x)[1]], self._config.dropout, random)
         mask = tf.concat([tf.ones([tf.shape(category)[0], self._num_prefix], tf.bool), is_real], 1)
         states = tf.cast(self._encoder(x, mask, cls_only=self._copy is None, random=random), tf.float32)
-        embedding = states[:, 0]
+        # Split, not sliced: the gradient of each slice would be as large as the states.
+        parts = tf.split(states, [1] if self._copy is None else [1, self._num_prefix - 1, -1], 1)
+        embedding = parts[0][:, 0]
         if self._config.normalize:
             embedding = tf.math.l2_normalize(embedding, 1)
         if self._copy is None or self._copy_hidden is None:
             return UserState(embedding, tf.zeros(tf.shape(is_real)))
-        read = tf.concat([states[:, self._num_prefix :], standard], 2)
+        read = tf.concat([parts[-1], standard], 2)
         boost = tf.reshape(self._copy(self._copy_hidden(flat_rows(read))), tf.shape(is_real))
         return UserState(embedding, boost * real[:, :, 0])
 
