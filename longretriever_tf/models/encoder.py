@@ -6,9 +6,6 @@ import tensorflow as tf
 
 from longretriever_tf.models.random import StepRandom, dropout
 
-_NEVER = -1e9
-"""Added to the logits of padded tokens: nothing is left of them under a softmax, in any precision."""
-
 
 class PreLNLayer(tf.keras.layers.Layer):
     """One Pre-LN Transformer layer.
@@ -69,8 +66,8 @@ class PreLNLayer(tf.keras.layers.Layer):
         q = tf.transpose(self._split(self._query, query), [0, 2, 1, 3])  # [B, H, Q, D/H]
         k, v = tf.unstack(tf.transpose(self._split(self._key_value, tokens, 2), [2, 0, 3, 1, 4]))  # [B, H, S, D/H]
         logits = tf.matmul(q, k, transpose_b=True) / math.sqrt(self._head_dim)  # [B, H, Q, S]
-        # Added, not chosen between: nothing is left to do for it in the backward pass.
-        logits += tf.where(mask, tf.constant(0.0, logits.dtype), tf.constant(_NEVER, logits.dtype))[:, None, None, :]
+        # Chosen, not added: adding a mask is fused with the product into a kernel whose last digits vary between runs.
+        logits = tf.where(mask[:, None, None, :], logits, logits.dtype.min)
         mixed = tf.transpose(tf.matmul(tf.nn.softmax(logits), v), [0, 2, 1, 3])  # [B, Q, H, D/H]
         return tf.reshape(self._output(tf.reshape(mixed, [-1, shape[2]])), shape)
 
