@@ -8,6 +8,7 @@ from longretriever_tf.config import Config
 from longretriever_tf.data.batches import Batch
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.item_stats import NUM_STATS
+from longretriever_tf.models.encoder import flat_rows
 from longretriever_tf.models.random import StepRandom
 from longretriever_tf.models.towers import ItemTower, UserState, UserTower
 
@@ -68,7 +69,8 @@ class LongRetriever(tfrs.Model):
         """
         if not self._config.model.item_stats:
             return tf.zeros(tf.shape(stats)[:-1])
-        return tf.linalg.matvec(stats, self._stats_weight) + tf.gather(self.item_tower.bias, item)[:, 0]
+        known = tf.matmul(flat_rows(stats), self._stats_weight[:, None])  # one product, not one for each moment
+        return tf.reshape(known, tf.shape(stats)[:-1]) + tf.gather(self.item_tower.bias, item)[:, 0]
 
     def score(self, embedding: tf.Tensor, item_vectors: tf.Tensor) -> tf.Tensor:
         """Inner products over temperature: [R, D], [n, D] -> [R, n]."""
