@@ -10,6 +10,10 @@ from longretriever_tf.data import taste
 from longretriever_tf.data.hard_search import HALF_LIVES_DAYS, Events, decays
 
 
+_PART = 1 << 15
+"""Events told apart at once."""
+
+
 class OwnedItems(NamedTuple):
     """The distinct items of B lives, lives in order.
 
@@ -104,9 +108,36 @@ def _tell_apart(request: tf.Tensor, number: tf.Tensor, width: tf.Tensor) -> _Tol
       number: from 0 to below `width`, [n].
       width: scalar of the same type, which must hold all keys.
     """
-    key, place, count = tf.unique_with_counts(request * width + number)
+    key, place, count = _unique_by_parts(request * width + number, request)
     row = key // width
     return _Told(tf.cast(row, tf.int32), tf.cast(key - row * width, tf.int32), place, count)
+
+
+def _unique_by_parts(key: tf.Tensor, request: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """`tf.unique_with_counts`, some requests at a time; requests, which share no key, are in order.
+
+    The operation hashes into a table of twice as many places as it is given keys: one that fits the processor's cache
+    answers in half the time.
+    """
+
+    def by_parts() -> list[tf.Tensor]:
+        row = tf.cast(request, tf.int32)
+        num_requests = row[-1] + 1
+        at_once = tf.maximum(1, tf.cast(_PART * tf.cast(num_requests, tf.int64) // tf.size(key, tf.int64), tf.int32))
+        num = (num_requests + at_once - 1) // at_once
+        bounds = tf.searchsorted(row, tf.minimum(tf.range(num + 1) * at_once, num_requests))
+        arrays = [tf.TensorArray(kind, num, infer_shape=False) for kind in (key.dtype, tf.int32, tf.int32)]
+
+        def one(i: tf.Tensor, seen: tf.Tensor, *arrays: tf.TensorArray) -> tuple:
+            found, place, count = tf.unique_with_counts(key[bounds[i] : bounds[i + 1]])
+            parts = zip(arrays, (found, place + seen, count), strict=True)
+            return i + 1, seen + tf.size(found), *(array.write(i, part) for array, part in parts)
+
+        arrays = tf.while_loop(lambda i, *_: i < num, one, (0, 0, *arrays), parallel_iterations=1)[2:]
+        return [tf.ensure_shape(array.concat(), [None]) for array in arrays]
+
+    # A branch, since a loop costs a single request a tenth of what is done in it.
+    return tf.cond(tf.size(key) <= _PART, lambda: list(tf.unique_with_counts(key)), by_parts)
 
 
 def _describe(told: _Told, age: tf.Tensor, item_category: tf.Tensor, num_categories: int) -> OwnedItems:

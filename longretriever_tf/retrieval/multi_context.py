@@ -24,6 +24,7 @@ from longretriever_tf.models.retriever import LongRetriever
 from longretriever_tf.models.towers import UserState
 from longretriever_tf.retrieval.controls import Controls, check_history, read_controls, require
 from longretriever_tf.retrieval.fingerprint import UNSTAMPED, Fingerprint
+from longretriever_tf.retrieval.frozen import freeze
 from longretriever_tf.retrieval.interests import ORIGINS, Interests, choose_interests
 from longretriever_tf.retrieval.item_vectors import embed_corpus
 from longretriever_tf.retrieval.like_lengths import encode_by_length
@@ -76,7 +77,7 @@ class MultiContextRetriever(tf.Module):
         self._has_items = tf.constant(np.diff(corpus.category_offset) > 0)
         self._item_stats = tf.Variable(arrays["item_stats"][None], trainable=False, name="item_stats")
         self._category_stats = tf.constant(arrays["category_stats"][None])
-        self._user_tower, self._interest = retriever.user_tower, interest
+        self._user_tower, self._interest = freeze(retriever.user_tower), freeze(interest)
         taste_rows = arrays["taste_rows"]
         self._num_folds, _, dim = taste_rows.shape
         self._taste_rows = tf.Variable(taste_rows.reshape(-1, dim), trainable=False, name="taste_rows") if dim else None

@@ -1,0 +1,31 @@
+"""Layers for inference alone: their weights are constants, so that loading folds what depends on weights alone."""
+
+import copy
+from typing import TypeVar
+
+import tensorflow as tf
+
+_LARGEST = 1 << 20
+"""Elements of a weight, above which it stays a variable: a graph is no place for large tables."""
+
+_Layer = TypeVar("_Layer", bound=tf.keras.layers.Layer)
+
+
+def freeze(layer: _Layer) -> _Layer:
+    """A copy whose weights no training reaches: a request then reads no variables, and makes no product of two weights.
+
+    Args:
+      layer: built.
+    """
+    frozen = copy.deepcopy(layer)
+    for part in (frozen, *frozen.submodules):
+        for name, value in list(vars(part).items()):
+            if isinstance(value, tf.Variable):
+                setattr(part, name, _constant(value))
+            elif isinstance(value, list) and not name.startswith("_") and value and isinstance(value[0], tf.Variable):
+                setattr(part, name, [_constant(one) for one in value])
+    return frozen
+
+
+def _constant(weight: tf.Variable) -> tf.Tensor | tf.Variable:
+    return weight if weight.shape.num_elements() > _LARGEST else tf.constant(weight.numpy())
