@@ -21,12 +21,11 @@ from typing import Any
 
 import numpy as np
 from absl import flags as absl_flags
-from fresh_process import ask_in_fresh_process
+from fresh_process import AS_SERVED, ONE_THREAD, ask_in_fresh_process
 from zipf_sizes import zipf_sizes
 
 from longretriever_tf import flags
 
-_ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 _DEFAULTS = {"events": 20_000, "batch": 1, "categories": 300, "items": 65_000}
 _NOW = 1_700_000_000
 
@@ -48,7 +47,7 @@ def main(argv: list[str]) -> None:
     from longretriever_tf.files import write_text_atomically
     from longretriever_tf.provenance import describe_origin
 
-    os.environ.update(_ONE_THREAD)
+    os.environ.update(ONE_THREAD | AS_SERVED)
     facts = describe_origin("python benchmarks/bench_growth.py", 1) | {"threads": 1, "by_default": _DEFAULTS}
     facts["curves"] = {axis: _grow(axis, sorted(map(int, _SIZES[axis].value))) for axis in _AXES.value}
     facts["load_average"] = os.getloadavg()[0]

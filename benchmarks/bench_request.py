@@ -14,8 +14,8 @@ and asks each in turn, so that a part costs what its signature takes longer than
 `plain` is numpy and Python around the same user tower padded to L: eq. 3 instead of the learned score, one TFRS layer
 per category (ScaNN with TFRS's own settings from 100 items on), lists merged by score; no boosts, no explanation, one
 request after another. It searches the categories that ours drew. `plain_reordered` has layers of more effort. Lives are
-made: each user takes items of his own 2,000, unequally often, over two years. Freed memory is kept, as the server does.
-Ratios are taken round by round, in a process where ours and the plain design are asked in turn.
+made: each user takes items of his own 2,000, unequally often, over two years. Freed memory is kept, and oneDNN off, as
+in the server. Ratios are taken round by round, in a process where ours and the plain design are asked in turn.
 """
 
 import json
@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import plain_design
 from absl import flags as absl_flags
+from fresh_process import AS_SERVED, ONE_THREAD
 
 from longretriever_tf import flags
 from longretriever_tf.config import Config, load_config
@@ -44,7 +45,6 @@ _KINDS = absl_flags.DEFINE_list("bench_plain", ["plain", "plain_reordered"], "Pl
 _OUTPUT = absl_flags.DEFINE_string("output", "", "Also write the JSON there.")
 _TOP = 20
 _PARTS = ("history", "interest", "encoder", "search")
-_ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 def main(argv: list[str]) -> None:
@@ -190,8 +190,9 @@ def _save_layers(kind: str, folder: str, drawn: np.ndarray) -> None:
 def _in_fresh_process(what: str, folder: str, plan: Mapping[str, Any]) -> dict[str, Any]:
     here = [os.path.dirname(os.path.abspath(__file__)), *sys.path]
     code = f"import sys; sys.path[:0] = {here!r}; import bench_request; bench_request.{what}({folder!r}, {plan!r})"
-    environment = _ONE_THREAD | {name: str(value) for name, (_, value) in memory.SETTINGS.items()}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment)
+    kept = {name: str(value) for name, (_, value) in memory.SETTINGS.items()}
+    environment = os.environ | ONE_THREAD | AS_SERVED | kept
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
     return json.loads(done.stdout.splitlines()[-1])

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from typing import Any
 
+ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
+AS_SERVED = {"TF_ENABLE_ONEDNN_OPTS": "0"}
+"""What `longretriever_tf.serve` sets before TensorFlow is imported."""
+
 
 def ask_in_fresh_process(module: str, *arguments: Any, python: str = "") -> Any:
     """What `module.ask(*arguments)` prints as JSON, `module` a file of this folder.

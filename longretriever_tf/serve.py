@@ -105,6 +105,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _serve() -> None:
+    # oneDNN's kernels prepare themselves anew for each shape, and no two lives are of one length. Read once, at
+    # TensorFlow's import, so before the next line.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     from longretriever_tf.serving import config_files, memory
     from longretriever_tf.serving.server import ModelServer  # TensorFlow takes seconds to load
 

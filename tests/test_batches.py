@@ -248,6 +248,7 @@ def test_a_folds_svd_has_not_seen_its_users():
     assert folds[1].tobytes() == other[1].tobytes() and folds[0].tobytes() != other[0].tobytes()
     likeness = np.sum(folds[1] * prepared.item_svd, axis=1)[2:]
     assert np.median(likeness) > 0.5  # rotated onto the full basis
+    assert not (folds.view(np.uint32) & 0xFFFF).any()  # bfloat16, as exports hold them
 
 
 def interest_source(seed=1, **train):

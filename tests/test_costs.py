@@ -14,9 +14,10 @@ from longretriever_tf import schema
 from longretriever_tf.config import Config, DataConfig, ModelConfig
 from longretriever_tf.data import raw_lives
 from longretriever_tf.data.corpus import fit_corpus
-from longretriever_tf.data.interest_features import summarise_life
+from longretriever_tf.data.interest_features import NUM_FEATURES, summarise_life
 from longretriever_tf.data.tokens import num_token_features
 from longretriever_tf.models.build import build_models
+from longretriever_tf.retrieval.frozen import freeze
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.signatures import make_signatures
 
@@ -84,6 +85,45 @@ def test_a_long_life_is_never_sorted_whole(corpus, monkeypatch):
         lives, np.zeros(2, np.int32), np.array([2, 3], np.int32), corpus.num_categories, corpus.num_categories
     )
     assert set(sorted_sizes) == {int(np.isin(category[item], [2, 3]).sum())} and max(sorted_sizes) < length
+
+
+def test_a_life_in_order_of_time_is_not_sorted_at_all(corpus, monkeypatch):
+    """Nor is what is cut out of it, and the runs are those of the same events in any order."""
+    length, rng = 2_003, np.random.default_rng(2)
+    item = rng.integers(schema.FIRST_KNOWN, corpus.num_items, [2, length]).astype(np.int32)
+    timestamp = START + np.sort(rng.choice(190 * schema.DAY_S, [2, length], replace=False), axis=1)
+    time, category, many = np.full(2, START + 200 * schema.DAY_S), corpus.item_category, corpus.num_categories
+    row, asked = np.array([0, 0, 0, 1, 1], np.int32), np.array([3, 2, 4, 4, 2], np.int32)
+    shuffled = rng.permutation(length)
+
+    def runs(*columns):
+        raw = raw_lives.RawHistories(*columns, np.ones([2, length], np.float32), time)
+        lives = raw_lives.read_lives(raw, tf.identity, category, many)
+        return raw_lives.order_runs(lives, row, asked, 2 * many, many)
+
+    expected = runs(item[:, shuffled], timestamp[:, shuffled])
+    monkeypatch.setattr(tf, "argsort", lambda *_, **__: pytest.fail("sorted"))
+    for name, column in runs(item, timestamp)._asdict().items():
+        np.testing.assert_array_equal(column, getattr(expected, name), name)
+    assert np.all(expected.stop > expected.start)
+    for r, c, start, stop in zip(row, asked, expected.start, expected.stop, strict=True):
+        np.testing.assert_array_equal(expected.timestamp[start:stop], timestamp[r, category[item[r]] == c])
+
+
+def test_weights_are_constants_of_the_graph(corpus):
+    """Reading a weight takes a request no operation, and what depends on weights alone is computed at loading."""
+    models = build_models(CONFIG, corpus, np.zeros([corpus.num_items, 3], np.float32))
+    interest, many = models.interest, corpus.num_categories
+    inputs = [tf.random.normal(shape) for shape in ([2, many, NUM_FEATURES], [2, many], [2, 3])]
+    expected = interest(*inputs)
+    before = [weight.numpy() for weight in interest.weights]
+    frozen = freeze(interest)
+    call, trained = (tf.function(layer.call).get_concrete_function(*inputs) for layer in (frozen, interest))
+    assert not call.graph.variables and trained.graph.variables
+    np.testing.assert_allclose(call(*inputs), expected, rtol=1e-5, atol=1e-5)
+    for weight, value in zip(interest.weights, before, strict=True):  # the original can be trained on
+        np.testing.assert_array_equal(weight, value)
+    assert len(interest.trainable_weights) > 9
 
 
 @pytest.mark.parametrize(("copy", "rows"), [(False, 1), (True, 2 + 7)])

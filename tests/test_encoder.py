@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from longretriever_tf.models.encoder import Encoder, PreLNLayer
+from longretriever_tf.models.encoder import Encoder, LayerNorm, PreLNLayer
 from longretriever_tf.models.random import StepRandom, dropout
 
 BATCH, LENGTH, HEADS, HEAD_DIM, FF = 2, 7, 3, 5, 11  # each a different prime: a swapped axis fails
@@ -64,6 +64,32 @@ def test_layer_equals_the_oracle():
     x, mask = tokens_and_mask()
     expected = [oracle(x[b].astype(np.float64), mask[b], weights) for b in range(BATCH)]
     np.testing.assert_allclose(layer(x, tf.constant(mask)), expected, rtol=2e-4, atol=2e-5)
+
+
+def test_layer_norm_and_its_gradients_are_those_of_keras():
+    rng = np.random.default_rng(3)
+    x, upstream = (tf.constant(rng.normal(2.0, 3.0, [13, DIM]).astype(np.float32)) for _ in range(2))
+    norms = LayerNorm(), tf.keras.layers.LayerNormalization(epsilon=1e-6)
+    found = []
+    for one in norms:
+        one.build([None, DIM])
+        for weight, seed in zip(one.weights, (4, 5), strict=True):
+            weight.assign(np.random.default_rng(seed).normal(size=DIM))
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = one(x)
+        found.append([y, *tape.gradient(y, [x, *one.weights], upstream)])
+    for ours, keras in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, keras, rtol=1e-4, atol=1e-5)
+
+
+def test_a_projection_has_the_gain_and_offset_worked_in():
+    layer, weights = made_layer()
+    x = np.random.default_rng(8).normal(size=[13, DIM]).astype(np.float32)
+    rows = layer._norm_ff.standardise(tf.constant(x))
+    expected = np.array([dense(norm(row.astype(np.float64), weights, "norm_ff"), weights, "expand") for row in x])
+    found = layer._norm_ff.project(rows, layer._expand, 3.0)
+    np.testing.assert_allclose(found, 3 * np.maximum(expected, 0), rtol=2e-4, atol=2e-4)
 
 
 def test_masked_equals_removed():

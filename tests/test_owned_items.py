@@ -8,7 +8,7 @@ import tensorflow as tf
 from small_lives import encode, random_lives
 
 from longretriever_tf import schema
-from longretriever_tf.data import taste
+from longretriever_tf.data import owned_items, taste
 from longretriever_tf.data.hard_search import Events
 from longretriever_tf.data.owned_items import find_owned, find_owned_ids, life_taste
 from longretriever_tf.data.raw_lives import RawHistories, read_folds, read_lives
@@ -40,6 +40,16 @@ def test_equals_counting(rows):
     for event, age in zip(events, life.age.numpy().tolist(), strict=True):
         faded[event] += 2 ** (-age / taste.HALF_LIFE_DAYS)
     np.testing.assert_allclose(owned.faded, [faded[event] for event in found], rtol=1e-5)
+
+
+@pytest.mark.parametrize("part", [1, 62, 70, 10**6])  # each life alone; two; two of 31 and a bit; all at once
+def test_some_lives_at_a_time_are_told_apart_as_all_at_once(part, monkeypatch):
+    life, category = made_life([0, 1, 3, 4, 6])
+    whole = find_owned(life, category, tf.constant(7), NUM_CATEGORIES)
+    monkeypatch.setattr(owned_items, "_PART", part)
+    for call in (find_owned, tf.function(find_owned)):
+        for name, column in call(life, category, tf.constant(7), NUM_CATEGORIES)._asdict().items():
+            np.testing.assert_array_equal(column, getattr(whole, name), name)
 
 
 # Ids beside each other, spread over more than 32 bits, over all 64, and too wide only together with the rows.

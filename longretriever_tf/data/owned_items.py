@@ -9,7 +9,6 @@ from longretriever_tf import schema
 from longretriever_tf.data import taste
 from longretriever_tf.data.hard_search import HALF_LIVES_DAYS, Events, decays
 
-
 _PART = 1 << 15
 """Events told apart at once."""
 
@@ -157,13 +156,13 @@ def life_taste(owned: OwnedItems, taste_rows: tf.Tensor, first_row: tf.Tensor, n
 
     Args:
       owned: of B requests; a row is read once, however often its item was taken.
-      taste_rows: the folds' tables, one after the other, [K V, D] float32.
+      taste_rows: the folds' tables, one after the other, [K V, D] bfloat16 or float32.
       first_row: where the table of each request's fold starts, [B] int64.
       num_requests: B, scalar int32.
     """
 
     def total(first: tf.Tensor, item: tf.Tensor, faded: tf.Tensor) -> tf.Tensor:
-        rows = tf.gather(taste_rows, first + tf.cast(item, tf.int64))
+        rows = tf.cast(tf.gather(taste_rows, first + tf.cast(item, tf.int64)), tf.float32)
         return tf.linalg.matvec(rows, faded, transpose_a=True)
 
     def life_by_life() -> tf.Tensor:

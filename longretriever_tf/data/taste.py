@@ -49,17 +49,24 @@ def fit_folds(
       seed: of the solver's start vector.
 
     Returns:
-      [K, V, D] float32; [1, V, D] for 0 folds.
+      [K, V, D] float32, every number one that bfloat16 holds, as exports store them; [1, V, D] for 0 folds.
     """
     if not num_folds:
-        return item_svd[None]
+        return _rounded(item_svd)[None]
     event_fold, full = user_fold[log.event_user()], item_svd.astype(np.float64)
     tables = []
     for fold in range(num_folds):
         part = fit_item_svd(log, corpus, item_svd.shape[1], seed, event_fold != fold).astype(np.float64)
         left, _, right = np.linalg.svd(part.T @ full)  # the rotation nearest to the full basis (Procrustes)
-        tables.append((part @ (left @ right)).astype(np.float32))
+        tables.append(_rounded((part @ (left @ right)).astype(np.float32)))
     return np.stack(tables)
+
+
+def _rounded(rows: np.ndarray) -> np.ndarray:
+    """To the nearest number that bfloat16 holds, float32: half the bytes where they are read, and no other answer."""
+    bits = np.ascontiguousarray(rows).view(np.uint32)
+    even = (bits >> 16) & 1
+    return ((bits + 0x7FFF + even) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
 def item_keys(item_id: np.ndarray) -> np.ndarray:

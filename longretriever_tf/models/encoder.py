@@ -8,18 +8,18 @@ import tensorflow as tf
 
 from longretriever_tf.models.random import StepRandom, dropout
 
-
 _EPSILON = 1e-6
+"""Added to the variance of LayerNorm."""
+
 _NEVER = -1e9
 """Added to the logit of a padded token: its share of the attention is 0, to the last digit."""
 
 
 @tf.custom_gradient
 def _standardise(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """Rows of mean 0 and variance 1, [n, D] -> [n, D] float32, with its gradient in seven operations.
+    """Rows of mean 0 and variance 1, [n, D] float32 -> [n, D]; the gradient in seven operations.
 
-    Keras' LayerNormalization takes half as many again forward and twice as many backward; with five of them in a tower
-    of two layers that was a quarter of a training step.
+    Keras's LayerNormalization takes twice as many: five of them were a quarter of a training step of two layers.
     """
     centred = x - tf.reduce_mean(x, 1, keepdims=True)
     scale = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), 1, keepdims=True) + _EPSILON)
@@ -55,11 +55,11 @@ class LayerNorm(tf.keras.layers.Layer):
         Gain and offset are worked into the layer, (x g + b) W + c = x (g W) + (b W + c), which spares two passes over
         all tokens forward, and four backward.
         """
-        kernel, bias, gain, offset = (
-            tf.cast(weight, rows.dtype) for weight in (dense.kernel, dense.bias, self.gamma, self.beta)
-        )
-        bias = bias + tf.matmul(offset[None], kernel)[0]
-        return dense.activation(tf.nn.bias_add(tf.matmul(rows, scale * gain[:, None] * kernel), scale * bias))
+        with tf.name_scope(dense.name):
+            weights = (dense.kernel, dense.bias, self.gamma, self.beta)
+            kernel, bias, gain, offset = (tf.cast(weight, rows.dtype) for weight in weights)
+            bias = scale * (bias + tf.matmul(offset[None], kernel)[0])
+            return dense.activation(tf.nn.bias_add(tf.matmul(rows, scale * gain[:, None] * kernel), bias))
 
 
 class PreLNLayer(tf.keras.layers.Layer):
@@ -134,10 +134,10 @@ class PreLNLayer(tf.keras.layers.Layer):
         shape = tf.shape(query)
         q = tf.transpose(query, [0, 2, 1, 3])  # [B, H, Q, D/H]
         k, v = tf.unstack(tf.transpose(key_value, [2, 0, 3, 1, 4]))  # [B, H, S, D/H]
-        # Scaled before the product: a scale and a mask after it are fused with it into a kernel whose last digits vary
-        # between runs. The mask is added, since choosing costs as much as half a product, and its gradient again.
-        padded = tf.cast(tf.where(mask, 0.0, _NEVER), q.dtype)
-        logits = tf.matmul(q, k, transpose_b=True) + padded[:, None, None, :]  # [B, H, Q, S]
+        # Added, since choosing costs as much as half a product, and as much again backward. The scale is in q: with a
+        # scale and a sum behind it a product is fused into a kernel whose last digits vary between runs.
+        is_padded = tf.cast(tf.where(mask, 0.0, _NEVER), q.dtype)
+        logits = tf.matmul(q, k, transpose_b=True) + is_padded[:, None, None, :]  # [B, H, Q, S]
         mixed = tf.transpose(tf.matmul(tf.nn.softmax(logits), v), [0, 2, 1, 3])  # [B, Q, H, D/H]
         dim = self._num_heads * self._head_dim
         return tf.reshape(self._output(tf.reshape(mixed, [-1, dim])), [shape[0], shape[1], dim])

@@ -80,7 +80,9 @@ class MultiContextRetriever(tf.Module):
         self._user_tower, self._interest = freeze(retriever.user_tower), freeze(interest)
         taste_rows = arrays["taste_rows"]
         self._num_folds, _, dim = taste_rows.shape
-        self._taste_rows = tf.Variable(taste_rows.reshape(-1, dim), trainable=False, name="taste_rows") if dim else None
+        # Lives read a thousand of these rows each, from all over memory: half as wide, they are read in half the time.
+        halved = tf.cast(taste_rows.reshape(-1, dim), tf.bfloat16)
+        self._taste_rows = tf.Variable(halved, trainable=False, name="taste_rows") if dim else None
         vectors, bias = embed_corpus(retriever, corpus, arrays["item_stats"])
         # Two copies on purpose: one is gathered (tokens), one is read densely by the index; sharing one variable would
         # make each dense read copy it.
