@@ -50,10 +50,10 @@ class LayerNorm(tf.keras.layers.Layer):
         return tf.cast(_standardise(tf.cast(x, tf.float32)), x.dtype)
 
     def project(self, rows: tf.Tensor, dense: tf.keras.layers.Dense, scale: float = 1.0) -> tf.Tensor:
-        """`scale` times the Dense layer of this norm, of what `standardise` made: [n, D] -> [n, width].
+        """The Dense layer that reads this norm, of what `standardise` made: [n, D] -> [n, width].
 
         Gain and offset are worked into the layer, (x g + b) W + c = x (g W) + (b W + c), which spares two passes over
-        all tokens forward, and four backward.
+        all tokens forward, and four backward; so is `scale`, which the result is multiplied by before its activation.
         """
         with tf.name_scope(dense.name):
             weights = (dense.kernel, dense.bias, self.gamma, self.beta)
@@ -136,8 +136,8 @@ class PreLNLayer(tf.keras.layers.Layer):
         k, v = tf.unstack(tf.transpose(key_value, [2, 0, 3, 1, 4]))  # [B, H, S, D/H]
         # Added, since choosing costs as much as half a product, and as much again backward. The scale is in q: with a
         # scale and a sum behind it a product is fused into a kernel whose last digits vary between runs.
-        is_padded = tf.cast(tf.where(mask, 0.0, _NEVER), q.dtype)
-        logits = tf.matmul(q, k, transpose_b=True) + is_padded[:, None, None, :]  # [B, H, Q, S]
+        bias = tf.cast(tf.where(mask, 0.0, _NEVER), q.dtype)
+        logits = tf.matmul(q, k, transpose_b=True) + bias[:, None, None, :]  # [B, H, Q, S]
         mixed = tf.transpose(tf.matmul(tf.nn.softmax(logits), v), [0, 2, 1, 3])  # [B, Q, H, D/H]
         dim = self._num_heads * self._head_dim
         return tf.reshape(self._output(tf.reshape(mixed, [-1, dim])), [shape[0], shape[1], dim])
