@@ -111,7 +111,7 @@ def test_a_life_in_order_of_time_is_not_sorted_at_all(corpus, monkeypatch):
 
 
 def test_weights_are_constants_of_the_graph(corpus):
-    """Reading a weight takes a request no operation, and what depends on weights alone is computed at loading."""
+    """Reading a weight takes a request no operation."""
     models = build_models(CONFIG, corpus, np.zeros([corpus.num_items, 3], np.float32))
     interest, many = models.interest, corpus.num_categories
     inputs = [tf.random.normal(shape) for shape in ([2, many, NUM_FEATURES], [2, many], [2, 3])]

@@ -1,4 +1,4 @@
-"""Layers for inference alone: their weights are constants, so that loading folds what depends on weights alone."""
+"""Layers for inference alone: their weights are constants of the graph."""
 
 import copy
 from typing import TypeVar
@@ -12,7 +12,9 @@ _Layer = TypeVar("_Layer", bound=tf.keras.layers.Layer)
 
 
 def freeze(layer: _Layer) -> _Layer:
-    """A copy whose weights no training reaches: a request then reads no variables, and makes no product of two weights.
+    """A copy whose weights no training reaches: a request reads no variables for them.
+
+    Products of weights alone are computed at loading, but for those in branches and loops, which are not folded.
 
     Args:
       layer: built.
