@@ -24,6 +24,7 @@ LAYERS = (
         "baseline_config",
         "files",
         "progress",
+        "text",
         "provenance",
         "plots",
         "data.log",

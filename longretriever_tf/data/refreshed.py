@@ -11,6 +11,7 @@ from longretriever_tf import schema
 from longretriever_tf.data.corpus import Corpus, encode_values, offset_of
 from longretriever_tf.data.log import ItemTable
 from longretriever_tf.errors import UserError
+from longretriever_tf.text import as_text, is_text
 
 _SHOWN = 5
 
@@ -103,7 +104,7 @@ def _listed_rows(trained: Corpus, items: ItemTable, context: str, skip_new_categ
         )
     rows = _Rows(
         item_id=_ids_like(trained.item_id, items.item_id),
-        name=items.name.astype(str),
+        name=as_text(items.name),
         category=category,
         feature=np.stack(features, 1) if features else np.zeros((len(category), 0), np.int32),
     )
@@ -112,10 +113,10 @@ def _listed_rows(trained: Corpus, items: ItemTable, context: str, skip_new_categ
 
 def _ids_like(known: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """The ids in the type of the corpus: 7 in the table is "7" where ids were text."""
-    if known.dtype.kind == ids.dtype.kind:
+    if is_text(known):
+        return as_text(ids)
+    if not is_text(ids):
         return ids
-    if known.dtype.kind == "U":
-        return ids.astype(str)
     odd = next(raw for raw in ids.tolist() if not raw.lstrip("-").isdigit() or str(int(raw)) != raw)
     raise UserError(
         f"the items table has the id {odd!r}, and the run was trained on whole numbers; is it the table of another log?"

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from longretriever_tf import schema
 from longretriever_tf.errors import UserError
+from longretriever_tf.text import as_text
 
 MAX_SECONDS = 100_000_000_000
 """Year 5138: larger integers are milliseconds or finer."""
@@ -130,7 +131,7 @@ class Table:
         """Categorical values as text; missing ones are `schema.MISSING`."""
         column = self._column(name)
         coded = pc.fill_null(column.cast(pa.string()), schema.MISSING).dictionary_encode()
-        return _sorted(np.array(coded.dictionary.to_pylist(), dtype=np.str_), coded.indices)
+        return _sorted(as_text(coded.dictionary.to_pylist()), coded.indices)
 
     def weights(self, name: str) -> np.ndarray:
         """Positive weights, [N] float32.
@@ -188,7 +189,7 @@ def as_ids(values: pa.Array) -> np.ndarray:
             return numbers.to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         pass  # some are no integers: text then
-    return np.array(values.cast(pa.string()).to_pylist(), dtype=np.str_)
+    return as_text(values.cast(pa.string()).to_pylist())
 
 
 def _sorted(values: np.ndarray, indices: pa.Array) -> Coded:

@@ -11,6 +11,7 @@ from longretriever_tf.data.log import ItemTable, LifelongLog
 from longretriever_tf.datasets import lives
 from longretriever_tf.datasets.event_log.columns import Coded, Table
 from longretriever_tf.errors import UserError
+from longretriever_tf.text import as_text, find_rows, is_text
 
 CONTEXT = "category"
 """The context column unless --context names another."""
@@ -39,7 +40,7 @@ def read_event_log(spec: DataConfig, now: float | None = None) -> LifelongLog:
     items_from = Table("--items", spec.items, _item_columns(spec)) if spec.items else events
     listed, wanted = _align(items_from.ids(spec.item_column), events.ids(spec.item_column))
     items = _item_table(spec, items_from, listed)
-    is_known = np.isin(wanted.values, listed.values)[wanted.row]  # [E]
+    is_known = (find_rows(listed.values, wanted.values) >= 0)[wanted.row]  # [E]
     _report_unknown(spec, wanted, is_known)
     users = events.ids(spec.user_column)
     user_row = users.row[is_known]
@@ -98,13 +99,13 @@ def _item_columns(spec: DataConfig) -> dict[str, str]:
 
 def _align(left: Coded, right: Coded) -> tuple[Coded, Coded]:
     """Both columns of ids as text if either is: 7 in one table is "7" in the other."""
-    if left.values.dtype.kind == right.values.dtype.kind:
+    if is_text(left.values) == is_text(right.values):
         return left, right
     return _as_text(left), _as_text(right)
 
 
 def _as_text(column: Coded) -> Coded:
-    values, place = np.unique(column.values.astype(np.str_), return_inverse=True)
+    values, place = np.unique(as_text(column.values), return_inverse=True)
     return Coded(values, place[column.row])
 
 
@@ -113,7 +114,7 @@ def _item_table(spec: DataConfig, table: Table, items: Coded) -> ItemTable:
         name: _one_value_each(table, name, spec.item_column, items, must_agree=True)
         for name in item_feature_columns(spec)
     }
-    names = items.values.astype(np.str_)
+    names = as_text(items.values)
     if spec.item_name_column:
         given = _one_value_each(table, spec.item_name_column, spec.item_column, items, must_agree=False)
         names = np.where(given == schema.MISSING, names, given)
@@ -136,8 +137,8 @@ def _one_value_each(table: Table, name: str, key: str, owners: Coded, must_agree
         row = differs[0]
         raise table.fail(
             name,
-            f"{key} {owners.values[owner[row]].item()!r} has two values, "
-            f"{column.values[first[owner[row]]].item()!r} and {column.values[value[row]].item()!r} "
+            f"{key} {owners.values.tolist()[owner[row]]!r} has two values, "
+            f"{column.values[first[owner[row]]]!r} and {column.values[value[row]]!r} "
             f"(row {given[row] + 1}); expected one",
         )
     return np.where(first >= 0, column.values[np.maximum(first, 0)], schema.MISSING)
@@ -152,7 +153,7 @@ def _report_unknown(spec: DataConfig, items: Coded, is_known: np.ndarray) -> Non
     unknown = np.flatnonzero(~is_known)
     if not len(unknown):
         return
-    example = items.values[items.row[unknown[0]]].item()
+    example = items.values.tolist()[items.row[unknown[0]]]
     if len(unknown) == len(is_known):
         raise UserError(
             f"--items={spec.items} names none of the items of --events={spec.events} (item "
