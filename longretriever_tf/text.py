@@ -18,9 +18,9 @@ def is_text(values: np.ndarray) -> bool:
 
 
 def as_text(values: Iterable[Any]) -> np.ndarray:
-    """The values as text, [N] object of str; bytes are read as UTF-8, numbers written out, equal values shared.
+    r"""The values as text, [N] object of str; bytes are read as UTF-8, numbers written out, equal values shared.
 
-    >>> as_text([b"t\\xc3\\xa9", "tea", 7])
+    >>> as_text([b"t\xc3\xa9", "tea", 7])
     array(['té', 'tea', '7'], dtype=object)
     """
     items = values.tolist() if isinstance(values, np.ndarray) else list(values)
