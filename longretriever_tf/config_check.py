@@ -19,7 +19,12 @@ _TRAIN_FROM_0 = (
 def num_clusters(context: str) -> int:
     """N of the context "clusters:N"; 0 where it is a column of the log, or N is no number."""
     number = context.removeprefix(CLUSTERS)
-    return int(number) if context.startswith(CLUSTERS) and number.isdigit() else 0
+    return int(number) if asks_clusters(context) and number.isascii() and number.isdigit() else 0
+
+
+def asks_clusters(context: str) -> bool:
+    """Whether the context is learned; `num_clusters` says how many clusters, where that is a number."""
+    return context.startswith(CLUSTERS)
 
 
 def require(holds: bool, message: str) -> None:
@@ -96,7 +101,7 @@ def _check_combinations(config: Any) -> None:
     """Values that do not go together."""
     model, train, retrieval = config.model, config.train, config.retrieval
     require(
-        not config.data.context.startswith(CLUSTERS) or num_clusters(config.data.context) > 1,
+        not asks_clusters(config.data.context) or num_clusters(config.data.context) > 1,
         f"--context={config.data.context}: expected {CLUSTERS} and a number above 1, such as {CLUSTERS}300",
     )
     require(

@@ -208,7 +208,7 @@ def save_corpus(corpus: Corpus, path: str) -> None:
         values = getattr(corpus, kind)
         arrays[f"{kind}/names"] = as_text(values)
         arrays.update({f"{kind}/{name}": column for name, column in values.items()})
-    np.savez_compressed(path, **pack_text(arrays))
+    np.savez_compressed(path, **pack_text(arrays))  # type: ignore[arg-type]  # numpy's stub takes every keyword for allow_pickle
 
 
 def load_corpus(path: str) -> Corpus:

@@ -99,7 +99,12 @@ def _merge_duplicates(events: Events, timestamp: np.ndarray, basket_id: np.ndarr
 
 
 def fill_missing_context(items: ItemTable, context: str) -> ItemTable:
-    """The items with a category of their own for those whose context column is empty; see `fill_missing`."""
+    """The items with a category of their own for those whose context column is empty; see `fill_missing`.
+
+    Without a context column ("") the items stay as they are.
+    """
+    if not context:
+        return items
     return dataclasses.replace(items, features={**items.features, context: fill_missing(items.features[context])})
 
 

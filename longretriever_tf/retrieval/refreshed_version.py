@@ -7,7 +7,7 @@ import numpy as np
 
 from longretriever_tf import schema
 from longretriever_tf.config import Config, DataConfig, load_config
-from longretriever_tf.config_check import num_clusters
+from longretriever_tf.config_check import CLUSTERS, num_clusters
 from longretriever_tf.data.clusters import with_trained_clusters
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.load import own_context
@@ -105,8 +105,10 @@ def _require_same_towers(towers: str, run_dir: str, version_dir: str) -> None:
 def _table_spec(data: DataConfig, corpus: Corpus, catalogue: Catalogue) -> DataConfig:
     """How to read the table: the run's column names unless told otherwise, and every feature of the towers."""
     name = catalogue.item_name_column
-    # No table holds learned clusters: the log's own category says where an item without one goes.
-    context = own_context(data) if num_clusters(corpus.context) else corpus.context
+    context = corpus.context
+    if num_clusters(context):
+        # No table holds learned clusters: the log's own category, if the run had one, says where a new item goes.
+        context = own_context(data) if own_context(data) in corpus.feature_values else CLUSTERS
     return dataclasses.replace(
         data,
         items=catalogue.items,

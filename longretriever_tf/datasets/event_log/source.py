@@ -1,5 +1,6 @@
 """A user's own tables to a `LifelongLog`. Imports no TensorFlow."""
 
+import dataclasses
 import time
 
 import numpy as np
@@ -7,6 +8,7 @@ from absl import logging
 
 from longretriever_tf import schema
 from longretriever_tf.config import DataConfig
+from longretriever_tf.config_check import asks_clusters
 from longretriever_tf.data.log import ItemTable, LifelongLog
 from longretriever_tf.datasets import lives
 from longretriever_tf.datasets.event_log.columns import Coded, Table
@@ -14,12 +16,17 @@ from longretriever_tf.errors import UserError
 from longretriever_tf.text import as_text, find_rows, is_text
 
 CONTEXT = "category"
-"""The context column unless --context names another."""
+"""The context column unless --context names another, or asks for clusters and the table has no such column."""
+
+
+def own_context(spec: DataConfig) -> str:
+    """The column that is the log's own category; "" for none, where the context is to be learned without one."""
+    return "" if asks_clusters(spec.context) else spec.context or CONTEXT
 
 
 def item_feature_columns(spec: DataConfig) -> tuple[str, ...]:
     """The context column first, then the further features, each once."""
-    return tuple(dict.fromkeys((spec.context or CONTEXT, *spec.item_features)))
+    return tuple(name for name in dict.fromkeys((own_context(spec), *spec.item_features)) if name)
 
 
 def read_event_log(spec: DataConfig, now: float | None = None) -> LifelongLog:
@@ -36,6 +43,7 @@ def read_event_log(spec: DataConfig, now: float | None = None) -> LifelongLog:
       UserError: names the file, the column and the value at fault.
     """
     _check_spec(spec)
+    spec = _settle_context(spec)
     events = Table("--events", spec.events, _event_columns(spec))
     items_from = Table("--items", spec.items, _item_columns(spec)) if spec.items else events
     listed, wanted = _align(items_from.ids(spec.item_column), events.ids(spec.item_column))
@@ -53,18 +61,33 @@ def read_event_log(spec: DataConfig, now: float | None = None) -> LifelongLog:
         basket_id=_baskets(events.text(spec.basket_column), users)[is_known] if spec.basket_column else None,
         weight=events.weights(spec.weight_column)[is_known] if spec.weight_column else None,
     )
-    return lives.build_log(columns, user_id, _profile(spec, user_id), items, spec.context or CONTEXT)
+    return lives.build_log(columns, user_id, _profile(spec, user_id), items, own_context(spec))
 
 
 def read_item_table(spec: DataConfig) -> ItemTable:
     """The items table alone: ids sorted, the context column (missing values filled) and the further features.
 
+    Where the spec asks for clusters, the table may do without a context column.
+
     Raises:
       UserError: names the file, the column and the value at fault.
     """
+    spec = _settle_context(spec)
     table = Table("--items", spec.items, _item_columns(spec))
     items = _item_table(spec, table, table.ids(spec.item_column))
-    return lives.fill_missing_context(items, spec.context or CONTEXT)
+    return lives.fill_missing_context(items, own_context(spec))
+
+
+def _settle_context(spec: DataConfig) -> DataConfig:
+    """The spec without the clusters that it asks for, if the table of the items has a column `CONTEXT`."""
+    if not asks_clusters(spec.context):
+        return spec
+    flag, path = ("--items", spec.items) if spec.items else ("--events", spec.events)
+    try:
+        Table(flag, path, {CONTEXT: "--context"})
+    except UserError:  # what else may be wrong with the table, reading it in earnest will say
+        return spec
+    return dataclasses.replace(spec, context="")
 
 
 def _check_spec(spec: DataConfig) -> None:
@@ -91,7 +114,8 @@ def _event_columns(spec: DataConfig) -> dict[str, str]:
 
 def _item_columns(spec: DataConfig) -> dict[str, str]:
     columns = dict.fromkeys(spec.item_features, "--item_features")
-    columns[spec.context or CONTEXT] = "--context"
+    if own_context(spec):
+        columns[own_context(spec)] = "--context"
     if spec.item_name_column:
         columns[spec.item_name_column] = "--item_name_column"
     return {**columns, spec.item_column: "--item_column"}
