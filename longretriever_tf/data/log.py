@@ -41,6 +41,7 @@ class LifelongLog:
       weight: [E] float32; 1.0 where the log has no weights (eq. 3 becomes a weighted sum).
       items: the item table.
       context: the default context column (category) among `items.features`.
+      counts: what became of every row that was read, by the names of `datasets.accounts`; empty where nobody counted.
     """
 
     user_id: np.ndarray
@@ -52,6 +53,7 @@ class LifelongLog:
     weight: np.ndarray
     items: ItemTable
     context: str
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def num_users(self) -> int:

@@ -27,8 +27,7 @@ def load_movielens(version: str, data_dir: str) -> LifelongLog:
     movies, _ = _read(f"movielens/{version}-movies", data_dir)
     user_id, first, user_row = np.unique(_ids(ratings["user_id"]), return_index=True, return_inverse=True)
     items, item_row = _item_table(ratings, movies, genre_names)
-    order = np.lexsort((ratings["movie_id"], ratings["timestamp"]))  # TFDS shuffles: ties by id, for the same log again
-    events = lives.Events(user_row[order], item_row[order], ratings["timestamp"][order].astype(np.int64))
+    events = lives.Events(user_row, item_row, ratings["timestamp"].astype(np.int64))  # shuffled by TFDS; sorted there
     return lives.build_log(events, user_id, _profile(ratings, first), items, CONTEXT)
 
 

@@ -100,7 +100,7 @@ class Builder(lifelong_builder.LifelongBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         if (self.data_path / "features.json").exists():  # prepared: no need to read the tables for their types
-            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict.from_config(self.data_dir))
+            return self.make_info(tfds.features.FeaturesDict.from_config(self.data_dir))
         return super()._info()
 
     def layout(self) -> lifelong_builder.Layout:
