@@ -11,7 +11,7 @@ from longretriever_tf.datasets import accounts, baskets, lives
 
 
 def obvious_lives(user, item, time, basket, weight):
-    """{user: [(second, item, basket, weight)]} by the rule of the data contract, event by event; times are fractions."""
+    """{user: [(second, item, basket, weight)]} by the rule of the data contract, one by one; times may be fractions."""
     earliest = {}
     for b, t in zip(basket, time, strict=True):
         if b >= 0:

@@ -66,12 +66,9 @@ def build_log(
     >>> log.counts
     {'rows': 4, 'same_basket': 1, 'same_second': 0, 'kept': 3}
     """
-    if events.basket_id is None:
-        events = events._replace(basket_id=np.full(len(events.item_row), -1, np.int64))
-    else:
-        events = _move_baskets(events)
-    basket_id = events.basket_id
-    keep, weight = _merge_duplicates(events)
+    basket_id = events.basket_id if events.basket_id is not None else np.full(len(events.item_row), -1, np.int64)
+    events = _move_baskets(events, basket_id)
+    keep, weight = _merge_duplicates(events, basket_id)
     lengths = np.bincount(events.user_row[keep], minlength=len(user_id))
     return LifelongLog(
         user_id=user_id,
@@ -96,43 +93,41 @@ def first_of_runs(columns: tuple[np.ndarray, ...], order: np.ndarray) -> np.ndar
     return np.flatnonzero(is_first)
 
 
-def _move_baskets(events: Events) -> Events:
+def _move_baskets(events: Events, basket_id: np.ndarray) -> Events:
     """All events of a basket at the earliest full time of the basket."""
-    rows = np.flatnonzero(events.basket_id >= 0)
+    rows = np.flatnonzero(basket_id >= 0)
+    if not len(rows):
+        return events
     times = [column for column in (events.nanosecond, events.timestamp) if column is not None]
-    order = rows[np.lexsort([column[rows] for column in (*times, events.basket_id)])]
-    start = first_of_runs((events.basket_id,), order)
+    order = rows[np.lexsort([column[rows] for column in (*times, basket_id)])]
+    start = first_of_runs((basket_id,), order)
     length = np.diff(start, append=len(order))
 
-    def move(column: np.ndarray | None) -> np.ndarray | None:
-        if column is None:
-            return None
+    def move(column: np.ndarray) -> np.ndarray:
         moved = column.copy()
         moved[order] = np.repeat(column[order[start]], length)
         return moved
 
-    return events._replace(timestamp=move(events.timestamp), nanosecond=move(events.nanosecond))
+    nanosecond = None if events.nanosecond is None else move(events.nanosecond)
+    return events._replace(timestamp=move(events.timestamp), nanosecond=nanosecond)
 
 
-def _merge_duplicates(events: Events) -> tuple[np.ndarray, np.ndarray]:
+def _merge_duplicates(events: Events, basket_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One event of each (user, second, basket, item), the earliest, as positions in order of the lives.
 
     Returns:
       Positions [E'] int64, and the merged weights [E'] float32: sums in a fixed order, that of the weights.
     """
-    same = (events.item_row, events.basket_id, events.timestamp, events.user_row)
+    same = (events.item_row, basket_id, events.timestamp, events.user_row)
     within = [column for column in (events.weight, events.nanosecond) if column is not None]
     order = np.lexsort([*within, *same])
     start = first_of_runs(same, order)
-    keep = order[start]
-    if events.weight is None:
-        weight = np.ones(len(keep), np.float32)
-    else:
-        sums = np.add.reduceat(events.weight[order].astype(np.float64), start) if len(start) else np.zeros(0)
-        weight = sums.astype(np.float32)
+    keep, weight = order[start], np.ones(len(start), np.float32)
+    if events.weight is not None and len(start):
+        weight = np.add.reduceat(events.weight[order].astype(np.float64), start).astype(np.float32)
     if events.nanosecond is None:
         return keep, weight
-    by_time = (events.item_row, events.basket_id, events.nanosecond, events.timestamp, events.user_row)
+    by_time = (events.item_row, basket_id, events.nanosecond, events.timestamp, events.user_row)
     order = np.lexsort([column[keep] for column in by_time])
     return keep[order], weight[order]
 

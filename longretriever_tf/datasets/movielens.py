@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 
 from longretriever_tf.data.log import ItemTable, LifelongLog
 from longretriever_tf.datasets import lives
-from longretriever_tf.datasets.event_log.columns import as_ids
+from longretriever_tf.datasets.event_log.columns import canonical_values
 from longretriever_tf.datasets.prepare import prepare
 
 CONTEXT = "genre"
@@ -57,7 +57,7 @@ def _tuples(lists: list[list[int]]) -> np.ndarray:
 
 
 def _ids(column: np.ndarray) -> np.ndarray:
-    return as_ids(pa.array(column.tolist(), pa.string()))
+    return canonical_values(pa.array(column.tolist(), pa.string()))
 
 
 def _item_table(

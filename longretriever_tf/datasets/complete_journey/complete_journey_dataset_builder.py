@@ -61,9 +61,8 @@ def read_complete_journey(folder: str) -> LifelongLog:
         user_row=user_row,
         item_row=np.searchsorted(items.item_id, rows.product_id.to_numpy()),
         timestamp=rows.transaction_timestamp.to_numpy("datetime64[s]").astype(np.int64),
-        basket_id=rows.basket_id.to_numpy(np.int64),
     )
-    cut = baskets.cut_long_baskets(events.basket_id, events.timestamp)
+    cut = baskets.cut_long_baskets(rows.basket_id.to_numpy(np.int64), events.timestamp)
     households = pd.read_parquet(os.path.join(folder, "demographics.parquet")).set_index("household_id")
     profile = {name: _text(households[name].reindex(user_id)) for name in _PROFILE}
     return lives.build_log(
