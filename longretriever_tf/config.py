@@ -30,20 +30,52 @@ class DataConfig:
     data_dir: str = _field(
         "", "Where TFDS keeps prepared data; empty: TFDS's own default (~/tensorflow_datasets or $TFDS_DATA_DIR)."
     )
-    events: str = _field("", "event_log: path of the events table (.parquet or .csv).")
-    items: str = _field(
-        "", "event_log: path of the optional items table; without it the events table must hold the context column."
+    events: str = _field(
+        "",
+        "event_log: the events table: a file (.parquet, .csv, .tsv, .txt, .dat, .jsonl, .feather; text also as .gz, "
+        ".bz2, .zst, .lz4), a directory or a glob of them, or a URL that fsspec reads (s3://...).",
     )
-    users: str = _field("", "event_log: path of the optional users table.")
+    items: str = _field(
+        "", "event_log: the optional items table; without it the events table must hold the context column."
+    )
+    users: str = _field("", "event_log: the optional users table.")
+    delimiter: str = _field(
+        "",
+        "event_log: what stands between the values of text, of one or more characters (:: or \\t). Empty: by the "
+        "file's ending, a comma in .csv, a tab in .tsv, else what the first line holds.",
+    )
+    quotes: bool = _field(
+        True,
+        "event_log: a value of text may stand in double quotes. False: quotes are plain text, as always where the "
+        "delimiter has several characters.",
+    )
+    encoding: str = _field("utf-8", "event_log: of text, such as latin-1 or utf-16.")
+    column_names: tuple[str, ...] = _field(
+        (), "event_log: columns of an events table of text without a header, comma separated (user_id,item_id,...)."
+    )
+    items_column_names: tuple[str, ...] = _field((), "event_log: the same of an items table without a header.")
+    users_column_names: tuple[str, ...] = _field((), "event_log: the same of a users table without a header.")
     user_column: str = _field("user_id", "event_log: column of the user's id.")
     item_column: str = _field("item_id", "event_log: column of the item's id, in the events and the items table.")
     timestamp_column: str = _field(
-        "timestamp", "event_log: column of the time: integer seconds since 1970 UTC, or a date and time."
+        "timestamp",
+        "event_log: column of the time: seconds since 1970 UTC, or a date and time. Kept to the second; what is finer "
+        "orders events.",
     )
     basket_column: str = _field(
         "",
         "event_log: optional column of the basket (order, session): its events are one "
         "moment, and never each other's history.",
+    )
+    max_basket_hours: float = _field(
+        24.0, "event_log: a basket that spans more than so many hours is no single moment; see --long_baskets."
+    )
+    long_baskets: str = _field(
+        "cut",
+        "event_log: what becomes of a basket longer than --max_basket_hours (receipt numbers that restart every day "
+        "make such). cut: it is cut where it pauses for more than a quarter of that, and then every so many hours. "
+        "refuse: the log is not read. keep: all its events move to its first moment.",
+        ("cut", "refuse", "keep"),
     )
     weight_column: str = _field("", "event_log: optional column of a positive event weight; eq. 3 then sums weights.")
     item_features: tuple[str, ...] = _field(

@@ -55,7 +55,7 @@ def _check_values(config: Any) -> None:
             require(not choices or value in choices, f"--{field.name}={value!r}: expected one of {', '.join(choices)}")
     model, train, retrieval, index = config.model, config.train, config.retrieval, config.index
     for section, names in (
-        (config.data, ("window_days",)),
+        (config.data, ("window_days", "max_basket_hours")),
         (model, ("dim", "num_layers", "num_heads", "ff_dim", "max_length", "max_events", "temperature")),
         (
             train,

@@ -42,6 +42,7 @@ class LifelongLog:
       items: the item table.
       context: the default context column (category) among `items.features`; "" where the log has none, and it is to be
         learned.
+      counts: what became of every row that was read, by the names of `datasets.accounts`; empty where nobody counted.
     """
 
     user_id: np.ndarray
@@ -53,6 +54,7 @@ class LifelongLog:
     weight: np.ndarray
     items: ItemTable
     context: str
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def num_users(self) -> int:

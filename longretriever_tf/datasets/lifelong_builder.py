@@ -8,7 +8,7 @@ split, `log`, since the split into train, validation and test is global in time 
 import abc
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -18,6 +18,7 @@ from longretriever_tf.text import as_text, is_text
 
 SPLIT = "log"
 KINDS = ("users", "items")
+_COUNTS = "counts"
 _USERS_PER_BATCH = 256
 _ITEMS_PER_BATCH = 8192
 
@@ -95,7 +96,8 @@ def _key(raw_id: int | str) -> bytes:
 class LifelongBuilder(tfds.core.GeneratorBasedBuilder):
     """Base of the builders; a subclass says how to read its source and what the records hold."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.1.0": "Ties of time in order of basket and item; counts of all rows."}
 
     @property
     def kind(self) -> str:
@@ -111,7 +113,11 @@ class LifelongBuilder(tfds.core.GeneratorBasedBuilder):
         """The log, read from its source."""
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(features=record_features(self.layout(), self.kind))
+        return self.make_info(record_features(self.layout(), self.kind))
+
+    def make_info(self, features: tfds.features.FeaturesDict) -> tfds.core.DatasetInfo:
+        """What TFDS keeps beside the records; the counts of the log join it as `metadata.json`."""
+        return self.dataset_info_from_configs(features=features, metadata=tfds.core.MetadataDict())
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         del dl_manager  # nothing to download
@@ -119,6 +125,7 @@ class LifelongBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
         log = self.source_log()
+        self.info.metadata[_COUNTS] = log.counts
         yield from user_records(log) if self.kind == "users" else item_records(log.items)
 
 
@@ -145,7 +152,8 @@ def read_log(users: LifelongBuilder, items: LifelongBuilder, context: str) -> Li
     event = np.arange(offset[-1]) + np.repeat(start[order] - offset[:-1], length[order])  # new place -> old, [E]
     item_row, timestamp, basket_id, weight = (np.concatenate(parts)[event] for parts in zip(*lives, strict=True))
     profile = {name: np.concatenate([part[name] for part in profiles])[order] for name in profiles[0]}
-    return LifelongLog(user_id[order], profile, offset, item_row, timestamp, basket_id, weight, table, context)
+    counts = dict((users.info.metadata or {}).get(_COUNTS, {}))
+    return LifelongLog(user_id[order], profile, offset, item_row, timestamp, basket_id, weight, table, context, counts)
 
 
 def _read_items(builder: LifelongBuilder) -> ItemTable:

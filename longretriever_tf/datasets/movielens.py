@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 
 from longretriever_tf.data.log import ItemTable, LifelongLog
 from longretriever_tf.datasets import lives
-from longretriever_tf.datasets.event_log.columns import as_ids
+from longretriever_tf.datasets.event_log.columns import canonical_values
 from longretriever_tf.datasets.prepare import prepare
 from longretriever_tf.text import as_text
 
@@ -28,8 +28,7 @@ def load_movielens(version: str, data_dir: str) -> LifelongLog:
     movies, _ = _read(f"movielens/{version}-movies", data_dir)
     user_id, first, user_row = np.unique(_ids(ratings["user_id"]), return_index=True, return_inverse=True)
     items, item_row = _item_table(ratings, movies, genre_names)
-    order = np.lexsort((item_row, ratings["timestamp"]))  # TFDS shuffles: ties by id, for the same log again
-    events = lives.Events(user_row[order], item_row[order], ratings["timestamp"][order].astype(np.int64))
+    events = lives.Events(user_row, item_row, ratings["timestamp"].astype(np.int64))  # shuffled by TFDS; sorted there
     return lives.build_log(events, user_id, _profile(ratings, first), items, CONTEXT)
 
 
@@ -59,7 +58,7 @@ def _tuples(lists: list[list[int]]) -> np.ndarray:
 
 
 def _ids(column: np.ndarray) -> np.ndarray:
-    return as_ids(pa.array(column.tolist(), pa.string()))
+    return canonical_values(pa.array(column.tolist(), pa.string()))
 
 
 def _item_table(
