@@ -6,7 +6,7 @@ from longretriever_tf.config import DataConfig
 from longretriever_tf.config_check import num_clusters
 from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.datasets import complete_journey, event_log, lifelong_builder, lives, movielens
-from longretriever_tf.datasets.prepare import prepare
+from longretriever_tf.datasets.prepare import explain_damaged_records, prepare
 from longretriever_tf.errors import UserError
 
 
@@ -22,7 +22,8 @@ def load_log(config: DataConfig) -> LifelongLog:
     """
     if num_clusters(config.context):  # a column that `data.clusters` makes, once the cut is known
         config = dataclasses.replace(config, context="")
-    log = _LOADERS[config.dataset](config)
+    with explain_damaged_records(config.data_dir, config.dataset):
+        log = _LOADERS[config.dataset](config)
     context = config.context or log.context
     if context not in log.items.features:
         raise UserError(
