@@ -89,6 +89,9 @@ def _check_values(config: Any) -> None:
     )
     require(0 <= model.dropout <= 0.99, f"--dropout={model.dropout}: expected 0 to 0.99")
     require(0 <= model.unknown_rate <= 0.99, f"--unknown_rate={model.unknown_rate}: expected 0 to 0.99")
+    require(
+        0 <= train.validation_users <= 0.9, f"--validation_users={train.validation_users:g}: expected 0 to 0.9, a share"
+    )
     require(0 < index.scann_recall <= 1, f"--scann_recall={index.scann_recall}: expected above 0 and at most 1")
     require(retrieval.max_k >= 100, f"--max_k={retrieval.max_k}: expected at least 100, what requests get by default")
     require(
@@ -112,6 +115,16 @@ def _check_combinations(config: Any) -> None:
         retrieval.num_interests <= retrieval.top_interests,
         f"--num_interests={retrieval.num_interests} is above --top_interests={retrieval.top_interests}: "
         "N interests are drawn from the top M, so N <= M",
+    )
+    require(
+        not train.validation_users or train.cut == "none",
+        f"--validation_users={train.validation_users:g} with --cut={train.cut}: that cut keeps windows apart for all "
+        "users; add --cut=none, or leave the flag out",
+    )
+    require(
+        not train.validation_users or model.model == LONGRETRIEVER,
+        f"--validation_users={train.validation_users:g} with --model={model.model}: only longretriever holds users "
+        "out; leave the flag out",
     )
     if model.model != LONGRETRIEVER:
         return  # `check_baselines` has seen to the rest

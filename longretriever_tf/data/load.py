@@ -6,7 +6,7 @@ from longretriever_tf.config import DataConfig
 from longretriever_tf.config_check import CLUSTERS, asks_clusters
 from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.datasets import complete_journey, event_log, lifelong_builder, lives, movielens
-from longretriever_tf.datasets.prepare import prepare
+from longretriever_tf.datasets.prepare import explain_damaged_records, prepare
 from longretriever_tf.errors import UserError
 
 
@@ -20,11 +20,13 @@ def load_log(config: DataConfig) -> LifelongLog:
     Raises:
       UserError: a mistake in the config or the files, or a data_dir that cannot be written.
     """
-    if asks_clusters(
-        config.context
-    ):  # `data.clusters` makes them, once the cut is known; their number is not of the log
-        return _fill(_LOADERS[config.dataset](dataclasses.replace(config, context=CLUSTERS)))
-    log = _LOADERS[config.dataset](config)
+    is_learned = asks_clusters(config.context)  # `data.clusters` makes them, once the cut is known
+    if is_learned:
+        config = dataclasses.replace(config, context=CLUSTERS)  # their number is not of the log
+    with explain_damaged_records(config.data_dir, config.dataset):
+        log = _LOADERS[config.dataset](config)
+    if is_learned:
+        return _fill(log)
     context = config.context or log.context
     if context not in log.items.features:
         raise UserError(

@@ -35,7 +35,7 @@ def load_movielens(version: str, data_dir: str) -> LifelongLog:
 def _read(name: str, data_dir: str) -> tuple[dict[str, np.ndarray], list[str]]:
     """Columns [N] by name, text as str; `movie_genres` [N] of tuples of genre numbers. And the genres' names."""
     builder = tfds.builder(name, data_dir=data_dir or None)
-    prepare(builder)
+    prepare(builder, downloads=True)
     parts: dict[str, list[np.ndarray]] = {}
     for batch in builder.as_dataset(split="train").ragged_batch(_BATCH):
         for column, value in batch.items():
