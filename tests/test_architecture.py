@@ -25,6 +25,7 @@ LAYERS = (
         "files",
         "progress",
         "provenance",
+        "text_table",
         "plots",
         "data.log",
     ),
