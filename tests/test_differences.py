@@ -1,6 +1,7 @@
 """How far each way of asking a run is from the best baseline, and how sure that is."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -95,7 +96,6 @@ def test_the_table_shows_each_difference_with_its_interval():
         "differences": {"ours": {"all": {"recall@100": one}, "novel": {"recall@100": worse}}, **variants},
     }
     text = text_table(metrics)
-    rows = {line[:17].strip(): line for line in reversed(text.splitlines())}  # the first block of each row
-    assert "own items" in rows["all recall@100"] and "+0.0101 [0.0069, 0.0134]" in rows["all recall@100"]
-    assert "EASE" in rows["novel recall@100"] and "-0.0020 [-0.0051, 0.0010]" in rows["novel recall@100"]
-    assert "2 variants" in text and "N=20" not in text
+    assert re.search(r"all recall@100 +own items +\+0\.0101 \[0\.0069, 0\.0134\]", text)
+    assert re.search(r"novel recall@100 +EASE +-0\.0020 \[-0\.0051, 0\.0010\]", text)
+    assert "1 more under `differences`" in text and "N=20" not in text

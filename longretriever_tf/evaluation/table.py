@@ -82,7 +82,7 @@ def _difference_lines(differences: Mapping[str, Any], columns: Sequence[tuple[st
     lines = ["", "difference to the best baseline [95% interval: paired bootstrap over users]"]
     lines += render_table(["", "best baseline", *shown], rows)
     if len(differences) > len(shown):
-        lines.append(f"and of {len(differences) - len(shown)} variants: `differences` in the figures that are written")
+        lines.append(f"{len(differences) - len(shown)} more under `differences` in the written file")
     return lines
 
 
