@@ -27,6 +27,7 @@ LAYERS = (
         "progress",
         "text",
         "provenance",
+        "text_table",
         "plots",
         "data.log",
     ),

@@ -8,10 +8,12 @@ from longretriever_tf.config import Config, RetrievalConfig
 from longretriever_tf.data.prepared import Prepared
 from longretriever_tf.errors import UserError
 from longretriever_tf.evaluation.calibration import CalibrationMeter
+from longretriever_tf.evaluation.differences import differences_to_best
 from longretriever_tf.evaluation.evaluator import Scorer, evaluate_many
 from longretriever_tf.evaluation.judge_baselines import BaselineChoice, find_settings, fit_all
 from longretriever_tf.evaluation.opened import open_window
 from longretriever_tf.evaluation.per_user import tabulate_users, write_users
+from longretriever_tf.evaluation.table import COLUMNS
 from longretriever_tf.evaluation.variants import Askable, Ways, ask_variants, average_draws, variants_of
 from longretriever_tf.models.finished import load_baseline, load_models
 from longretriever_tf.progress import Progress
@@ -61,7 +63,8 @@ def judge_run(
         truth = truth.rows(0, min(max_users, truth.num_users))
     scorers = make_scorers(config, window.prepare(config))
     scorers += ask_variants(cast(Askable, scorers[0]), asked, ways.draw_seeds) if asked else []
-    scorers += fit_all(baselines, chosen, window.encoded, corpus.category_offset, window.moment)
+    rivals = fit_all(baselines, chosen, window.encoded, corpus.category_offset, window.moment)
+    scorers += rivals
     scorers[0] = meter = CalibrationMeter(scorers[0], truth, corpus.category_offset)
     progress = Progress(f"evaluating {len(scorers)} models", len(scorers) * truth.num_users, "users")
     chunk = max(16, min(_CHUNK, _MAX_SCORES // corpus.num_items))
@@ -81,6 +84,7 @@ def judge_run(
         "config": dataclasses.asdict(config),
         "baseline_settings": chosen,
         "models": {name: evaluation.summary() for name, evaluation in made.items()},
+        "differences": differences_to_best(made, truth, {rival.name for rival in rivals}, COLUMNS),
     }
 
 
