@@ -23,6 +23,7 @@ LAYERS = (
         "config_field",
         "baseline_config",
         "files",
+        "input_names",
         "progress",
         "provenance",
         "plots",
