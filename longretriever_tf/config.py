@@ -291,6 +291,21 @@ class RetrievalConfig:
     max_k: int = _field(
         10_000, "Longest list that a request to the export may ask for; more is refused: memory and time grow with k."
     )
+    max_candidates: int = _field(
+        10_000_000,
+        "Most candidates of one call to the export: rows x interests x k, and rows x categories x 10; more is refused "
+        "before any memory is asked for. Ten million take some 300 MB.",
+    )
+    max_values: int = _field(
+        4_000_000,
+        "Most values in one column of a call to the export, rows x the longest row, padding included: histories, lists "
+        "of items and categories; more is refused.",
+    )
+    strict: bool = _field(
+        False,
+        "The export refuses a request that names a category, or an item to leave out, which the model does not know. "
+        "By default it answers, and the answer names what it did not know.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 from longretriever_tf.baseline_config import LONGRETRIEVER, check_baselines
 from longretriever_tf.errors import UserError
+from longretriever_tf.input_names import check_profile_columns
 
 CLUSTERS = "clusters:"
 """--context=clusters:N: the context is learned."""
@@ -93,6 +94,11 @@ def _check_values(config: Any) -> None:
         0 <= train.validation_users <= 0.9, f"--validation_users={train.validation_users:g}: expected 0 to 0.9, a share"
     )
     require(0 < index.scann_recall <= 1, f"--scann_recall={index.scann_recall}: expected above 0 and at most 1")
+    require(
+        retrieval.max_candidates >= retrieval.max_k,
+        f"--max_candidates={retrieval.max_candidates}: expected at least --max_k={retrieval.max_k}, one list of it",
+    )
+    require(retrieval.max_values >= 1, f"--max_values={retrieval.max_values}: expected a value above 0")
     require(retrieval.max_k >= 100, f"--max_k={retrieval.max_k}: expected at least 100, what requests get by default")
     require(
         index.check_queries >= 4,
@@ -128,6 +134,8 @@ def _check_combinations(config: Any) -> None:
     )
     if model.model != LONGRETRIEVER:
         return  # `check_baselines` has seen to the rest
+    if model.profile and config.data.dataset == "event_log":
+        check_profile_columns(config.data.user_features)
     require(
         model.svd_dim > 0 or not model.reads_taste,
         "--user_context reads the items' SVD: add --nouser_context, or leave --svd_dim above 0",

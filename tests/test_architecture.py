@@ -24,6 +24,7 @@ LAYERS = (
         "baseline_config",
         "files",
         "locks",
+        "input_names",
         "progress",
         "text",
         "provenance",

@@ -11,6 +11,7 @@ from longretriever_tf.config import Config, RetrievalConfig
 from longretriever_tf.data.load import load_log
 from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.errors import UserError
+from longretriever_tf.input_names import input_of_profile
 from longretriever_tf.retrieval.controls import default_columns
 from longretriever_tf.retrieval.saved_model import load_extra, load_version
 from longretriever_tf.text import as_raw_ids, as_text, find_rows
@@ -51,10 +52,11 @@ def explain_user(version_dir: str, config: Config, question: Question) -> str:
     signatures = load_version(version_dir).signatures
     history = request_columns(log, user, moment, list(corpus.profile_values))
     options = _options(question, config.retrieval, history["history_item_id"].dtype)
-    columns = options | history
 
     def ask(signature: str, **others: tf.Tensor) -> dict[str, np.ndarray]:
-        return {name: value.numpy() for name, value in signatures[signature](**columns | others).items()}
+        wanted = signatures[signature].structured_input_signature[1]
+        columns = {name: column for name, column in (options | history | others).items() if name in wanted}
+        return {name: value.numpy() for name, value in signatures[signature](**columns).items()}
 
     answer = ask("serving_default")
     top = ask("interests", num_interests=options["top_interests"])
@@ -70,7 +72,14 @@ def explain_user(version_dir: str, config: Config, question: Question) -> str:
 
 
 def request_columns(log: LifelongLog, user: int, moment: int, profile: list[str]) -> dict[str, tf.Tensor]:
-    """The columns of a request that the log knows, for a user of the log as of a moment: B = 1."""
+    """The columns of a request that the log knows, for a user of the log as of a moment: B = 1.
+
+    Args:
+      log: the log.
+      user: row of it.
+      moment: seconds UTC.
+      profile: columns of the log's profile; the request's inputs are called as `input_names` says.
+    """
     start, stop = log.offset[user : user + 2]
     stop = start + np.searchsorted(log.timestamp[start:stop], moment)
     ids = log.items.item_id[log.item_row[start:stop]]
@@ -79,7 +88,7 @@ def request_columns(log: LifelongLog, user: int, moment: int, profile: list[str]
         "history_timestamp": tf.constant(log.timestamp[None, start:stop]),
         "history_weight": tf.constant(log.weight[None, start:stop]),
         "request_timestamp": tf.constant([moment], tf.int64),
-        **{name: tf.constant([str(log.profile[name][user])]) for name in profile},
+        **{input_of_profile(name): tf.constant([str(log.profile[name][user])]) for name in profile},
     }
 
 
