@@ -41,8 +41,8 @@ class DataConfig:
     users: str = _field("", "event_log: the optional users table.")
     delimiter: str = _field(
         "",
-        "event_log: what stands between the values of text, of one or more characters (:: or \\t). Empty: by the file's "
-        "ending, a comma in .csv, a tab in .tsv, else what the first line holds.",
+        "event_log: what stands between the values of text, of one or more characters (:: or \\t). Empty: by the "
+        "file's ending, a comma in .csv, a tab in .tsv, else what the first line holds.",
     )
     quotes: bool = _field(
         True,

@@ -105,7 +105,7 @@ class Window:
 
 def read_contexts(log: LifelongLog, column: str) -> Contexts:
     """The item column as categories; an empty value is the category `schema.MISSING_CONTEXT`."""
-    values = log.items.features[column].astype(str)
+    values = log.items.features[column]
     name, item_category = np.unique(
         np.where(values == schema.MISSING, schema.MISSING_CONTEXT, values), return_inverse=True
     )
