@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
     from longretriever_tf.data.load import load_log  # TensorFlow: not for --help
 
     report = inspect_log(load_log(config.data), config)
-    print(report.text, flush=True)
+    print(report.text, end="", flush=True)  # the verdict is the last line
     written = [os.path.join(output, "life.txt"), json_path]
     write_text_atomically(written[0], report.text)
     write_text_atomically(written[1], json.dumps(report.figures, indent=2) + "\n")
