@@ -16,7 +16,7 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
-from longretriever_tf.config import DataConfig
+from longretriever_tf.config import Config, DataConfig
 from longretriever_tf.data.load import load_log
 from longretriever_tf.datasets.event_log import delimited
 from longretriever_tf.datasets.event_log.source import read_event_log
@@ -229,6 +229,15 @@ TYPES = {
     "clock": ({"timestamp": pa.array([1] * 3, pa.time32("s"))}, "'timestamp': .*time of day without its date"),
     "length": ({"timestamp": pa.array([1] * 3, pa.duration("s"))}, "'timestamp': .*duration"),
     "moment": ({"user_id": pa.array([1] * 3, pa.timestamp("s"))}, "'user_id': .*a time is no id"),
+    "zero": ({"item_id": ["a", "b\0c", "d"]}, r"'item_id': 'b.x00c' in row 2 holds a zero byte"),
+    "broken": (
+        {
+            "category": pa.Array.from_buffers(
+                pa.string(), 3, pa.array(["a"] * 3).buffers()[:2] + [pa.py_buffer(b"a\xe9b")]
+            )
+        },
+        "'category': holds bytes that are not UTF-8",
+    ),
     "bool": ({"timestamp": [True] * 3}, "'timestamp': 3 of 3 rows are not times"),
     "missing": ({"item_id": pa.nulls(3)}, "'item_id': 3 of 3 rows have no id"),
     "infinite": (
@@ -303,6 +312,32 @@ def test_places_without_a_table(tmp_path, monkeypatch):
     monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.open", refuse)  # root may read everything
     with pytest.raises(UserError, match="no permission to read"):
         read(tmp_path / "shut.csv")
+
+
+def test_movielens_as_grouplens_writes_it(tmp_path):
+    (tmp_path / "ratings.dat").write_text("1::1193::5::978300760\n2::661::3::978302109\n1::661::4::978300761\n")
+    (tmp_path / "movies.dat").write_bytes(
+        '661::"Great Performances" Cats (1998)::Musical\n1193::Misérables, Les (1995)::Drama|Musical\n'.encode(
+            "latin-1"
+        )
+    )
+    log = read(
+        tmp_path / "ratings.dat",
+        column_names=("user_id", "item_id", "rating", "timestamp"),
+        items=str(tmp_path / "movies.dat"),
+        items_column_names=("item_id", "title", "category"),
+        item_name_column="title",
+        encoding="latin-1",
+    )
+    assert log.items.name.tolist() == ['"Great Performances" Cats (1998)', "Misérables, Les (1995)"]
+    assert log.items.item_id[log.item_row].tolist() == [1193, 661, 661]
+    with pytest.raises(UserError, match="row 1 has 4 values instead of 3"):
+        read(tmp_path / "ratings.dat", column_names=("user_id", "item_id", "timestamp"), context="item_id")
+    for encoding in ("klingon", "base64"):
+        with pytest.raises(UserError, match=f"--encoding={encoding}: no encoding"):
+            read(tmp_path / "ratings.dat", encoding=encoding)
+    with pytest.raises(UserError, match="--delimiter"):
+        Config(data=DataConfig(delimiter="\n"))
 
 
 def test_a_file_of_a_directory_is_named_with_its_row(tmp_path):
