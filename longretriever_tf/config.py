@@ -12,6 +12,7 @@ from longretriever_tf.baseline_config import LONGRETRIEVER, MODELS, BaselineConf
 from longretriever_tf.config_check import check_config, require
 from longretriever_tf.config_field import setting as _field
 from longretriever_tf.errors import UserError
+from longretriever_tf.files import explain_damage, read_json_object
 
 T = TypeVar("T")
 
@@ -172,8 +173,15 @@ class TrainConfig:
         "validation",
         "Where training data ends. validation: before the validation window, which then "
         "guides early stopping. test: before the test window (a final fit: a fixed number of epochs, no "
-        "early stopping).",
-        ("validation", "test"),
+        "early stopping). none: all events, for production: nothing is left to judge the run by, so judge the same "
+        "flags with another cut first; a fixed number of epochs, or early stopping by --validation_users.",
+        ("validation", "test", "none"),
+    )
+    validation_users: float = _field(
+        0.0,
+        "cut=none: hold out this share of the users, who give no training example; their last --window_days guide "
+        "early stopping. Their events still count in vocabularies, item statistics and the SVD. 0: nobody, and no "
+        "early stopping.",
     )
     examples: str = _field(
         "snapshot",
@@ -217,7 +225,9 @@ class TrainConfig:
         0.5,
         "An example weighs (the user's targets at that moment) ** -this, so that heavy buyers do not drown the others.",
     )
-    patience: int = _field(1, "cut=validation: stop after this many epochs without a better validation recall.")
+    patience: int = _field(
+        1, "cut=validation, or --validation_users: stop after this many epochs without a better validation recall."
+    )
     taste_folds: int = _field(
         4,
         "user_context: a life's token is read through an SVD fitted without the users of its fold, one of so many, "
@@ -280,6 +290,21 @@ class RetrievalConfig:
     )
     max_k: int = _field(
         10_000, "Longest list that a request to the export may ask for; more is refused: memory and time grow with k."
+    )
+    max_candidates: int = _field(
+        10_000_000,
+        "Most candidates of one call to the export: rows x interests x k, and rows x categories x 10; more is refused "
+        "before any memory is asked for. Ten million take some 300 MB.",
+    )
+    max_values: int = _field(
+        4_000_000,
+        "Most values in one column of a call to the export, rows x the longest row, padding included: histories, lists "
+        "of items and categories; more is refused.",
+    )
+    strict: bool = _field(
+        False,
+        "The export refuses a request that names a category, or an item to leave out, which the model does not know. "
+        "By default it answers, and the answer names what it did not know.",
     )
 
 
@@ -362,11 +387,9 @@ def load_config(run_dir: str) -> Config:
             f"{run_dir!r} is not a run directory: {path} does not exist. Train one first: "
             f"python -m longretriever_tf.train --run_dir={run_dir}"
         )
-    with open(path, encoding="utf-8") as file:
-        try:
-            values = json.load(file)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path} is not JSON: {error}") from error
-    config = from_dict(Config, values, path)
+    cure = "restore it from a copy, or train again in another --run_dir"
+    values = read_json_object(path, cure)
+    with explain_damage(path, cure):
+        config = from_dict(Config, values, path)
     # The directory may have been moved or copied since: it is where it is.
     return dataclasses.replace(config, train=dataclasses.replace(config.train, run_dir=run_dir))

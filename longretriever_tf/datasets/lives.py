@@ -12,6 +12,7 @@ import numpy as np
 from longretriever_tf import schema
 from longretriever_tf.data.log import ItemTable, LifelongLog
 from longretriever_tf.datasets import accounts
+from longretriever_tf.text import as_text
 
 
 class Events(NamedTuple):
@@ -133,7 +134,25 @@ def _merge_duplicates(events: Events, basket_id: np.ndarray) -> tuple[np.ndarray
 
 
 def fill_missing_context(items: ItemTable, context: str) -> ItemTable:
-    """The items with `schema.MISSING_CONTEXT` where the context column is empty."""
-    column = items.features[context]
-    filled = np.where(column == schema.MISSING, schema.MISSING_CONTEXT, column)
-    return dataclasses.replace(items, features={**items.features, context: filled})
+    """The items with a category of their own for those whose context column is empty; see `fill_missing`.
+
+    Without a context column ("") the items stay as they are.
+    """
+    if not context:
+        return items
+    return dataclasses.replace(items, features={**items.features, context: fill_missing(items.features[context])})
+
+
+def fill_missing(column: np.ndarray) -> np.ndarray:
+    """The column with `schema.MISSING_CONTEXT` where it is empty, [N] of str.
+
+    A real value of that name stays apart: the filled ones then stand in one more pair of parentheses.
+
+    >>> fill_missing(np.array(["tea", "", "(missing)"], dtype=object)).tolist()
+    ['tea', '((missing))', '(missing)']
+    """
+    filled, given, label = as_text(column), set(column.tolist()), schema.MISSING_CONTEXT
+    while label in given:
+        label = f"({label})"
+    filled[filled == schema.MISSING] = label
+    return filled

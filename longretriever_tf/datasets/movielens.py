@@ -8,6 +8,7 @@ from longretriever_tf.data.log import ItemTable, LifelongLog
 from longretriever_tf.datasets import lives
 from longretriever_tf.datasets.event_log.columns import canonical_values
 from longretriever_tf.datasets.prepare import prepare
+from longretriever_tf.text import as_text
 
 CONTEXT = "genre"
 _AGES = {1: "Under 18", 18: "18-24", 25: "25-34", 35: "35-44", 45: "45-49", 50: "50-55", 56: "56+"}
@@ -34,7 +35,7 @@ def load_movielens(version: str, data_dir: str) -> LifelongLog:
 def _read(name: str, data_dir: str) -> tuple[dict[str, np.ndarray], list[str]]:
     """Columns [N] by name, text as str; `movie_genres` [N] of tuples of genre numbers. And the genres' names."""
     builder = tfds.builder(name, data_dir=data_dir or None)
-    prepare(builder)
+    prepare(builder, downloads=True)
     parts: dict[str, list[np.ndarray]] = {}
     for batch in builder.as_dataset(split="train").ragged_batch(_BATCH):
         for column, value in batch.items():
@@ -43,7 +44,7 @@ def _read(name: str, data_dir: str) -> tuple[dict[str, np.ndarray], list[str]]:
             parts.setdefault(column, []).append(array)
     columns = {column: np.concatenate(arrays) for column, arrays in parts.items()}
     text = {
-        column: np.char.decode(array.astype(np.bytes_), "utf-8")
+        column: as_text(array)
         for column, array in columns.items()
         if array.dtype == object and column != "movie_genres"
     }
@@ -70,8 +71,8 @@ def _item_table(
     item_id, first, row = np.unique(_ids(raw), return_index=True, return_inverse=True)
     genres = [[genre_names[number] for number in numbers[place]] for place in first]
     features = {
-        "genre": np.array([names[0] if names else "" for names in genres], dtype=np.str_),
-        "genres": np.array(["|".join(names) for names in genres], dtype=np.str_),
+        "genre": as_text(names[0] if names else "" for names in genres),
+        "genres": as_text("|".join(names) for names in genres),
     }
     return ItemTable(item_id, features, title[first]), row[: len(ratings["movie_id"])]
 
@@ -80,10 +81,10 @@ def _profile(ratings: dict[str, np.ndarray], first: np.ndarray) -> dict[str, np.
     """Profile columns [U] of str from the first rating of each user."""
     made = {}
     if "user_gender" in ratings:
-        made["gender"] = np.where(ratings["user_gender"][first], "male", "female")
+        made["gender"] = as_text("male" if is_male else "female" for is_male in ratings["user_gender"][first])
     if "bucketized_user_age" in ratings:
         ages = ratings["bucketized_user_age"][first].astype(int).tolist()
-        made["age"] = np.array([_AGES.get(age, str(age)) for age in ages], dtype=np.str_)
+        made["age"] = as_text(_AGES.get(age, str(age)) for age in ages)
     if "user_occupation_text" in ratings:
         made["occupation"] = ratings["user_occupation_text"][first]
     return made

@@ -12,6 +12,7 @@ from longretriever_tf import schema
 from longretriever_tf.data.log import ItemTable, LifelongLog
 from longretriever_tf.datasets import baskets, lifelong_builder, lives
 from longretriever_tf.errors import UserError
+from longretriever_tf.text import as_text
 
 CONTEXT = "product_category"
 _ITEM_FEATURES = ("product_category", "department", "brand", "product_type", "manufacturer", "package_size")
@@ -75,12 +76,12 @@ def _item_table(products: pd.DataFrame) -> ItemTable:
     features = {name: _text(columns[name]) for name in _ITEM_FEATURES}
     parts = zip(*(features[name].tolist() for name in ("product_type", "brand", "package_size")), strict=True)
     names = [", ".join(part for part in item if part) for item in parts]
-    return ItemTable(products.product_id.to_numpy(np.int64), features, np.array(names, dtype=np.str_))
+    return ItemTable(products.product_id.to_numpy(np.int64), features, as_text(names))
 
 
 def _text(column: pd.Series) -> np.ndarray:
     """The column as [N] of str, missing values as `schema.MISSING`."""
-    return column.astype(object).where(column.notna(), schema.MISSING).astype(str).to_numpy(np.str_)
+    return as_text(column.astype(object).where(column.notna(), schema.MISSING).tolist())
 
 
 class Builder(lifelong_builder.LifelongBuilder):

@@ -18,6 +18,7 @@ from longretriever_tf.datasets.event_log.plain import is_number, is_text, is_tim
 from longretriever_tf.datasets.event_log.tables import read_table
 from longretriever_tf.datasets.event_log.times import find_fault, read_times
 from longretriever_tf.errors import UserError
+from longretriever_tf.text import as_text
 
 _WHOLE = r"^-?(?:0|[1-9][0-9]*)(?:\.0+)?$"
 _ROUNDED = r"^-?[0-9](?:\.[0-9]+)?[eE]\+[0-9]+$"
@@ -126,7 +127,7 @@ class Table:
     def text(self, name: str) -> Coded:
         """Categorical values as text; missing ones are `schema.MISSING`."""
         coded = self.coded(name)
-        values, row = to_text(coded.values), coded.row
+        values, row = as_text(coded.values), coded.row
         if (row < 0).any():
             values, row = np.append(values, schema.MISSING), np.where(row < 0, len(values), row)
         values, place = np.unique(values, return_inverse=True)
@@ -191,29 +192,17 @@ def canonical_values(values: pa.Array) -> np.ndarray:
                 shown = numbers[np.abs(numbers).argmax()]
                 raise ValueError(f"{shown} is a float beyond {exact}, where digits are lost; write integers or text")
             return numbers.astype(np.int64)
-        return _objects(map(str, numbers))
+        return as_text(map(str, numbers))  # float32 as itself: .1, not .10000000149
     if is_text(values.type):
         if not len(values) or not pc.all(pc.match_substring_regex(values, _WHOLE)).as_py():
             if len(values) and pc.all(pc.match_substring_regex(values, _ROUNDED)).as_py():
                 raise ValueError(f"{values[0].as_py()!r} is a rounded number, its digits are lost; write them all")
-            return _objects(values.to_pylist())
+            return as_text(values.to_pylist())
         values = pc.replace_substring_regex(values, r"\.0+$", "")
     try:
         return values.cast(pa.int64()).to_numpy(zero_copy_only=False)
     except pa.ArrowInvalid:  # beyond int64
-        return _objects(values.cast(pa.string()).to_pylist())
-
-
-def to_text(values: np.ndarray) -> np.ndarray:
-    """Values [K] as objects of str: never an array of fixed width, which pads all to the longest."""
-    return values if values.dtype.kind == "O" else _objects(map(str, values.tolist()))
-
-
-def _objects(values: "list[str] | map[str]") -> np.ndarray:
-    made = list(values)
-    array = np.empty(len(made), dtype=object)
-    array[:] = made
-    return array
+        return as_text(values.cast(pa.string()).to_pylist())
 
 
 def _as_plain_text(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -15,6 +15,7 @@ from longretriever_tf.datasets import lifelong_builder
 from longretriever_tf.datasets.event_log import source
 from longretriever_tf.datasets.event_log.locate import locate
 from longretriever_tf.errors import UserError
+from longretriever_tf.text import is_text
 
 CONTEXT = source.CONTEXT
 _PATHS = ("events", "items", "users")
@@ -103,8 +104,8 @@ class Builder(lifelong_builder.LifelongBuilder):
     def layout(self) -> lifelong_builder.Layout:
         log = self.source_log()
         return lifelong_builder.Layout(
-            is_user_text=log.user_id.dtype.kind in "UO",
-            is_item_text=log.items.item_id.dtype.kind in "UO",
+            is_user_text=is_text(log.user_id),
+            is_item_text=is_text(log.items.item_id),
             profile=tuple(log.profile),
             item_features=tuple(log.items.features),
         )

@@ -1,5 +1,6 @@
 """A user's own tables to a `LifelongLog`. Imports no TensorFlow."""
 
+import dataclasses
 import time
 from typing import Any
 
@@ -8,19 +9,26 @@ from absl import logging
 
 from longretriever_tf import schema
 from longretriever_tf.config import DataConfig
+from longretriever_tf.config_check import asks_clusters
 from longretriever_tf.data.log import ItemTable, LifelongLog
 from longretriever_tf.datasets import accounts, baskets, lives
-from longretriever_tf.datasets.event_log.columns import Coded, Table, to_text
+from longretriever_tf.datasets.event_log.columns import Coded, Table
 from longretriever_tf.datasets.event_log.delimited import TextFormat
 from longretriever_tf.errors import UserError
+from longretriever_tf.text import as_text, find_rows, is_text
 
 CONTEXT = "category"
-"""The context column unless --context names another."""
+"""The context column unless --context names another, or asks for clusters and the table has no such column."""
+
+
+def own_context(spec: DataConfig) -> str:
+    """The column that is the log's own category; "" for none, where the context is to be learned without one."""
+    return "" if asks_clusters(spec.context) else spec.context or CONTEXT
 
 
 def item_feature_columns(spec: DataConfig) -> tuple[str, ...]:
     """The context column first, then the further features, each once."""
-    return tuple(dict.fromkeys((spec.context or CONTEXT, *spec.item_features)))
+    return tuple(name for name in dict.fromkeys((own_context(spec), *spec.item_features)) if name)
 
 
 def read_event_log(spec: DataConfig, now: float | None = None) -> LifelongLog:
@@ -37,12 +45,13 @@ def read_event_log(spec: DataConfig, now: float | None = None) -> LifelongLog:
       UserError: names the file, the column and the value at fault.
     """
     _check_spec(spec)
+    spec = _settle_context(spec)
     events = _open("events", spec, _event_columns(spec))
     items_from = _open("items", spec, _item_columns(spec)) if spec.items else events
     event_items = events.ids(spec.item_column)
     listed, wanted = _align(items_from.ids(spec.item_column) if spec.items else event_items, event_items)
     items = _item_table(spec, items_from, listed)
-    is_known = np.isin(wanted.values, listed.values)[wanted.row]  # [E]
+    is_known = (find_rows(listed.values, wanted.values) >= 0)[wanted.row]  # [E]
     _report_unknown(spec, wanted, is_known)
     users = events.ids(spec.user_column)
     user_row = users.row[is_known]
@@ -66,18 +75,32 @@ def read_event_log(spec: DataConfig, now: float | None = None) -> LifelongLog:
         columns, counts = columns._replace(basket_id=cut.basket_id), counts | cut.counts
     profile, without = _profile(spec, user_id)
     counts |= {accounts.USERS_WITHOUT_EVENTS: without} if spec.users else {}
-    return lives.build_log(columns, user_id, profile, items, spec.context or CONTEXT, counts)
+    return lives.build_log(columns, user_id, profile, items, own_context(spec), counts)
 
 
 def read_item_table(spec: DataConfig) -> ItemTable:
     """The items table alone: ids sorted, the context column (missing values filled) and the further features.
 
+    Where the spec asks for clusters, the table may do without a context column.
+
     Raises:
       UserError: names the file, the column and the value at fault.
     """
+    spec = _settle_context(spec)
     table = _open("items", spec, _item_columns(spec))
     items = _item_table(spec, table, table.ids(spec.item_column))
-    return lives.fill_missing_context(items, spec.context or CONTEXT)
+    return lives.fill_missing_context(items, own_context(spec))
+
+
+def _settle_context(spec: DataConfig) -> DataConfig:
+    """The spec without the clusters that it asks for, if the table of the items has a column `CONTEXT`."""
+    if not asks_clusters(spec.context):
+        return spec
+    try:
+        _open("items" if spec.items else "events", spec, {CONTEXT: "--context"})
+    except UserError:  # what else may be wrong with the table, reading it in earnest will say
+        return spec
+    return dataclasses.replace(spec, context="")
 
 
 def _open(name: str, spec: DataConfig, columns: dict[str, str]) -> Table:
@@ -111,7 +134,8 @@ def _event_columns(spec: DataConfig) -> dict[str, str]:
 
 def _item_columns(spec: DataConfig) -> dict[str, str]:
     columns = dict.fromkeys(spec.item_features, "--item_features")
-    columns[spec.context or CONTEXT] = "--context"
+    if own_context(spec):
+        columns[own_context(spec)] = "--context"
     if spec.item_name_column:
         columns[spec.item_name_column] = "--item_name_column"
     return {**columns, spec.item_column: "--item_column"}
@@ -119,13 +143,13 @@ def _item_columns(spec: DataConfig) -> dict[str, str]:
 
 def _align(left: Coded, right: Coded) -> tuple[Coded, Coded]:
     """Both columns of ids as text if either is: 7 in one table is "7" in the other."""
-    if left.values.dtype.kind == right.values.dtype.kind:
+    if is_text(left.values) == is_text(right.values):
         return left, right
     return _as_text(left), _as_text(right)
 
 
 def _as_text(column: Coded) -> Coded:
-    values, place = np.unique(to_text(column.values), return_inverse=True)
+    values, place = np.unique(as_text(column.values), return_inverse=True)
     return Coded(values, place[column.row])
 
 
@@ -134,7 +158,7 @@ def _item_table(spec: DataConfig, table: Table, items: Coded) -> ItemTable:
         name: _one_value_each(table, name, spec.item_column, items, must_agree=True)
         for name in item_feature_columns(spec)
     }
-    names = to_text(items.values)
+    names = as_text(items.values)
     if spec.item_name_column:
         given = _one_value_each(table, spec.item_name_column, spec.item_column, items, must_agree=False)
         names = np.where(given == schema.MISSING, names, given)
