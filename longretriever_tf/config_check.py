@@ -84,6 +84,10 @@ def _check_values(config: Any) -> None:
     ):
         for name in others:
             require(getattr(section, name) >= 0, f"--{name}={getattr(section, name)}: expected 0 or more")
+    require(
+        not set('"\r\n') & set(config.data.delimiter),
+        f"--delimiter={config.data.delimiter!r}: expected no quote and no end of line in it",
+    )
     require(0 <= model.taste_dropout <= 0.99, f"--taste_dropout={model.taste_dropout}: expected 0 to 0.99")
     require(
         train.taste_folds != 1, "--taste_folds=1: expected 0 or at least 2; one fold would leave nobody to learn from"
