@@ -147,8 +147,9 @@ class TrainConfig:
     )
     validation_users: float = _field(
         0.0,
-        "cut=none: hold out this share of the users, who give no training example; their last --window_days guide early "
-        "stopping. Their events still count in vocabularies, item statistics and the SVD. 0: nobody, no early stopping.",
+        "cut=none: hold out this share of the users, who give no training example; their last --window_days guide "
+        "early stopping. Their events still count in vocabularies, item statistics and the SVD. 0: nobody, no early "
+        "stopping.",
     )
     examples: str = _field(
         "snapshot",
