@@ -9,6 +9,7 @@ same command resumes a run that was stopped, to the step; a directory that holds
 from collections.abc import Sequence
 
 from longretriever_tf import flags
+from longretriever_tf.config_check import evaluation_only
 
 flags.define_config_flags("data", "model", "train", "retrieval", "baseline")
 
@@ -17,6 +18,8 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     del argv
     config = flags.config_from_flags()
+    if limited := evaluation_only(config):
+        print(f"note: {limited}", flush=True)
     from longretriever_tf.training.run import train  # after the flags are checked: TensorFlow takes seconds to load
 
     train(config)

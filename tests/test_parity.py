@@ -5,14 +5,12 @@ The export is loaded by a child process that imports TensorFlow alone, as a serv
 
 import dataclasses
 import os
-import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import reference
 import tensorflow as tf
+from fresh import ask_fresh
 
 from longretriever_tf import schema
 from longretriever_tf.data.activity import user_activity
@@ -29,41 +27,6 @@ from longretriever_tf.retrieval.scorer import LongRetrieverScorer
 from longretriever_tf.retrieval.signatures import make_signatures
 
 K = 17
-ASK = """
-import pickle, sys
-import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
-with open(sys.argv[1], "rb") as file:
-    version, questions = pickle.load(file)
-loaded = tf.saved_model.load(version)
-model = saved_model_pb2.SavedModel()
-with open(version + "/saved_model.pb", "rb") as file:
-    model.ParseFromString(file.read())
-answers = []
-for name, columns in questions:
-    # As TensorFlow Serving does it: what a request leaves out comes from the signature's defaults.
-    defaults = model.meta_graphs[0].signature_def[name].defaults
-    columns = {key: tf.make_ndarray(value) for key, value in defaults.items()} | columns
-    answer = loaded.signatures[name](**{key: tf.constant(value) for key, value in columns.items()})
-    answers.append({key: value.numpy() for key, value in answer.items()})
-assert "longretriever_tf" not in sys.modules
-with open(sys.argv[2], "wb") as file:
-    pickle.dump(answers, file)
-"""
-
-
-def ask_fresh(directory, version: str, questions: list[tuple[str, dict]]) -> list[dict[str, np.ndarray]]:
-    """Answers of an export's signatures, given by a process that knows nothing of this package."""
-    paths = [str(directory / name) for name in ("questions.pickle", "answers.pickle")]
-    with open(paths[0], "wb") as file:
-        pickle.dump((version, questions), file)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-c", ASK, *paths], cwd=directory, env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
-    with open(paths[1], "rb") as file:
-        return pickle.load(file)
 
 
 class Parts:
@@ -153,7 +116,8 @@ def answers(parts, tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
         "items": ("item_embeddings", {"item_id": np.append(parts.corpus.item_id[2:], 999_999)}),
         "k of each": ("serving_default", {**plain, **options(), "k": 1 + np.arange(len(parts.users), dtype=np.int32)}),
     }
-    found = ask_fresh(tmp_path_factory.mktemp("fresh"), parts.version, list(questions.values()))
+    asked = [(parts.version, *question) for question in questions.values()]
+    found = ask_fresh(tmp_path_factory.mktemp("fresh"), asked)
     return dict(zip(questions, found, strict=True))
 
 

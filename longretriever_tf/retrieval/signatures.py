@@ -66,7 +66,7 @@ def make_signatures(
     return {
         "serving_default": make(_retrieve, history, options, lambda at: at["num_interests"]),
         "top_k": make(
-            lambda _, at: _retrieve(model, options | at), history | k, {}, lambda _: options["num_interests"]
+            lambda _, at: _retrieve(model, {**options, **at}), history | k, {}, lambda _: options["num_interests"]
         ),
         "interests": make(_interests, history, options),
         "retrieve_in_category": make(_in_category, history | category, options, lambda _: one),
