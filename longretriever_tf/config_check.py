@@ -42,8 +42,8 @@ def evaluation_only(config: Any) -> str:
         )
     if config.retrieval.search != "category":
         return (
-            f"--search={config.retrieval.search} is for evaluation alone: an export searches categories, so export this "
-            "run with --search=category"
+            f"--search={config.retrieval.search} is for evaluation alone: an export searches categories; export with "
+            "--search=category"
         )
     return ""
 
