@@ -20,7 +20,12 @@ _TRAIN_FROM_0 = (
 def num_clusters(context: str) -> int:
     """N of the context "clusters:N"; 0 where it is a column of the log, or N is no number."""
     number = context.removeprefix(CLUSTERS)
-    return int(number) if context.startswith(CLUSTERS) and number.isdigit() else 0
+    return int(number) if asks_clusters(context) and number.isascii() and number.isdigit() else 0
+
+
+def asks_clusters(context: str) -> bool:
+    """Whether the context is learned; `num_clusters` says how many clusters, where that is a number."""
+    return context.startswith(CLUSTERS)
 
 
 def require(holds: bool, message: str) -> None:
@@ -70,7 +75,7 @@ def _check_values(config: Any) -> None:
             require(not choices or value in choices, f"--{field.name}={value!r}: expected one of {', '.join(choices)}")
     model, train, retrieval, index = config.model, config.train, config.retrieval, config.index
     for section, names in (
-        (config.data, ("window_days",)),
+        (config.data, ("window_days", "max_basket_hours")),
         (model, ("dim", "num_layers", "num_heads", "ff_dim", "max_length", "max_events", "temperature")),
         (
             train,
@@ -104,6 +109,9 @@ def _check_values(config: Any) -> None:
     )
     require(0 <= model.dropout <= 0.99, f"--dropout={model.dropout}: expected 0 to 0.99")
     require(0 <= model.unknown_rate <= 0.99, f"--unknown_rate={model.unknown_rate}: expected 0 to 0.99")
+    require(
+        0 <= train.validation_users <= 0.9, f"--validation_users={train.validation_users:g}: expected 0 to 0.9, a share"
+    )
     require(0 < index.scann_recall <= 1, f"--scann_recall={index.scann_recall}: expected above 0 and at most 1")
     require(
         retrieval.max_candidates >= retrieval.max_k,
@@ -121,7 +129,7 @@ def _check_combinations(config: Any) -> None:
     """Values that do not go together."""
     model, train, retrieval = config.model, config.train, config.retrieval
     require(
-        not config.data.context.startswith(CLUSTERS) or num_clusters(config.data.context) > 1,
+        not asks_clusters(config.data.context) or num_clusters(config.data.context) > 1,
         f"--context={config.data.context}: expected {CLUSTERS} and a number above 1, such as {CLUSTERS}300",
     )
     require(
@@ -132,6 +140,16 @@ def _check_combinations(config: Any) -> None:
         retrieval.num_interests <= retrieval.top_interests,
         f"--num_interests={retrieval.num_interests} is above --top_interests={retrieval.top_interests}: "
         "N interests are drawn from the top M, so N <= M",
+    )
+    require(
+        not train.validation_users or train.cut == "none",
+        f"--validation_users={train.validation_users:g} with --cut={train.cut}: that cut keeps windows apart for all "
+        "users; add --cut=none, or leave the flag out",
+    )
+    require(
+        not train.validation_users or model.model == LONGRETRIEVER,
+        f"--validation_users={train.validation_users:g} with --model={model.model}: only longretriever holds users "
+        "out; leave the flag out",
     )
     if model.model != LONGRETRIEVER:
         return  # `check_baselines` has seen to the rest

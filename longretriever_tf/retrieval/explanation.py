@@ -15,6 +15,7 @@ from longretriever_tf.input_names import input_of_profile
 from longretriever_tf.retrieval.controls import default_columns
 from longretriever_tf.retrieval.fingerprint import read_fingerprint
 from longretriever_tf.retrieval.saved_model import extra_config_dir, load_extra, load_version
+from longretriever_tf.text import as_raw_ids, as_text, find_rows
 
 _SHOWN_PER_INTEREST = 5
 
@@ -86,9 +87,7 @@ def request_columns(log: LifelongLog, user: int, moment: int, profile: list[str]
     stop = start + np.searchsorted(log.timestamp[start:stop], moment)
     ids = log.items.item_id[log.item_row[start:stop]]
     return {
-        "history_item_id": tf.constant(
-            ids.astype(np.int64) if ids.dtype.kind in "iu" else ids.astype(str), shape=[1, len(ids)]
-        ),
+        "history_item_id": tf.constant(as_raw_ids(ids), shape=[1, len(ids)]),
         "history_timestamp": tf.constant(log.timestamp[None, start:stop]),
         "history_weight": tf.constant(log.weight[None, start:stop]),
         "request_timestamp": tf.constant([moment], tf.int64),
@@ -115,11 +114,11 @@ def _options(question: Question, retrieval: RetrievalConfig, item_id_dtype: tf.D
 def _find_user(log: LifelongLog, user: str) -> int:
     if not user:
         return 0
-    found = np.flatnonzero(log.user_id.astype(str) == user)
-    if not len(found):
+    row = int(find_rows(as_text(log.user_id), as_text([user]))[0])
+    if row < 0:
         some = ", ".join(map(str, log.user_id[:5]))
         raise UserError(f"--user={user!r} is not in the log, which has {log.num_users:,} users ({some}, ...)")
-    return int(found[0])
+    return row
 
 
 def parse_moment(text: str, cut: int) -> int:

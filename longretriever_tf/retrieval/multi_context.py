@@ -33,6 +33,7 @@ from longretriever_tf.retrieval.item_vectors import embed_corpus
 from longretriever_tf.retrieval.like_lengths import encode_by_length
 from longretriever_tf.retrieval.packed_index import Found, PackedIndex, Queries
 from longretriever_tf.retrieval.requests import Histories, InterestScores, Requests, Subsequences
+from longretriever_tf.text import as_raw_ids, as_text, is_text
 
 
 class MultiContextRetriever(tf.Module):
@@ -61,22 +62,19 @@ class MultiContextRetriever(tf.Module):
         self.fingerprint = fingerprint
         self._fingerprint = tf.Variable([fingerprint.towers, fingerprint.items], trainable=False, name="fingerprint")
         self._config, self._num_categories = config, corpus.num_categories
-        self.item_id_dtype = tf.int64 if corpus.item_id.dtype.kind in "iu" else tf.string
+        self.item_id_dtype = tf.string if is_text(corpus.item_id) else tf.int64
         # A signature asks for what the towers read, no more.
         self.profile_names = profile_inputs(corpus.profile_values, config.model.profile)
         self.bounds = bounds_of(config.retrieval, corpus.num_categories, corpus.cut)
-        known = corpus.item_id[schema.FIRST_KNOWN :]
-        self._item_index = _lookup(known.astype(np.int64) if self.item_id_dtype == tf.int64 else known.astype(str))
+        item_id = as_raw_ids(corpus.item_id)
+        self._item_index = _lookup(item_id[schema.FIRST_KNOWN :])
         self._category_index = _lookup(corpus.category_name[schema.FIRST_KNOWN :])
         self._profile_index = [
             _lookup(values[schema.FIRST_KNOWN :])
             for _, values in zip(self.profile_names, corpus.profile_values.values(), strict=False)
         ]
-        self._item_id = tf.Variable(
-            corpus.item_id.astype(np.int64) if self.item_id_dtype == tf.int64 else corpus.item_id.astype(str),
-            trainable=False,
-        )
-        self._category_name = tf.constant(corpus.category_name.astype(str))
+        self._item_id = tf.Variable(item_id, trainable=False)
+        self._category_name = tf.constant(as_text(corpus.category_name))
         self._item_category = tf.constant(corpus.item_category)
         self._item_key = tf.constant(item_keys(corpus.item_id))
         self._category_size = tf.constant(corpus.category_size, tf.float32)

@@ -7,7 +7,7 @@ import numpy as np
 
 from longretriever_tf import schema
 from longretriever_tf.config import Config, DataConfig, load_config
-from longretriever_tf.config_check import num_clusters
+from longretriever_tf.config_check import CLUSTERS, num_clusters
 from longretriever_tf.data.clusters import with_trained_clusters
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.load import own_context
@@ -17,7 +17,7 @@ from longretriever_tf.errors import UserError
 from longretriever_tf.models.finished import load_for_export
 from longretriever_tf.models.refreshed import refresh_models
 from longretriever_tf.retrieval.fingerprint import fingerprint_towers, read_fingerprint
-from longretriever_tf.retrieval.fresh_statistics import fresh_statistics
+from longretriever_tf.retrieval.fresh_statistics import FreshStatistics, fresh_statistics
 from longretriever_tf.retrieval.publish import Source
 from longretriever_tf.retrieval.saved_model import extra_config_dir, load_extra
 
@@ -73,25 +73,26 @@ def refresh_version(run_config: Config, version_dir: str, catalogue: Catalogue) 
     refreshed = (
         _refresh_items(config, corpus, exported, catalogue) if catalogue.items else _keep_items(corpus, exported)
     )
-    row, counts = refreshed.trained_row, dict(refreshed.counts)
-    models = refresh_models(config, models, refreshed.corpus, arrays["item_svd"][row], row)
-    made = arrays | {"item_stats": arrays["item_stats"][row], "taste_rows": arrays["taste_rows"][:, row]}
-    is_known = row != schema.UNKNOWN
+    trained = Source(config, corpus, arrays, models, towers)
+    counts, fresh = dict(refreshed.counts), _count_events(trained, refreshed, version_dir, catalogue.events)
+    if fresh is not None:
+        counts["events counted"] = fresh.num_events
+    return RefreshedVersion(under_towers(trained, refreshed, catalogue.new_items, fresh), counts)
+
+
+def _count_events(trained: Source, refreshed: Refreshed, version_dir: str, events: str) -> FreshStatistics | None:
+    """The statistics of today; None where no table of events says them."""
+    cut, row = trained.corpus.cut, refreshed.trained_row
     stamped = read_fingerprint(extra_config_dir(version_dir)).statistics_as_of
-    if catalogue.events:
-        since = stamped or corpus.cut
-        fresh = fresh_statistics(config.data, catalogue.events, refreshed.corpus, made["item_stats"], since)
-        made |= {"item_stats": fresh.item, "category_stats": fresh.category}
-        made["statistics_as_of"] = np.array(fresh.as_of)
-        counts["events counted"], is_known = fresh.num_events, fresh.is_seen
-    elif stamped > corpus.cut:
+    if events:
+        as_trained = trained.arrays["item_stats"][row]
+        return fresh_statistics(trained.config.data, events, refreshed.corpus, as_trained, stamped or cut)
+    if stamped > cut:
         raise UserError(
             f"the statistics of {version_dir} were renewed by --events, and would fall back to those of the run's cut: "
             "give --events again, the whole log of today"
         )
-    if catalogue.new_items == "typical":
-        made["item_stats"] = _with_typical_stats(made["item_stats"], refreshed.corpus, is_known)
-    return RefreshedVersion(Source(config, refreshed.corpus, made, models, towers), counts)
+    return None
 
 
 def _refresh_items(config: Config, corpus: Corpus, exported: Corpus, catalogue: Catalogue) -> Refreshed:
@@ -106,6 +107,27 @@ def _refresh_items(config: Config, corpus: Corpus, exported: Corpus, catalogue: 
     return refreshed
 
 
+def under_towers(trained: Source, refreshed: Refreshed, new_items: str, fresh: FreshStatistics | None = None) -> Source:
+    """The towers of a run with another catalogue under them.
+
+    Args:
+      trained: corpus, arrays and models of the run; the config of the version.
+      refreshed: of the run's corpus.
+      new_items: as of `Catalogue`.
+      fresh: statistics newer than those of the run's cut.
+    """
+    row, corpus, arrays = refreshed.trained_row, refreshed.corpus, trained.arrays
+    models = refresh_models(trained.config, trained.models, corpus, arrays["item_svd"][row], row)
+    item_stats, has_own = arrays["item_stats"][row], row != schema.UNKNOWN
+    if fresh is not None:
+        item_stats, has_own = fresh.item, fresh.is_seen
+        arrays = arrays | {"category_stats": fresh.category, "statistics_as_of": np.array(fresh.as_of)}
+    if new_items == "typical":
+        item_stats = _with_typical_stats(item_stats, corpus, has_own)
+    arrays = arrays | {"item_stats": item_stats, "taste_rows": arrays["taste_rows"][:, row]}
+    return Source(trained.config, corpus, arrays, models, trained.towers)
+
+
 def _keep_items(corpus: Corpus, exported: Corpus) -> Refreshed:
     """The catalogue of the last version."""
     row = corpus.find_items(exported.item_id)
@@ -113,13 +135,13 @@ def _keep_items(corpus: Corpus, exported: Corpus) -> Refreshed:
     return Refreshed(exported, row, {"unchanged": exported.num_offered - schema.FIRST_KNOWN})
 
 
-def _with_typical_stats(item_stats: np.ndarray, corpus: Corpus, is_known: np.ndarray) -> np.ndarray:
+def _with_typical_stats(item_stats: np.ndarray, corpus: Corpus, has_own: np.ndarray) -> np.ndarray:
     """Statistics [V, 3] with the median of the category's known items where the item has none of its own."""
     stats = item_stats.copy()
     for low, high in zip(
         corpus.category_offset[schema.FIRST_KNOWN :], corpus.category_offset[schema.FIRST_KNOWN + 1 :], strict=False
     ):
-        is_new = ~is_known[low:high]
+        is_new = ~has_own[low:high]
         if is_new.any() and not is_new.all():
             stats[low:high][is_new] = np.median(item_stats[low:high][~is_new], axis=0)
     return stats
@@ -138,8 +160,10 @@ def _require_same_towers(towers: str, run_dir: str, version_dir: str) -> None:
 def _table_spec(data: DataConfig, corpus: Corpus, catalogue: Catalogue) -> DataConfig:
     """How to read the table: the run's column names unless told otherwise, and every feature of the towers."""
     name = catalogue.item_name_column
-    # No table holds learned clusters: the log's own category says where an item without one goes.
-    context = own_context(data) if num_clusters(corpus.context) else corpus.context
+    context = corpus.context
+    if num_clusters(context):
+        # No table holds learned clusters: the log's own category, if the run had one, says where a new item goes.
+        context = own_context(data) if own_context(data) in corpus.feature_values else CLUSTERS
     return dataclasses.replace(
         data,
         items=catalogue.items,

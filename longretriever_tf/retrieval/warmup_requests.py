@@ -16,6 +16,7 @@ from longretriever_tf.config import Config
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.input_names import profile_inputs
 from longretriever_tf.retrieval.controls import default_columns
+from longretriever_tf.text import as_raw_ids, is_text
 
 WARMUP_NAME = "tf_serving_warmup_requests"
 """TensorFlow Serving looks for this file in `assets.extra`."""
@@ -77,7 +78,7 @@ def _fill(target: Mapping[str, predict_pb2.PredictRequest], columns: Mapping[str
 def _questions(config: Config, corpus: Corpus, towers: str) -> Iterator[tuple[str, Columns]]:
     """Signature names and columns; every input is given, for servers that know no defaults."""
     rng = np.random.default_rng(_SEED)
-    dtype = tf.int64 if corpus.item_id.dtype.kind in "iu" else tf.string
+    dtype = tf.string if is_text(corpus.item_id) else tf.int64
     profile = profile_inputs(corpus.profile_values, config.model.profile)
     # One seed per request: what is drawn without one could not be compared.
     options = default_columns(config.retrieval, dtype) | {"seed": tf.constant([_SEED], tf.int64)}
@@ -102,11 +103,11 @@ def _repeat(value: tf.Tensor, num: int) -> tf.Tensor:
 
 def _history(rng: np.random.Generator, corpus: Corpus, profile: list[str], num_users: int, length: int) -> Columns:
     """Made-up lives: any offered items, at any time of the last months before the cut."""
-    known = corpus.item_id[schema.FIRST_KNOWN : corpus.num_offered]
-    items = rng.choice(known, [num_users, length]) if len(known) else np.zeros([num_users, 0], np.int64)
+    known = as_raw_ids(corpus.item_id)[schema.FIRST_KNOWN : corpus.num_offered]
+    items = rng.choice(known, [num_users, length]) if len(known) else np.empty([num_users, 0], known.dtype)
     age = rng.integers(1, _DAYS * schema.DAY_S, items.shape)
     return {
-        "history_item_id": tf.constant(items.astype(np.int64) if items.dtype.kind in "iu" else items.astype(str)),
+        "history_item_id": tf.constant(items),
         "history_timestamp": tf.constant(np.sort(np.maximum(corpus.cut - age, 1), axis=1)),
         "request_timestamp": tf.fill([num_users], tf.constant(corpus.cut, tf.int64)),
         **{name: tf.fill([num_users], schema.MISSING) for name in profile},
