@@ -4,6 +4,7 @@ The export is loaded by a child process that imports TensorFlow alone, as a serv
 """
 
 import dataclasses
+import json
 import os
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import reference
 import tensorflow as tf
 from fresh import ask_fresh
+from trained import run_module
 
 from longretriever_tf import schema
 from longretriever_tf.data.activity import user_activity
@@ -368,3 +370,19 @@ def test_eq3_falls_back_to_popular_categories_for_an_empty_life_and_says_so(part
     assert found["interest_category"][1, :num].numpy().astype(str).tolist() == best
     assert_close(found["interest_score"][1, :num], [scores[name] for name in best])
     assert int(found["num_valid"][1]) == K
+
+
+def test_an_export_is_judged_by_its_own_answers(trained, tmp_path):
+    """By the command: the row of the export has the figures of the run asked in the same way."""
+    output = str(tmp_path / "metrics.json")
+    flags = f"--run_dir={trained.run_dir}", f"--export_dir={trained.export_dir}", f"--output={output}"
+    done = run_module("evaluate", *flags, "--baselines=none", "--noplots")
+    assert done.returncode == 0, done.stderr
+    with open(output, encoding="utf-8") as file:
+        models = json.load(file)["models"]
+    assert next(iter(models)) == "as served, 5 of top 5" and "as served" in done.stdout
+    for task in ("all", "novel"):
+        served, run = (models[name][task] for name in ("as served, 5 of top 5", "longretriever, 5 of top 5"))
+        assert {"recall@20", "ndcg@100", "mrr@500"} <= {name.lower() for name in served}
+        for name, value in run.items():
+            assert served[name] == pytest.approx(value, abs=2e-3), (task, name)
