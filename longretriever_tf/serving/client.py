@@ -104,6 +104,11 @@ class Client:
         towers = self._ask("fingerprint", {"expected": np.array([expected])})["towers"][0]
         return towers.decode() if isinstance(towers, bytes) else towers
 
+    def statistics_as_of(self) -> int:
+        """Until when the statistics of items count events, seconds UTC; 0: the export is too old to tell."""
+        answer = self._ask("fingerprint", {"expected": np.array([""])})
+        return int(answer["statistics_as_of"][0]) if "statistics_as_of" in answer else 0
+
     def inputs(self, signature: str) -> dict[str, InputSpec]:
         """Inputs of a signature, as the server tells them; read again every `metadata_s`.
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from longretriever_tf.errors import UserError
+from longretriever_tf.input_names import input_of_profile
 from longretriever_tf.text import as_text, is_text
 
 ItemId = int | str
@@ -23,6 +24,7 @@ _NUMPY = {"DT_INT64": np.int64, "DT_INT32": np.int32, "DT_FLOAT": np.float32, "D
 _NEUTRAL: dict[str, Any] = {"seed": -1, "exploration": 0, "goal": "all", "history_weight": 1.0}
 """What says nothing on any export; used where the server does not tell its defaults."""
 
+_COUNTS = ("num_unknown_items", "num_unknown_excluded")
 _CATEGORY_LISTS = ("allowed_category", "forbidden_category")
 _SCALARS = ("k", "num_interests", "top_interests", "seed", "exploration", "merge", "goal")
 
@@ -44,7 +46,7 @@ class Request:
       history_timestamp: seconds UTC of each, above 0, events of one basket at its earliest, as in training; those at
         or after the request are ignored.
       request_timestamp: seconds UTC.
-      profile: values by profile column; a missing one is unknown.
+      profile: values by column of the users table; a missing one is unknown. None is sent to a model that reads none.
       history_weight: weight of each event in the interest score; all 1 by default.
       k: length of the list.
       num_interests, top_interests: N interests are drawn from the best M.
@@ -125,11 +127,23 @@ class Interest:
 
 @dataclasses.dataclass(frozen=True)
 class Response:
-    """One user's answer: the list, best first, and the interests behind it; `num_valid` is the list's length."""
+    """One user's answer.
+
+    Attributes:
+      candidates: the list, best first.
+      interests: those behind it.
+      num_valid: the list's length.
+      unknown_category: names in the request's lists of categories that the model does not know: misspelt, perhaps.
+      num_unknown_items: events of the history whose item the model does not know.
+      num_unknown_excluded: items to leave out that it does not know.
+    """
 
     candidates: tuple[Candidate, ...]
     interests: tuple[Interest, ...]
     num_valid: int
+    unknown_category: tuple[str, ...] = ()
+    num_unknown_items: int = 0
+    num_unknown_excluded: int = 0
 
 
 def lead_with_padding(request: Request, inputs: Mapping[str, InputSpec]) -> Request:
@@ -188,10 +202,13 @@ def read_responses(outputs: Mapping[str, Any]) -> list[Response]:
     columns = {name: _plain(column) for name, column in outputs.items()}
     interests = read_interests(columns)
     names = ("item_id", "score", "category", "interest_rank")
+    told = "unknown_category" in columns  # not by exports of before there was such an answer
     responses = []
     for row, num in enumerate(columns["num_valid"]):
         cells = zip(*(columns[name][row][:num] for name in names), strict=True)
-        responses.append(Response(tuple(Candidate(*cell) for cell in cells), interests[row], num))
+        unknown = tuple(name for name in columns["unknown_category"][row] if name) if told else ()
+        counts = (columns[name][row] for name in _COUNTS) if told else ()
+        responses.append(Response(tuple(Candidate(*cell) for cell in cells), interests[row], num, unknown, *counts))
     return responses
 
 
@@ -220,10 +237,10 @@ def _plain(column: Any) -> Any:
 def _check_profile(requests: Sequence[Request], inputs: Mapping[str, InputSpec]) -> None:
     given = {name for request in requests for name in request.profile}
     known = {name for name in inputs if name not in Request.__dataclass_fields__ and name not in _NOT_PROFILE}
-    if given - known:
+    odd = sorted(name for name in given if input_of_profile(name) not in known)
+    if known and odd:  # a model that reads no profile is sent none
         raise UserError(
-            f"profile column {sorted(given - known)[0]!r} is not an input of the model; its profile columns: "
-            f"{', '.join(sorted(known)) or 'none'}"
+            f"profile column {odd[0]!r} is not an input of the model; its profile columns: {', '.join(sorted(known))}"
         )
 
 
@@ -248,7 +265,11 @@ def _column(name: str, spec: InputSpec, requests: Sequence[Request]) -> list[Any
         return [request.request_timestamp for request in requests]
     if name in _SCALARS:
         return _scalars(name, spec, requests)
-    return [request.profile.get(name, "") for request in requests]
+    return [_profile(request).get(name, "") for request in requests]
+
+
+def _profile(request: Request) -> dict[str, str]:
+    return {input_of_profile(column): value for column, value in request.profile.items()}
 
 
 def _scalars(name: str, spec: InputSpec, requests: Sequence[Request]) -> list[Any] | None:
