@@ -1,7 +1,7 @@
 """`python -m longretriever_tf.doctor`: what is installed, what is missing and the cure. Paste it into an issue.
 
-Standard library alone, so that it runs where nothing is installed. TensorFlow is loaded in a child process: a build
-that the processor cannot run kills the child, and is reported.
+It runs where nothing is installed: `packaging`, which reads requirements, is imported when needed. TensorFlow is loaded
+in a child process: a build that the processor cannot run kills the child, and is reported.
 """
 
 import argparse
@@ -14,9 +14,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from longretriever_tf import __version__
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 GOOD, WARN, BAD = "ok", "warn", "BAD"
 _NEED_MEMORY_GB = 4.0
@@ -49,35 +53,18 @@ class Check:
 
 
 def version_satisfies(version: str, specifier: str) -> bool:
-    """Whether `version` meets comma separated bounds (==1.2.*, >=1, <2); no bound is always met.
+    """Whether `version` meets comma separated bounds (==1.2.*, >=1, <2), by the rules of pip; no bound is always met.
+
+    A pre-release that is installed is compared like any other version; `packaging.version.InvalidVersion` is raised for
+    what is no version.
 
     >>> version_satisfies("2.20.1", "==2.20.*"), version_satisfies("2.5.0", ">=2.1,<2.5")
     (True, False)
     """
-    return all(_meets(version, bound.strip()) for bound in specifier.split(",") if bound.strip())
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import Version
 
-
-def _meets(version: str, bound: str) -> bool:
-    operator, wanted = re.fullmatch(r"(==|>=|<=|!=|<|>)\s*(\S+)", bound).groups()  # type: ignore[union-attr]
-    have, want = _release(version), _release(wanted)
-    if wanted.endswith(".*"):
-        have = have[: len(want)]
-    width = max(len(have), len(want))
-    have, want = have + (0,) * (width - len(have)), want + (0,) * (width - len(want))
-    return {
-        "==": have == want,
-        "!=": have != want,
-        ">=": have >= want,
-        "<=": have <= want,
-        ">": have > want,
-        "<": have < want,
-    }[operator]
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """The leading numbers: '2.20.1rc1' -> (2, 20, 1)."""
-    leading = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(part) for part in leading.group().split(".")) if leading else ()
+    return SpecifierSet(specifier).contains(Version(version), prereleases=True)
 
 
 def declared_requirements() -> list[str]:
@@ -88,34 +75,90 @@ def declared_requirements() -> list[str]:
 
         parser = configparser.ConfigParser(interpolation=None)
         parser.read(path, encoding="utf-8")
-        return parser.get("options", "install_requires", fallback="").split("\n")[1:]
+        lines = parser.get("options", "install_requires", fallback="").splitlines()
+        return [line.strip() for line in lines if line.strip()]
     try:
         declared = importlib.metadata.requires("longretriever_tf") or []
     except importlib.metadata.PackageNotFoundError:
         return []
-    return [requirement for requirement in declared if "extra ==" not in requirement]
+    return [requirement for requirement in declared if not re.search(r";.*\bextra\b", requirement)]
 
 
-def check_requirements(requirements: Iterable[str]) -> Iterator[Check]:
-    """Each requirement against the installed version; those of another platform are named, not missed."""
-    for requirement in requirements:
-        text, _, marker = requirement.partition(";")
-        name, specifier = re.fullmatch(r"([\w.-]+)(?:\[[\w,-]+\])?\s*(.*)", text.strip()).groups()  # type: ignore[union-attr]
-        wanted = f"wanted {specifier}" if specifier else "any version"
-        elsewhere = "linux" in marker and sys.platform != "linux"
+def check_requirements(requirements: Iterable[str], environment: Mapping[str, str] | None = None) -> Iterator[Check]:
+    """Each requirement against the installed version; one whose marker excludes this machine is named, not missed.
+
+    Args:
+      requirements: as in setup.cfg: `scann[tf]==1.4.2; sys_platform == "linux"`.
+      environment: values of markers (`python_version`, `sys_platform`, ...) to use instead of this interpreter's.
+    """
+    try:
+        from packaging.requirements import InvalidRequirement, Requirement
+    except ImportError:  # nothing is installed: say which packages are missing, and leave bounds and markers alone
+        yield from map(_check_presence, requirements)
+        return
+    values = {"sys_platform": sys.platform, "extra": "", **(environment or {})}
+    for text in requirements:
         try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            yield (
-                Check(WARN, name, "not installed", "Linux only: all but ScaNN indexes works here")
-                if elsewhere
-                else Check(BAD, name, f"not installed ({wanted})", _REINSTALL)
-            )
+            requirement = Requirement(text)
+        except InvalidRequirement as error:
+            yield Check(BAD, text, f"no requirement: {str(error).splitlines()[0]}", "correct it in setup.cfg")
             continue
-        if version_satisfies(version, specifier):
-            yield Check(GOOD, name, f"{version} ({wanted})")
+        if requirement.marker is None or requirement.marker.evaluate(values):
+            yield _check_version(requirement, values)
+        elif "linux" in str(requirement.marker):
+            found = f"not for this machine ({requirement.marker})"
+            yield Check(WARN, requirement.name, found, "Linux only: all but ScaNN indexes works here")
         else:
-            yield Check(BAD, name, f"{version} ({wanted})", f"python -m pip install '{name}{specifier}'")
+            yield Check(GOOD, requirement.name, f"not needed here (only where {requirement.marker})")
+
+
+def _check_presence(text: str) -> Check:
+    """Without `packaging`: whether the package that a requirement names is installed at all."""
+    bare, _, marker = (part.strip() for part in text.partition(";"))
+    name = (re.match(r"[\w.-]+", bare) or [bare])[0]
+    try:
+        found = f"{importlib.metadata.version(name)} (not compared: packaging is not installed)"
+        return Check(WARN, name, found, _REINSTALL)
+    except importlib.metadata.PackageNotFoundError:
+        found = f"not installed (wanted {bare[len(name) :].strip() or 'any version'})"
+        return Check(WARN, name, f"{found}; needed where {marker}") if marker else Check(BAD, name, found, _REINSTALL)
+
+
+def _check_version(requirement: "Requirement", environment: Mapping[str, str]) -> Check:
+    """A requirement that holds here, against what is installed, the requirements of its extras included."""
+    from packaging.version import InvalidVersion
+
+    name, extras = requirement.name, ",".join(sorted(requirement.extras))
+    bounds = sorted(requirement.specifier, key=lambda bound: bound.operator, reverse=True)  # from low to high
+    specifier = ",".join(map(str, bounds))
+    wanted = f"wanted {specifier}" if specifier else "any version"
+    cure = f"python -m pip install '{name}{f'[{extras}]' if extras else ''}{specifier}'"
+    try:
+        version = importlib.metadata.version(name)
+        if not version_satisfies(version, specifier):
+            return Check(BAD, name, f"{version} ({wanted})", cure)
+    except importlib.metadata.PackageNotFoundError:
+        return Check(BAD, name, f"not installed ({wanted})", _REINSTALL)
+    except (InvalidVersion, TypeError, KeyError):  # metadata that was damaged, or made by hand
+        return Check(BAD, name, f"installed without a valid version ({wanted})", f"{cure} --force-reinstall")
+    for unmet in _unmet_of_extras(requirement, environment):
+        return Check(BAD, name, f"{version} ({wanted}), but {unmet}", cure)
+    return Check(GOOD, name, f"{version} ({wanted})")
+
+
+def _unmet_of_extras(requirement: "Requirement", environment: Mapping[str, str]) -> Iterator[str]:
+    """What a requirement's extras (the tf of `scann[tf]`) ask for and is not installed, or in another version."""
+    from packaging.requirements import Requirement
+
+    of_package = [Requirement(text) for text in importlib.metadata.requires(requirement.name) or []]
+    for extra in sorted(requirement.extras):
+        values = {**environment, "extra": extra}
+        for needed in of_package:
+            if needed.marker is None or "extra" not in str(needed.marker) or not needed.marker.evaluate(values):
+                continue
+            check = _check_version(needed, environment)
+            if check.status == BAD:
+                yield f"its extra [{extra}] needs {needed.name}: {check.found}"
 
 
 def check_machine() -> Iterator[Check]:

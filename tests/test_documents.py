@@ -306,6 +306,10 @@ def test_the_readme_takes_a_newcomer_to_an_explained_list(tmp_path):
         done = subprocess.run(line, cwd=tmp_path, text=True, capture_output=True, timeout=1200, env=env)
         assert done.returncode == 0, f"{shlex.join(line)}\n{done.stderr}"
         ran.append(command)
+        if command == "evaluate":
+            table = done.stdout[: done.stdout.index("written: ")].splitlines()
+            assert max(len(line) for line in table if "--" not in line) <= 80
+            assert re.search(r"^all recall@100 .*[+-]0\.\d{4} \[-?0\.\d{4}, -?0\.\d{4}\]", done.stdout, re.M)
     for path in (
         "runs/mine/training.png",
         "runs/mine/metrics.png",

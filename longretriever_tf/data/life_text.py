@@ -1,12 +1,12 @@
-"""A log's life as aligned text, at most 120 columns, each block with one line on how to read it."""
+"""A log's life as aligned text, as wide as the terminal, each block with one line on how to read it."""
 
 import textwrap
 from collections.abc import Sequence
 
 from longretriever_tf.data.life_advice import Finding
 from longretriever_tf.data.life_figures import RECENT, SHORT, TOP, Figures
+from longretriever_tf.text_table import render_table, terminal_width, wrap_text
 
-_WIDTH = 110
 _MARKS = {"good": "[+]", "fair": "[~]", "poor": "[-]"}
 
 
@@ -33,22 +33,26 @@ def render_life(title: str, figures: Figures, findings: Sequence[Finding], warni
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
+def _width() -> int:
+    """Columns to write for: the terminal's, as far as a line is still easy to read."""
+    return min(terminal_width(), 110)
+
+
 def _block(title: str, note: str, lines: Sequence[str]) -> str:
-    return "\n".join([title.upper(), *textwrap.wrap(note, _WIDTH), *(f"  {line}".rstrip() for line in lines)])
+    return "\n".join(
+        [title.upper(), *textwrap.wrap(note, _width()), *(part for line in lines for part in _indent(line))]
+    )
 
 
-def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned lines: the first column left, the others right.
+def _indent(line: str) -> list[str]:
+    """A line of a block; prose that is too wide goes on in the next line (tables are narrow enough already)."""
+    if len(line) <= terminal_width() - 2:
+        return [f"  {line}".rstrip()]
+    return textwrap.wrap(line, _width(), initial_indent="  ", subsequent_indent="    ")
 
-    >>> render_table(["", "p90"], [["users", "7"], ["a", "12"]])
-    ['       p90', 'users    7', 'a       12']
-    """
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = []
-    for row in (header, *rows):
-        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join([row[0].ljust(widths[0]), *cells]).rstrip())
-    return lines
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return render_table(header, rows, width=terminal_width() - 2)  # a block indents by two
 
 
 def _percent(share: float) -> str:
@@ -74,22 +78,24 @@ def _head(title: str, figures: Figures) -> str:
     lines = [size, span]
     if log["items_without_events"]:
         lines.append(f"{log['items_without_events']:,} more items of the item table have no event; they count nowhere")
-    return "\n".join([f"The life of {title}", "=" * len(f"The life of {title}"), *lines])
+    return "\n".join(
+        [
+            f"The life of {title}",
+            "=" * len(f"The life of {title}"),
+            *(part for line in lines for part in wrap_text(line)),
+        ]
+    )
 
 
 def _fit(findings: Sequence[Finding]) -> str:
     width = max(len(finding.topic) for finding in findings)
     indent = " " * (width + 6)
     lines = [
-        "\n  ".join(
-            textwrap.wrap(
-                f"{_MARKS[f.verdict]} {f.topic.ljust(width)}  {f.reason}",
-                _WIDTH,
-                subsequent_indent=indent,
-                drop_whitespace=True,
-            )
-        )
+        line
         for f in findings
+        for line in textwrap.wrap(
+            f"{_MARKS[f.verdict]} {f.topic.ljust(width)}  {f.reason}", _width() - 2, subsequent_indent=indent
+        )
     ]
     return _block("Does the method fit?", "[+] good  [~] fair  [-] poor; rules of thumb, figures below", lines)
 
@@ -97,7 +103,9 @@ def _fit(findings: Sequence[Finding]) -> str:
 def _warnings(warnings: Sequence[str]) -> str:
     if not warnings:
         return _block("Warnings", "none: nothing unusual found", [])
-    lines = ["\n  ".join(textwrap.wrap(f"! {warning}", _WIDTH, subsequent_indent="  ")) for warning in warnings]
+    lines = [
+        line for warning in warnings for line in textwrap.wrap(f"! {warning}", _width() - 2, subsequent_indent="  ")
+    ]
     return _block("Warnings", "unusual things; each may be right, but look before training", lines)
 
 
@@ -127,9 +135,9 @@ def _lives(figures: Figures) -> str:
         "Lives",
         "How long users live in the log, and what a model of recent events would never see.",
         [
-            *render_table(_DISTRIBUTION_HEADER, rows),
+            *_table(_DISTRIBUTION_HEADER, rows),
             "",
-            *render_table(["share of events ...", "of all", f"of each category's last {length}"], shares),
+            *_table(["share of events ...", "of all", f"of each category's last {length}"], shares),
             "",
             f"{_percent(lives['repeat_share'])} of events repeat an item that the user had before",
         ],
@@ -147,7 +155,7 @@ def _subsequences(figures: Figures) -> str:
         "Subsequences",
         note,
         [
-            *render_table(_DISTRIBUTION_HEADER, rows),
+            *_table(_DISTRIBUTION_HEADER, rows),
             "",
             (
                 f"{_percent(found['share_short'])} of (user, category) pairs hold {SHORT} events or fewer, "
@@ -182,7 +190,7 @@ def _split(figures: Figures) -> str:
     return _block(
         "Split",
         "Global in time. A target is an item that a user with a past takes in the window, if it had an event before.",
-        [*render_table(["", *names], rows), "", *_reach(split)],
+        [*_table(["", *names], rows), "", *_reach(split)],
     )
 
 
@@ -198,7 +206,7 @@ def _reach(split: Figures) -> list[str]:
     ]
     return [
         "Where their categories stand among the user's interests (eq. 3 at the window's start): a hard ceiling.",
-        *render_table(["", *(f"top {n}" for n in TOP), "never touched"], rows),
+        *_table(["", *(f"top {n}" for n in TOP), "never touched"], rows),
     ]
 
 
@@ -213,11 +221,11 @@ def _negatives(figures: Figures) -> str:
         "Negatives",
         "Items of a category are all the negatives that an in-context batch can find.",
         [
-            *render_table(_DISTRIBUTION_HEADER, [_distribution("items per category", negatives["items_per_category"])]),
+            *_table(_DISTRIBUTION_HEADER, [_distribution("items per category", negatives["items_per_category"])]),
             "",
             *few,
             "",
-            *render_table(["largest categories", "events", "items"], rows),
+            *_table(["largest categories", "events", "items"], rows),
         ],
     )
 
@@ -235,7 +243,7 @@ def _columns(figures: Figures) -> str:
     return _block(
         "Columns",
         "Side features of items and profile of users; missing is a value of its own.",
-        render_table(["", "values", "missing", "by events"], rows),
+        _table(["", "values", "missing", "by events"], rows),
     )
 
 
@@ -266,5 +274,5 @@ def _contexts(figures: Figures) -> str:
         "Other contexts",
         "Each item column as the context (* the one in use). Coarser: longer subsequences, "
         "fewer interests to search, easier negatives.",
-        render_table(header, rows),
+        _table(header, rows),
     )

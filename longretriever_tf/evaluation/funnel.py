@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from longretriever_tf.evaluation.channels import COUNTS, RATIOS, Pairs, count_channel, expose, pool
-from longretriever_tf.evaluation.metrics import Interval
+from longretriever_tf.evaluation.metrics import Interval, resampled_sums
 from longretriever_tf.evaluation.ranker import Ranker, RankerConfig, fit_ranker
 from longretriever_tf.evaluation.truth import Truth
 
@@ -196,11 +196,8 @@ def ratios_of(sums: np.ndarray) -> np.ndarray:
 
 def bootstrap_ratios(counts: np.ndarray, seed: int, n: int) -> np.ndarray:
     """Ratios of `n` resamplings of the users, the same users for every row: [rows, COUNTS, U] -> [n, rows, RATIOS]."""
-    random, num_users = np.random.default_rng(seed), counts.shape[-1]
-    flat = counts.reshape(-1, num_users).astype(np.float64)
-    drawn = (np.bincount(random.integers(num_users, size=num_users), minlength=num_users) for _ in range(n))
-    sums = np.stack([flat @ times for times in drawn]).reshape(n, *counts.shape[:-1])
-    return ratios_of(sums)
+    sums = resampled_sums(counts.reshape(-1, counts.shape[-1]).astype(np.float64), seed, n)
+    return ratios_of(sums.reshape(n, *counts.shape[:-1]))
 
 
 def _intervals(value: np.ndarray, resampled: np.ndarray) -> dict[str, Interval | None]:

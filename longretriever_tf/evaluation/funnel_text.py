@@ -15,6 +15,7 @@ from longretriever_tf.evaluation.directions import (
 )
 from longretriever_tf.evaluation.funnel import Row
 from longretriever_tf.files import write_text_atomically
+from longretriever_tf.text_table import render_table, wrap_command, wrap_text
 
 _DETAILS = {
     "unique_share": "unique",
@@ -68,17 +69,14 @@ def write_report(path: str, report: dict[str, Any]) -> None:
 
 def text_report(report: dict[str, Any]) -> str:
     """The report for a terminal: header, then per stand its table and the paper's directions."""
-    lines = [f"{key}: {report[key]}" for key in _HEADER_KEYS]
+    lines = [wrap_command(f"{key}: {report[key]}") for key in _HEADER_KEYS]
     for name, stand in report["stands"].items():
         table = _cells(stand)
-        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-        lines += ["", f"stand {name}: beside {', '.join(stand['other_channels'])}"]
-        lines += ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table]
-        lines += ["", _summary_line(stand)]
+        lines += ["", *wrap_text(f"stand {name}: beside {', '.join(stand['other_channels'])}")]
+        lines += [*render_table(table[0], table[1:]), "", *wrap_text(_summary_line(stand))]
         for direction in stand["directions"]:
-            lines.append(f"  {direction['statement']}")
-            if direction["parts"]:
-                lines.append(f"      {direction['parts']}")
+            lines += wrap_text(direction["statement"], indent="  ")
+            lines += wrap_text(direction["parts"], indent="      ")
     return "\n".join(lines) + "\n"
 
 

@@ -8,10 +8,12 @@ from longretriever_tf.config import Config, RetrievalConfig
 from longretriever_tf.data.prepared import Prepared
 from longretriever_tf.errors import UserError
 from longretriever_tf.evaluation.calibration import CalibrationMeter
+from longretriever_tf.evaluation.differences import differences_to_best
 from longretriever_tf.evaluation.evaluator import Scorer, evaluate_many
 from longretriever_tf.evaluation.judge_baselines import BaselineChoice, find_settings, fit_all
 from longretriever_tf.evaluation.opened import open_window
 from longretriever_tf.evaluation.per_user import tabulate_users, write_users
+from longretriever_tf.evaluation.table import COLUMNS
 from longretriever_tf.evaluation.variants import Askable, Ways, ask_variants, average_draws, variants_of
 from longretriever_tf.models.finished import load_baseline, load_models
 from longretriever_tf.progress import Progress
@@ -37,6 +39,7 @@ def judge_run(
     baselines: BaselineChoice = _SIMPLE,
     ways: Ways = _ONE_WAY,
     users_path: str = "",
+    other_log: bool = False,
 ) -> dict[str, Any]:
     """Metrics of the run and the baselines on the window `split`, as `metrics.json` holds them.
 
@@ -47,19 +50,21 @@ def judge_run(
       baselines: which of them to judge too.
       ways: other ways of asking the run, judged too.
       users_path: where the figures of every user go (`per_user.tabulate_users`); empty: nowhere.
+      other_log: as of `opened.open_window`.
 
     Raises:
       UserError: the run has seen the window, has not finished, or is of another log.
     """
     asked = _variants(config, ways)
-    window = open_window(config, split, "--split={}")
+    window = open_window(config, split, "--split={}", other_log)
     corpus, truth = window.corpus, window.truth
     chosen = find_settings(baselines, config, window.log, window.cuts, _PROGRAM)
     if max_users:
         truth = truth.rows(0, min(max_users, truth.num_users))
     scorers = make_scorers(config, window.prepare(config))
     scorers += ask_variants(cast(Askable, scorers[0]), asked, ways.draw_seeds) if asked else []
-    scorers += fit_all(baselines, chosen, window.encoded, corpus.category_offset, window.moment)
+    rivals = fit_all(baselines, chosen, window.encoded, corpus.category_offset, window.moment)
+    scorers += rivals
     scorers[0] = meter = CalibrationMeter(scorers[0], truth, corpus.category_offset)
     progress = Progress(f"evaluating {len(scorers)} models", len(scorers) * truth.num_users, "users")
     chunk = max(16, min(_CHUNK, _MAX_SCORES // corpus.num_items))
@@ -79,6 +84,7 @@ def judge_run(
         "config": dataclasses.asdict(config),
         "baseline_settings": chosen,
         "models": {name: evaluation.summary() for name, evaluation in made.items()},
+        "differences": differences_to_best(made, truth, {rival.name for rival in rivals}, COLUMNS),
     }
 
 

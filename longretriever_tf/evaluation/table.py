@@ -2,11 +2,12 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from longretriever_tf.errors import UserError
 from longretriever_tf.files import write_text_atomically
+from longretriever_tf.text_table import render_table, wrap_command
 
 COLUMNS = (
     ("all", "recall@50"),
@@ -22,6 +23,7 @@ COLUMNS = (
 """The columns of a table by default; `metrics.json` holds many more."""
 
 _HEADER_KEYS = ("data", "split", "seed", "command", "date")
+_MAX_COMPARED = 3  # the run at its best, by its own requests and by the paper's; variants come after
 _SHORT = {"within_category": "within", "within_category_novel": "within novel"}
 
 
@@ -31,7 +33,8 @@ def write_json(path: str, metrics: dict[str, Any]) -> None:
     Args:
       path: of the file; its directory is made if need be.
       metrics: `{"split", "seed", "data", "command", "date", "models": {NAME: {"all": {"recall@100": ...},
-        "novel": {...}, "within_category": {...}}}}`; more keys are welcome.
+        "novel": {...}, "within_category": {...}}}}`; more keys are welcome, `differences` among them
+        (`differences.differences_to_best`).
 
     Raises:
       UserError: a header key is missing, or the file cannot be written (an old one is then untouched).
@@ -42,41 +45,53 @@ def write_json(path: str, metrics: dict[str, Any]) -> None:
 
 
 def text_table(metrics: dict[str, Any], columns: Sequence[tuple[str, str]] = COLUMNS) -> str:
-    """The table for a terminal: the header's facts, then a line per model, numbers right-aligned.
+    """The table for a terminal: the header's facts, a line per model, and the differences to the best baseline.
+
+    No line of it but a long fact is wider than the terminal (`text_table.terminal_width`); `metrics.json` has it all.
 
     Args:
       metrics: as `write_json` takes it.
       columns: (section, metric) pairs; a figure that a model lacks prints as "-".
     """
     _check_header(metrics)
-    rows = _cells(metrics, columns)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    facts = [f"{key}: {metrics[key]}" for key in _HEADER_KEYS]
-    return "\n".join([*facts, "", *_section_line(columns, widths), *lines]) + "\n"
+    rows = [
+        [name, *(_number(sections.get(section, {}).get(metric)) for section, metric in columns)]
+        for name, sections in metrics["models"].items()
+    ]
+    groups = ["", *(_SHORT.get(section, section) for section, _ in columns)]
+    facts = [wrap_command(f"{key}: {metrics[key]}") for key in _HEADER_KEYS]
+    lines = [*facts, "", *render_table(["model", *(metric for _, metric in columns)], rows, groups)]
+    return "\n".join([*lines, *_difference_lines(metrics.get("differences") or {}, columns)]) + "\n"
 
 
-def _cells(metrics: dict[str, Any], columns: Sequence[tuple[str, str]]) -> list[list[str]]:
-    """Header and one row per model, as text."""
-    rows = [["model"] + [metric for _, metric in columns]]
-    for name, sections in metrics["models"].items():
-        rows.append([name] + [_number(sections.get(section, {}).get(metric)) for section, metric in columns])
-    return rows
+def _difference_lines(differences: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> list[str]:
+    """A row per figure: the best baseline, and what each way of asking the run differs from it by."""
+    shown = list(differences)[:_MAX_COMPARED]
+    keys = [
+        (section, metric)
+        for section, metric in columns
+        if any(metric in differences[m].get(section, {}) for m in shown)
+    ]
+    if not keys:
+        return []
+    rows = []
+    for section, metric in keys:
+        found = [differences[model].get(section, {}).get(metric) for model in shown]
+        best = next(one["baseline"] for one in found if one)
+        rows.append([f"{_SHORT.get(section, section)} {metric}", best, *map(_difference, found)])
+    lines = ["", "difference to the best baseline [95% interval: paired bootstrap over users]"]
+    lines += render_table(["", "best baseline", *shown], rows)
+    if len(differences) > len(shown):
+        lines.append(f"{len(differences) - len(shown)} more under `differences` in the written file")
+    return lines
+
+
+def _difference(found: Mapping[str, float] | None) -> str:
+    return "-" if not found else f"{found['mean']:+.4f} [{found['low']:.4f}, {found['high']:.4f}]"
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:.4f}"
-
-
-def _section_line(columns: Sequence[tuple[str, str]], widths: list[int]) -> list[str]:
-    """A line that names each section over its first column; a name may run over the columns of its own section."""
-    line = " " * widths[0]
-    position, previous = widths[0], ""
-    for (section, metric), width in zip(columns, widths[1:], strict=True):
-        if section != previous:
-            line = line.ljust(position + 2 + max(0, width - len(metric))) + _SHORT.get(section, section)
-        position, previous = position + 2 + width, section
-    return [line.rstrip()]
 
 
 def _check_header(metrics: dict[str, Any]) -> None:

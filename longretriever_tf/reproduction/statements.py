@@ -122,10 +122,8 @@ def _pair_difference(ours: Line, rival: Line, task: str, k: int) -> metrics.Inte
         return None
     gain = np.bincount(user, a - b)
     size = np.bincount(user).astype(np.float64)
-    random = np.random.default_rng(_SEED)
-    draws = random.integers(len(size), size=(_RESAMPLINGS, len(size)))
-    means = [gain[draw].sum() / max(size[draw].sum(), 1.0) for draw in draws]
-    low, high = np.percentile(means, [2.5, 97.5])
+    sums = metrics.resampled_sums(np.stack([gain, size]), _SEED, _RESAMPLINGS)
+    low, high = np.percentile(sums[:, 0] / np.maximum(sums[:, 1], 1.0), [2.5, 97.5])
     return metrics.Interval(float(gain.sum() / size.sum()), float(low), float(high))
 
 

@@ -12,8 +12,6 @@ import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from longretriever_tf import schema
 from longretriever_tf.data.corpus import load_corpus
 from longretriever_tf.serving.explorer_users import warmup_users
@@ -23,6 +21,7 @@ from longretriever_tf.serving.manager import ModelManager
 from longretriever_tf.serving.predict import IsWanted, always
 from longretriever_tf.serving.rest import JSON, Reply
 from longretriever_tf.serving.status import ServingError, from_exception, invalid
+from longretriever_tf.text import as_text
 
 ROOT = "/explorer/"
 _MAX_ASKED = 100_000
@@ -108,7 +107,7 @@ def _read_names(path: str) -> dict[str, str]:
         return {}
     corpus = load_corpus(path)
     known = slice(schema.FIRST_KNOWN, None)
-    ids, names = corpus.item_id[known].astype(np.str_).tolist(), corpus.item_name[known].tolist()
+    ids, names = as_text(corpus.item_id[known]).tolist(), corpus.item_name[known].tolist()
     return {item: name for item, name in zip(ids, names, strict=True) if name and name != item}
 
 
