@@ -11,6 +11,15 @@ import numpy as np
 
 from longretriever_tf.errors import UserError
 from longretriever_tf.input_names import input_of_profile
+from longretriever_tf.serving.request_values import (
+    as_count,
+    as_list,
+    check_fits,
+    check_ids,
+    check_texts,
+    check_times,
+    check_weights,
+)
 from longretriever_tf.text import as_text, is_text
 
 ItemId = int | str
@@ -26,6 +35,7 @@ _NEUTRAL: dict[str, Any] = {"seed": -1, "exploration": 0, "goal": "all", "histor
 
 _COUNTS = ("num_unknown_items", "num_unknown_excluded")
 _CATEGORY_LISTS = ("allowed_category", "forbidden_category")
+_COUNT_BITS = {"k": 32, "num_interests": 32, "top_interests": 32, "exploration": 32, "seed": 64}
 _SCALARS = ("k", "num_interests", "top_interests", "seed", "exploration", "merge", "goal")
 
 
@@ -59,8 +69,11 @@ class Request:
       forbidden_category: never search these.
       forced_category: search these in any case; the weight multiplies the category's probability.
 
+    Lists may be numpy arrays or columns of pandas, numbers numpy's.
+
     Raises:
-      UserError: columns of different lengths, or ids of two kinds.
+      UserError: columns of different lengths, ids of two kinds, times in milliseconds, or a value that its field cannot
+        hold: it is never cast.
     """
 
     history_item_id: Sequence[ItemId]
@@ -81,11 +94,44 @@ class Request:
     forced_category: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._make_plain()
         num = len(self.history_item_id)
         for name in ("history_timestamp", "history_weight"):
             column = getattr(self, name)
             if column is not None and len(column) != num:
                 raise UserError(f"`{name}` has {len(column)} values for {num} in `history_item_id`; give one per event")
+
+    def _make_plain(self) -> None:
+        """Lists and numbers of numpy, pandas and others as Python's own, each checked by what the field holds."""
+
+        def put(name: str, value: Any) -> Any:
+            object.__setattr__(self, name, value)  # the class is frozen for everybody else
+            return value
+
+        check_ids("history_item_id", put("history_item_id", as_list("history_item_id", self.history_item_id)))
+        check_ids("exclude_item_id", put("exclude_item_id", as_list("exclude_item_id", self.exclude_item_id)))
+        check_times("history_timestamp", put("history_timestamp", as_list("history_timestamp", self.history_timestamp)))
+        moment = put("request_timestamp", as_count("request_timestamp", self.request_timestamp, 64))
+        check_times("request_timestamp", [moment], 1)
+        if self.history_weight is not None:
+            check_weights("history_weight", put("history_weight", as_list("history_weight", self.history_weight)))
+        for name in _CATEGORY_LISTS:
+            check_texts(name, put(name, as_list(name, getattr(self, name))))
+        for name, bits in _COUNT_BITS.items():
+            if getattr(self, name) is not None:
+                put(name, as_count(name, getattr(self, name), bits))
+        check_texts("merge", [self.merge or ""])
+        check_texts("goal", [self.goal or ""])
+        for name in ("forced_category", "profile"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise UserError(f"`{name}` must be a dict; received {getattr(self, name)!r}")
+        check_texts("forced_category", list(self.forced_category))
+        weights = put("forced_category", dict(zip(self.forced_category, self._forced_weights(), strict=True)))
+        check_weights("forced_category", list(weights.values()))
+        check_texts("profile", [*self.profile, *self.profile.values()])
+
+    def _forced_weights(self) -> Sequence[Any]:
+        return as_list("forced_category", list(self.forced_category.values()))
 
     @property
     def turns_knobs(self) -> bool:
@@ -185,7 +231,7 @@ def make_columns(requests: Sequence[Request], inputs: Mapping[str, InputSpec], m
     for name, spec in inputs.items():
         column = _column(name, spec, requests)
         if column is not None:
-            columns[name] = _cast(name, spec, column)
+            columns[name] = cast_column(name, spec, column)
         elif not may_omit:
             raise UserError(f"the server tells no default of `{name}`, and REST needs every input: set Request.{name}")
     return columns
@@ -295,17 +341,22 @@ def _padded(rows: Sequence[Sequence[Any]], fill: Any) -> list[list[Any]]:
     return [[*(row.tolist() if isinstance(row, np.ndarray) else row), *[fill] * (width - len(row))] for row in rows]
 
 
-def _cast(name: str, spec: InputSpec, column: list[Any]) -> np.ndarray:
+def cast_column(name: str, spec: InputSpec, column: list[Any]) -> np.ndarray:
     """An array of the input's dtype; numbers never become text, nor text numbers."""
     wanted = _NUMPY.get(spec.dtype)
     if wanted is None:
         raise UserError(f"input `{name}` has dtype {spec.dtype}, which no retriever of this package has")
     if wanted is np.object_:
         return _cast_text(name, column)
-    array = np.array(column) if np.size(column) else np.zeros(np.shape(column), wanted)
+    try:
+        array = np.array(column) if np.size(column) else np.zeros(np.shape(column), wanted)
+    except OverflowError:  # beyond what any type of numpy holds
+        array = np.array(column, np.object_)
     kinds, what = ("iu", "whole numbers") if np.issubdtype(wanted, np.integer) else ("iuf", "numbers")
     if array.dtype.kind not in kinds:
         raise UserError(f"`{name}` must hold {what}, as the model was trained; received {_odd(column, kinds)!r}")
+    if kinds == "iu":
+        check_fits(name, array, wanted)
     return array.astype(wanted)
 
 
@@ -315,6 +366,11 @@ def _cast_text(name: str, column: list[Any]) -> np.ndarray:
     odd = [value for value in array.flat if not isinstance(value, str)]
     if odd:
         raise UserError(f"`{name}` must hold text, as the model was trained; received {odd[0]!r}")
+    for value in array.flat:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"`{name}` holds {value[:60]!r}, half of a surrogate pair, which is no text") from None
     return array
 
 
