@@ -110,8 +110,9 @@ def test_status_is_answered_while_tensorflow_works(tmp_path):
             assert call(server, "GET", "/v1/models/toy")[0] == 200
             assert all(thread.is_alive() for thread in threads)
         finally:
-            for hold, thread in zip(holds, threads, strict=True):
+            for hold in holds:
                 hold.let_go()
+            for thread in threads:
                 thread.join()
 
 
