@@ -12,6 +12,7 @@ from longretriever_tf.baseline_config import LONGRETRIEVER, MODELS, BaselineConf
 from longretriever_tf.config_check import check_config, require
 from longretriever_tf.config_field import setting as _field
 from longretriever_tf.errors import UserError
+from longretriever_tf.files import explain_damage, read_json_object
 
 T = TypeVar("T")
 
@@ -30,20 +31,52 @@ class DataConfig:
     data_dir: str = _field(
         "", "Where TFDS keeps prepared data; empty: TFDS's own default (~/tensorflow_datasets or $TFDS_DATA_DIR)."
     )
-    events: str = _field("", "event_log: path of the events table (.parquet or .csv).")
-    items: str = _field(
-        "", "event_log: path of the optional items table; without it the events table must hold the context column."
+    events: str = _field(
+        "",
+        "event_log: the events table: a file (.parquet, .csv, .tsv, .txt, .dat, .jsonl, .feather; text also as .gz, "
+        ".bz2, .zst, .lz4), a directory or a glob of them, or a URL that fsspec reads (s3://...).",
     )
-    users: str = _field("", "event_log: path of the optional users table.")
+    items: str = _field(
+        "", "event_log: the optional items table; without it the events table must hold the context column."
+    )
+    users: str = _field("", "event_log: the optional users table.")
+    delimiter: str = _field(
+        "",
+        "event_log: what stands between the values of text, of one or more characters (:: or \\t). Empty: by the "
+        "file's ending, a comma in .csv, a tab in .tsv, else what the first line holds.",
+    )
+    quotes: bool = _field(
+        True,
+        "event_log: a value of text may stand in double quotes. False: quotes are plain text, as always where the "
+        "delimiter has several characters.",
+    )
+    encoding: str = _field("utf-8", "event_log: of text, such as latin-1 or utf-16.")
+    column_names: tuple[str, ...] = _field(
+        (), "event_log: columns of an events table of text without a header, comma separated (user_id,item_id,...)."
+    )
+    items_column_names: tuple[str, ...] = _field((), "event_log: the same of an items table without a header.")
+    users_column_names: tuple[str, ...] = _field((), "event_log: the same of a users table without a header.")
     user_column: str = _field("user_id", "event_log: column of the user's id.")
     item_column: str = _field("item_id", "event_log: column of the item's id, in the events and the items table.")
     timestamp_column: str = _field(
-        "timestamp", "event_log: column of the time: integer seconds since 1970 UTC, or a date and time."
+        "timestamp",
+        "event_log: column of the time: seconds since 1970 UTC, or a date and time. Kept to the second; what is finer "
+        "orders events.",
     )
     basket_column: str = _field(
         "",
         "event_log: optional column of the basket (order, session): its events are one "
         "moment, and never each other's history.",
+    )
+    max_basket_hours: float = _field(
+        24.0, "event_log: a basket that spans more than so many hours is no single moment; see --long_baskets."
+    )
+    long_baskets: str = _field(
+        "cut",
+        "event_log: what becomes of a basket longer than --max_basket_hours (receipt numbers that restart every day "
+        "make such). cut: it is cut where it pauses for more than a quarter of that, and then every so many hours. "
+        "refuse: the log is not read. keep: all its events move to its first moment.",
+        ("cut", "refuse", "keep"),
     )
     weight_column: str = _field("", "event_log: optional column of a positive event weight; eq. 3 then sums weights.")
     item_features: tuple[str, ...] = _field(
@@ -140,8 +173,15 @@ class TrainConfig:
         "validation",
         "Where training data ends. validation: before the validation window, which then "
         "guides early stopping. test: before the test window (a final fit: a fixed number of epochs, no "
-        "early stopping).",
-        ("validation", "test"),
+        "early stopping). none: all events, for production: nothing is left to judge the run by, so judge the same "
+        "flags with another cut first; a fixed number of epochs, or early stopping by --validation_users.",
+        ("validation", "test", "none"),
+    )
+    validation_users: float = _field(
+        0.0,
+        "cut=none: hold out this share of the users, who give no training example; their last --window_days guide "
+        "early stopping. Their events still count in vocabularies, item statistics and the SVD. 0: nobody, and no "
+        "early stopping.",
     )
     examples: str = _field(
         "snapshot",
@@ -185,7 +225,9 @@ class TrainConfig:
         0.5,
         "An example weighs (the user's targets at that moment) ** -this, so that heavy buyers do not drown the others.",
     )
-    patience: int = _field(1, "cut=validation: stop after this many epochs without a better validation recall.")
+    patience: int = _field(
+        1, "cut=validation, or --validation_users: stop after this many epochs without a better validation recall."
+    )
     taste_folds: int = _field(
         4,
         "user_context: a life's token is read through an SVD fitted without the users of its fold, one of so many, "
@@ -248,6 +290,21 @@ class RetrievalConfig:
     )
     max_k: int = _field(
         10_000, "Longest list that a request to the export may ask for; more is refused: memory and time grow with k."
+    )
+    max_candidates: int = _field(
+        10_000_000,
+        "Most candidates of one call to the export: rows x interests x k, and rows x categories x 10; more is refused "
+        "before any memory is asked for. Ten million take some 300 MB.",
+    )
+    max_values: int = _field(
+        4_000_000,
+        "Most values in one column of a call to the export, rows x the longest row, padding included: histories, lists "
+        "of items and categories; more is refused.",
+    )
+    strict: bool = _field(
+        False,
+        "The export refuses a request that names a category, or an item to leave out, which the model does not know. "
+        "By default it answers, and the answer names what it did not know.",
     )
 
 
@@ -330,11 +387,9 @@ def load_config(run_dir: str) -> Config:
             f"{run_dir!r} is not a run directory: {path} does not exist. Train one first: "
             f"python -m longretriever_tf.train --run_dir={run_dir}"
         )
-    with open(path, encoding="utf-8") as file:
-        try:
-            values = json.load(file)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path} is not JSON: {error}") from error
-    config = from_dict(Config, values, path)
+    cure = "restore it from a copy, or train again in another --run_dir"
+    values = read_json_object(path, cure)
+    with explain_damage(path, cure):
+        config = from_dict(Config, values, path)
     # The directory may have been moved or copied since: it is where it is.
     return dataclasses.replace(config, train=dataclasses.replace(config.train, run_dir=run_dir))

@@ -5,6 +5,7 @@ from typing import Any
 
 from longretriever_tf.baseline_config import LONGRETRIEVER, check_baselines
 from longretriever_tf.errors import UserError
+from longretriever_tf.input_names import check_profile_columns
 
 CLUSTERS = "clusters:"
 """--context=clusters:N: the context is learned."""
@@ -19,7 +20,12 @@ _TRAIN_FROM_0 = (
 def num_clusters(context: str) -> int:
     """N of the context "clusters:N"; 0 where it is a column of the log, or N is no number."""
     number = context.removeprefix(CLUSTERS)
-    return int(number) if context.startswith(CLUSTERS) and number.isdigit() else 0
+    return int(number) if asks_clusters(context) and number.isascii() and number.isdigit() else 0
+
+
+def asks_clusters(context: str) -> bool:
+    """Whether the context is learned; `num_clusters` says how many clusters, where that is a number."""
+    return context.startswith(CLUSTERS)
 
 
 def require(holds: bool, message: str) -> None:
@@ -50,7 +56,7 @@ def _check_values(config: Any) -> None:
             require(not choices or value in choices, f"--{field.name}={value!r}: expected one of {', '.join(choices)}")
     model, train, retrieval, index = config.model, config.train, config.retrieval, config.index
     for section, names in (
-        (config.data, ("window_days",)),
+        (config.data, ("window_days", "max_basket_hours")),
         (model, ("dim", "num_layers", "num_heads", "ff_dim", "max_length", "max_events", "temperature")),
         (
             train,
@@ -84,7 +90,15 @@ def _check_values(config: Any) -> None:
     )
     require(0 <= model.dropout <= 0.99, f"--dropout={model.dropout}: expected 0 to 0.99")
     require(0 <= model.unknown_rate <= 0.99, f"--unknown_rate={model.unknown_rate}: expected 0 to 0.99")
+    require(
+        0 <= train.validation_users <= 0.9, f"--validation_users={train.validation_users:g}: expected 0 to 0.9, a share"
+    )
     require(0 < index.scann_recall <= 1, f"--scann_recall={index.scann_recall}: expected above 0 and at most 1")
+    require(
+        retrieval.max_candidates >= retrieval.max_k,
+        f"--max_candidates={retrieval.max_candidates}: expected at least --max_k={retrieval.max_k}, one list of it",
+    )
+    require(retrieval.max_values >= 1, f"--max_values={retrieval.max_values}: expected a value above 0")
     require(retrieval.max_k >= 100, f"--max_k={retrieval.max_k}: expected at least 100, what requests get by default")
     require(
         index.check_queries >= 4,
@@ -96,7 +110,7 @@ def _check_combinations(config: Any) -> None:
     """Values that do not go together."""
     model, train, retrieval = config.model, config.train, config.retrieval
     require(
-        not config.data.context.startswith(CLUSTERS) or num_clusters(config.data.context) > 1,
+        not asks_clusters(config.data.context) or num_clusters(config.data.context) > 1,
         f"--context={config.data.context}: expected {CLUSTERS} and a number above 1, such as {CLUSTERS}300",
     )
     require(
@@ -108,8 +122,20 @@ def _check_combinations(config: Any) -> None:
         f"--num_interests={retrieval.num_interests} is above --top_interests={retrieval.top_interests}: "
         "N interests are drawn from the top M, so N <= M",
     )
+    require(
+        not train.validation_users or train.cut == "none",
+        f"--validation_users={train.validation_users:g} with --cut={train.cut}: that cut keeps windows apart for all "
+        "users; add --cut=none, or leave the flag out",
+    )
+    require(
+        not train.validation_users or model.model == LONGRETRIEVER,
+        f"--validation_users={train.validation_users:g} with --model={model.model}: only longretriever holds users "
+        "out; leave the flag out",
+    )
     if model.model != LONGRETRIEVER:
         return  # `check_baselines` has seen to the rest
+    if model.profile and config.data.dataset == "event_log":
+        check_profile_columns(config.data.user_features)
     require(
         model.svd_dim > 0 or not model.reads_taste,
         "--user_context reads the items' SVD: add --nouser_context, or leave --svd_dim above 0",

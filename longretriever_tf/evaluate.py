@@ -45,6 +45,12 @@ _VARIANTS = absl_flags.DEFINE_string(
 _DRAW_SEEDS = absl_flags.DEFINE_integer(
     "draw_seeds", 1, "Average so many draws of each variant that draws interests at random.", lower_bound=1
 )
+_OTHER_LOG = absl_flags.DEFINE_bool(
+    "other_log",
+    False,
+    "Judge on another log than the run was trained on, say the same one with newer events: the windows are counted "
+    "from its end, and must begin after the training's cut.",
+)
 _PLOTS = absl_flags.DEFINE_bool("plots", True, "Draw metrics.png, and the same into TensorBoard.")
 _DATA_DIR = absl_flags.DEFINE_string("data_dir", "", "Where TFDS keeps prepared data, if not where training found it.")
 
@@ -65,7 +71,9 @@ def main(argv: Sequence[str]) -> None:
     require_writable(os.path.dirname(os.path.abspath(output)))
     choice = BaselineChoice(_BASELINES.value, _SETTINGS.value, beside(output))
     ways = Ways(_VARIANTS.value, _DRAW_SEEDS.value)
-    metrics = judge_run(config, _SPLIT.value, _MAX_USERS.value, choice, ways, per_user_path(output))
+    metrics = judge_run(
+        config, _SPLIT.value, _MAX_USERS.value, choice, ways, per_user_path(output), other_log=_OTHER_LOG.value
+    )
     write_json(output, metrics)
     print(text_table(metrics))
     written = [output, *(draw_evaluation(output)[:1] if _PLOTS.value else ())]

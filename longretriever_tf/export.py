@@ -8,20 +8,38 @@ comes to exact search is printed, and kept in assets.extra/index.json.
 
 The version carries the fingerprint of its towers and warm-up requests. Before it takes its place, a fresh process loads
 it and must answer those requests as this one did.
+
+A last line says what the export holds of the log's catalogue and what it leaves out; --catalogue chooses.
 """
 
 from collections.abc import Sequence
 
+import numpy as np
 from absl import flags as absl_flags
 
 from longretriever_tf import flags
 from longretriever_tf.config import load_config
+from longretriever_tf.progress import stage
 
 flags.define_config_flags("retrieval", "index")
 _RUN_DIR = absl_flags.DEFINE_string("run_dir", "runs/default", "Run directory of a finished training.")
 _EXPORT_DIR = absl_flags.DEFINE_string("export_dir", "exports/longretriever", "Holds one folder per version.")
 _VERSION = absl_flags.DEFINE_integer(
     "version", 0, "Version number; 0 takes the next free one, an existing number is replaced.", lower_bound=0
+)
+_CATALOGUE = absl_flags.DEFINE_enum(
+    "catalogue",
+    "auto",
+    ["auto", "seen", "all"],
+    "Which items. seen: those with an event before the training cut, which `evaluate` judges. all: every item of the "
+    "log's items table; those without events get vectors from their features. auto: all for --cut=none, else seen.",
+)
+_NEW_ITEMS = absl_flags.DEFINE_enum(
+    "new_items",
+    "unseen",
+    ["unseen", "typical"],
+    "catalogue=all: statistics of the items without events. unseen: no one ever took them, so they come up late. "
+    "typical: the median of their category, so that they compete by their features.",
 )
 _CHECK = absl_flags.DEFINE_bool(
     "check", True, "Load the export in a fresh process and replay its warm-up requests before it takes its place."
@@ -32,16 +50,17 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     del argv
     config = flags.config_from_flags(load_config(_RUN_DIR.value))
-    from longretriever_tf.models.finished import load_for_export
-    from longretriever_tf.retrieval.fingerprint import fingerprint_towers
-    from longretriever_tf.retrieval.publish import Source, publish
-    from longretriever_tf.serving.replay import check_in_fresh_process  # TensorFlow takes seconds to load
+    with stage("loading TensorFlow"):
+        from longretriever_tf.retrieval.catalogue_version import export_version
+        from longretriever_tf.retrieval.publish import publish
+        from longretriever_tf.serving.replay import check_in_fresh_process
 
-    corpus, arrays, models = load_for_export(config)
-    towers = fingerprint_towers(config, corpus, models, arrays)
-    source = Source(config, corpus, arrays, models, towers)
+    with stage(f"reading the run {_RUN_DIR.value}"):
+        source, holds = export_version(config, _CATALOGUE.value, _NEW_ITEMS.value)
     replay = check_in_fresh_process if _CHECK.value else None
-    print(f"exported {publish(source, _EXPORT_DIR.value, _VERSION.value, replay).describe()}")
+    published = publish(source, _EXPORT_DIR.value, _VERSION.value, replay)
+    print(f"exported {published.describe()}")
+    print(f"{published.directory} {holds}; histories as of {np.datetime64(source.corpus.cut, 's')} UTC")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from longretriever_tf.errors import UserError
 
 flags.disclaim_key_flags()  # they belong to the command that asks for them, so that its --help lists them
 
+_HELP = ("help", "helpfull", "helpshort", "helpxml", "h", "?")
+
 _SECTIONS = {field.name: field.type for field in dataclasses.fields(config_lib.Config)}
 
 
@@ -75,7 +77,9 @@ def run_command(main: Callable[[Sequence[str]], Any]) -> None:
 
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
-        return app.parse_flags_with_usage(list(argv)) if _wants_help(argv) else flags.FLAGS(list(argv))
+        if _wants_help(argv):
+            _print_help(argv)
+        return flags.FLAGS(list(argv))
     except flags.Error as error:
         print(f"error: {error}\nhelp: python -m longretriever_tf.NAME --help lists every flag", file=sys.stderr)
         sys.exit(2)
@@ -85,4 +89,19 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _wants_help(argv: Sequence[str]) -> bool:
-    return any(arg.lstrip("-") in ("help", "helpfull", "helpshort", "h", "?") for arg in argv[1:])
+    return any(arg.startswith("-") and _bare(arg) in _HELP for arg in argv[1:])
+
+
+def _print_help(argv: Sequence[str]) -> None:
+    """Prints the help and ends with status 0: who asked for it made no mistake."""
+    asked = next(name for name in map(_bare, argv[1:]) if name in _HELP)
+    try:
+        flags.FLAGS([argv[0], f"--{'help' if asked in ('h', '?') else asked}"])
+    except SystemExit:
+        pass  # absl calls it a failure
+    sys.stdout.flush()
+    sys.exit(0)
+
+
+def _bare(arg: str) -> str:
+    return arg.lstrip("-").partition("=")[0]

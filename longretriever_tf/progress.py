@@ -1,9 +1,28 @@
 """A progress bar with rate and time left on a terminal; quiet lines where no one watches one. Imports no TensorFlow."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 
 from tqdm import tqdm
+
+_WORTH_A_TIME_S = 1.0
+
+
+@contextlib.contextmanager
+def stage(what: str) -> Iterator[None]:
+    """Says on stdout what begins, and how long it took where that was over a second: no command is silent for long.
+
+    Args:
+      what: say "reading the log".
+    """
+    print(f"{what} ...", flush=True)
+    start = time.monotonic()
+    yield
+    taken = time.monotonic() - start
+    if taken > _WORTH_A_TIME_S:
+        print(f"{what}: {taken:,.1f} s", flush=True)
 
 
 class Progress:

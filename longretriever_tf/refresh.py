@@ -16,6 +16,7 @@ from absl import flags as absl_flags
 
 from longretriever_tf import flags
 from longretriever_tf.config import load_config
+from longretriever_tf.progress import stage
 
 flags.define_config_flags("index")
 _RUN_DIR = absl_flags.DEFINE_string("run_dir", "runs/default", "Run directory that the export was made from.")
@@ -53,10 +54,11 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     del argv
     run_config = load_config(_RUN_DIR.value)
-    from longretriever_tf.retrieval.publish import publish
-    from longretriever_tf.retrieval.refreshed_version import Catalogue, refresh_version
-    from longretriever_tf.retrieval.saved_model import latest_version
-    from longretriever_tf.serving.replay import check_in_fresh_process  # TensorFlow takes seconds to load
+    with stage("loading TensorFlow"):
+        from longretriever_tf.retrieval.publish import publish
+        from longretriever_tf.retrieval.refreshed_version import Catalogue, refresh_version
+        from longretriever_tf.retrieval.saved_model import latest_version
+        from longretriever_tf.serving.replay import check_in_fresh_process
 
     version_dir = latest_version(_EXPORT_DIR.value)
     catalogue = Catalogue(
@@ -68,7 +70,8 @@ def main(argv: Sequence[str]) -> None:
         new_items=_NEW_ITEMS.value,
         max_retired=_MAX_RETIRED.value,
     )
-    source, counts = refresh_version(run_config, version_dir, catalogue)
+    with stage(f"laying {_ITEMS.value} under the towers of {_RUN_DIR.value}"):
+        source, counts = refresh_version(run_config, version_dir, catalogue)
     config = dataclasses.replace(source.config, index=flags.config_from_flags(source.config).index)
     source = source._replace(config=config)
     replay = check_in_fresh_process if _CHECK.value else None

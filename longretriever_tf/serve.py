@@ -9,9 +9,12 @@ New versions under the base path are taken over within a second, without a faile
 server after the requests in flight.
 """
 
+import gc
 import logging
 import os
 import signal
+import threading
+import time
 from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +23,7 @@ from absl import flags as absl_flags
 
 from longretriever_tf import flags
 from longretriever_tf.errors import UserError
+from longretriever_tf.serving.limits import DEFAULT_LIMITS, RequestLimits
 
 if TYPE_CHECKING:
     from longretriever_tf.serving.server import ServerOptions
@@ -53,16 +57,64 @@ _MONITORING_FILE = absl_flags.DEFINE_string(
     "monitoring_config_file", "", "MonitoringConfig in text form: where Prometheus finds metrics."
 )
 _WARMUP = absl_flags.DEFINE_bool("enable_model_warmup", True, "Replay assets.extra/tf_serving_warmup_requests.")
-_TIMEOUT = absl_flags.DEFINE_integer("rest_api_timeout_in_ms", 30_000, "REST requests get 504 after it; 0: never.", 0)
+_TIMEOUT = absl_flags.DEFINE_integer(
+    "rest_api_timeout_in_ms",
+    30_000,
+    "REST requests get 504 after it, and the model's work for any request, over gRPC too, is stopped; 0: never.",
+    0,
+)
+_READ_TIMEOUT = absl_flags.DEFINE_float(
+    "rest_api_read_timeout_seconds",
+    30,
+    "How long a connection may keep the server waiting for a header, for each MiB of a body, or to read an answer; "
+    "without a request it is closed after ten times as long. gRPC connections likewise. 0: for ever.",
+    0,
+)
+_MAX_CONNECTIONS = absl_flags.DEFINE_integer(
+    "max_connections",
+    1024,
+    "Most connections per transport (fewer where the process may open few files); 0: no limit of its own.",
+    0,
+)
 _THREADS = absl_flags.DEFINE_integer(
     "rest_api_num_threads", 0, "Requests worked on at once, per transport; 0: four per processor.", 0
 )
-_CORS = absl_flags.DEFINE_bool("rest_api_enable_cors_support", False, "Let web pages of other origins call REST.")
+_CORS = absl_flags.DEFINE_bool(
+    "rest_api_enable_cors_support", False, "Let web pages of other origins call the API; never the explorer's data."
+)
+_ALLOWED_HOSTS = absl_flags.DEFINE_list(
+    "allowed_hosts",
+    [],
+    "Names, separated by commas, that the server is reached by, beside --host and localhost: what a browser sends as "
+    'Host. Checked for the explorer, and on this machine\'s own addresses (127.0.0.1) for the API, too; "*": any.',
+)
 _MAX_BODY = absl_flags.DEFINE_float(
     "max_body_mb", 32, "Largest request in MB (2^20 bytes); beyond it 413, over gRPC RESOURCE_EXHAUSTED.", 0.001
 )
 _MAX_HISTORY = absl_flags.DEFINE_integer(
-    "max_history", 100_000, "Most events per user in a history_* input; 0: no limit.", 0
+    "max_history", DEFAULT_LIMITS.max_history, "Most events per user in a history_* input; 0: no limit.", 0
+)
+_MAX_ROWS = absl_flags.DEFINE_integer(
+    "max_rows", DEFAULT_LIMITS.max_rows, "Most users (rows) in a request with histories; 0: no limit.", 0
+)
+_MAX_VALUES = absl_flags.DEFINE_integer(
+    "max_request_values",
+    DEFAULT_LIMITS.max_values,
+    "Most numbers and texts in a request, as declared by its shapes; 0: no limit.",
+    0,
+)
+_MAX_CANDIDATES = absl_flags.DEFINE_integer(
+    "max_request_candidates",
+    DEFAULT_LIMITS.max_candidates,
+    "Most candidates held at once for a request: rows x interests x (k + excluded items). A candidate takes about 40 "
+    "bytes of memory. 0: no limit.",
+    0,
+)
+_MAX_REPLY = absl_flags.DEFINE_integer(
+    "max_reply_values",
+    DEFAULT_LIMITS.max_reply_values,
+    "Most numbers in an answer of known size, such as items' vectors; 0: no limit.",
+    0,
 )
 _DEFAULT_INPUTS = absl_flags.DEFINE_bool(
     "rest_default_inputs",
@@ -78,7 +130,11 @@ _EXPLORER_USERS = absl_flags.DEFINE_string(
     "JSON file of the lives that the explorer page offers, as longretriever_tf.sample_users writes it; everyone who "
     "reaches the port can read it. Empty: made-up lives, from the export's warm-up requests.",
 )
-_GRACE = absl_flags.DEFINE_float("shutdown_grace_seconds", 10, "What requests in flight get after SIGTERM.", 0)
+_GRACE = absl_flags.DEFINE_float(
+    "shutdown_grace_seconds", 10, "What requests in flight get after SIGTERM; then the process ends.", 0
+)
+_LAST_S = 2.0
+"""Beyond the grace, to close what is done."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -112,22 +168,29 @@ def _serve() -> None:
     from longretriever_tf.serving.server import ModelServer  # TensorFlow takes seconds to load
 
     memory.keep_freed_memory()
+    gc.freeze()  # what TensorFlow's import left is there to stay: looking for garbage skips it
     if _CONFIG_FILE.value:
         config = config_files.read_models(_CONFIG_FILE.value)
     else:
         config = config_files.one_model(_NAME.value, _BASE_PATH.value)
     server = ModelServer(config, _options())
-    stopped = _StopSignal(server)
+    stopped = _StopSignal(server, _GRACE.value)
     server.start()
     stopped.wait()
 
 
 class _StopSignal:
-    """SIGTERM and SIGINT stop the server; a second one ends the process at once."""
+    """SIGTERM and SIGINT stop the server within the grace, whatever it is at; a second one ends the process at once."""
 
-    def __init__(self, server: Any) -> None:
-        self._server = server
+    def __init__(self, server: Any, grace_s: float) -> None:
+        self._server, self._grace_s = server, grace_s
         self._read, self._write = os.pipe()
+        # Python runs signal handlers on the main thread, between two of its own steps: not while it loads a model. The
+        # number of a signal is written to this pipe at once.
+        wake, self._woken = os.pipe()
+        os.set_blocking(self._woken, False)
+        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
+        threading.Thread(target=self._end_in_time, args=(wake,), name="stop-watch", daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
 
@@ -139,9 +202,20 @@ class _StopSignal:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
-        signal.signal(number, signal.SIG_DFL)
         self._server.interrupt()
         os.write(self._write, b"x")
+
+    def _end_in_time(self, wake: int) -> None:
+        """Ends the process where threads that nothing can stop would keep it, with what they are doing."""
+        os.read(wake, 1)
+        threading.Thread(target=self._end_at_once, args=(wake,), name="stop-again", daemon=True).start()
+        time.sleep(self._grace_s + _LAST_S)
+        print(f"stopped: what was still running after {self._grace_s:g} s is given up", flush=True)
+        os._exit(0)
+
+    def _end_at_once(self, wake: int) -> None:
+        os.read(wake, 1)
+        os._exit(1)
 
 
 def _options() -> "ServerOptions":
@@ -168,6 +242,15 @@ def _options() -> "ServerOptions":
         config_poll_s=_CONFIG_POLL.value,
         max_body=int(_MAX_BODY.value * 2**20),
         max_history=_MAX_HISTORY.value,
+        limits=RequestLimits(
+            max_rows=_MAX_ROWS.value,
+            max_values=_MAX_VALUES.value,
+            max_candidates=_MAX_CANDIDATES.value,
+            max_reply_values=_MAX_REPLY.value,
+        ),
+        read_timeout_s=_READ_TIMEOUT.value,
+        max_connections=_MAX_CONNECTIONS.value,
+        allowed_hosts=tuple(_ALLOWED_HOSTS.value),
         rest_default_inputs=_DEFAULT_INPUTS.value,
         cors=_CORS.value,
         explorer=_EXPLORER.value,

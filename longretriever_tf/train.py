@@ -3,12 +3,14 @@
   python -m longretriever_tf.train --flagfile=configs/demo.flags
 
 The run directory (--run_dir) gets config.json, checkpoints, TensorBoard events, training.json and training.png. The
-same command resumes a run that was stopped, to the step; a directory that holds a run of other flags is refused.
+same command resumes a run that was stopped, to the step, and leaves a finished one as it is; a directory that holds a
+run of other flags or of another log is refused, and so is a second training in it at the same time.
 """
 
 from collections.abc import Sequence
 
 from longretriever_tf import flags
+from longretriever_tf.progress import stage
 
 flags.define_config_flags("data", "model", "train", "retrieval", "baseline")
 
@@ -17,10 +19,12 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     del argv
     config = flags.config_from_flags()
-    from longretriever_tf.training.run import train  # after the flags are checked: TensorFlow takes seconds to load
+    with stage("loading TensorFlow"):  # after the flags are checked: it takes seconds
+        from longretriever_tf.training.run import train
 
-    train(config)
-    print(f"trained; next: python -m longretriever_tf.evaluate --run_dir={config.train.run_dir}")
+    happened, run_dir = train(config), config.train.run_dir
+    following = "export" if config.train.cut == "none" else "evaluate"  # no window is left to judge such a run by
+    print(f"{happened}\nnext: python -m longretriever_tf.{following} --run_dir={run_dir}")
 
 
 if __name__ == "__main__":

@@ -126,7 +126,9 @@ def test_complete_journey_loads_and_reloads(fake_complete_journey, capsys):
     for log in (first, again):
         assert log.user_id.tolist() == [4, 5, 9]
         assert log.offset.tolist() == [0, 1, 2, 5]
-        assert log.items.item_id[log.item_row].tolist() == [103, 101, 101, 102, 101]  # in a basket: as in the file
+        assert log.items.item_id[log.item_row].tolist() == [103, 101, 101, 101, 102]  # in a basket: by item id
+        # 7 rows: product 104 has no category, and basket 31 holds 102 twice; again from the prepared records
+        assert [log.counts[name] for name in ("rows", "no_category", "same_basket", "kept")] == [7, 1, 1, 5]
         assert log.basket_id.tolist() == [32, 33, 30, 31, 31]
         noon = int(pd.Timestamp("2017-01-02 10:00:00", tz="UTC").timestamp())
         assert log.timestamp[3:].tolist() == [noon, noon]

@@ -1,42 +1,54 @@
 """Raw columns to whole lives, against a slow and obvious rule."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from worlds import START, block_world, make_log
 
+from longretriever_tf.data.log import ItemTable
+from longretriever_tf.datasets import accounts, baskets, lives
 
-def obvious_lives(user, item, timestamp, basket, weight):
-    """{user: [(timestamp, item, basket, weight)]} by the rule of the data contract, event by event."""
+
+def obvious_lives(user, item, time, basket, weight):
+    """{user: [(second, item, basket, weight)]} by the rule of the data contract, one by one; times may be fractions."""
     earliest = {}
-    for b, t in zip(basket, timestamp, strict=True):
+    for b, t in zip(basket, time, strict=True):
         if b >= 0:
             earliest[b] = min(earliest.get(b, t), t)
     lives = {}
-    for u, i, t, b, w in zip(user, item, timestamp, basket, weight, strict=True):
+    for u, i, t, b, w in zip(user, item, time, basket, weight, strict=True):
         moment = earliest[b] if b >= 0 else t
         life = lives.setdefault(u, [])
-        twin = next((event for event in life if event[:3] == [moment, i, b]), None)
+        twin = next((event for event in life if (int(event[0]), *event[1:3]) == (int(moment), b, i)), None)
         if twin is not None:
+            twin[0] = min(twin[0], moment)
             twin[3] += w
         else:
-            life.append([moment, i, b, w])
-    return {u: sorted(life, key=lambda event: event[0]) for u, life in lives.items()}  # a stable sort
+            life.append([moment, b, i, w])
+    return {u: [[int(t), i, b, w] for t, b, i, w in sorted(life)] for u, life in lives.items()}
 
 
+@pytest.mark.parametrize("with_fractions", [True, False])
 @pytest.mark.parametrize("with_baskets", [True, False])
 @pytest.mark.parametrize("seed", range(5))
-def test_build_log_equals_the_obvious_rule(seed, with_baskets):
+def test_build_log_equals_the_obvious_rule(seed, with_baskets, with_fractions):
     rng = np.random.default_rng(seed)
     size = 211
     user = rng.integers(0, 7, size)
     item = rng.integers(0, 5, size)
-    timestamp = rng.integers(0, 23, size)
+    time = rng.integers(0, 23 * 8, size) / 8 if with_fractions else rng.integers(0, 23, size)
     basket = np.where(rng.random(size) < 0.3, -1, user * 100 + rng.integers(0, 11, size)) if with_baskets else None
     weight = rng.integers(1, 4, size).astype(np.float32)
-    log = make_log(user, item, timestamp, {"category": list("abcde")}, basket=basket, weight=weight)
+    ids, rows = np.unique(user, return_inverse=True)
+    items = ItemTable(np.arange(5), {"category": np.array(list("abcde"), object)}, np.array(list("abcde"), object))
+    seconds = np.floor(time).astype(np.int64)
+    nanosecond = ((time - seconds) * 1e9).astype(np.int64) if with_fractions else None
+    events = lives.Events(rows, item, seconds, basket, weight, nanosecond)
+    log = lives.build_log(events, ids, {}, items, "category")
 
     baskets = np.full(size, -1) if basket is None else basket
-    expected = obvious_lives(*(column.tolist() for column in (user, item, timestamp, baskets, weight)))
+    expected = obvious_lives(*(column.tolist() for column in (user, item, time, baskets, weight)))
     assert log.user_id.tolist() == sorted(expected)
     for row, user_id in enumerate(log.user_id.tolist()):
         life = slice(log.offset[row], log.offset[row + 1])
@@ -48,6 +60,66 @@ def test_build_log_equals_the_obvious_rule(seed, with_baskets):
             strict=True,
         )
         assert [list(event) for event in found] == expected[user_id]
+    counts = log.counts
+    assert counts["rows"] == size and counts["kept"] == log.num_events and accounts.adds_up(counts)
+    assert bool(counts["same_basket"]) == with_baskets
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_the_rows_never_counts(seed):
+    rng = np.random.default_rng(seed)
+    size = 509
+    columns = lives.Events(
+        user_row=rng.integers(0, 7, size),
+        item_row=rng.integers(0, 5, size),
+        timestamp=rng.integers(0, 23, size),
+        basket_id=rng.integers(-1, 31, size) * 7,
+        weight=rng.lognormal(0, 9, size).astype(np.float32),  # sums of such numbers depend on their order
+        nanosecond=rng.choice([0, 1, 999_999_999], size),
+    )
+    columns = columns._replace(basket_id=np.where(columns.basket_id < 0, -1, columns.basket_id + columns.user_row))
+    items = ItemTable(np.arange(5), {"category": np.array(list("abcde"), object)}, np.array(list("abcde"), object))
+    logs = [
+        lives.build_log(lives.Events(*(column[order] for column in columns)), np.arange(7), {}, items, "category")
+        for order in (np.arange(size), rng.permutation(size), np.arange(size)[::-1])
+    ]
+    for name in ("offset", "item_row", "timestamp", "basket_id", "weight"):
+        assert len({getattr(log, name).tobytes() for log in logs}) == 1, name
+
+
+def obvious_pieces(hours, limit):
+    """Sizes of the baskets that one basket of these hours becomes."""
+    hours = sorted(hours)
+    if hours[-1] - hours[0] <= limit:
+        return [len(hours)]
+    visits = [[hours[0]]]
+    for hour in hours[1:]:
+        if hour - visits[-1][-1] > limit / 4:
+            visits.append([])
+        visits[-1].append(hour)
+    return [n for visit in visits for n in Counter((hour - visit[0]) // limit for hour in visit).values()]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_long_baskets_are_cut_at_pauses_and_then_by_the_clock(seed):
+    rng = np.random.default_rng(seed)
+    hours = [np.cumsum(rng.choice([0, 1, 2, 7, 25], 1 + rng.integers(0, 40))) for _ in range(17)]
+    basket = np.repeat(np.arange(17) * 3, [len(h) for h in hours])
+    time, loose = np.concatenate(hours) * 3600, rng.permutation(len(basket) + 5)
+    basket, time = np.append(basket, np.full(5, -1))[loose], np.append(time, np.arange(5))[loose]
+    cut = baskets.cut_long_baskets(basket, time, 24)
+    assert (cut.basket_id[basket < 0] == -1).all()
+    pieces = [obvious_pieces(h.tolist(), 24) for h in hours]
+    for number, sizes in enumerate(pieces):
+        inside = cut.basket_id[basket == number * 3]
+        assert sorted(Counter(inside.tolist()).values()) == sorted(sizes)
+        assert not set(inside) & set(cut.basket_id[basket != number * 3])
+    long = [len(p) for p, h in zip(pieces, hours, strict=True) if h[-1] - h[0] > 24]
+    assert (cut.counts["baskets"], cut.counts["long_baskets"], cut.counts["cut_baskets"]) == (17, len(long), sum(long))
+    assert cut.counts["longest_basket_s"] == max(h[-1] - h[0] for h in hours) * 3600
+    for piece in set(cut.basket_id.tolist()) - {-1}:
+        times = time[cut.basket_id == piece]
+        assert times.max() - times.min() <= 24 * 3600
 
 
 def test_a_log_without_weights_weighs_one_even_where_duplicates_merge():

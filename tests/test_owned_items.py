@@ -52,8 +52,8 @@ def test_some_lives_at_a_time_are_told_apart_as_all_at_once(part, monkeypatch):
             np.testing.assert_array_equal(column, getattr(whole, name), name)
 
 
-# Ids beside each other, spread over more than 32 bits, over all 64, and too wide only together with the rows.
-@pytest.mark.parametrize("spread", [1, 2**40, 2**58, 2**24])
+# Ids beside each other, over more than 32 bits, over 63, further apart than int64 holds, too wide only with the rows.
+@pytest.mark.parametrize("spread", [1, 2**40, 2**58, 2**59, 2**24])
 def test_raw_ids_are_told_apart_as_their_items_are(spread):
     life, category = made_life([0, 1, 200])
     item_id = (np.arange(NUM_ITEMS, dtype=np.int64) - 11) * spread

@@ -12,6 +12,10 @@ import numpy as np
 from longretriever_tf import schema
 from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.errors import UserError
+from longretriever_tf.text import as_text, code_text, find_rows, is_text, pack_text, unpack_text
+
+_PLACEHOLDERS = as_text(["", "(unknown)"])
+"""Rows 0 and 1 of text: what people see there. No look-up reads them, so a value of the log may be spelt alike."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Corpus:
     Attributes:
       cut: seconds UTC; nothing at or after it was seen.
       context: the column that is the category.
-      item_id: raw ids by item index, [V], int64 or str (rows 0 and 1 are placeholders).
+      item_id: raw ids by item index, [V], int64 or str (rows 0 and 1 are placeholders, which a real id may equal).
       item_name: readable names by item index, [V] of str.
       item_category: category index by item index, [V] int32, ascending among the items that categories own.
       item_feature: indices into `feature_values`, [V, F] int32.
@@ -60,12 +64,7 @@ class Corpus:
 
     def find_items(self, ids: np.ndarray) -> np.ndarray:
         """Item index of raw ids of the corpus's own type, UNKNOWN where absent, [n] int32."""
-        known = self.item_id[schema.FIRST_KNOWN :]
-        if not len(known):
-            return np.full(len(ids), schema.UNKNOWN, np.int32)
-        order = np.argsort(known, kind="stable")
-        at = np.minimum(np.searchsorted(known, ids, sorter=order), len(known) - 1)
-        return np.where(known[order[at]] == ids, order[at] + schema.FIRST_KNOWN, schema.UNKNOWN).astype(np.int32)
+        return _known_index(self.item_id, ids)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,20 +119,22 @@ def offset_of(counts: np.ndarray) -> np.ndarray:
 
 def _vocabulary(values: np.ndarray) -> np.ndarray:
     """Padding, unknown, then the distinct values in order."""
-    return np.concatenate([["", "(unknown)"], np.unique(values.astype(str))])
+    return np.concatenate([_PLACEHOLDERS, code_text(values)[0]])
 
 
 def encode_values(values: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
-    """Indices of `values` in `vocabulary` (rows from 2 on are sorted); UNKNOWN where absent. [n] int32.
+    """Indices of `values` in `vocabulary`, whose first two rows are no values; UNKNOWN where absent. [n] int32.
 
-    >>> encode_values(np.array(["tea", "rum", ""]), np.array(["", "(unknown)", "milk", "tea"])).tolist()
+    >>> encode_values(as_text(["tea", "rum", "(unknown)"]), as_text(["", "(unknown)", "milk", "tea"])).tolist()
     [3, 1, 1]
     """
-    known = vocabulary[schema.FIRST_KNOWN :]
-    if not len(known):
-        return np.full(len(values), schema.UNKNOWN, np.int32)
-    at = np.minimum(np.searchsorted(known, values), len(known) - 1)
-    return np.where(known[at] == values, at + schema.FIRST_KNOWN, schema.UNKNOWN).astype(np.int32)
+    return _known_index(vocabulary, values)
+
+
+def _known_index(vocabulary: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Index of each wanted value from FIRST_KNOWN on, UNKNOWN where absent, [n] int32."""
+    row = find_rows(vocabulary[schema.FIRST_KNOWN :], wanted)
+    return np.where(row >= 0, row + schema.FIRST_KNOWN, schema.UNKNOWN).astype(np.int32)
 
 
 def fit_corpus(log: LifelongLog, cut: int) -> Corpus:
@@ -149,12 +150,13 @@ def fit_corpus(log: LifelongLog, cut: int) -> Corpus:
             "its validation and test windows; lower --window_days"
         )
     rows = np.unique(log.item_row[seen_event])
-    context = log.items.features[log.context].astype(str)
-    order = np.lexsort((rows, context[rows]))
-    rows = rows[order]
+    context = as_text(log.items.features[log.context])
     category_name = _vocabulary(context[rows])
-    category = np.concatenate([[schema.PADDING, schema.UNKNOWN], encode_values(context[rows], category_name)])
-    features = {name: column.astype(str) for name, column in log.items.features.items() if name != log.context}
+    category = encode_values(context[rows], category_name)
+    order = np.argsort(category, kind="stable")  # `rows` ascend: items of a category stay in the order of their ids
+    rows = rows[order]
+    category = np.concatenate([[schema.PADDING, schema.UNKNOWN], category[order]])
+    features = {name: as_text(column) for name, column in log.items.features.items() if name != log.context}
     feature_values = {name: _vocabulary(column[rows]) for name, column in features.items()}
     item_feature = np.zeros((len(rows) + schema.FIRST_KNOWN, len(features)), np.int32)
     item_feature[schema.UNKNOWN] = schema.UNKNOWN
@@ -162,13 +164,13 @@ def fit_corpus(log: LifelongLog, cut: int) -> Corpus:
         item_feature[schema.FIRST_KNOWN :, f] = encode_values(column[rows], feature_values[name])
     seen_user = np.unique(log.event_user()[seen_event])
     raw = log.items.item_id
-    blank = np.zeros(2, raw.dtype) if raw.dtype.kind in "iu" else np.array(["", "(unknown)"])
+    blank = _PLACEHOLDERS if is_text(raw) else np.zeros(2, raw.dtype)
     category_size = np.bincount(category, minlength=len(category_name))
     return Corpus(
         cut=int(cut),
         context=log.context,
-        item_id=np.concatenate([blank, raw[rows]]),
-        item_name=np.concatenate([["", "(unknown)"], log.items.name[rows].astype(str)]),
+        item_id=np.concatenate([blank, as_text(raw[rows]) if is_text(raw) else raw[rows]]),
+        item_name=np.concatenate([_PLACEHOLDERS, as_text(log.items.name[rows])]),
         item_category=category.astype(np.int32),
         item_feature=item_feature,
         category_offset=offset_of(category_size),
@@ -184,7 +186,7 @@ def encode_log(log: LifelongLog, corpus: Corpus) -> EncodedLog:
     item = corpus.find_items(log.items.item_id)[log.item_row]
     keep = item != schema.UNKNOWN
     counts = np.bincount(log.event_user()[keep], minlength=log.num_users)
-    profile = [encode_values(column.astype(str), corpus.profile_values[name]) for name, column in log.profile.items()]
+    profile = [encode_values(column, corpus.profile_values[name]) for name, column in log.profile.items()]
     return EncodedLog(
         user_id=log.user_id,
         profile=np.stack(profile, 1) if profile else np.zeros((log.num_users, 0), np.int32),
@@ -196,23 +198,23 @@ def encode_log(log: LifelongLog, corpus: Corpus) -> EncodedLog:
 
 
 def save_corpus(corpus: Corpus, path: str) -> None:
-    """Writes the corpus as one .npz without pickles."""
+    """Writes the corpus as one .npz without pickles, text as `text.pack_text` packs it."""
     arrays = {
-        field.name: getattr(corpus, field.name)
+        field.name: np.asarray(getattr(corpus, field.name))
         for field in dataclasses.fields(Corpus)
         if field.name not in ("feature_values", "profile_values")
     }
     for kind in ("feature_values", "profile_values"):
         values = getattr(corpus, kind)
-        arrays[f"{kind}/names"] = np.array(list(values), dtype=str)
+        arrays[f"{kind}/names"] = as_text(values)
         arrays.update({f"{kind}/{name}": column for name, column in values.items()})
-    np.savez_compressed(path, **arrays)
+    np.savez_compressed(path, **pack_text(arrays))  # type: ignore[arg-type]  # numpy's stub takes every keyword for allow_pickle
 
 
 def load_corpus(path: str) -> Corpus:
     """Reads what `save_corpus` wrote."""
     with np.load(path) as stored:
-        arrays = dict(stored)
+        arrays = unpack_text(stored)
     tables: dict[str, Any] = {
         kind: {str(name): arrays[f"{kind}/{name}"] for name in arrays[f"{kind}/names"]}
         for kind in ("feature_values", "profile_values")

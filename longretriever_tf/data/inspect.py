@@ -18,6 +18,8 @@ from absl import flags
 
 from longretriever_tf import flags as flags_lib
 from longretriever_tf.config import Config
+from longretriever_tf.config_check import asks_clusters
+from longretriever_tf.data.clusters import cluster_context
 from longretriever_tf.data.life import Life, Window, measure_life, measure_windows, read_contexts
 from longretriever_tf.data.life_advice import find_warnings, judge_fit
 from longretriever_tf.data.life_figures import Figures, context_figures, life_figures
@@ -43,9 +45,12 @@ class Report(NamedTuple):
 def inspect_log(log: LifelongLog, config: Config) -> Report:
     """Measures the log; writes nothing.
 
+    With --context=clusters:N the clusters are the context, fitted on what lies before the validation window as training
+    fits them; on the whole log where it is too short to split.
+
     Args:
       log: the whole log.
-      config: its data section, `model.max_length` (L) and `retrieval.day_floor` are read.
+      config: its data section, `model.max_length` (L), `retrieval.day_floor` and `train.seed` are read.
 
     Raises:
       UserError: the log is empty.
@@ -53,6 +58,7 @@ def inspect_log(log: LifelongLog, config: Config) -> Report:
     if not log.num_events:
         raise UserError("the log holds no events: there is nothing to inspect; check --events and the column flags")
     max_length, day_floor = config.model.max_length, config.retrieval.day_floor
+    log = _with_clusters(log, config)
     life = measure_life(log, read_contexts(log, log.context), max_length)
     windows, too_short = _try_windows(log, life, config)
     figures = life_figures(log, life, windows, max_length)
@@ -62,6 +68,17 @@ def inspect_log(log: LifelongLog, config: Config) -> Report:
     text = render_life(title, figures, findings, warnings)
     figures |= {"fit": [finding._asdict() for finding in findings], "warnings": warnings}
     return Report(title, life, windows, {"data": dataclasses.asdict(config.data), **figures}, text)
+
+
+def _with_clusters(log: LifelongLog, config: Config) -> LifelongLog:
+    """The log with the clusters that the config asks for; as it is where it asks for none."""
+    if not asks_clusters(config.data.context):
+        return log
+    try:
+        cut = global_time_cuts(log.timestamp, config.data.window_days).validation_start
+    except UserError:  # too short: the report says so
+        cut = int(log.timestamp.max()) + 1
+    return cluster_context(log, config.data.context, cut, config.train.seed)
 
 
 def _try_windows(log: LifelongLog, life: Life, config: Config) -> tuple[dict[str, Window], list[str]]:

@@ -10,6 +10,8 @@ import numpy as np
 from longretriever_tf import schema
 from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.data.splits import SPLITS, Cuts
+from longretriever_tf.datasets import lives
+from longretriever_tf.text import code_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,12 +106,8 @@ class Window:
 
 
 def read_contexts(log: LifelongLog, column: str) -> Contexts:
-    """The item column as categories; an empty value is the category `schema.MISSING_CONTEXT`."""
-    values = log.items.features[column].astype(str)
-    name, item_category = np.unique(
-        np.where(values == schema.MISSING, schema.MISSING_CONTEXT, values), return_inverse=True
-    )
-    return Contexts(column, name, item_category.astype(np.int64))
+    """The item column as categories; empty values are a category of their own (`lives.fill_missing`)."""
+    return Contexts(column, *code_text(lives.fill_missing(log.items.features[column])))
 
 
 def measure_life(log: LifelongLog, contexts: Contexts, max_length: int) -> Life:

@@ -188,9 +188,7 @@ def _column_figures(log: LifelongLog) -> list[Figures]:
     lived = np.diff(log.offset)
     tables = (("item", log.items.features, taken), ("user", log.profile, lived))
     return [
-        _one_column(kind, name, column.astype(str), events)
-        for kind, columns, events in tables
-        for name, column in columns.items()
+        _one_column(kind, name, column, events) for kind, columns, events in tables for name, column in columns.items()
     ]
 
 

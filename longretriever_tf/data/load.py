@@ -3,36 +3,44 @@
 import dataclasses
 
 from longretriever_tf.config import DataConfig
-from longretriever_tf.config_check import num_clusters
+from longretriever_tf.config_check import CLUSTERS, asks_clusters
 from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.datasets import complete_journey, event_log, lifelong_builder, lives, movielens
-from longretriever_tf.datasets.prepare import prepare
+from longretriever_tf.datasets.prepare import explain_damaged_records, prepare
 from longretriever_tf.errors import UserError
 
 
 def load_log(config: DataConfig) -> LifelongLog:
     """The log that the config names, users and items sorted by id, items without events included.
 
-    With --context=clusters:N its context is still the log's own; `data.clusters` makes the clusters.
+    With --context=clusters:N its context is still the log's own, "" if it has none; `data.clusters` makes the clusters.
 
     Prepared once under `config.data_dir` (seconds to minutes, with a progress bar), read back in seconds afterwards.
 
     Raises:
       UserError: a mistake in the config or the files, or a data_dir that cannot be written.
     """
-    if num_clusters(config.context):  # a column that `data.clusters` makes, once the cut is known
-        config = dataclasses.replace(config, context="")
-    log = _LOADERS[config.dataset](config)
+    is_learned = asks_clusters(config.context)  # `data.clusters` makes them, once the cut is known
+    if is_learned:
+        config = dataclasses.replace(config, context=CLUSTERS)  # their number is not of the log
+    with explain_damaged_records(config.data_dir, config.dataset):
+        log = _LOADERS[config.dataset](config)
+    if is_learned:
+        return _fill(log)
     context = config.context or log.context
     if context not in log.items.features:
         raise UserError(
             f"--context={context!r} is not a column of the items; columns: {', '.join(sorted(log.items.features))}"
         )
-    return dataclasses.replace(log, items=lives.fill_missing_context(log.items, context), context=context)
+    return _fill(dataclasses.replace(log, context=context))
+
+
+def _fill(log: LifelongLog) -> LifelongLog:
+    return dataclasses.replace(log, items=lives.fill_missing_context(log.items, log.context))
 
 
 def own_context(config: DataConfig) -> str:
-    """The column that is the category where --context names none, or asks for clusters."""
+    """The column that is the category where --context names none, or asks for clusters and there is one."""
     return _OWN_CONTEXT[config.dataset]
 
 
@@ -52,7 +60,10 @@ def _load_event_log(config: DataConfig) -> LifelongLog:
     prepare(users)
     prepare(items)
     event_log.forget()
-    return lifelong_builder.read_log(users, items, config.context or event_log.CONTEXT)
+    context = config.context or event_log.CONTEXT
+    if asks_clusters(context):
+        context = event_log.CONTEXT if event_log.CONTEXT in items.info.features["feature"] else ""
+    return lifelong_builder.read_log(users, items, context)
 
 
 def _load_movielens(config: DataConfig) -> LifelongLog:

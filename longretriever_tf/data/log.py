@@ -40,7 +40,9 @@ class LifelongLog:
       basket_id: [E] int64; -1 where the log has no baskets.
       weight: [E] float32; 1.0 where the log has no weights (eq. 3 becomes a weighted sum).
       items: the item table.
-      context: the default context column (category) among `items.features`.
+      context: the default context column (category) among `items.features`; "" where the log has none, and it is to be
+        learned.
+      counts: what became of every row that was read, by the names of `datasets.accounts`; empty where nobody counted.
     """
 
     user_id: np.ndarray
@@ -52,6 +54,7 @@ class LifelongLog:
     weight: np.ndarray
     items: ItemTable
     context: str
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def num_users(self) -> int:

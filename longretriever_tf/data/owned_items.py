@@ -76,7 +76,7 @@ def find_owned_ids(
       num_categories: C.
     """
     low, high = tf.reduce_min(item_id), tf.reduce_max(item_id)
-    span = tf.cast(high, tf.float64) - tf.cast(low, tf.float64) + 1.0
+    span = high - low  # negative where int64 cannot hold it
 
     def by_id() -> _Told:
         told = _tell_apart(request, tf.cast(item_id - low, tf.int32), tf.cast(high - low, tf.int32) + 1)
@@ -86,7 +86,7 @@ def find_owned_ids(
         return _tell_indices_apart(request, lookup(item_id), num_requests, item_category.shape[0])
 
     # Keys of 32 bits are told apart in half the time; ids spread wider than that are looked up first.
-    is_narrow = span * tf.cast(num_requests, tf.float64) < tf.int32.max
+    is_narrow = (span >= 0) & (span < tf.int32.max // tf.cast(tf.maximum(num_requests, 1), span.dtype))
     return _describe(tf.cond(is_narrow, by_id, by_index), age, item_category, num_categories)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +16,12 @@ from longretriever_tf.data.item_stats import ItemStats, build_item_stats
 from longretriever_tf.data.item_svd import fit_item_svd
 from longretriever_tf.data.load import load_log
 from longretriever_tf.data.log import LifelongLog
-from longretriever_tf.data.splits import Cuts, global_time_cuts
+from longretriever_tf.data.splits import Cuts, global_time_cuts, whole_log_cuts
 from longretriever_tf.data.taste import build_tastes, fit_folds, fold_of_users, item_keys
 from longretriever_tf.errors import UserError
-from longretriever_tf.files import explain_os_errors
+from longretriever_tf.files import aside_path, explain_damage, explain_os_errors, read_arrays
+
+_CORPUS, _ARRAYS = "corpus.npz", "as_of_cut.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Prepared:
 
 def training_cut(config: Config, cuts: Cuts) -> int:
     """The moment at which training data ends."""
-    return cuts.test_start if config.train.cut == "test" else cuts.validation_start
+    return {"validation": cuts.validation_start, "test": cuts.test_start, "none": cuts.end + 1}[config.train.cut]
 
 
 def prepare(config: Config, log: LifelongLog, cut: int) -> Prepared:
@@ -138,12 +141,38 @@ def example_tastes(config: Config, prepared: Prepared, examples: Examples) -> Ex
 
 
 def prepare_examples(config: Config, prepared: Prepared) -> tuple[Examples, Examples]:
-    """Training examples of the towers, and snapshots for the interest score (the same where those are snapshots)."""
-    examples = build_examples(config, prepared.log, prepared.order, prepared.stats.time)
+    """Training examples of the towers, and snapshots for the interest score (the same where those are snapshots).
+
+    Users whom --validation_users holds out have none.
+
+    Raises:
+      UserError: the training window makes no example.
+    """
+    examples = _without_held_out(config, prepared, config)
     if config.train.examples == "snapshot":
         return examples, examples
     snapshots = dataclasses.replace(config, train=dataclasses.replace(config.train, examples="snapshot"))
-    return examples, build_examples(snapshots, prepared.log, prepared.order, prepared.stats.time)
+    return examples, _without_held_out(config, prepared, snapshots)
+
+
+def _without_held_out(config: Config, prepared: Prepared, wanted: Config) -> Examples:
+    examples = build_examples(wanted, prepared.log, prepared.order, prepared.stats.time)
+    is_held_out = held_out_users(config, prepared.log.num_users)
+    if not is_held_out.any():
+        return examples
+    keep = ~is_held_out[examples.user]
+    if not keep.any():
+        raise UserError(
+            f"--validation_users={config.train.validation_users:g} leaves no example to learn from; lower it"
+        )
+    columns = {field.name: getattr(examples, field.name)[keep] for field in dataclasses.fields(examples)}
+    return dataclasses.replace(examples, **columns)
+
+
+def held_out_users(config: Config, num_users: int) -> np.ndarray:
+    """Users who give no example and guide early stopping instead, by --validation_users and --seed, [U] bool."""
+    share = config.train.validation_users
+    return np.random.default_rng(config.train.seed).random(num_users) < share if share else np.zeros(num_users, bool)
 
 
 def load_split(config: Config) -> tuple[LifelongLog, Cuts]:
@@ -152,21 +181,62 @@ def load_split(config: Config) -> tuple[LifelongLog, Cuts]:
     return log, global_time_cuts(log.timestamp, config.data.window_days)
 
 
-def save_prepared(run_dir: str, prepared: Prepared) -> None:
-    """Keeps in the run directory what export and recommend need of the training window.
+def training_cuts(config: Config, log: LifelongLog) -> Cuts:
+    """The cuts of a training. With --cut=none no window is kept apart, so the log may be shorter than two windows.
 
     Raises:
-      UserError: the disk is full or the directory not writable.
+      UserError: the log is too short for the windows that the cut keeps apart.
     """
+    if config.train.cut != "none":
+        return global_time_cuts(log.timestamp, config.data.window_days)
+    return whole_log_cuts(log.timestamp)
+
+
+def save_prepared(run_dir: str, prepared: Prepared, log_fingerprint: str = "") -> None:
+    """Keeps in the run directory what export and recommend need of the training window: both files, or none.
+
+    Files of the same log that a stopped run wrote already are left alone.
+
+    Args:
+      run_dir: where.
+      prepared: the training window.
+      log_fingerprint: of the log (`data.log_identity`), kept beside the arrays; "" for none.
+
+    Raises:
+      UserError: the disk is full or the directory not writable; then nothing there has changed.
+    """
+    if log_fingerprint and _holds(run_dir, log_fingerprint):
+        return
+    aside = aside_path(os.path.join(run_dir, "prepared"))
     with explain_os_errors(f"cannot write into the run directory {run_dir!r}"):
-        save_corpus(prepared.corpus, os.path.join(run_dir, "corpus.npz"))
-        np.savez(
-            os.path.join(run_dir, "as_of_cut.npz"),
-            item_stats=prepared.stats.item[-1],
-            category_stats=prepared.stats.category[-1],
-            item_svd=prepared.item_svd,
-            taste_rows=prepared.taste_rows,
-        )
+        try:
+            os.makedirs(aside)
+            save_corpus(prepared.corpus, os.path.join(aside, _CORPUS))
+            np.savez(
+                os.path.join(aside, _ARRAYS),
+                item_stats=prepared.stats.item[-1],
+                category_stats=prepared.stats.category[-1],
+                item_svd=prepared.item_svd,
+                taste_rows=prepared.taste_rows,
+                log_fingerprint=np.array(log_fingerprint),
+            )
+            for name in (_CORPUS, _ARRAYS):
+                with open(os.path.join(aside, name), "rb+") as file:
+                    os.fsync(file.fileno())
+            for name in (_CORPUS, _ARRAYS):  # a kill between the two: `_holds` finds no pair, and both come again
+                os.replace(os.path.join(aside, name), os.path.join(run_dir, name))
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _holds(run_dir: str, log_fingerprint: str) -> bool:
+    """Whether the run directory holds a whole pair made from this log."""
+    try:
+        arrays = read_arrays(os.path.join(run_dir, _ARRAYS), "")
+        load_saved(run_dir)
+    except UserError:
+        return False
+    return str(arrays.get("log_fingerprint", "")) == log_fingerprint
 
 
 def load_saved(run_dir: str) -> tuple[Corpus, dict[str, np.ndarray]]:
@@ -174,16 +244,24 @@ def load_saved(run_dir: str) -> tuple[Corpus, dict[str, np.ndarray]]:
     `taste_rows`.
 
     Raises:
-      UserError: the run stopped before it wrote them.
+      UserError: the run stopped before it wrote them, or they are torn, or of two runs.
     """
-    paths = [os.path.join(run_dir, name) for name in ("corpus.npz", "as_of_cut.npz")]
+    paths = [os.path.join(run_dir, name) for name in (_CORPUS, _ARRAYS)]
     for path in paths:
         if not os.path.exists(path):
             raise UserError(
                 f"{run_dir!r} has no finished training ({path} does not exist); finish it with the command that "
                 f"started it: python -m longretriever_tf.train --run_dir={run_dir} ..."
             )
-    with np.load(paths[1]) as stored:
-        arrays = dict(stored)
+    cure = f"delete {paths[0]}, {paths[1]} and {os.path.join(run_dir, 'training.png')}, and run the training's own "
+    cure += "command again, which writes them anew"
+    arrays = read_arrays(paths[1], cure)
+    with explain_damage(paths[0], cure):
+        corpus = load_corpus(paths[0])
+    with explain_damage(paths[1], cure):
+        sizes = {name: len(arrays[name]) for name in ("item_stats", "item_svd")}
+        if set(sizes.values()) != {corpus.num_items} or len(arrays["category_stats"]) != corpus.num_categories:
+            raise ValueError(f"it tells of {sizes['item_stats']} items, and {paths[0]} of {corpus.num_items}")
+    arrays.pop("log_fingerprint", None)
     arrays.setdefault("taste_rows", arrays["item_svd"][None])  # a run of before there were folds to serve
-    return load_corpus(paths[0]), arrays
+    return corpus, arrays

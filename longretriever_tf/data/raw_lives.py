@@ -57,6 +57,7 @@ class RawLives(NamedTuple):
       owned: the distinct items, unknown ones among them.
       first, last: when each of them was taken first and last, [d] int64 seconds.
       begun: how the lives begin, however much of them may be read.
+      num_unknown: events strictly before the request of items that the model does not know, [B] int32.
     """
 
     age: tf.Tensor
@@ -66,6 +67,7 @@ class RawLives(NamedTuple):
     first: tf.Tensor
     last: tf.Tensor
     begun: Beginnings
+    num_unknown: tf.Tensor
 
     @property
     def life(self) -> Events:
@@ -119,8 +121,9 @@ def read_lives(
         item_id, lookup = lookup(item_id), tf.identity
     seconds = tf.maximum(time, 0)[:, None] - timestamp
     is_past = (timestamp > 0) & (seconds > 0)  # with one number: comparing with a column takes four times as long
-    past = None
+    past = num_unknown = None
     if history_events:
+        num_unknown = tf.math.count_nonzero(is_past & (item_id < schema.FIRST_KNOWN), 1, dtype=tf.int32)
         is_past &= item_id >= schema.FIRST_KNOWN
         past = _take_past(item_id, timestamp, is_past)
     keep = keep_visible(is_past, timestamp, history_events)
@@ -138,8 +141,10 @@ def read_lives(
     extremes = (tf.math.unsorted_segment_min, tf.math.unsorted_segment_max)
     first, last = (extreme(timestamp, owned.place, tf.size(owned.item)) for extreme in extremes)
     if past is None:
+        unknown = tf.where(owned.run < 0, owned.count, 0.0)
+        num_unknown = tf.cast(tf.math.unsorted_segment_sum(unknown, owned.request, tf.size(time)), tf.int32)
         past = Beginnings(owned.request, owned.item, tf.where(owned.run < 0, first.dtype.max, first))
-    return RawLives(age, weight, timestamp, owned, first, last, past)
+    return RawLives(age, weight, timestamp, owned, first, last, past, num_unknown)
 
 
 def _take_past(item: tf.Tensor, timestamp: tf.Tensor, is_past: tf.Tensor) -> Beginnings:

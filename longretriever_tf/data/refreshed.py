@@ -11,6 +11,7 @@ from longretriever_tf import schema
 from longretriever_tf.data.corpus import Corpus, encode_values, offset_of
 from longretriever_tf.data.log import ItemTable
 from longretriever_tf.errors import UserError
+from longretriever_tf.text import as_text, is_text
 
 _SHOWN = 5
 
@@ -102,24 +103,38 @@ def _listed_rows(trained: Corpus, items: ItemTable, context: str, skip_new_categ
             "items into known categories, or leave those items out with --skip_new_categories"
         )
     rows = _Rows(
-        item_id=_ids_like(trained.item_id, items.item_id),
-        name=items.name.astype(str),
+        item_id=ids_like(trained.item_id, items.item_id),
+        name=as_text(items.name),
         category=category,
         feature=np.stack(features, 1) if features else np.zeros((len(category), 0), np.int32),
     )
     return rows.take(np.flatnonzero(~is_new)), int(is_new.sum())
 
 
-def _ids_like(known: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """The ids in the type of the corpus: 7 in the table is "7" where ids were text."""
-    if known.dtype.kind == ids.dtype.kind:
+def ids_like(known: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Ids in the type of the known ones: 7 in a table is "7" where ids were text.
+
+    Raises:
+      UserError: known ids are whole numbers, and one of the others is not.
+    """
+    if is_text(known):
+        return as_text(ids)
+    if not is_text(ids):
         return ids
-    if known.dtype.kind == "U":
-        return ids.astype(str)
-    odd = next(raw for raw in ids.tolist() if not raw.lstrip("-").isdigit() or str(int(raw)) != raw)
-    raise UserError(
-        f"the items table has the id {odd!r}, and the run was trained on whole numbers; is it the table of another log?"
-    )
+    odd = [raw for raw in ids.tolist() if not _is_plain_number(raw)]
+    if odd:
+        raise UserError(
+            f"the items table has the id {odd[0]!r}, and the run was trained on whole numbers; is it the table of "
+            "another log?"
+        )
+    return np.array([int(raw) for raw in ids.tolist()], np.int64)
+
+
+def _is_plain_number(raw: str) -> bool:
+    """Whether it is an int64 as `str` writes it: "7", not "007" nor 20 digits."""
+    digits = raw.removeprefix("-")
+    is_short = digits.isascii() and digits.isdigit() and len(digits) < 20
+    return is_short and str(int(raw)) == raw and -(2**63) <= int(raw) < 2**63
 
 
 def _count_changes(exported: Corpus, listed: _Rows, before: np.ndarray) -> dict[str, int]:

@@ -74,6 +74,21 @@ def global_time_cuts(timestamp: np.ndarray, window_days: float) -> Cuts:
     return cuts
 
 
+def whole_log_cuts(timestamp: np.ndarray) -> Cuts:
+    """Cuts that keep no window apart: all that the log holds is training data.
+
+    Raises:
+      UserError: the log is empty.
+
+    >>> whole_log_cuts(np.array([0, 5, 10]))
+    Cuts(validation_start=11, test_start=11, end=10)
+    """
+    if len(timestamp) == 0:
+        raise UserError("the log holds no events; expected at least one user with events")
+    end = int(timestamp.max())
+    return Cuts(validation_start=end + 1, test_start=end + 1, end=end)
+
+
 def require_users(offset: np.ndarray, timestamp: np.ndarray, cuts: Cuts, split: str) -> int:
     """Counts the users whom `split` can judge: with events before its window and within it.
 

@@ -21,6 +21,7 @@ from longretriever_tf.data.item_svd import fit_item_svd
 from longretriever_tf.data.ranges import flat_ranges
 from longretriever_tf.data.recent import visible_lives
 from longretriever_tf.errors import UserError
+from longretriever_tf.text import is_text
 
 HALF_LIFE_DAYS = 90.0
 LENGTH = 3.0
@@ -71,7 +72,7 @@ def _rounded(rows: np.ndarray) -> np.ndarray:
 
 def item_keys(item_id: np.ndarray) -> np.ndarray:
     """A number for each item by its raw id alone, the same in every corpus and process: [V] int64 below 2**31."""
-    if item_id.dtype.kind in "iu":
+    if not is_text(item_id):
         return item_id.astype(np.int64) % _PRIME * 1_012_924_417 % _PRIME
     return np.array([zlib.crc32(raw.encode()) for raw in item_id.tolist()], np.int64) % _PRIME
 

@@ -7,16 +7,18 @@ split, `log`, since the split into train, validation and test is global in time 
 
 import abc
 import os
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from longretriever_tf.data.log import ItemTable, LifelongLog
+from longretriever_tf.text import as_text, is_text
 
 SPLIT = "log"
 KINDS = ("users", "items")
+_COUNTS = "counts"
 _USERS_PER_BATCH = 256
 _ITEMS_PER_BATCH = 8192
 
@@ -59,13 +61,13 @@ def record_features(layout: Layout, kind: str) -> tfds.features.FeaturesDict:
     )
 
 
-def user_records(log: LifelongLog) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Yields (user id, record) for each user."""
-    item_id = log.items.item_id[log.item_row]
+def user_records(log: LifelongLog) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yields (key, record) for each user."""
+    item_id = (as_text(log.items.item_id) if is_text(log.items.item_id) else log.items.item_id)[log.item_row]
     for row, user_id in enumerate(log.user_id.tolist()):
         life = slice(log.offset[row], log.offset[row + 1])
         yield (
-            user_id,
+            _key(user_id),
             {
                 "user_id": user_id,
                 "profile": {name: str(column[row]) for name, column in log.profile.items()},
@@ -77,19 +79,25 @@ def user_records(log: LifelongLog) -> Iterator[tuple[Any, dict[str, Any]]]:
         )
 
 
-def item_records(items: ItemTable) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Yields (item id, record) for each item."""
+def item_records(items: ItemTable) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yields (key, record) for each item."""
     columns = {name: column.tolist() for name, column in items.features.items()}
     names = items.name.tolist()
     for row, item_id in enumerate(items.item_id.tolist()):
         feature = {name: column[row] for name, column in columns.items()}
-        yield item_id, {"item_id": item_id, "name": names[row], "feature": feature}
+        yield _key(item_id), {"item_id": item_id, "name": names[row], "feature": feature}
+
+
+def _key(raw_id: int | str) -> bytes:
+    """What TFDS shuffles a record by; as bytes, since in a str it takes a backslash for a slash of another file."""
+    return str(raw_id).encode("utf-8")
 
 
 class LifelongBuilder(tfds.core.GeneratorBasedBuilder):
     """Base of the builders; a subclass says how to read its source and what the records hold."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.1.0": "Ties of time in order of basket and item; counts of all rows."}
 
     @property
     def kind(self) -> str:
@@ -105,14 +113,19 @@ class LifelongBuilder(tfds.core.GeneratorBasedBuilder):
         """The log, read from its source."""
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(features=record_features(self.layout(), self.kind))
+        return self.make_info(record_features(self.layout(), self.kind))
+
+    def make_info(self, features: tfds.features.FeaturesDict) -> tfds.core.DatasetInfo:
+        """What TFDS keeps beside the records; the counts of the log join it as `metadata.json`."""
+        return self.dataset_info_from_configs(features=features, metadata=tfds.core.MetadataDict())
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         del dl_manager  # nothing to download
         return {SPLIT: self._generate_examples()}
 
-    def _generate_examples(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+    def _generate_examples(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
         log = self.source_log()
+        self.info.metadata[_COUNTS] = log.counts
         yield from user_records(log) if self.kind == "users" else item_records(log.items)
 
 
@@ -122,16 +135,16 @@ def read_log(users: LifelongBuilder, items: LifelongBuilder, context: str) -> Li
     Args:
       users: a prepared builder of kind `users`.
       items: a prepared builder of kind `items` of the same log.
-      context: the context column, among the features of the items.
+      context: the context column, among the features of the items; "": the log has none of its own.
     """
     table = _read_items(items)
+    rows_of = _row_finder(table.item_id)
     rows, profiles, lives = [], [], []
     for batch in _read_columns(users, _USERS_PER_BATCH):
         item_id, length = batch.pop("item_id")
-        row = np.searchsorted(table.item_id, _text(item_id)).astype(np.int32)
-        rows.append((_text(batch["user_id"]), length))
-        profiles.append({name: _text(batch[f"profile/{name}"]) for name in _names(users, "profile")})
-        lives.append((row, *(batch[name][0] for name in ("timestamp", "basket_id", "weight"))))
+        rows.append((_decode(batch["user_id"]), length))
+        profiles.append({name: as_text(batch[f"profile/{name}"]) for name in _names(users, "profile")})
+        lives.append((rows_of(item_id), *(batch[name][0] for name in ("timestamp", "basket_id", "weight"))))
     user_id, length = (np.concatenate(parts) for parts in zip(*rows, strict=True))
     order = np.argsort(user_id, kind="stable")
     start = np.cumsum(length) - length
@@ -139,13 +152,14 @@ def read_log(users: LifelongBuilder, items: LifelongBuilder, context: str) -> Li
     event = np.arange(offset[-1]) + np.repeat(start[order] - offset[:-1], length[order])  # new place -> old, [E]
     item_row, timestamp, basket_id, weight = (np.concatenate(parts)[event] for parts in zip(*lives, strict=True))
     profile = {name: np.concatenate([part[name] for part in profiles])[order] for name in profiles[0]}
-    return LifelongLog(user_id[order], profile, offset, item_row, timestamp, basket_id, weight, table, context)
+    counts = dict((users.info.metadata or {}).get(_COUNTS, {}))
+    return LifelongLog(user_id[order], profile, offset, item_row, timestamp, basket_id, weight, table, context, counts)
 
 
 def _read_items(builder: LifelongBuilder) -> ItemTable:
     """The item table, sorted by id."""
     batches = list(_read_columns(builder, _ITEMS_PER_BATCH))
-    columns = {name: _text(np.concatenate([batch[name] for batch in batches])) for name in batches[0]}
+    columns = {name: _decode(np.concatenate([batch[name] for batch in batches])) for name in batches[0]}
     order = np.argsort(columns["item_id"], kind="stable")
     features = {name: columns[f"feature/{name}"][order] for name in _names(builder, "feature")}
     return ItemTable(columns["item_id"][order], features, columns["name"][order])
@@ -155,9 +169,18 @@ def _names(builder: LifelongBuilder, group: str) -> list[str]:
     return list(builder.info.features[group])
 
 
-def _text(column: np.ndarray) -> np.ndarray:
-    """Bytes as str; numbers as they are."""
-    return np.char.decode(column.astype(np.bytes_), "utf-8") if column.dtype == object else column
+def _decode(column: np.ndarray) -> np.ndarray:
+    """Bytes as text; numbers as they are."""
+    return as_text(column) if is_text(column) else column
+
+
+def _row_finder(item_id: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Rows [n] int32 of ids as the records hold them, all among `item_id` (sorted): text as bytes."""
+    if not is_text(item_id):
+        return lambda ids: np.searchsorted(item_id, ids).astype(np.int32)
+    # Hashed, for every event of the log asks.
+    row_of = {raw.encode("utf-8"): row for row, raw in enumerate(item_id.tolist())}
+    return lambda ids: np.fromiter(map(row_of.__getitem__, ids.tolist()), np.int32, len(ids))
 
 
 def _read_columns(builder: LifelongBuilder, batch_size: int) -> Iterator[dict[str, Any]]:

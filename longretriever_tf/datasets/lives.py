@@ -4,16 +4,19 @@ Every source (TFDS builders, MovieLens, worlds made by tests) passes through `bu
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from longretriever_tf import schema
 from longretriever_tf.data.log import ItemTable, LifelongLog
+from longretriever_tf.datasets import accounts
+from longretriever_tf.text import as_text
 
 
 class Events(NamedTuple):
-    """Events in the order of their source, by dense rows.
+    """Events in any order, by dense rows.
 
     Attributes:
       user_row: row of the user table, [E] int64.
@@ -21,6 +24,7 @@ class Events(NamedTuple):
       timestamp: seconds UTC, [E] int64.
       basket_id: [E] int64, unique across users; -1 for an event that belongs to no basket. None: no baskets.
       weight: [E] float32; weights of merged events are added. None: the log has none, all are 1.
+      nanosecond: how far within its second each event lies, [E] int64. None: times are whole seconds.
     """
 
     user_row: np.ndarray
@@ -28,15 +32,22 @@ class Events(NamedTuple):
     timestamp: np.ndarray
     basket_id: np.ndarray | None = None
     weight: np.ndarray | None = None
+    nanosecond: np.ndarray | None = None
 
 
 def build_log(
-    events: Events, user_id: np.ndarray, profile: dict[str, np.ndarray], items: ItemTable, context: str
+    events: Events,
+    user_id: np.ndarray,
+    profile: dict[str, np.ndarray],
+    items: ItemTable,
+    context: str,
+    counts: Mapping[str, int] | None = None,
 ) -> LifelongLog:
     """Whole lives of the users, oldest first.
 
     Each basket moves to its earliest time and keeps one event per item; without baskets, events of the same user,
-    item and time become one. Events of equal time keep the order of their source.
+    item and second become one, at the earliest of their times. A life is in order of full time, then of basket, then
+    of item: the order of the rows in the source never counts.
 
     Args:
       events: at least the columns of `Events`.
@@ -44,6 +55,7 @@ def build_log(
       profile: columns [U] of str.
       items: the item table, `item_id` sorted and unique.
       context: the default context column, among `items.features`.
+      counts: what the source has read and left out, as in `accounts`; by default `events` are all that was read.
 
     A basket of two moments, with item 0 twice, and a later event of its own:
 
@@ -52,53 +64,95 @@ def build_log(
     >>> log = build_log(events, np.array([5]), {}, items, "category")
     >>> log.item_row.tolist(), log.timestamp.tolist()
     ([0, 1, 1], [40, 40, 90])
+    >>> log.counts
+    {'rows': 4, 'same_basket': 1, 'same_second': 0, 'kept': 3}
     """
     basket_id = events.basket_id if events.basket_id is not None else np.full(len(events.item_row), -1, np.int64)
-    timestamp = _earliest_of_basket(events.timestamp, basket_id)
-    keep, weight = _merge_duplicates(events, timestamp, basket_id)
-    order = np.lexsort((keep, timestamp[keep], events.user_row[keep]))
-    keep, weight = keep[order], weight[order]
+    events = _move_baskets(events, basket_id)
+    keep, weight = _merge_duplicates(events, basket_id)
     lengths = np.bincount(events.user_row[keep], minlength=len(user_id))
     return LifelongLog(
         user_id=user_id,
         profile=profile,
         offset=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         item_row=events.item_row[keep].astype(np.int32),
-        timestamp=timestamp[keep].astype(np.int64),
+        timestamp=events.timestamp[keep].astype(np.int64),
         basket_id=basket_id[keep].astype(np.int64),
         weight=weight,
         items=items,
         context=context,
+        counts=accounts.close(counts or {}, basket_id >= 0, keep),
     )
 
 
-def _earliest_of_basket(timestamp: np.ndarray, basket_id: np.ndarray) -> np.ndarray:
-    """The time of each event [E] int64, a basket's events all at the basket's earliest."""
-    in_basket = np.flatnonzero(basket_id >= 0)
-    if not len(in_basket):
-        return timestamp
-    baskets, basket_row = np.unique(basket_id[in_basket], return_inverse=True)
-    earliest = np.full(len(baskets), np.iinfo(np.int64).max)
-    np.minimum.at(earliest, basket_row, timestamp[in_basket])
-    moved = timestamp.copy()
-    moved[in_basket] = earliest[basket_row]
-    return moved
+def first_of_runs(columns: tuple[np.ndarray, ...], order: np.ndarray) -> np.ndarray:
+    """Places in `order`, which sorts by these columns, where a value of any of them begins, [R] int64."""
+    is_first = np.arange(len(order)) == 0
+    for column in columns:
+        ordered = column[order]
+        is_first[1:] |= ordered[1:] != ordered[:-1]
+    return np.flatnonzero(is_first)
 
 
-def _merge_duplicates(events: Events, timestamp: np.ndarray, basket_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first of each (user, moment, basket, item) as positions [E'], and the merged weights [E'] float32."""
-    keys = (events.item_row, basket_id, timestamp, events.user_row)
-    order = np.lexsort(keys)  # stable: the first of a group is the first of the source
-    is_first = np.ones(len(order), bool)
-    is_first[1:] = np.logical_or.reduce([np.diff(key[order]) != 0 for key in keys])
-    starts = np.flatnonzero(is_first)
-    if events.weight is None:
-        return order[starts], np.ones(len(starts), np.float32)
-    return order[starts], np.add.reduceat(events.weight[order].astype(np.float64), starts).astype(np.float32)
+def _move_baskets(events: Events, basket_id: np.ndarray) -> Events:
+    """All events of a basket at the earliest full time of the basket."""
+    rows = np.flatnonzero(basket_id >= 0)
+    if not len(rows):
+        return events
+    times = [column for column in (events.nanosecond, events.timestamp) if column is not None]
+    order = rows[np.lexsort([column[rows] for column in (*times, basket_id)])]
+    start = first_of_runs((basket_id,), order)
+    length = np.diff(start, append=len(order))
+
+    def move(column: np.ndarray) -> np.ndarray:
+        moved = column.copy()
+        moved[order] = np.repeat(column[order[start]], length)
+        return moved
+
+    nanosecond = None if events.nanosecond is None else move(events.nanosecond)
+    return events._replace(timestamp=move(events.timestamp), nanosecond=nanosecond)
+
+
+def _merge_duplicates(events: Events, basket_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One event of each (user, second, basket, item), the earliest, as positions in order of the lives.
+
+    Returns:
+      Positions [E'] int64, and the merged weights [E'] float32: sums in a fixed order, that of the weights.
+    """
+    same = (events.item_row, basket_id, events.timestamp, events.user_row)
+    within = [column for column in (events.weight, events.nanosecond) if column is not None]
+    order = np.lexsort([*within, *same])
+    start = first_of_runs(same, order)
+    keep, weight = order[start], np.ones(len(start), np.float32)
+    if events.weight is not None and len(start):
+        weight = np.add.reduceat(events.weight[order].astype(np.float64), start).astype(np.float32)
+    if events.nanosecond is None:
+        return keep, weight
+    by_time = (events.item_row, basket_id, events.nanosecond, events.timestamp, events.user_row)
+    order = np.lexsort([column[keep] for column in by_time])
+    return keep[order], weight[order]
 
 
 def fill_missing_context(items: ItemTable, context: str) -> ItemTable:
-    """The items with `schema.MISSING_CONTEXT` where the context column is empty."""
-    column = items.features[context]
-    filled = np.where(column == schema.MISSING, schema.MISSING_CONTEXT, column)
-    return dataclasses.replace(items, features={**items.features, context: filled})
+    """The items with a category of their own for those whose context column is empty; see `fill_missing`.
+
+    Without a context column ("") the items stay as they are.
+    """
+    if not context:
+        return items
+    return dataclasses.replace(items, features={**items.features, context: fill_missing(items.features[context])})
+
+
+def fill_missing(column: np.ndarray) -> np.ndarray:
+    """The column with `schema.MISSING_CONTEXT` where it is empty, [N] of str.
+
+    A real value of that name stays apart: the filled ones then stand in one more pair of parentheses.
+
+    >>> fill_missing(np.array(["tea", "", "(missing)"], dtype=object)).tolist()
+    ['tea', '((missing))', '(missing)']
+    """
+    filled, given, label = as_text(column), set(column.tolist()), schema.MISSING_CONTEXT
+    while label in given:
+        label = f"({label})"
+    filled[filled == schema.MISSING] = label
+    return filled

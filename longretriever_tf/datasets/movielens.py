@@ -6,8 +6,9 @@ import tensorflow_datasets as tfds
 
 from longretriever_tf.data.log import ItemTable, LifelongLog
 from longretriever_tf.datasets import lives
-from longretriever_tf.datasets.event_log.columns import as_ids
+from longretriever_tf.datasets.event_log.columns import canonical_values
 from longretriever_tf.datasets.prepare import prepare
+from longretriever_tf.text import as_text
 
 CONTEXT = "genre"
 _AGES = {1: "Under 18", 18: "18-24", 25: "25-34", 35: "35-44", 45: "45-49", 50: "50-55", 56: "56+"}
@@ -27,15 +28,14 @@ def load_movielens(version: str, data_dir: str) -> LifelongLog:
     movies, _ = _read(f"movielens/{version}-movies", data_dir)
     user_id, first, user_row = np.unique(_ids(ratings["user_id"]), return_index=True, return_inverse=True)
     items, item_row = _item_table(ratings, movies, genre_names)
-    order = np.lexsort((ratings["movie_id"], ratings["timestamp"]))  # TFDS shuffles: ties by id, for the same log again
-    events = lives.Events(user_row[order], item_row[order], ratings["timestamp"][order].astype(np.int64))
+    events = lives.Events(user_row, item_row, ratings["timestamp"].astype(np.int64))  # shuffled by TFDS; sorted there
     return lives.build_log(events, user_id, _profile(ratings, first), items, CONTEXT)
 
 
 def _read(name: str, data_dir: str) -> tuple[dict[str, np.ndarray], list[str]]:
     """Columns [N] by name, text as str; `movie_genres` [N] of tuples of genre numbers. And the genres' names."""
     builder = tfds.builder(name, data_dir=data_dir or None)
-    prepare(builder)
+    prepare(builder, downloads=True)
     parts: dict[str, list[np.ndarray]] = {}
     for batch in builder.as_dataset(split="train").ragged_batch(_BATCH):
         for column, value in batch.items():
@@ -44,7 +44,7 @@ def _read(name: str, data_dir: str) -> tuple[dict[str, np.ndarray], list[str]]:
             parts.setdefault(column, []).append(array)
     columns = {column: np.concatenate(arrays) for column, arrays in parts.items()}
     text = {
-        column: np.char.decode(array.astype(np.bytes_), "utf-8")
+        column: as_text(array)
         for column, array in columns.items()
         if array.dtype == object and column != "movie_genres"
     }
@@ -58,7 +58,7 @@ def _tuples(lists: list[list[int]]) -> np.ndarray:
 
 
 def _ids(column: np.ndarray) -> np.ndarray:
-    return as_ids(pa.array(column.tolist(), pa.string()))
+    return canonical_values(pa.array(column.tolist(), pa.string()))
 
 
 def _item_table(
@@ -71,8 +71,8 @@ def _item_table(
     item_id, first, row = np.unique(_ids(raw), return_index=True, return_inverse=True)
     genres = [[genre_names[number] for number in numbers[place]] for place in first]
     features = {
-        "genre": np.array([names[0] if names else "" for names in genres], dtype=np.str_),
-        "genres": np.array(["|".join(names) for names in genres], dtype=np.str_),
+        "genre": as_text(names[0] if names else "" for names in genres),
+        "genres": as_text("|".join(names) for names in genres),
     }
     return ItemTable(item_id, features, title[first]), row[: len(ratings["movie_id"])]
 
@@ -81,10 +81,10 @@ def _profile(ratings: dict[str, np.ndarray], first: np.ndarray) -> dict[str, np.
     """Profile columns [U] of str from the first rating of each user."""
     made = {}
     if "user_gender" in ratings:
-        made["gender"] = np.where(ratings["user_gender"][first], "male", "female")
+        made["gender"] = as_text("male" if is_male else "female" for is_male in ratings["user_gender"][first])
     if "bucketized_user_age" in ratings:
         ages = ratings["bucketized_user_age"][first].astype(int).tolist()
-        made["age"] = np.array([_AGES.get(age, str(age)) for age in ages], dtype=np.str_)
+        made["age"] = as_text(_AGES.get(age, str(age)) for age in ages)
     if "user_occupation_text" in ratings:
         made["occupation"] = ratings["user_occupation_text"][first]
     return made

@@ -1,20 +1,33 @@
 """Preparing a TFDS dataset once: aside and renamed, with nothing on stdout, and errors that a user can mend."""
 
 import contextlib
+import glob
+import io
+import json
 import os
+import shutil
 import sys
+from collections.abc import Iterator
 
 import requests
 import tensorflow_datasets as tfds
 from absl import logging
+from google.protobuf import json_format
 
 from longretriever_tf.errors import UserError
+from longretriever_tf.files import explain_os_errors
+from longretriever_tf.locks import hold_lock
 
 
-def prepare(builder: tfds.core.DatasetBuilder) -> None:
+def prepare(builder: tfds.core.DatasetBuilder, downloads: bool = False) -> None:
     """Prepares the builder's records unless they are there.
 
-    TFDS writes into a directory aside and renames it, so a killed run leaves nothing that looks prepared.
+    TFDS writes into a directory aside and renames it, so a killed run leaves nothing that looks prepared. One process
+    prepares; others wait for it, and what killed ones left is removed.
+
+    Args:
+      builder: of the dataset.
+      downloads: its files come from the network; TFDS then says how many bytes, else nothing but its bars.
 
     Raises:
       UserError: the data directory cannot be written, holds something else, or a download failed.
@@ -22,26 +35,76 @@ def prepare(builder: tfds.core.DatasetBuilder) -> None:
     if _is_prepared(builder):
         _read_info(builder)
         return
+    parent, version = os.path.split(os.path.normpath(builder.data_dir))
+    with explain_os_errors(f"cannot write prepared data to {parent}"):
+        os.makedirs(parent, exist_ok=True)
+    busy = f"{builder.data_dir} is being prepared by another process ({{}})"
+    with hold_lock(parent, busy, wait=True, name=f".{version}.lock"):
+        _remove_incomplete(parent, version)
+        if not _is_prepared(builder):
+            _require_free(builder)
+            _prepare(builder, parent, downloads)
+    _read_info(builder)
+
+
+def _prepare(builder: tfds.core.DatasetBuilder, parent: str, downloads: bool) -> None:
+    import tensorflow as tf
+
+    try:
+        if not sys.stderr.isatty():  # bars that redraw themselves are noise in a file
+            tfds.disable_progress_bar()
+        # stdout belongs to the command's own answer. Where nothing is downloaded, "Downloading ... Unknown size" is
+        # no one's.
+        with contextlib.redirect_stdout(sys.stderr if downloads else io.StringIO()):
+            builder.download_and_prepare(file_format="tfrecord")
+    except requests.RequestException as error:  # an OSError, but not the disk's
+        raise UserError(f"cannot download {builder.info.full_name}: {error}") from error
+    except (OSError, tf.errors.OpError) as error:
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"cannot write prepared data to {parent}: {why}. Nothing of it was kept. "
+            "Name a writable folder with room: --data_dir=..."
+        ) from error
+    finally:
+        _remove_incomplete(parent, os.path.basename(os.path.normpath(builder.data_dir)))
+
+
+@contextlib.contextmanager
+def explain_damaged_records(data_dir: str, name: str) -> Iterator[None]:
+    """Turns what readers raise for torn prepared files into one line.
+
+    Args:
+      data_dir: where TFDS keeps prepared data; "": its own default.
+      name: of the dataset there.
+
+    Raises:
+      UserError: the block met a file that is cut short or holds something else.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except (tf.errors.OpError, json.JSONDecodeError, UnicodeDecodeError, json_format.ParseError) as error:
+        place = os.path.join(os.path.expanduser(data_dir) or str(tfds.core.constants.DATA_DIR), name)
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        raise UserError(
+            f"the prepared data under {place} are damaged ({why}): delete that folder and run the same command again, "
+            "which prepares them anew"
+        ) from error
+
+
+def _require_free(builder: tfds.core.DatasetBuilder) -> None:
     if os.path.isdir(builder.data_dir) and os.listdir(builder.data_dir):
         raise UserError(
             f"{builder.data_dir} exists but is no prepared dataset (dataset_info.json is missing): "
             "delete it and run again, or name another --data_dir"
         )
-    try:
-        if not sys.stderr.isatty():  # bars that redraw themselves are noise in a file
-            tfds.disable_progress_bar()
-        with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to the command's own answer
-            builder.download_and_prepare(file_format="tfrecord")
-    except requests.RequestException as error:  # an OSError, but not the disk's
-        raise UserError(f"cannot download {builder.info.full_name}: {error}") from error
-    except OSError as error:
-        if _is_prepared(builder):  # another process prepared it meanwhile
-            _read_info(builder)
-            return
-        raise UserError(
-            f"cannot write prepared data to {os.path.dirname(builder.data_dir)}: {error}. "
-            "Name a writable folder with room: --data_dir=..."
-        ) from error
+
+
+def _remove_incomplete(parent: str, version: str) -> None:
+    """Removes the folders aside of processes that were killed; called under the lock, so none of them is in use."""
+    for path in glob.glob(os.path.join(glob.escape(parent), f"incomplete.*{glob.escape(version)}*")):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:

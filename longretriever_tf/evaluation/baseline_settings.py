@@ -8,6 +8,7 @@ from typing import Any
 from longretriever_tf.config import DataConfig
 from longretriever_tf.data.corpus import encode_log, fit_corpus
 from longretriever_tf.data.log import LifelongLog
+from longretriever_tf.data.log_identity import fingerprint_log
 from longretriever_tf.data.splits import Cuts
 from longretriever_tf.errors import UserError
 from longretriever_tf.evaluation import tuning
@@ -54,7 +55,7 @@ def tune_settings(config: DataConfig, log: LifelongLog, cuts: Cuts, seed: int, p
 def describe_log(log: LifelongLog, cuts: Cuts) -> dict[str, Any]:
     """What tells one log and its cuts from another."""
     sizes = {"num_users": len(log.user_id), "num_items": len(log.items.item_id), "num_events": len(log.timestamp)}
-    return sizes | dataclasses.asdict(cuts)
+    return sizes | dataclasses.asdict(cuts) | {"fingerprint": fingerprint_log(log)}
 
 
 def write_settings(path: str, settings: dict[str, Any]) -> None:
@@ -96,6 +97,8 @@ def read_settings(path: str, log: LifelongLog, cuts: Cuts) -> dict[str, tuning.S
                 f"{', '.join(sorted(known))}: a file of another version; tune again with {COMMAND}"
             )
     here = describe_log(log, cuts)
+    if "fingerprint" not in tuned_on:  # a file of an earlier version: sizes and times must do
+        here.pop("fingerprint")
     differs = {key: value for key, value in here.items() if tuned_on.get(key) != value}
     if differs:
         listed = "; ".join(f"{key} {tuned_on.get(key)} there, {value} here" for key, value in differs.items())

@@ -39,6 +39,7 @@ def judge_run(
     baselines: BaselineChoice = _SIMPLE,
     ways: Ways = _ONE_WAY,
     users_path: str = "",
+    other_log: bool = False,
 ) -> dict[str, Any]:
     """Metrics of the run and the baselines on the window `split`, as `metrics.json` holds them.
 
@@ -49,12 +50,13 @@ def judge_run(
       baselines: which of them to judge too.
       ways: other ways of asking the run, judged too.
       users_path: where the figures of every user go (`per_user.tabulate_users`); empty: nowhere.
+      other_log: as of `opened.open_window`.
 
     Raises:
       UserError: the run has seen the window, has not finished, or is of another log.
     """
     asked = _variants(config, ways)
-    window = open_window(config, split, "--split={}")
+    window = open_window(config, split, "--split={}", other_log)
     corpus, truth = window.corpus, window.truth
     chosen = find_settings(baselines, config, window.log, window.cuts, _PROGRAM)
     if max_users:

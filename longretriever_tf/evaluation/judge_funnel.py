@@ -8,6 +8,7 @@ import numpy as np
 from longretriever_tf.config import Config
 from longretriever_tf.data.corpus import encode_log, offset_of
 from longretriever_tf.data.item_svd import fit_item_svd
+from longretriever_tf.data.log_identity import identify_log
 from longretriever_tf.data.prepared import load_split
 from longretriever_tf.data.splits import SPLITS
 from longretriever_tf.errors import UserError
@@ -74,7 +75,8 @@ def judge_funnel(config: Config, contest: Contest, funnel: FunnelConfig) -> dict
     by_run: dict[str, list[ChannelSpec]] = {}
     for spec in specs:
         by_run.setdefault(spec.run_dir, []).append(spec)
-    runs = {run_dir: load_channel_run(run_dir, config, cuts) for run_dir in by_run}
+    identity = identify_log(log, config.data)
+    runs = {run_dir: load_channel_run(run_dir, config, cuts, identity) for run_dir in by_run}
     corpus = runs[config.train.run_dir].corpus
     encoded = encode_log(log, corpus)
     vectors = fit_item_svd(encoded.before(corpus.cut), corpus, _AFFINITY_DIM, funnel.seed)

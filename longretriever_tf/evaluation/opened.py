@@ -12,6 +12,7 @@ import numpy as np
 from longretriever_tf.config import Config, load_config
 from longretriever_tf.data.corpus import Corpus, EncodedLog, encode_log
 from longretriever_tf.data.log import LifelongLog
+from longretriever_tf.data.log_identity import identify_log, require_log_of_run
 from longretriever_tf.data.prepared import Prepared, load_saved, load_split, prepare_requests
 from longretriever_tf.data.splits import Cuts
 from longretriever_tf.errors import UserError
@@ -19,6 +20,10 @@ from longretriever_tf.evaluation.truth import Truth, build_truth
 from longretriever_tf.models.build import Models
 from longretriever_tf.models.finished import load_models
 from longretriever_tf.retrieval.scorer import LongRetrieverScorer
+
+_CURE = (
+    "Judge it on its own log, or with --other_log: on this one, whose last windows must begin after the training's cut"
+)
 
 
 class OpenWindow(NamedTuple):
@@ -47,29 +52,52 @@ class OpenWindow(NamedTuple):
         return prepare_requests(config, self.log, self.corpus, self.arrays, self.moment)
 
 
-def open_window(config: Config, split: str, spelled: str) -> OpenWindow:
+def open_window(config: Config, split: str, spelled: str, other_log: bool = False) -> OpenWindow:
     """Opens a window for a finished run.
 
     Args:
       config: of the run.
       split: "validation" or "test".
       spelled: how the user names a window, `{}` for its name: what the refusal shows.
+      other_log: take any log, say the run's own with newer events; the windows are counted from its end.
 
     Raises:
       UserError: the run has not finished, is of another log, or has seen the window.
     """
+    run_dir = config.train.run_dir
+    corpus, arrays = load_saved(run_dir)
+    if config.train.cut == "none" and not other_log:
+        raise UserError(
+            f"{run_dir!r} was trained on all events of its log (--cut=none), so no window is left to judge it by: "
+            "judge a run of the same flags with --cut=test or --cut=validation, or this one later, on newer events, "
+            "with --other_log"
+        )
     log, cuts = load_split(config)
     window = cuts.window_of(split)
-    corpus, arrays = load_saved(config.train.run_dir)
+    if not other_log:
+        require_log_of_run(run_dir, identify_log(log, config.data), _CURE)
     if corpus.cut > window[0]:
-        raise UserError(
-            f"{spelled.format(split)}: {config.train.run_dir!r} was trained on events up to the test window "
-            f"(--cut=test), so it has seen the validation window; ask for {spelled.format('test')}, or train with "
-            "--cut=validation"
-        )
+        raise UserError(_seen(config, split, spelled, corpus.cut, window[0]))
     encoded = encode_log(log, corpus)
     truth = build_truth(encoded, corpus.num_items, window[0], window)
     return OpenWindow(log, cuts, corpus, arrays, encoded, window[0], truth)
+
+
+def _seen(config: Config, split: str, spelled: str, cut: int, start: int) -> str:
+    """Why a run may not be judged on a window that begins before its training data end."""
+    run_dir = config.train.run_dir
+    if config.train.cut == "test" and split == "validation":
+        return (
+            f"{spelled.format(split)}: {run_dir!r} was trained on events up to the test window "
+            f"(--cut=test), so it has seen the validation window; ask for {spelled.format('test')}, or train with "
+            "--cut=validation"
+        )
+    ends, starts = (np.datetime64(second, "s") for second in (cut, start))
+    return (
+        f"{spelled.format(split)}: {run_dir!r} was trained on events up to {ends} UTC, and the {split} window of this "
+        f"log starts at {starts} UTC: the run has seen it. Ask for {spelled.format('test')}, use the --window_days of "
+        "the training, or wait for newer events"
+    )
 
 
 class OpenRun(NamedTuple):

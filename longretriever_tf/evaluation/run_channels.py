@@ -9,6 +9,7 @@ import numpy as np
 from longretriever_tf.config import Config, load_config
 from longretriever_tf.data.corpus import Corpus, encode_log
 from longretriever_tf.data.log import LifelongLog
+from longretriever_tf.data.log_identity import LogIdentity, require_log_of_run
 from longretriever_tf.data.prepared import load_saved, prepare_requests
 from longretriever_tf.data.splits import Cuts
 from longretriever_tf.errors import UserError
@@ -57,13 +58,14 @@ class Question:
     k: int
 
 
-def load_channel_run(run_dir: str, config: Config, cuts: Cuts) -> ChannelRun:
+def load_channel_run(run_dir: str, config: Config, cuts: Cuts, log: LogIdentity) -> ChannelRun:
     """Reads a run that never saw the validation window, where the ranker learns.
 
     Args:
       run_dir: of the run.
       config: of the run that leads the funnel: `run_dir` must be of the same log.
       cuts: of that log.
+      log: what it is now.
 
     Raises:
       UserError: no finished run; of another log; or trained on events of the validation window.
@@ -77,9 +79,11 @@ def load_channel_run(run_dir: str, config: Config, cuts: Cuts) -> ChannelRun:
                 f"{config.train.run_dir!r}; channels that are compared must be trained on one log"
             )
     corpus, arrays = load_saved(run_dir)
+    require_log_of_run(run_dir, log, "Channels that are compared must be trained on one log, and asked about it")
     if corpus.cut > cuts.validation_start:
+        seen = "on all events" if own.train.cut == "none" else "up to the test window"
         raise UserError(
-            f"{run_dir!r} was trained up to the test window (--cut=test): its lists of the validation window, "
+            f"{run_dir!r} was trained {seen} (--cut={own.train.cut}): its lists of the validation window, "
             "which the ranker learns from, would be lists of the training data; train with --cut=validation"
         )
     return ChannelRun(own, corpus, arrays)

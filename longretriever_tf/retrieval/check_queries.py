@@ -60,7 +60,8 @@ def _real_queries(
         log = None
     if log is not None:
         encode = _make_encoder(model)
-        for columns, row, category in _rounds(log, corpus, np.asarray(categories), rng):
+        read = list(corpus.profile_values)[: len(model.profile_names)]
+        for columns, row, category in _rounds(log, corpus, read, np.asarray(categories), rng):
             vectors = encode(*columns, row, category).numpy()
             for one in np.unique(category):
                 found[int(one)].append(vectors[category == one])
@@ -92,13 +93,12 @@ def _make_encoder(model: MultiContextRetriever) -> tf.types.experimental.Generic
 
 
 def _rounds(
-    log: EncodedLog, corpus: Corpus, categories: np.ndarray, rng: np.random.Generator
+    log: EncodedLog, corpus: Corpus, names: list[str], categories: np.ndarray, rng: np.random.Generator
 ) -> Iterator[tuple[tuple[tf.Tensor, ...], np.ndarray, np.ndarray]]:
-    """Requests of a few users at once, and the pairs to encode: who touched what, and a few strangers per category."""
+    """Requests of a few users at once, and the pairs to encode: who touched what, and a few strangers per category; `names`: profile columns."""
     length = np.diff(log.offset)
     users = rng.permutation(np.flatnonzero(length > 0))[:_MAX_USERS]
     users = users[np.argsort(length[users], kind="stable")]  # like lengths together: little padding
-    names = list(corpus.profile_values)
     for first in range(0, len(users), _USERS_AT_ONCE):
         chosen = users[first : first + _USERS_AT_ONCE]
         item = np.zeros([len(chosen), length[chosen].max()], np.int32)

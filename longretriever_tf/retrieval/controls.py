@@ -7,24 +7,15 @@ import tensorflow as tf
 
 from longretriever_tf import schema
 from longretriever_tf.config import RetrievalConfig
+from longretriever_tf.retrieval.admission import require
 from longretriever_tf.retrieval.merge import MERGES
 
 DEFAULT_K = 100
 
-
 MAX_WEIGHT = 1e9
 """Of a history's event: sums over a life stay finite."""
 
-
-def require(condition: tf.Tensor, *words: str | tf.Tensor) -> list[tf.Operation]:
-    """Fails the request with InvalidArgument and these words unless `condition` holds, scalar bool.
-
-    Returns:
-      What must wait for it, for `tf.control_dependencies`; nothing outside a graph. Without `tf.debugging.Assert`'s
-      branch around the words, which costs each request more than the words do.
-    """
-    done = tf.raw_ops.Assert(condition=condition, data=[tf.convert_to_tensor(word) for word in words], summarize=8)
-    return [done] if done is not None else []
+_CATEGORY_LISTS = ("allowed_category", "forbidden_category", "forced_category")
 
 
 class Controls(NamedTuple):
@@ -41,6 +32,8 @@ class Controls(NamedTuple):
       excluded: item index of items to leave out, [B, E] int32; UNKNOWN is no one.
       is_novel: leave out everything that the history holds, and ask for novel items, [B] bool.
       merge: position of the strategy in `merge.MERGES`, [B] int32.
+      unknown_category: names in the lists of categories that the model does not know, [B, U] string, "" where padded.
+      num_unknown_excluded: items to leave out that the model does not know, [B] int32.
     """
 
     k: tf.Tensor
@@ -53,6 +46,8 @@ class Controls(NamedTuple):
     excluded: tf.Tensor
     is_novel: tf.Tensor
     merge: tf.Tensor
+    unknown_category: tf.Tensor
+    num_unknown_excluded: tf.Tensor
 
 
 def default_columns(retrieval: RetrievalConfig, item_id_dtype: tf.DType) -> dict[str, tf.Tensor]:
@@ -84,12 +79,12 @@ def read_controls(
     categories: tf.lookup.StaticHashTable,
     items: tf.lookup.StaticHashTable,
     num_categories: int,
-    max_k: int,
+    strict: bool,
 ) -> Controls:
     """Looks the optional columns up and brings them to one row per request.
 
     Impossible values are brought to the nearest possible one (k and N to 1, N to C, M to N); unknown names in a list
-    are no one; an unknown merge or goal, or a k above the limit, fails with InvalidArgument, naming the value.
+    are no one, and are told; an unknown merge or goal fails with InvalidArgument, naming the value.
 
     Args:
       columns: `default_columns`, or what the request says instead.
@@ -97,31 +92,27 @@ def read_controls(
       categories: name to index.
       items: raw id to index.
       num_categories: C.
-      max_k: the longest list that may be asked for: the answer and what is sorted for it grow with k.
+      strict: fail with InvalidArgument where a list holds an unknown name.
     """
     batch, table = num_requests[None], tf.stack([num_requests, num_categories])
 
     def per_request(name: str) -> tf.Tensor:
         return tf.broadcast_to(columns[name], batch)
 
-    def mask(name: str) -> tf.Tensor:
-        """Categories that a list names, [B or 1, C] bool."""
-        return tf.reduce_any(tf.one_hot(categories.lookup(columns[name]), num_categories, True, False), 1)
-
-    allowed, forbidden = mask("allowed_category"), mask("forbidden_category")
+    index = {name: categories.lookup(columns[name]) for name in _CATEGORY_LISTS}
+    one = tf.ones([1, 1])
+    allowed, forbidden = (_by_category(index[name], one, num_categories) > 0 for name in _CATEGORY_LISTS[:2])
     # A list that is empty, or holds "" alone, allows everything: REST rows pad their lists with "".
     says_nothing = tf.reduce_all(columns["allowed_category"] == "", 1, keepdims=True)
     excluded = items.lookup(columns["exclude_item_id"])
-    forced = _forced_weight(columns["forced_category"], columns["forced_weight"], categories, num_categories)
+    forced = _forced_weight(index["forced_category"], columns["forced_weight"], num_categories)
     known = (tf.range(num_categories) >= schema.FIRST_KNOWN)[None]
     num_interests = tf.clip_by_value(per_request("num_interests"), 1, num_categories)
-    k = per_request("k")
-    require(tf.reduce_all(k <= max_k), f"`k` must be at most {max_k} (export --max_k); got", k)
+    unknown = [unknown_names(columns[name], index[name], name, strict) for name in _CATEGORY_LISTS]
     seed = per_request("seed")
     fresh = tf.random.uniform(tf.shape(seed), maxval=tf.int64.max, dtype=tf.int64)
     return Controls(
-        # Clipped although it is refused: nothing makes the refusal come before the memory is asked for.
-        k=tf.clip_by_value(k, 1, max_k),
+        k=tf.maximum(per_request("k"), 1),
         num_interests=num_interests,
         top_interests=tf.maximum(per_request("top_interests"), num_interests),
         seed=tf.where(seed < 0, fresh, seed),
@@ -131,6 +122,8 @@ def read_controls(
         excluded=tf.broadcast_to(excluded, tf.stack([num_requests, tf.shape(excluded)[1]])),
         is_novel=_choice(per_request("goal"), ("all", "novel"), "goal") == 1,
         merge=_choice(per_request("merge"), tuple(MERGES), "merge"),
+        unknown_category=_join_names(unknown, num_requests),
+        num_unknown_excluded=tf.broadcast_to(_count_unknown(columns["exclude_item_id"], excluded, strict), batch),
     )
 
 
@@ -155,20 +148,70 @@ def check_history(item_id: tf.Tensor, timestamp: tf.Tensor, weight: tf.Tensor) -
     ]
 
 
-def _forced_weight(
-    names: tf.Tensor, weights: tf.Tensor, categories: tf.lookup.StaticHashTable, num_categories: int
-) -> tf.Tensor:
-    """[B or 1, G] names and as many weights, or none (1.0 each) -> [B or 1, C] float32."""
-    named, given = tf.shape(names)[1], tf.shape(weights)[1]
+def _forced_weight(index: tf.Tensor, weights: tf.Tensor, num_categories: int) -> tf.Tensor:
+    """[B or 1, G] categories and as many weights, or none (1.0 each) -> [B or 1, C] float32."""
+    named, given = tf.shape(index)[1], tf.shape(weights)[1]
     says = "`forced_weight` must hold one weight per `forced_category`, or none; got"
     fits = require((given == 0) | (given == named), says, given, "for", named)
     require(tf.reduce_all(weights <= MAX_WEIGHT), f"`forced_weight` must be numbers up to {MAX_WEIGHT:g}; got", weights)
     with tf.control_dependencies(fits):
-        weights = tf.cond(given == 0, lambda: tf.ones(tf.shape(names)), lambda: tf.maximum(weights, 0.0))
-    index = categories.lookup(names)
-    weights = tf.where((index >= schema.FIRST_KNOWN) & (names != ""), weights, 0.0)
-    forced = tf.one_hot(index, num_categories) * weights[:, :, None]
-    return tf.reduce_max(tf.pad(forced, [[0, 0], [0, 1], [0, 0]]), 1)
+        weights = tf.cond(given == 0, lambda: tf.ones(tf.shape(index)), lambda: tf.maximum(weights, 0.0))
+    return _by_category(index, weights, num_categories)
+
+
+def _by_category(index: tf.Tensor, value: tf.Tensor, num_categories: int) -> tf.Tensor:
+    """The largest value that a list gives each category, 0 where it names none: [b, G] each -> [b, C] float32.
+
+    Padding and unknown names give nothing. Long lists cost their own length, not that times C.
+    """
+    shape = tf.broadcast_dynamic_shape(tf.shape(index), tf.shape(value))
+    index, value = tf.broadcast_to(index, shape), tf.broadcast_to(value, shape)
+    cell = tf.range(shape[0])[:, None] * num_categories + index
+    cell = tf.where(index >= schema.FIRST_KNOWN, cell, -1)  # negative segments are left out
+    largest = tf.math.unsorted_segment_max(value, cell, shape[0] * num_categories)
+    return tf.reshape(tf.maximum(largest, 0.0), [shape[0], num_categories])
+
+
+def unknown_names(names: tf.Tensor, index: tf.Tensor, column: str, strict: bool) -> tf.Tensor:
+    """The names that are no category, "" elsewhere, in the shape of `names`; "" is padding, and unknown to no one.
+
+    Args:
+      names: any shape, string.
+      index: what they were looked up as.
+      column: what the request calls them.
+      strict: fail with InvalidArgument where there is one.
+    """
+    unknown = tf.where(index < schema.FIRST_KNOWN, names, "")
+    says = f"`{column}` names categories that this model does not know (export --strict):"
+    checks = require(tf.reduce_all(unknown == ""), says, tf.boolean_mask(unknown, unknown != "")) if strict else []
+    with tf.control_dependencies(checks):
+        return tf.identity(unknown)
+
+
+def _join_names(lists: list[tf.Tensor], num_requests: tf.Tensor) -> tf.Tensor:
+    """The names of several lists of each request, [b, n] each, "" elsewhere -> [B, U], as wide as the most."""
+    nothing = tf.fill(tf.stack([num_requests, 0]), "")
+    is_any = tf.reduce_any([tf.reduce_any(names != "") for names in lists])
+
+    def join() -> tf.Tensor:
+        wide = [tf.broadcast_to(names, tf.stack([num_requests, tf.shape(names)[1]])) for names in lists]
+        every = tf.concat(wide, 1)
+        return tf.ragged.boolean_mask(every, every != "").to_tensor("")
+
+    # A branch, since few requests name anything, and fewer what is unknown.
+    return tf.ensure_shape(tf.cond(is_any, join, lambda: nothing), [None, None])
+
+
+def _count_unknown(raw: tf.Tensor, index: tf.Tensor, strict: bool) -> tf.Tensor:
+    """Items to leave out that are none of the model's, [b, E] -> [b] int32; what pads such lists is not counted."""
+    padding = tf.constant([""] if raw.dtype == tf.string else [0, raw.dtype.min], raw.dtype)
+    is_unknown = (index < schema.FIRST_KNOWN) & tf.reduce_all(raw[:, :, None] != padding, 2)
+    checks = []
+    if strict:
+        says = "`exclude_item_id` names items that this model does not know (export --strict):"
+        checks = require(~tf.reduce_any(is_unknown), says, tf.boolean_mask(raw, is_unknown))
+    with tf.control_dependencies(checks):
+        return tf.reduce_sum(tf.cast(is_unknown, tf.int32), 1)
 
 
 def _choice(column: tf.Tensor, options: tuple[str, ...], name: str) -> tf.Tensor:

@@ -11,8 +11,10 @@ from longretriever_tf.config import Config, RetrievalConfig
 from longretriever_tf.data.load import load_log
 from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.errors import UserError
+from longretriever_tf.input_names import input_of_profile
 from longretriever_tf.retrieval.controls import default_columns
 from longretriever_tf.retrieval.saved_model import load_extra, load_version
+from longretriever_tf.text import as_raw_ids, as_text, find_rows
 
 _SHOWN_PER_INTEREST = 5
 
@@ -50,10 +52,11 @@ def explain_user(version_dir: str, config: Config, question: Question) -> str:
     signatures = load_version(version_dir).signatures
     history = request_columns(log, user, moment, list(corpus.profile_values))
     options = _options(question, config.retrieval, history["history_item_id"].dtype)
-    columns = options | history
 
     def ask(signature: str, **others: tf.Tensor) -> dict[str, np.ndarray]:
-        return {name: value.numpy() for name, value in signatures[signature](**columns | others).items()}
+        wanted = signatures[signature].structured_input_signature[1]
+        columns = {name: column for name, column in (options | history | others).items() if name in wanted}
+        return {name: value.numpy() for name, value in signatures[signature](**columns).items()}
 
     answer = ask("serving_default")
     top = ask("interests", num_interests=options["top_interests"])
@@ -69,18 +72,23 @@ def explain_user(version_dir: str, config: Config, question: Question) -> str:
 
 
 def request_columns(log: LifelongLog, user: int, moment: int, profile: list[str]) -> dict[str, tf.Tensor]:
-    """The columns of a request that the log knows, for a user of the log as of a moment: B = 1."""
+    """The columns of a request that the log knows, for a user of the log as of a moment: B = 1.
+
+    Args:
+      log: the log.
+      user: row of it.
+      moment: seconds UTC.
+      profile: columns of the log's profile; the request's inputs are called as `input_names` says.
+    """
     start, stop = log.offset[user : user + 2]
     stop = start + np.searchsorted(log.timestamp[start:stop], moment)
     ids = log.items.item_id[log.item_row[start:stop]]
     return {
-        "history_item_id": tf.constant(
-            ids.astype(np.int64) if ids.dtype.kind in "iu" else ids.astype(str), shape=[1, len(ids)]
-        ),
+        "history_item_id": tf.constant(as_raw_ids(ids), shape=[1, len(ids)]),
         "history_timestamp": tf.constant(log.timestamp[None, start:stop]),
         "history_weight": tf.constant(log.weight[None, start:stop]),
         "request_timestamp": tf.constant([moment], tf.int64),
-        **{name: tf.constant([str(log.profile[name][user])]) for name in profile},
+        **{input_of_profile(name): tf.constant([str(log.profile[name][user])]) for name in profile},
     }
 
 
@@ -103,11 +111,11 @@ def _options(question: Question, retrieval: RetrievalConfig, item_id_dtype: tf.D
 def _find_user(log: LifelongLog, user: str) -> int:
     if not user:
         return 0
-    found = np.flatnonzero(log.user_id.astype(str) == user)
-    if not len(found):
+    row = int(find_rows(as_text(log.user_id), as_text([user]))[0])
+    if row < 0:
         some = ", ".join(map(str, log.user_id[:5]))
         raise UserError(f"--user={user!r} is not in the log, which has {log.num_users:,} users ({some}, ...)")
-    return int(found[0])
+    return row
 
 
 def parse_moment(text: str, cut: int) -> int:

@@ -17,6 +17,7 @@ from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.errors import UserError
 from longretriever_tf.files import write_text_atomically
 from longretriever_tf.models.build import Models
+from longretriever_tf.text import is_text
 
 FINGERPRINT_FILE = "fingerprint.json"
 _LENGTH = 32
@@ -85,7 +86,7 @@ def read_fingerprint(directory: str) -> Fingerprint:
 
 def _add(digest: "hashlib._Hash", name: str, values: np.ndarray) -> None:
     digest.update(f"{name}{values.shape}".encode())
-    if values.dtype.kind == "U":
+    if is_text(values):
         digest.update("\0".join(values.tolist()).encode())  # not its bytes: they depend on the longest value
     else:
         digest.update(np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<")).tobytes())

@@ -93,7 +93,7 @@ def choose_interests(
         room = tf.maximum(controls.num_interests - _count(is_forced), 0)
         unseen = allowed & ~is_touched & ~is_forced
         explored, is_new = _best(affinity, unseen, tf.minimum(controls.exploration, room))
-        taken = is_forced | tf.reduce_any(tf.one_hot(explored, tf.shape(score)[1], True, False) & is_new[:, :, None], 1)
+        taken = is_forced | _mark(explored, is_new, tf.shape(score))
         drawn = draw(drawable & ~taken, room - _count(is_new))
         parts = [(drawn.category, drawn.is_real), (explored, is_new), (forced, is_wanted)]
         category, is_real = (tf.concat(part, 1) for part in zip(*parts, strict=True))
@@ -105,8 +105,20 @@ def choose_interests(
     # A branch, since few requests force or explore, and each of both costs as much as the draw.
     chosen = Interests(*tf.cond(is_special, with_special, lambda: draw(drawable, controls.num_interests)))
     own = tf.gather(score, chosen.category, batch_dims=1)
-    better = allowed[:, None] & (score[:, None] > own[:, :, None])  # [B, N, C]
-    return chosen._replace(rank=tf.where(chosen.is_real, 1 + tf.reduce_sum(tf.cast(better, tf.int32), 2), 0))
+    return chosen._replace(rank=tf.where(chosen.is_real, 1 + _num_better(score, allowed, own), 0))
+
+
+def _num_better(score: tf.Tensor, allowed: tf.Tensor, own: tf.Tensor) -> tf.Tensor:
+    """How many allowed scores [B, C] are above each of `own` [B, N]: [B, N] int32; no [B, N, C] is made."""
+    ascending = tf.sort(tf.where(allowed, -score, score.dtype.max), axis=1)
+    return tf.searchsorted(ascending, -own, side="left")
+
+
+def _mark(column: tf.Tensor, is_real: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    """True at the real columns of each row: [B, X] int32 and bool -> `shape` bool."""
+    at = tf.where(is_real)
+    at = tf.stack([tf.cast(at[:, 0], tf.int32), tf.gather_nd(column, at)], 1)
+    return tf.scatter_nd(at, tf.ones([tf.shape(at)[0]], tf.int32), shape) > 0
 
 
 def _count(mask: tf.Tensor) -> tf.Tensor:

@@ -19,18 +19,21 @@ from longretriever_tf.data.owned_items import life_taste
 from longretriever_tf.data.raw_lives import RawHistories, order_runs, read_folds, read_lives
 from longretriever_tf.data.taste import item_keys
 from longretriever_tf.data.tokens import make_tokens, max_sliced
+from longretriever_tf.input_names import profile_inputs
 from longretriever_tf.models.interest import GOALS, InterestModel
 from longretriever_tf.models.retriever import LongRetriever
 from longretriever_tf.models.towers import UserState
-from longretriever_tf.retrieval.controls import Controls, check_history, read_controls, require
+from longretriever_tf.retrieval.admission import bounds_of, require
+from longretriever_tf.retrieval.best_of import Lists, merge_lists
+from longretriever_tf.retrieval.controls import Controls, check_history, read_controls, unknown_names
 from longretriever_tf.retrieval.fingerprint import UNSTAMPED, Fingerprint
 from longretriever_tf.retrieval.frozen import freeze
 from longretriever_tf.retrieval.interests import ORIGINS, Interests, choose_interests
 from longretriever_tf.retrieval.item_vectors import embed_corpus
 from longretriever_tf.retrieval.like_lengths import encode_by_length
-from longretriever_tf.retrieval.merge import MERGES, Candidates
 from longretriever_tf.retrieval.packed_index import Found, PackedIndex, Queries
-from longretriever_tf.retrieval.requests import Histories, Requests, Subsequences
+from longretriever_tf.retrieval.requests import Histories, InterestScores, Requests, Subsequences
+from longretriever_tf.text import as_raw_ids, as_text, is_text
 
 
 class MultiContextRetriever(tf.Module):
@@ -59,29 +62,32 @@ class MultiContextRetriever(tf.Module):
         self.fingerprint = fingerprint
         self._fingerprint = tf.Variable([fingerprint.towers, fingerprint.items], trainable=False, name="fingerprint")
         self._config, self._num_categories = config, corpus.num_categories
-        self.item_id_dtype = tf.int64 if corpus.item_id.dtype.kind in "iu" else tf.string
-        self.profile_names = list(corpus.profile_values)
-        known = corpus.item_id[schema.FIRST_KNOWN :]
-        self._item_index = _lookup(known.astype(np.int64) if self.item_id_dtype == tf.int64 else known.astype(str))
+        self.item_id_dtype = tf.string if is_text(corpus.item_id) else tf.int64
+        # A signature asks for what the towers read, no more.
+        self.profile_names = profile_inputs(corpus.profile_values, config.model.profile)
+        self.bounds = bounds_of(config.retrieval, corpus.num_categories, corpus.cut)
+        item_id = as_raw_ids(corpus.item_id)
+        self._item_index = _lookup(item_id[schema.FIRST_KNOWN :])
         self._category_index = _lookup(corpus.category_name[schema.FIRST_KNOWN :])
-        self._profile_index = [_lookup(values[schema.FIRST_KNOWN :]) for values in corpus.profile_values.values()]
-        self._item_id = tf.Variable(
-            corpus.item_id.astype(np.int64) if self.item_id_dtype == tf.int64 else corpus.item_id.astype(str),
-            trainable=False,
-        )
-        self._category_name = tf.constant(corpus.category_name.astype(str))
+        self._profile_index = [
+            _lookup(values[schema.FIRST_KNOWN :])
+            for _, values in zip(self.profile_names, corpus.profile_values.values(), strict=False)
+        ]
+        self._item_id = tf.Variable(item_id, trainable=False)
+        self._category_name = tf.constant(as_text(corpus.category_name))
         self._item_category = tf.constant(corpus.item_category)
         self._item_key = tf.constant(item_keys(corpus.item_id))
         self._category_size = tf.constant(corpus.category_size, tf.float32)
         self._num_offered = corpus.num_offered
+        self._largest = int(np.diff(corpus.category_offset).max(initial=1))
         self._has_items = tf.constant(np.diff(corpus.category_offset) > 0)
         self._item_stats = tf.Variable(arrays["item_stats"][None], trainable=False, name="item_stats")
         self._category_stats = tf.constant(arrays["category_stats"][None])
         self._user_tower, self._interest = freeze(retriever.user_tower), freeze(interest)
         taste_rows = arrays["taste_rows"]
-        self._num_folds, _, dim = taste_rows.shape
+        self._num_folds, num_items, dim = taste_rows.shape
         # Lives read a thousand of these rows each, from all over memory: half as wide, they are read in half the time.
-        halved = tf.cast(taste_rows.reshape(-1, dim), tf.bfloat16)
+        halved = tf.cast(taste_rows.reshape(self._num_folds * num_items, dim), tf.bfloat16)
         self._taste_rows = tf.Variable(halved, trainable=False, name="taste_rows") if dim else None
         vectors, bias = embed_corpus(retriever, corpus, arrays["item_stats"])
         # Two copies on purpose: one is gathered (tokens), one is read densely by the index; sharing one variable would
@@ -122,12 +128,12 @@ class MultiContextRetriever(tf.Module):
           history_timestamp: [B, T] int64 seconds; 0 is padding.
           history_weight: weight of each event in eq. 3, [B, T] float32, or one for all, [1, 1].
           time: [B] int64 seconds; events at or after it are ignored.
-          profile: one [B] string tensor per profile column; unknown values count as missing.
+          profile: one [B] string tensor for each of `profile_names`; unknown values count as missing.
         """
         histories = self.read(history_item_id, history_timestamp, history_weight, time)
         columns = [table.lookup(column) for table, column in zip(self._profile_index, profile, strict=True)]
         taste = self._taste(histories, tf.shape(time)[0])
-        interest, log_interest, log_novel, is_interest = self._interests(histories, taste)
+        interests = self._interests(histories, taste)
         return Requests(
             lives=histories.lives,
             count=histories.summary.count,
@@ -135,10 +141,7 @@ class MultiContextRetriever(tf.Module):
             profile=tf.stack(columns, 1) if columns else tf.zeros([tf.shape(time)[0], 0], tf.int32),
             activity=life_activity(histories.summary),
             taste=taste,
-            log_interest=log_interest,
-            log_interest_novel=log_novel,
-            interest=interest,
-            is_interest=is_interest,
+            interests=interests,
         )
 
     def _taste(self, histories: Histories, num_requests: tf.Tensor) -> tf.Tensor:
@@ -147,8 +150,7 @@ class MultiContextRetriever(tf.Module):
         first_row = histories.fold * self._item_category.shape[0]
         return life_taste(histories.lives.owned, self._taste_rows.read_value(), first_row, num_requests)
 
-    def _interests(self, histories: Histories, taste: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Score to draw by, log shares for all and for novel items, and which categories may be drawn; [B, C] each."""
+    def _interests(self, histories: Histories, taste: tf.Tensor) -> InterestScores:
         known = (tf.range(self._num_categories) >= schema.FIRST_KNOWN)[None]
         summary, stats = histories.summary, histories.stats
         if self._config.train.interest_epochs:
@@ -157,7 +159,7 @@ class MultiContextRetriever(tf.Module):
         else:
             every = novel = tf.nn.log_softmax(tf.where(known, stats[:, :, 0], stats.dtype.min), 1)
         if self._config.retrieval.interest != "paper":
-            return every, every, novel, tf.broadcast_to(known, tf.shape(every))
+            return InterestScores(every, tf.broadcast_to(known, tf.shape(every)), every, novel, novel)
         # Without history eq. 3 is silent: everyone's categories speak. Untouched ones count as the weakest touched one.
         touched = summary.count > 0
         nobody = ~tf.reduce_any(touched, 1, keepdims=True)
@@ -165,7 +167,9 @@ class MultiContextRetriever(tf.Module):
         filled = tf.where(nobody, tf.exp(every), tf.where(touched, summary.score, least))
         total = tf.reduce_sum(tf.where(touched | nobody, filled, 0.0), 1, keepdims=True)
         log_share = tf.math.log(tf.maximum(filled / tf.maximum(total, 1e-30), 1e-30))
-        return tf.where(nobody, tf.exp(every), summary.score), log_share, novel, known & (touched | nobody)
+        score = tf.where(nobody, tf.exp(every), summary.score)
+        # Eq. 3 knows one goal: the share that it merges novel items by is the same.
+        return InterestScores(score, known & (touched | nobody), log_share, log_share, novel)
 
     def encode(self, requests: Requests, row: tf.Tensor, category: tf.Tensor) -> Subsequences:
         """Hard search and user tower for R (request, category) pairs, in one batched run.
@@ -175,7 +179,7 @@ class MultiContextRetriever(tf.Module):
           row: request of each pair, [R] int32; no pair occurs twice.
           category: [R] int32.
         """
-        runs = order_runs(requests.lives, row, category, tf.size(requests.interest), self._num_categories)
+        runs = order_runs(requests.lives, row, category, tf.size(requests.count), self._num_categories)
         start = tf.maximum(runs.start, runs.stop - max_sliced(self._config.model))
         events = hard_search.slice_events(
             runs.item, runs.timestamp, runs.weight, start, runs.stop, tf.gather(requests.time, row)
@@ -197,18 +201,21 @@ class MultiContextRetriever(tf.Module):
         return Subsequences(row, category, runs, tokens, encode_by_length(run_tower, tokens, self._config.model.dim))
 
     def search(self, pairs: Subsequences, controls: Controls) -> Found:
-        """The best items of each pair's category, less the excluded ones; as many as the longest list asked."""
+        """The best items of each pair's category, less the excluded ones: as many as the longest list asked for.
+
+        No list is longer than the largest category, however large k is.
+        """
         row, item = self._exclusions(pairs, controls)
         # Retired items are read as history, but no index holds them: they are padding there.
         tokens = tf.where(pairs.tokens.item < self._num_offered, pairs.tokens.item, schema.PADDING)
         queries = Queries(pairs.state.embedding, pairs.category, tokens, pairs.state.boost, row, item)
-        return self.index.search(queries, tf.reduce_max(controls.k))
+        return self.index.search(queries, tf.minimum(tf.reduce_max(controls.k), self._largest))
 
     def choose(self, requests: Requests, controls: Controls) -> Interests:
         """The interests of each request; see `interests.choose_interests`."""
         touched = requests.count > 0
-        affinity = requests.log_interest_novel
-        chosen = choose_interests(requests.interest, affinity, requests.is_interest, touched, controls)
+        scores = requests.interests
+        chosen = choose_interests(scores.drawn_by, scores.affinity, scores.is_interest, touched, controls)
         # Who has no history is shown what everyone likes, and the answer says so.
         nobody = ~tf.reduce_any(touched, 1, keepdims=True) & (chosen.origin == ORIGINS.index("drawn"))
         return chosen._replace(origin=tf.where(nobody, ORIGINS.index("popular"), chosen.origin))
@@ -225,30 +232,26 @@ class MultiContextRetriever(tf.Module):
           item_id [B, K], score, category [B, K] string, interest_rank [B, K] int32 (which interest brought it),
           num_valid [B] int32; rows are padded by 0, 0.0 and "".
         """
-        width = tf.reduce_max(controls.k)
         where = tf.where(interests.is_real)
         row, category = tf.cast(where[:, 0], tf.int32), tf.gather_nd(interests.category, where)
         found = self.search(self.encode(requests, row, category), controls)
-        shape = tf.concat([tf.shape(interests.category), [width]], 0)  # [B, N, K]
-        item = tf.scatter_nd(where, found.item, tf.cast(shape, tf.int64))
-        logit = tf.scatter_nd(where, found.logit, tf.cast(shape, tf.int64))
-        partition = tf.scatter_nd(where, found.log_partition, tf.cast(shape[:2], tf.int64))[:, :, None]
-        merged = self._merge(requests, interests, controls, tf.where(item > 0, logit, 0.0), partition)
-        merged = tf.where(item > 0, merged, merged.dtype.min)
-        flat = tf.reshape(merged, [shape[0], -1])
-        # A list is never longer than what its interests hold, and always as wide as asked.
-        flat = tf.pad(flat, [[0, 0], [0, tf.maximum(0, width - tf.shape(flat)[1])]], constant_values=flat.dtype.min)
-        best, at = tf.math.top_k(flat, width)
-        real = (best > best.dtype.min) & (tf.range(width)[None] < controls.k[:, None])
-        at = tf.where(real, at, 0)
-        place = at // width
-        item = tf.where(real, tf.gather(tf.reshape(item, [shape[0], -1]), at, batch_dims=1), 0)
+        shape = tf.concat([tf.shape(interests.category), tf.shape(found.item)[1:]], 0)  # [B, N, W]
+        shape = tf.cast(shape, tf.int64)
+        lists = Lists(
+            tf.scatter_nd(where, found.item, shape),
+            tf.scatter_nd(where, found.logit, shape),
+            tf.scatter_nd(where, found.log_partition, shape[:2]),
+        )
+        scores = requests.interests
+        share = tf.where(controls.is_novel[:, None], scores.log_share_novel, scores.log_share)
+        merged = merge_lists(lists, interests, share, controls)
+        rank = tf.gather(interests.rank, merged.place, batch_dims=1)
         return {
-            "item_id": tf.gather(self._item_id, item),
-            "score": tf.where(real, best, 0.0),
-            "category": tf.gather(self._category_name, tf.gather(self._item_category, item)),
-            "interest_rank": tf.where(real, tf.gather(interests.rank, place, batch_dims=1), 0),
-            "num_valid": tf.reduce_sum(tf.cast(real, tf.int32), 1),
+            "item_id": tf.gather(self._item_id, merged.item),
+            "score": merged.score,
+            "category": tf.gather(self._category_name, tf.gather(self._item_category, merged.item)),
+            "interest_rank": tf.where(merged.is_real, rank, 0),
+            "num_valid": tf.reduce_sum(tf.cast(merged.is_real, tf.int32), 1),
         }
 
     def explain(self, requests: Requests, interests: Interests) -> dict[str, tf.Tensor]:
@@ -272,12 +275,16 @@ class MultiContextRetriever(tf.Module):
     def controls(self, columns: Mapping[str, tf.Tensor], num_requests: tf.Tensor) -> Controls:
         """Looks the optional columns up; categories that a refresh emptied are allowed to no one."""
         tables = self._category_index, self._item_index
-        controls = read_controls(columns, num_requests, *tables, self._num_categories, self._config.retrieval.max_k)
+        controls = read_controls(columns, num_requests, *tables, self._num_categories, self._config.retrieval.strict)
         return controls._replace(is_allowed=controls.is_allowed & self._has_items)
 
-    def category_of(self, name: tf.Tensor) -> tf.Tensor:
-        """Category index of each name, UNKNOWN where there is none."""
-        return self._category_index.lookup(name)
+    def find_category(self, name: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Category index of each name, UNKNOWN where there is none, and the names that are none ("" elsewhere), [n].
+
+        Fails with InvalidArgument at such a name, where the export is strict.
+        """
+        index = self._category_index.lookup(name)
+        return index, unknown_names(name, index, "category", self._config.retrieval.strict)
 
     def item_embedding(self, item_id: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Vectors [n, D] and biases [n] of raw item ids; zeros for unknown ones."""
@@ -313,39 +320,19 @@ class MultiContextRetriever(tf.Module):
         return tf.cond(is_any, lambda: self._find_excluded(pairs, controls), lambda: (nothing, nothing))
 
     def _find_excluded(self, pairs: Subsequences, controls: Controls) -> tuple[tf.Tensor, tf.Tensor]:
-        listed = tf.gather(controls.excluded, pairs.row)  # [R, E]
-        fits = tf.gather(self._item_category, listed) == pairs.category[:, None]
-        where = tf.where(fits & (listed >= schema.FIRST_KNOWN))
+        listed, size = controls.excluded, tf.shape(controls.excluded)[0] * self._num_categories
+        # Each listed item asks for the pair of its own category, if there is one: no list is laid beside every pair.
+        cell = (pairs.row * self._num_categories + pairs.category)[:, None]
+        pair_of = tf.tensor_scatter_nd_update(tf.fill([size], -1), cell, tf.range(tf.size(pairs.row)))
+        request = tf.range(tf.shape(listed)[0])[:, None]
+        pair = tf.gather(pair_of, request * self._num_categories + tf.gather(self._item_category, listed))  # [B, E]
+        where = tf.where((pair >= 0) & (listed >= schema.FIRST_KNOWN))
         start, stop = pairs.runs.start, pairs.runs.stop
         owner, owned = hard_search.flat_ranges(start, tf.where(tf.gather(controls.is_novel, pairs.row), stop, start))
-        row = tf.concat([tf.cast(where[:, 0], tf.int32), owner], 0)
+        row = tf.concat([tf.gather_nd(pair, where), owner], 0)
         item = tf.concat([tf.gather_nd(listed, where), tf.gather(pairs.runs.item, owned)], 0)
         offered = tf.where(item < self._num_offered)[:, 0]  # the others are in no index, so nothing is to be excluded
         return tf.gather(row, offered), tf.gather(item, offered)
-
-    def _merge(
-        self, requests: Requests, interests: Interests, controls: Controls, logit: tf.Tensor, partition: tf.Tensor
-    ) -> tf.Tensor:
-        width = tf.shape(logit)[2]
-        share = tf.where(controls.is_novel[:, None], requests.log_interest_novel, requests.log_interest)
-        log_interest = tf.gather(share, interests.category, batch_dims=1)
-        weight = tf.gather(controls.forced_weight, interests.category, batch_dims=1)
-        log_interest += tf.where(weight > 0, tf.math.log(tf.maximum(weight, 1e-30)), 0.0)
-        log_interest = log_interest[:, :, None]
-        rank = tf.cast(tf.range(width), tf.float32)[None, None]
-        order = tf.cast(tf.range(tf.shape(logit)[1]), tf.float32)[None, :, None]
-        quota = tf.math.ceil(tf.cast(controls.k, tf.float32)[:, None, None] * tf.exp(log_interest))
-        candidates = Candidates(
-            logit=logit,
-            log_probability=logit - partition,
-            rank=rank,
-            log_interest=log_interest,
-            order=order,
-            num_interests=tf.cast(tf.shape(logit)[1], tf.float32),
-            is_beyond_quota=tf.cast(rank >= quota, tf.float32),
-        )
-        by_strategy = [tf.broadcast_to(strategy(candidates), tf.shape(logit)) for strategy in MERGES.values()]
-        return tf.gather(tf.stack(by_strategy, 1), controls.merge, batch_dims=1)
 
 
 def _lookup(known: np.ndarray) -> tf.lookup.StaticHashTable:

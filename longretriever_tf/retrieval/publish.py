@@ -10,6 +10,7 @@ from longretriever_tf.config import Config
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.errors import UserError
 from longretriever_tf.models.build import Models
+from longretriever_tf.progress import stage
 from longretriever_tf.retrieval.category_index import IndexReport, build_index, searched_by_scann
 from longretriever_tf.retrieval.check_queries import make_check_queries
 from longretriever_tf.retrieval.fingerprint import Fingerprint, fingerprint_items
@@ -73,23 +74,26 @@ def publish(source: Source, export_dir: str, version: int, replay: Callable[[str
             f"--search={config.retrieval.search} is for evaluation alone: an export searches categories; "
             "export with --search=category"
         )
-    served = MultiContextRetriever(
-        config,
-        corpus,
-        models.retriever,
-        models.interest,
-        arrays,
-        Fingerprint(towers, fingerprint_items(corpus)),
-    )
-    categories = searched_by_scann(config.index, corpus.category_offset)
-    queries = make_check_queries(served, config, corpus, categories) if categories else {}
-    packed = served.index
-    served.index, report = build_index(config.index, packed, corpus, queries)
+    with stage("building the index of all items"):
+        served = MultiContextRetriever(
+            config,
+            corpus,
+            models.retriever,
+            models.interest,
+            arrays,
+            Fingerprint(towers, fingerprint_items(corpus)),
+        )
+        categories = searched_by_scann(config.index, corpus.category_offset)
+        queries = make_check_queries(served, config, corpus, categories) if categories else {}
+        packed = served.index
+        served.index, report = build_index(config.index, packed, corpus, queries)
 
     def verify(directory: str) -> None:
         if report.needs_scann:
-            report.require(check_in_fresh_process(directory, packed, queries))
+            with stage("holding every category to exact search in a fresh process"):
+                report.require(check_in_fresh_process(directory, packed, queries))
         if replay is not None:
-            replay(directory)
+            with stage("replaying the warm-up requests in a fresh process"):
+                replay(directory)
 
     return Published(export_model(served, config, corpus, report, export_dir, version, verify), source, report)

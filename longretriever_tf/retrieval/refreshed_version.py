@@ -7,11 +7,11 @@ import numpy as np
 
 from longretriever_tf import schema
 from longretriever_tf.config import Config, DataConfig, load_config
-from longretriever_tf.config_check import num_clusters
+from longretriever_tf.config_check import CLUSTERS, num_clusters
 from longretriever_tf.data.clusters import with_trained_clusters
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.load import own_context
-from longretriever_tf.data.refreshed import refresh_corpus
+from longretriever_tf.data.refreshed import Refreshed, refresh_corpus
 from longretriever_tf.datasets.event_log.source import read_item_table
 from longretriever_tf.errors import UserError
 from longretriever_tf.models.finished import load_for_export
@@ -71,13 +71,25 @@ def refresh_version(run_config: Config, version_dir: str, catalogue: Catalogue) 
         spec = dataclasses.replace(spec, context=corpus.context)
     refreshed = refresh_corpus(corpus, exported, table, spec.context, catalogue.skip_new_categories)
     _check_retired(refreshed.counts["retired"], exported.num_offered - 2, catalogue)
-    row = refreshed.trained_row
-    models = refresh_models(config, models, refreshed.corpus, arrays["item_svd"][row], row)
+    source = under_towers(Source(config, corpus, arrays, models, towers), refreshed, catalogue.new_items)
+    return RefreshedVersion(source, refreshed.counts)
+
+
+def under_towers(trained: Source, refreshed: Refreshed, new_items: str) -> Source:
+    """The towers of a run with another catalogue under them.
+
+    Args:
+      trained: corpus, arrays and models of the run; the config of the version.
+      refreshed: of the run's corpus.
+      new_items: as of `Catalogue`.
+    """
+    row, corpus, arrays = refreshed.trained_row, refreshed.corpus, trained.arrays
+    models = refresh_models(trained.config, trained.models, corpus, arrays["item_svd"][row], row)
     item_stats = arrays["item_stats"][row]
-    if catalogue.new_items == "typical":
-        item_stats = _with_typical_stats(item_stats, refreshed.corpus, row)
+    if new_items == "typical":
+        item_stats = _with_typical_stats(item_stats, corpus, row)
     arrays = arrays | {"item_stats": item_stats, "taste_rows": arrays["taste_rows"][:, row]}
-    return RefreshedVersion(Source(config, refreshed.corpus, arrays, models, towers), refreshed.counts)
+    return Source(trained.config, corpus, arrays, models, trained.towers)
 
 
 def _with_typical_stats(item_stats: np.ndarray, corpus: Corpus, trained_row: np.ndarray) -> np.ndarray:
@@ -105,8 +117,10 @@ def _require_same_towers(towers: str, run_dir: str, version_dir: str) -> None:
 def _table_spec(data: DataConfig, corpus: Corpus, catalogue: Catalogue) -> DataConfig:
     """How to read the table: the run's column names unless told otherwise, and every feature of the towers."""
     name = catalogue.item_name_column
-    # No table holds learned clusters: the log's own category says where an item without one goes.
-    context = own_context(data) if num_clusters(corpus.context) else corpus.context
+    context = corpus.context
+    if num_clusters(context):
+        # No table holds learned clusters: the log's own category, if the run had one, says where a new item goes.
+        context = own_context(data) if own_context(data) in corpus.feature_values else CLUSTERS
     return dataclasses.replace(
         data,
         items=catalogue.items,

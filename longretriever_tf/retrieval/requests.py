@@ -30,6 +30,25 @@ class Histories(NamedTuple):
     stats: tf.Tensor
 
 
+class InterestScores(NamedTuple):
+    """What interests are chosen and merged by, [B, C] each.
+
+    Attributes:
+      drawn_by: the score that interests are drawn by, whatever the goal: eq. 3, or `log_share` itself. Drawn by the
+        score for novel items instead, lists of novel items were worse on validation.
+      is_interest: categories that may be drawn, bool.
+      log_share: log p(category | user) that lists are merged by.
+      log_share_novel: the same for the goal "novel".
+      affinity: what untouched categories are ranked by: the learned log share of novel items.
+    """
+
+    drawn_by: tf.Tensor
+    is_interest: tf.Tensor
+    log_share: tf.Tensor
+    log_share_novel: tf.Tensor
+    affinity: tf.Tensor
+
+
 class Requests(NamedTuple):
     """B requests, looked up.
 
@@ -40,10 +59,7 @@ class Requests(NamedTuple):
       profile: [B, P] int32.
       activity: [B, 3] float32.
       taste: what each life says across categories, [B, D] float32; [B, 0] unless the model reads it.
-      log_interest: log p(category | user), [B, C] float32.
-      log_interest_novel: the same for items that the user never took; also what untouched categories are ranked by.
-      interest: the score that interests are chosen by: eq. 3, or `log_interest` itself, [B, C] float32.
-      is_interest: categories that may be drawn, [B, C] bool.
+      interests: their scores.
     """
 
     lives: RawLives
@@ -52,10 +68,7 @@ class Requests(NamedTuple):
     profile: tf.Tensor
     activity: tf.Tensor
     taste: tf.Tensor
-    log_interest: tf.Tensor
-    log_interest_novel: tf.Tensor
-    interest: tf.Tensor
-    is_interest: tf.Tensor
+    interests: InterestScores
 
 
 class Subsequences(NamedTuple):

@@ -12,7 +12,17 @@ import tensorflow as tf
 from longretriever_tf.config import Config, to_json
 from longretriever_tf.data.corpus import Corpus, load_corpus, save_corpus
 from longretriever_tf.errors import UserError
-from longretriever_tf.files import replace_directory, require_writable, write_text_atomically
+from longretriever_tf.files import (
+    aside_path,
+    explain_damage,
+    read_json_object,
+    remove_leftovers,
+    replace_directory,
+    require_writable,
+    write_text_atomically,
+)
+from longretriever_tf.locks import hold_lock
+from longretriever_tf.progress import stage
 from longretriever_tf.retrieval.category_index import IndexReport
 from longretriever_tf.retrieval.fingerprint import fingerprint_items, read_fingerprint, write_fingerprint
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
@@ -53,34 +63,45 @@ def export_model(
       UserError: the directory is not writable, or the disk is full; what was there stays.
     """
     require_writable(export_dir)
-    version = version or max(versions(export_dir), default=0) + 1
-    final = os.path.join(export_dir, str(version))
-    aside = os.path.join(export_dir, f".{version}.aside")
-    shutil.rmtree(aside, ignore_errors=True)
+    aside = aside_path(os.path.join(export_dir, str(version or "new")))
     try:
-        signatures = make_signatures(model, config.retrieval)
-        tf.saved_model.save(model, aside, signatures=signatures)
-        extra = os.path.join(aside, _EXTRA)
-        os.makedirs(extra)
-        write_fingerprint(extra, model.fingerprint)
-        write_warmup(extra, signatures, config, corpus, model.fingerprint.towers)
-        write_text_atomically(os.path.join(extra, "config.json"), to_json(config))
-        index = json.dumps(dataclasses.asdict(report), indent=2) + "\n"
-        write_text_atomically(os.path.join(extra, _INDEX), index)
-        save_corpus(corpus, os.path.join(extra, "corpus.npz"))
+        _write_version(model, config, corpus, report, aside)
+        if verify is not None:
+            verify(aside)
+        return _publish(aside, export_dir, version)
     except (OSError, tf.errors.OpError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
         raise UserError(
             f"cannot write the export under {export_dir!r}: {str(error).splitlines()[0]}. Nothing there was changed; "
             "free disk space or name another --export_dir"
         ) from error
-    if verify is not None:
-        try:
-            verify(aside)
-        except UserError:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
-    replace_directory(aside, final)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_version(
+    model: MultiContextRetriever, config: Config, corpus: Corpus, report: IndexReport, directory: str
+) -> None:
+    """Writes all the files of a version."""
+    signatures = make_signatures(model, config.retrieval)
+    with stage("writing the model"):
+        tf.saved_model.save(model, directory, signatures=signatures)
+    extra = os.path.join(directory, _EXTRA)
+    os.makedirs(extra)
+    write_fingerprint(extra, model.fingerprint)
+    with stage("answering the warm-up requests"):
+        write_warmup(extra, signatures, config, corpus, model.fingerprint.towers)
+    write_text_atomically(os.path.join(extra, "config.json"), to_json(config))
+    write_text_atomically(os.path.join(extra, _INDEX), json.dumps(dataclasses.asdict(report), indent=2) + "\n")
+    save_corpus(corpus, os.path.join(extra, "corpus.npz"))
+
+
+def _publish(aside: str, export_dir: str, version: int) -> str:
+    """Gives a whole version its number: taken under a lock, so that two exports at once become two versions."""
+    busy = f"another export is about to take its place in {export_dir!r} ({{}})"
+    with hold_lock(export_dir, busy, wait=True):
+        remove_leftovers(export_dir)
+        final = os.path.join(export_dir, str(version or max(versions(export_dir), default=0) + 1))
+        replace_directory(aside, final)
     return final
 
 
@@ -107,12 +128,17 @@ def latest_version(export_dir: str) -> str:
 
 
 def load_index_report(version_dir: str) -> dict[str, Any]:
-    """What `IndexReport` said at export; an export of before there were kinds is exact."""
+    """What `IndexReport` said at export; an export of before there were kinds is exact.
+
+    Raises:
+      UserError: index.json is torn.
+    """
     path = os.path.join(version_dir, _EXTRA, _INDEX)
     if not os.path.exists(path):
         return {"index": "packed", "needs_scann": False, "categories": []}
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+    report = read_json_object(path, "export again")
+    with explain_damage(path, "export again"):
+        return {"needs_scann": bool(report["needs_scann"]), **report}
 
 
 def load_version(version_dir: str) -> Any:
@@ -138,7 +164,8 @@ def load_extra(version_dir: str) -> Corpus:
     path = os.path.join(version_dir, _EXTRA, "corpus.npz")
     if not os.path.exists(path):
         raise UserError(f"{version_dir!r} is not a whole export: {path} does not exist; export again")
-    corpus = load_corpus(path)
+    with explain_damage(path, "export again"):
+        corpus = load_corpus(path)
     stamped = read_fingerprint(os.path.join(version_dir, _EXTRA)).items
     if stamped and stamped != (found := fingerprint_items(corpus)):
         raise UserError(

@@ -192,7 +192,9 @@ class LongRetrieverScorer:
         if self._every_category:
             return self._merge_categories(answers, goal, log_interest, known, np.zeros(interest.shape, np.float32))
         allowed = known & (interest > 0) if by_eq3 else known
-        row, place, category = self._draw_interests(answers.users, interest, allowed)
+        # Drawn by the score for all items, whatever the goal: see `requests.InterestScores`.
+        drawn_by = interest if by_eq3 else self.interest(answers.users, "all")
+        row, place, category = self._draw_interests(answers.users, drawn_by, allowed)
         if self._retrieval.search == "corpus":
             return self._merge_corpora(answers, goal, row, place, category)
         chosen, order = np.zeros(interest.shape, bool), np.zeros(interest.shape, np.float32)

@@ -12,11 +12,14 @@ import tensorflow as tf
 
 from longretriever_tf import schema
 from longretriever_tf.config import RetrievalConfig
+from longretriever_tf.retrieval.admission import admit
 from longretriever_tf.retrieval.controls import Controls, default_columns
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.requests import Requests
 
 Columns = Mapping[str, tf.Tensor]
+Specs = dict[str, tf.TensorSpec]
+Body = Callable[[MultiContextRetriever, Columns], dict[str, tf.Tensor]]
 
 
 def make_signatures(
@@ -25,12 +28,16 @@ def make_signatures(
     """All signatures by name; `serving_default` answers with the merged list.
 
     serving_default, interests: history_item_id [B, T], history_timestamp [B, T] int64 seconds (0: padding),
-      request_timestamp [B], one [B] string column per profile feature; optional: `controls.default_columns`.
+      request_timestamp [B], one [B] string column per profile feature that the towers read (`input_names` says what it
+      is called); optional: `controls.default_columns`.
     top_k: the same question with k [B] int32 and no other knob, all of its inputs required.
     retrieve_in_category, user_embeddings: the history columns and category [B] string (retrieve_in_category: also the
       optional ones).
     item_embeddings: item_id [n].
     fingerprint: expected [n] string, "" or the towers' fingerprint that the caller's vectors come from.
+
+    A call is checked before anything is computed for it (`admission`). Answers tell what a request names and the model
+    does not know: unknown_category [B, U], num_unknown_excluded [B], num_unknown_items [B] (events of the history).
     """
     options = default_columns(retrieval, model.item_id_dtype)
     history = {
@@ -44,21 +51,34 @@ def make_signatures(
     # TensorFlow Serving's REST reader wants every input, defaults or not: a body without knobs asks this signature.
     k = {"k": tf.TensorSpec([None], tf.int32)}
     weight = {"history_weight": options["history_weight"]}
-    make = _make_signature
+    one = tf.constant([1])
+
+    def make(
+        body: Body, required: Specs, optional: dict[str, tf.Tensor], lists: Callable[[Columns], tf.Tensor] | None = None
+    ) -> tf.types.experimental.GenericFunction:
+        """A signature whose columns are admitted first; `lists`: how many lists of length k a row asks for."""
+
+        def admitted(at: Columns) -> dict[str, tf.Tensor]:
+            return body(model, admit(at, optional, model.bounds, None if lists is None else lists(at)))
+
+        return _make_signature(admitted, required, optional)
+
     return {
-        "serving_default": make(lambda at: _retrieve(model, at), history, options),
-        "top_k": make(lambda at: _retrieve(model, options | at), history | k, {}),
-        "interests": make(lambda at: _interests(model, at), history, options),
-        "retrieve_in_category": make(lambda at: _in_category(model, at), history | category, options),
-        "user_embeddings": make(lambda at: _user_embeddings(model, at), history | category, weight),
-        "item_embeddings": make(lambda at: _item_embeddings(model, at), item, {}),
-        "fingerprint": make(lambda at: _fingerprint(model, at), {"expected": tf.TensorSpec([None], tf.string)}, {}),
+        "serving_default": make(_retrieve, history, options, lambda at: at["num_interests"]),
+        "top_k": make(
+            lambda _, at: _retrieve(model, options | at), history | k, {}, lambda _: options["num_interests"]
+        ),
+        "interests": make(_interests, history, options),
+        "retrieve_in_category": make(_in_category, history | category, options, lambda _: one),
+        "user_embeddings": make(_user_embeddings, history | category, weight),
+        "item_embeddings": make(_item_embeddings, item, {}),
+        "fingerprint": make(_fingerprint, {"expected": tf.TensorSpec([None], tf.string)}, {}),
     }
 
 
 def _make_signature(
     body: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]],
-    required: dict[str, tf.TensorSpec],
+    required: Specs,
     optional: dict[str, tf.Tensor],
 ) -> tf.types.experimental.GenericFunction:
     """A tf.function with named columns: the names differ from model to model, so the signature is made, not written."""
@@ -89,34 +109,50 @@ def _controls(model: MultiContextRetriever, at: Columns) -> Controls:
 def _retrieve(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
     requests, controls = _look_up(model, at), _controls(model, at)
     chosen = model.choose(requests, controls)
-    return model.retrieve(requests, chosen, controls) | model.explain(requests, chosen)
+    return model.retrieve(requests, chosen, controls) | model.explain(requests, chosen) | _unknown(requests, controls)
 
 
 def _interests(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
-    requests = _look_up(model, at)
-    return model.explain(requests, model.choose(requests, _controls(model, at)))
+    requests, controls = _look_up(model, at), _controls(model, at)
+    return model.explain(requests, model.choose(requests, controls)) | _unknown(requests, controls)
+
+
+def _unknown(requests: Requests, controls: Controls) -> dict[str, tf.Tensor]:
+    """What the requests name and the model does not know."""
+    return {
+        "unknown_category": controls.unknown_category,
+        "num_unknown_items": requests.lives.num_unknown,
+        "num_unknown_excluded": controls.num_unknown_excluded,
+    }
 
 
 def _in_category(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
     requests, controls = _look_up(model, at), _controls(model, at)
-    category = model.category_of(at["category"])
+    category, unknown = model.find_category(at["category"])
     found = model.search(model.encode(requests, tf.range(tf.size(category)), category), controls)
-    real = (found.item >= schema.FIRST_KNOWN) & (tf.range(tf.reduce_max(controls.k))[None] < controls.k[:, None])
+    pad = [[0, 0], [0, tf.reduce_max(controls.k) - tf.shape(found.item)[1]]]  # as wide as asked, whatever the category
+    item, score = tf.pad(found.item, pad), tf.pad(found.logit - found.log_partition[:, None], pad)
+    real = (item >= schema.FIRST_KNOWN) & (tf.range(tf.reduce_max(controls.k))[None] < controls.k[:, None])
+    told = _unknown(requests, controls)
     return {
-        "item_id": model.ids_of(tf.where(real, found.item, 0)),
-        "score": tf.where(real, found.logit - found.log_partition[:, None], 0.0),
+        "item_id": model.ids_of(tf.where(real, item, 0)),
+        "score": tf.where(real, score, 0.0),
         "num_valid": tf.reduce_sum(tf.cast(real, tf.int32), 1),
+        **told,
+        "unknown_category": tf.concat([unknown[:, None], told["unknown_category"]], 1),
     }
 
 
 def _user_embeddings(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
-    requests, category = _look_up(model, at), model.category_of(at["category"])
+    requests, (category, unknown) = _look_up(model, at), model.find_category(at["category"])
     pairs = model.encode(requests, tf.range(tf.size(category)), category)
     return {
         "embedding": pairs.state.embedding,
         "subsequence_item_id": model.ids_of(pairs.tokens.item),
         "subsequence_boost": pairs.state.boost,
         "subsequence_length": tf.reduce_sum(tf.cast(pairs.tokens.item > 0, tf.int32), 1),
+        "unknown_category": unknown[:, None],
+        "num_unknown_items": requests.lives.num_unknown,
     }
 
 

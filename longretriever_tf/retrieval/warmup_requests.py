@@ -14,7 +14,9 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from longretriever_tf import schema
 from longretriever_tf.config import Config
 from longretriever_tf.data.corpus import Corpus
+from longretriever_tf.input_names import profile_inputs
 from longretriever_tf.retrieval.controls import default_columns
+from longretriever_tf.text import as_raw_ids, is_text
 
 WARMUP_NAME = "tf_serving_warmup_requests"
 """TensorFlow Serving looks for this file in `assets.extra`."""
@@ -76,15 +78,16 @@ def _fill(target: Mapping[str, predict_pb2.PredictRequest], columns: Mapping[str
 def _questions(config: Config, corpus: Corpus, towers: str) -> Iterator[tuple[str, Columns]]:
     """Signature names and columns; every input is given, for servers that know no defaults."""
     rng = np.random.default_rng(_SEED)
-    dtype = tf.int64 if corpus.item_id.dtype.kind in "iu" else tf.string
+    dtype = tf.string if is_text(corpus.item_id) else tf.int64
+    profile = profile_inputs(corpus.profile_values, config.model.profile)
     # One seed per request: what is drawn without one could not be compared.
     options = default_columns(config.retrieval, dtype) | {"seed": tf.constant([_SEED], tf.int64)}
     yield "fingerprint", {"expected": tf.constant([towers])}  # first: of mixed-up files every other answer is wrong too
     for num_users, length in _SHAPES:
-        history = _history(rng, corpus, num_users, length)
+        history = _history(rng, corpus, profile, num_users, length)
         rows = {name: _repeat(value, num_users) for name, value in options.items()}
         yield "serving_default", history | rows
-    history = _history(rng, corpus, *_SHAPES[0])
+    history = _history(rng, corpus, profile, *_SHAPES[0])
     first = corpus.item_category[min(schema.FIRST_KNOWN, corpus.num_items - 1)]
     category = {"category": tf.constant([str(corpus.category_name[first])])}
     yield "top_k", history | {"k": tf.constant([10], tf.int32)}
@@ -98,14 +101,14 @@ def _repeat(value: tf.Tensor, num: int) -> tf.Tensor:
     return tf.broadcast_to(value, [num, *value.shape[1:]])
 
 
-def _history(rng: np.random.Generator, corpus: Corpus, num_users: int, length: int) -> Columns:
+def _history(rng: np.random.Generator, corpus: Corpus, profile: list[str], num_users: int, length: int) -> Columns:
     """Made-up lives: any offered items, at any time of the last months before the cut."""
-    known = corpus.item_id[schema.FIRST_KNOWN : corpus.num_offered]
-    items = rng.choice(known, [num_users, length]) if len(known) else np.zeros([num_users, 0], np.int64)
+    known = as_raw_ids(corpus.item_id)[schema.FIRST_KNOWN : corpus.num_offered]
+    items = rng.choice(known, [num_users, length]) if len(known) else np.empty([num_users, 0], known.dtype)
     age = rng.integers(1, _DAYS * schema.DAY_S, items.shape)
     return {
-        "history_item_id": tf.constant(items.astype(np.int64) if items.dtype.kind in "iu" else items.astype(str)),
+        "history_item_id": tf.constant(items),
         "history_timestamp": tf.constant(np.sort(np.maximum(corpus.cut - age, 1), axis=1)),
         "request_timestamp": tf.fill([num_users], tf.constant(corpus.cut, tf.int64)),
-        **{name: tf.fill([num_users], schema.MISSING) for name in corpus.profile_values},
+        **{name: tf.fill([num_users], schema.MISSING) for name in profile},
     }

@@ -16,14 +16,15 @@ import numpy as np
 from longretriever_tf.serving.config_files import BatchingOptions
 from longretriever_tf.serving.loaded import LoadedModel, Signature
 from longretriever_tf.serving.metrics import Metrics
+from longretriever_tf.serving.predict import IsWanted, always, nobody_waits
 from longretriever_tf.serving.status import ServingError, from_exception, invalid
 
 Arrays = dict[str, np.ndarray]
 
 
 class _Task:
-    def __init__(self, inputs: Mapping[str, np.ndarray], rows: int) -> None:
-        self.inputs, self.rows = inputs, rows
+    def __init__(self, inputs: Mapping[str, np.ndarray], rows: int, is_wanted: IsWanted) -> None:
+        self.inputs, self.rows, self.is_wanted = inputs, rows, is_wanted
         self.future: Future[list[np.ndarray]] = Future()
         self.enqueued = time.monotonic()
 
@@ -55,7 +56,12 @@ class BatchScheduler:
             thread.start()
 
     def run(
-        self, model: LoadedModel, signature: Signature, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
+        self,
+        model: LoadedModel,
+        signature: Signature,
+        inputs: Mapping[str, np.ndarray],
+        outputs: Sequence[str],
+        is_wanted: IsWanted = always,
     ) -> list[np.ndarray]:
         """The outputs for one request, run together with others.
 
@@ -71,22 +77,28 @@ class BatchScheduler:
         else:
             starts = range(0, rows, limit)
             parts = [{name: array[start : start + limit] for name, array in inputs.items()} for start in starts]
-        futures = [self._submit(model, signature, part, tuple(outputs)) for part in parts]
+        futures = [self._submit(model, signature, part, tuple(outputs), is_wanted) for part in parts]
         results = [future.result() for future in futures]
         return results[0] if len(results) == 1 else [np.concatenate(arrays) for arrays in zip(*results, strict=True)]
 
-    def close(self) -> None:
-        """Runs what is queued, then ends the threads."""
+    def close(self, wait_s: float | None = None) -> None:
+        """Runs what is queued, then ends the threads; those still at work after `wait_s` are left to themselves."""
+        deadline = None if wait_s is None else time.monotonic() + wait_s
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         for thread in self._threads:
-            thread.join()
+            thread.join(None if deadline is None else max(deadline - time.monotonic(), 0))
 
     def _submit(
-        self, model: LoadedModel, signature: Signature, inputs: Arrays, outputs: tuple[str, ...]
+        self,
+        model: LoadedModel,
+        signature: Signature,
+        inputs: Arrays,
+        outputs: tuple[str, ...],
+        is_wanted: IsWanted = always,
     ) -> "Future[list[np.ndarray]]":
-        task = _Task(inputs, _num_rows(inputs))
+        task = _Task(inputs, _num_rows(inputs), is_wanted)
         key = (id(model), signature.name, outputs, self._shapes(inputs))
         with self._changed:
             mine = [batch for batch in self._batches if batch.key == key]
@@ -132,6 +144,12 @@ class BatchScheduler:
 
     def _run(self, batch: _Batch) -> None:
         now = time.monotonic()
+        for task in batch.tasks:
+            if not task.is_wanted():
+                task.future.set_exception(nobody_waits())
+        batch.tasks = [task for task in batch.tasks if not task.future.done()]
+        if not batch.tasks:
+            return
         for task in batch.tasks:
             self._metrics.observe("queuing_latency", (now - task.enqueued) * 1e6)
         try:

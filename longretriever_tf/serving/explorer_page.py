@@ -12,17 +12,19 @@ import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from longretriever_tf import schema
 from longretriever_tf.data.corpus import load_corpus
 from longretriever_tf.serving.explorer_users import warmup_users
 from longretriever_tf.serving.json_replies import write_error
+from longretriever_tf.serving.json_text import parse_object
 from longretriever_tf.serving.manager import ModelManager
+from longretriever_tf.serving.predict import IsWanted, always
 from longretriever_tf.serving.rest import JSON, Reply
-from longretriever_tf.serving.status import ServingError
+from longretriever_tf.serving.status import ServingError, from_exception, invalid
+from longretriever_tf.text import as_text
 
 ROOT = "/explorer/"
+_MAX_ASKED = 100_000
 _FILES = os.path.join(os.path.dirname(__file__), "explorer")
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _HEADERS = {
@@ -32,7 +34,7 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
-Handle = Callable[[str, str, bytes], Reply]
+Handle = Callable[[str, str, bytes, IsWanted], Reply]
 
 
 class ExplorerPage:
@@ -51,17 +53,19 @@ class ExplorerPage:
         self._names: tuple[str, dict[str, str]] = ("", {})
         self._files = {name: _read(name) for name in os.listdir(_FILES) if os.path.splitext(name)[1] in _TYPES}
 
-    def handle(self, method: str, path: str, body: bytes) -> Reply:
+    def handle(self, method: str, path: str, body: bytes, is_wanted: IsWanted = always) -> Reply:
         """Answers one request; never raises."""
         if path in ("/", ROOT[:-1]):
             return Reply(302, b"", "text/plain", {"Location": ROOT})
         if not path.startswith(ROOT):
-            return self._handle(method, path, body)
+            return self._handle(method, path, body, is_wanted)
         name = path.removeprefix(ROOT)
         try:
             return self._answer(method, name or "index.html", body)
-        except (ServingError, OSError, ValueError, TypeError, KeyError) as error:
+        except ServingError as error:
             return Reply(400, write_error(f"{path}: {error}"), JSON, _HEADERS)
+        except Exception as error:  # a corpus that cannot be read must not end the page
+            return Reply(500, write_error(f"{path}: {from_exception(error)}"), JSON, _HEADERS)
 
     def _answer(self, method: str, name: str, body: bytes) -> Reply:
         if method == "GET" and name in self._files:
@@ -73,7 +77,7 @@ class ExplorerPage:
             return Reply(200, self._users or warmup_users(self._version_dir(model)), JSON, _HEADERS)
         if name.startswith("models/") and (method, what) == ("POST", "names"):
             names = self._names_in(self._version_dir(model))
-            return _json({item: names[item] for item in map(str, json.loads(body)["item_id"]) if item in names})
+            return _json({item: names[item] for item in _asked(body) if item in names})
         return Reply(404, write_error(f"no such path: {ROOT}{name}; the page is at {ROOT}"), JSON, _HEADERS)
 
     def _version_dir(self, quoted_name: str) -> str:
@@ -88,12 +92,22 @@ class ExplorerPage:
             return self._names[1]
 
 
+def _asked(body: bytes) -> list[str]:
+    """The ids that the page wants names of."""
+    items = parse_object(body).get("item_id")
+    if not isinstance(items, list) or not all(isinstance(item, str | int) for item in items):
+        raise invalid('expected {"item_id": [...]}, a list of ids')
+    if len(items) > _MAX_ASKED:
+        raise invalid(f"names of {len(items)} items were asked for; ask for at most {_MAX_ASKED} at once")
+    return [str(item) for item in items]
+
+
 def _read_names(path: str) -> dict[str, str]:
     if not os.path.exists(path):  # an export of another kind
         return {}
     corpus = load_corpus(path)
     known = slice(schema.FIRST_KNOWN, None)
-    ids, names = corpus.item_id[known].astype(np.str_).tolist(), corpus.item_name[known].tolist()
+    ids, names = as_text(corpus.item_id[known]).tolist(), corpus.item_name[known].tolist()
     return {item: name for item, name in zip(ids, names, strict=True) if name and name != item}
 
 

@@ -10,6 +10,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, predict
 
 from longretriever_tf.serving.schema import Columns, InputSpec
 from longretriever_tf.serving.transport import CallError, ClientOptions, Model, Signatures
+from longretriever_tf.text import is_text
 
 _SIGNATURE_DEF = "signature_def"
 
@@ -39,8 +40,7 @@ class GrpcTransport:
         self._address(request.model_spec)
         request.model_spec.signature_name = signature
         for name, column in columns.items():
-            array = column.astype(object) if column.dtype.kind == "U" else column
-            dtype = tf.string if column.dtype.kind == "U" else tf.as_dtype(column.dtype)
+            array, dtype = (column.astype(object), tf.string) if is_text(column) else (column, column.dtype)
             request.inputs[name].CopyFrom(tf.make_tensor_proto(array, dtype, column.shape))
         return request
 

@@ -61,7 +61,9 @@ def write_columns(outputs: Mapping[str, np.ndarray]) -> bytes:
 
 def write_error(message: str) -> bytes:
     """The body of every reply that failed: {"error": message}."""
-    return _encode(f'{{\n{_INDENT}"error": {_quote(message)}\n}}')
+    # What a request holds may come back in the message: lone surrogates, and bytes that are no UTF-8.
+    plain = message.encode("utf-8", "replace").decode()
+    return _encode(f'{{\n{_INDENT}"error": {_quote(plain)}\n}}')
 
 
 def decimal_text(value: float, digits: int = 17) -> str:

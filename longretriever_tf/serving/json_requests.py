@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from longretriever_tf.serving import json_tensors, json_text
+from longretriever_tf.serving.limits import DEFAULT_LIMITS, RequestLimits, check_json_size
 from longretriever_tf.serving.status import ServingError, invalid
 
 
@@ -29,16 +30,20 @@ class PredictBody(NamedTuple):
     by_row: bool
 
 
-def parse_predict(body: bytes, expected_of: Callable[[str], Expected]) -> PredictBody:
+def parse_predict(
+    body: bytes, expected_of: Callable[[str], Expected], limits: RequestLimits = DEFAULT_LIMITS
+) -> PredictBody:
     """Reads a predict request.
 
     Args:
       body: JSON text.
       expected_of: what the named signature takes ("": the default one); raises for an unknown one.
+      limits: what is too large to be parsed.
 
     Raises:
       ServingError: INVALID_ARGUMENT in TensorFlow Serving's words.
     """
+    check_json_size(body, limits)
     document = json_text.parse_object(body)
     name = document.get("signature_name", "")
     if not isinstance(name, str):

@@ -13,6 +13,7 @@ import numpy as np
 
 from longretriever_tf.serving import dtypes
 from longretriever_tf.serving.json_text import quote, type_name
+from longretriever_tf.serving.limits import MAX_RANK
 from longretriever_tf.serving.status import ServingError, invalid
 
 _INT32 = np.iinfo(np.int32)
@@ -35,6 +36,8 @@ def to_array(value: Any, dtype: int) -> np.ndarray:
 def convert(value: Any, dtype: int) -> np.ndarray | None:
     """As `to_array`; None where anything at all is wrong."""
     shape = shape_of(value)
+    if len(shape) > MAX_RANK:
+        return None
     leaves = [value]
     for size in shape:
         if set(map(type, leaves)) - {list} or set(map(len, leaves)) - {size}:
@@ -58,6 +61,8 @@ def shape_of(value: Any) -> tuple[int, ...]:
 def explain(value: Any, dtype: int, level: int = 0, shape: tuple[int, ...] | None = None) -> None:
     """Raises the error that TensorFlow Serving reports for a value that `convert` refused."""
     shape = shape_of(value) if shape is None else shape
+    if len(shape) > MAX_RANK:
+        raise invalid(f"JSON Value: {quote(value)} is nested {len(shape)} lists deep; at most {MAX_RANK} are read")
     if not isinstance(value, list):
         if level != len(shape):
             raise invalid(

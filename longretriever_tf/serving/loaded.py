@@ -17,6 +17,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
 from longretriever_tf.errors import UserError
+from longretriever_tf.serving.limits import read_export_size
 from longretriever_tf.serving.status import ServingError, from_exception
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -45,12 +46,28 @@ class Signature(NamedTuple):
 class LoadedModel:
     """A version that can answer. Held by requests through `hold`; closed when retired and the last has let go."""
 
-    def __init__(self, name: str, version: int, path: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        version: int,
+        path: str,
+        timeout_s: float = 0.0,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
         """Loads `path`.
+
+        Args:
+          name: the model's.
+          version: its number.
+          path: directory of the SavedModel.
+          timeout_s: a run that takes longer is stopped at its next operation, with DEADLINE_EXCEEDED; 0: never.
+          on_close: called once the model is closed, on the thread that let it go.
 
         Raises:
           ServingError: NOT_FOUND, DATA_LOSS or another, as TensorFlow Serving would report it.
         """
+        self._options = config_pb2.RunOptions(timeout_in_ms=int(timeout_s * 1000))
+        self._on_close = on_close
         self.name, self.version, self.path = name, version, path
         self._lock = threading.Lock()
         self._callables: dict[tuple[str, tuple[str, ...]], Callable] = {}
@@ -58,6 +75,7 @@ class LoadedModel:
         self._holders = 0
         self._retired = False
         self._session, self.signatures = _load(path)
+        self.size = read_export_size(path, self.signatures)
 
     def run(self, signature: Signature, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         """Runs one signature; `inputs` holds an array for every input. Thread-safe.
@@ -85,7 +103,7 @@ class LoadedModel:
             self._holders -= 1
             closing = self._retired and not self._holders
         if closing:
-            self._session.close()
+            self._close()
 
     def retire(self) -> None:
         """No new holders; frees the memory once the present ones are done."""
@@ -93,7 +111,13 @@ class LoadedModel:
             closing = not self._retired and not self._holders
             self._retired = True
         if closing:
-            self._session.close()
+            self._close()
+
+    def _close(self) -> None:
+        # Callables first: a closed session no longer takes back what they hold.
+        self._callables.clear()
+        self._session.close()
+        self._on_close()
 
     def _callable(self, signature: Signature, outputs: tuple[str, ...]) -> Callable:
         key = (signature.name, outputs)
@@ -105,6 +129,7 @@ class LoadedModel:
                 options = config_pb2.CallableOptions(
                     feed=[signature.inputs[name].tensor for name in sorted(signature.inputs)],
                     fetch=[signature.outputs[name].tensor for name in outputs],
+                    run_options=self._options,
                 )
                 call = self._session._make_callable_from_options(options)
                 self._callables[key] = call

@@ -76,6 +76,7 @@ class ModelManager:
         self._labels: dict[str, dict[str, int]] = {}
         self._versions: dict[str, dict[int, _Version]] = {}
         self._warned: set[str] = set()
+        self._faults: dict[str, str] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -97,11 +98,15 @@ class ModelManager:
             self._thread = threading.Thread(target=self._watch, name="version-watcher", daemon=True)
             self._thread.start()
 
-    def close(self) -> None:
-        """Stops polling and unloads everything; requests in flight keep their model until they are done."""
+    def close(self, wait_s: float | None = None) -> None:
+        """Stops polling and unloads everything; requests in flight keep their model until they are done.
+
+        Args:
+          wait_s: for a version that is being loaded; None: until it is.
+        """
         self._stop.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(wait_s)
         with self._lock:
             for known in self._versions.values():
                 for version in known.values():
@@ -114,7 +119,10 @@ class ModelManager:
                 configs = dict(self._configs)
                 gone = [name for name in self._versions if name not in configs]
             for name, config in configs.items():
-                self._reconcile(name, config)
+                try:
+                    self._reconcile(name, config)
+                except Exception as error:  # one model's directory must not keep the others from being looked at
+                    self._warn(name, f"{type(error).__name__}: {error}")
             with self._lock:
                 for name in gone:
                     for version in self._versions[name].values():
@@ -173,8 +181,14 @@ class ModelManager:
         while not self._stop.wait(self._options.poll_wait_s):
             try:
                 self.poll()
-            except Exception:  # the watcher must outlive a file system that misbehaves
-                _LOG.exception("looking for new versions failed; trying again")
+            except Exception as error:  # the watcher must outlive whatever comes
+                self._warn("", f"{type(error).__name__}: {error}")
+
+    def _warn(self, name: str, fault: str) -> None:
+        """Says what is wrong once, not at every look."""
+        if self._faults.get(name) != fault:
+            self._faults[name] = fault
+            _LOG.warning("looking for versions of servable %s failed, and is tried again: %s", name or "any", fault)
 
     def _check_labels(self, model: Any) -> dict[str, int]:
         known = self._versions.get(model.name, {})

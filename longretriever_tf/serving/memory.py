@@ -1,7 +1,11 @@
-"""How the C library holds memory in a process that answers requests."""
+"""How the process holds memory: kept between requests, given back after a peak and after a model has gone."""
 
 import ctypes
 import ctypes.util
+import gc
+import threading
+import time
+from typing import Any
 
 SETTINGS = {
     "MALLOC_TRIM_THRESHOLD_": (-1, 512 * 2**20),
@@ -10,6 +14,13 @@ SETTINGS = {
 }
 """glibc's environment variables, the parameter of `mallopt` that each stands for, and our value in bytes."""
 
+KEEP = 256 * 2**20
+"""Bytes above the last low that a process may hold without being asked to give back."""
+
+_LOOK_S = 5.0
+_AGAIN_S = 30.0
+_PAGE = 4096
+
 
 def keep_freed_memory() -> bool:
     """Lets the process keep what a request frees for the next one; False where the C library is not glibc.
@@ -17,8 +28,81 @@ def keep_freed_memory() -> bool:
     By default glibc gives every few hundred kilobytes back, and the next request gets them again page by page from the
     kernel: about a fifth of the CPU time that a history of 20,000 events takes.
     """
+    library = _library()
     try:
-        library = ctypes.CDLL(ctypes.util.find_library("c"))
         return all([library.mallopt(parameter, value) == 1 for parameter, value in SETTINGS.values()])
-    except (OSError, AttributeError, TypeError):
+    except AttributeError:
         return False
+
+
+def give_back_freed_memory() -> bool:
+    """Gives what is free in every arena back to the system; False where the C library is not glibc."""
+    try:
+        return bool(_library().malloc_trim(0))
+    except AttributeError:
+        return False
+
+
+def resident_bytes() -> int:
+    """What the process holds of the machine's memory; 0 where there is no /proc."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except (OSError, ValueError):
+        return 0
+
+
+class MemoryKeeper:
+    """A thread that gives memory back: after a peak, and at once after `note_garbage`. Ended by `close`.
+
+    What a request frees is kept for the next one, up to `KEEP` above the last low; beyond it glibc would hold a peak
+    forever, since memory freed by one thread's arena serves no other. A model that was closed leaves TensorFlow's graph
+    behind, which refers to itself: Python's own collector would look for it only after millions of new objects.
+    """
+
+    def __init__(self, look_s: float = _LOOK_S) -> None:
+        self._look_s = look_s
+        self._wake, self._garbage, self._stopping = threading.Event(), threading.Event(), threading.Event()
+        self._low = self._after = resident_bytes()
+        self._trimmed_at = time.monotonic()
+        self._thread = threading.Thread(target=self._work, name="memory-keeper", daemon=True)
+        self._thread.start()
+
+    def note_garbage(self) -> None:
+        """Says that a large object was let go; returns at once."""
+        self._garbage.set()
+        self._wake.set()
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.wait(self._look_s)
+            self._wake.clear()
+            if self._garbage.is_set():
+                self._garbage.clear()
+                gc.collect()
+                self._trim()
+            elif self._is_high():
+                self._trim()
+
+    def _is_high(self) -> bool:
+        """Far above the last low; what a trim could not lower, since it was in use, is tried again after a while."""
+        now = resident_bytes()
+        self._low, self._after = min(self._low, now), min(self._after, now)
+        return now > self._after + KEEP or (now > self._low + KEEP and time.monotonic() > self._trimmed_at + _AGAIN_S)
+
+    def _trim(self) -> None:
+        give_back_freed_memory()
+        self._after, self._trimmed_at = resident_bytes(), time.monotonic()
+
+
+def _library() -> Any:
+    try:
+        return ctypes.CDLL(ctypes.util.find_library("c"))
+    except (OSError, TypeError):
+        return None

@@ -4,23 +4,42 @@ Source for order and words of the checks: PreProcessPrediction in tensorflow/ser
 tensorflow cc/saved_model/util.cc.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from longretriever_tf.serving import dtypes
+from longretriever_tf.serving.limits import DEFAULT_LIMITS, RequestLimits, check_feeds
 from longretriever_tf.serving.loaded import DEFAULT_SIGNATURE, LoadedModel, Signature, TensorSpec
 from longretriever_tf.serving.status import ServingError, invalid
+
+IsWanted = Callable[[], bool]
+"""Whether the caller of a request still waits for the answer."""
+
+
+def always() -> bool:
+    """The caller that never goes."""
+    return True
+
+
+def nobody_waits() -> ServingError:
+    """Of a request whose caller has gone before its turn came."""
+    return ServingError("CANCELLED", "the caller has gone: the request was not begun")
 
 
 class Runner(Protocol):
     """What runs a signature: a model itself, or a scheduler that gathers several requests first."""
 
     def run(
-        self, model: LoadedModel, signature: Signature, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
+        self,
+        model: LoadedModel,
+        signature: Signature,
+        inputs: Mapping[str, np.ndarray],
+        outputs: Sequence[str],
+        is_wanted: IsWanted = always,
     ) -> list[np.ndarray]:
-        """The outputs, in the order asked for."""
+        """The outputs, in the order asked for; CANCELLED where nobody waits for them when their turn comes."""
         ...
 
 
@@ -28,8 +47,15 @@ class DirectRunner:
     """Runs every request by itself."""
 
     def run(
-        self, model: LoadedModel, signature: Signature, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
+        self,
+        model: LoadedModel,
+        signature: Signature,
+        inputs: Mapping[str, np.ndarray],
+        outputs: Sequence[str],
+        is_wanted: IsWanted = always,
     ) -> list[np.ndarray]:
+        if not is_wanted():
+            raise nobody_waits()
         return model.run(signature, inputs, outputs)
 
 
@@ -51,7 +77,8 @@ def predict(
     signature: Signature,
     inputs: Mapping[str, np.ndarray],
     output_filter: Sequence[str] = (),
-    max_history: int = 0,
+    limits: RequestLimits = DEFAULT_LIMITS,
+    is_wanted: IsWanted = always,
 ) -> dict[str, np.ndarray]:
     """Runs a signature.
 
@@ -61,7 +88,8 @@ def predict(
       signature: of that model.
       inputs: arrays by input name; inputs that the signature has a default for may be missing.
       output_filter: outputs wanted; none means all.
-      max_history: most events per user in an input named history_*; 0: no limit.
+      limits: what a request may ask of the memory.
+      is_wanted: a request that has to wait for its turn is dropped where this is then False.
 
     Returns:
       The outputs by name.
@@ -72,10 +100,10 @@ def predict(
     feeds = _fill(signature, inputs)
     for number, name in enumerate(sorted(feeds)):
         _check_input(number, name, feeds[name], signature.inputs[name])
-    _check_history(feeds, max_history)
+    check_feeds(feeds, signature, limits, model.size)
     outputs = _choose_outputs(signature, output_filter)
     try:
-        return dict(zip(outputs, runner.run(model, signature, feeds, outputs), strict=True))
+        return dict(zip(outputs, runner.run(model, signature, feeds, outputs, is_wanted), strict=True))
     except ServingError as error:
         raise _with_row_counts(error, feeds) from error
 
@@ -116,15 +144,6 @@ def _check_input(number: int, name: str, array: np.ndarray, spec: TensorSpec) ->
     if not fits:
         shown = ["?" if dim < 0 else str(dim) for dim in spec.dims]
         raise invalid(f"input `{name}` must have shape [{', '.join(shown)}]; received {list(array.shape)}")
-
-
-def _check_history(feeds: Mapping[str, np.ndarray], max_history: int) -> None:
-    for name, array in feeds.items():
-        if max_history and name.startswith("history_") and array.ndim > 1 and array.shape[1] > max_history:
-            raise invalid(
-                f"input `{name}` holds {array.shape[1]} events per user; this server takes at most {max_history} "
-                f"(--max_history). Send each user's last {max_history} events"
-            )
 
 
 def _choose_outputs(signature: Signature, output_filter: Sequence[str]) -> tuple[str, ...]:

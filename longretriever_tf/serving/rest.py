@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 from longretriever_tf.serving import json_replies, status_protos
 from longretriever_tf.serving.json_requests import Expected, parse_predict
+from longretriever_tf.serving.limits import DEFAULT_LIMITS, RequestLimits
 from longretriever_tf.serving.loaded import DEFAULT_SIGNATURE, LoadedModel
 from longretriever_tf.serving.manager import ModelManager
 from longretriever_tf.serving.metrics import Metrics
-from longretriever_tf.serving.predict import Runner, find_signature, predict
+from longretriever_tf.serving.predict import IsWanted, Runner, always, find_signature, nobody_waits, predict
 from longretriever_tf.serving.status import ServingError, from_exception, invalid
 
 JSON = "application/json"
@@ -23,6 +24,7 @@ _POST = re.compile(rf"/v1/models/(?P<name>[^/:]+){_MODEL}:(?P<verb>classify|regr
 _GET = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_MODEL}(?:/(?P<verb>metadata))?", re.IGNORECASE | re.ASCII)
 _API = re.compile(r"/v1/.*", re.IGNORECASE | re.DOTALL)
 _MAX_INT64 = 2**63 - 1
+_MAX_DIGITS = 19
 
 
 class Reply(NamedTuple):
@@ -50,20 +52,21 @@ class RestApi:
         runner: Runner,
         metrics: Metrics,
         *,
-        max_history: int = 0,
+        limits: RequestLimits = DEFAULT_LIMITS,
         default_inputs: bool = False,
         metrics_path: str | None = None,
     ) -> None:
         self._manager, self._runner, self._metrics = manager, runner, metrics
-        self._max_history, self._default_inputs, self._metrics_path = max_history, default_inputs, metrics_path
+        self._limits, self._default_inputs, self._metrics_path = limits, default_inputs, metrics_path
 
-    def handle(self, method: str, path: str, body: bytes) -> Reply:
+    def handle(self, method: str, path: str, body: bytes, is_wanted: IsWanted = always) -> Reply:
         """Answers one request; never raises.
 
         Args:
           method: in capitals.
           path: as sent: percent-encoded, without the query.
           body: the whole body.
+          is_wanted: whether the caller still waits.
         """
         if self._metrics_path is not None and path == self._metrics_path:
             return Reply(200, self._metrics.page().encode(), "text/plain")
@@ -74,7 +77,7 @@ class RestApi:
         code = "OK"
         try:
             route = _parse(method, path)
-            return Reply(200, self._answer(method, path, route, body))
+            return Reply(200, self._answer(method, path, route, body, is_wanted))
         except Exception as error:  # the server goes on serving, whatever a request provokes
             failure = from_exception(error)
             code = failure.code
@@ -83,7 +86,7 @@ class RestApi:
             if route is not None and method == "POST":
                 self._record(route, code, time.monotonic() - start)
 
-    def _answer(self, method: str, path: str, route: _Route | None, body: bytes) -> bytes:
+    def _answer(self, method: str, path: str, route: _Route | None, body: bytes, is_wanted: IsWanted) -> bytes:
         if route is None:
             raise invalid(f"Malformed request: {method} {path}")
         if not route.name:
@@ -94,14 +97,16 @@ class RestApi:
             if method == "GET":
                 return status_protos.metadata_json(model)
             if route.verb == "predict":
-                return self._predict(model, body)
+                return self._predict(model, body, is_wanted)
             raise wrong_method(route.verb)
 
-    def _predict(self, model: LoadedModel, body: bytes) -> bytes:
-        request = parse_predict(body, lambda name: self._expected(model, name))
+    def _predict(self, model: LoadedModel, body: bytes, is_wanted: IsWanted) -> bytes:
+        if not is_wanted():
+            raise nobody_waits()
+        request = parse_predict(body, lambda name: self._expected(model, name), self._limits)
         signature = find_signature(model, request.signature_name)
         start = time.monotonic()
-        outputs = predict(self._runner, model, signature, request.inputs, max_history=self._max_history)
+        outputs = predict(self._runner, model, signature, request.inputs, (), self._limits, is_wanted)
         self._metrics.observe("runtime_latency", (time.monotonic() - start) * 1e6, model.name, "Predict", "TF1")
         return json_replies.write_rows(outputs) if request.by_row else json_replies.write_columns(outputs)
 
@@ -138,7 +143,8 @@ def _parse(method: str, path: str) -> _Route | None:
     if match is None:
         return None
     version, verb = match["version"], match["verb"] or ""
-    if version is not None and int(version[:20]) > _MAX_INT64:
+    version = version and (version.lstrip("0") or "0")
+    if version is not None and (len(version) > _MAX_DIGITS or int(version) > _MAX_INT64):
         raise invalid(f"Failed to convert version: {version} to numeric.")
     if verb != verb.lower():  # the route is matched in any case, the verb is not
         return None

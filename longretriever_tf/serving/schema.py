@@ -10,14 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from longretriever_tf.errors import UserError
+from longretriever_tf.text import as_text, is_text
 
 ItemId = int | str
 Columns = dict[str, np.ndarray]
 
-_NO_ITEM: dict[str, ItemId] = {"DT_INT64": -(2**63), "DT_STRING": ""}
-"""Pads lists of items to leave out: an id that no log has, unlike 0."""
+_NO_ITEM: dict[str, ItemId] = {"DT_INT64": -3_867_590_412_748_930_227, "DT_STRING": ""}
+"""Pads lists of items to leave out: an id that no log has. The number is an arbitrary one of the 2**64 that there are,
+since people's ids are at 0, at -1 and at the limits of int64; text ids are never empty."""
 
-_NUMPY = {"DT_INT64": np.int64, "DT_INT32": np.int32, "DT_FLOAT": np.float32, "DT_STRING": np.str_}
+_NUMPY = {"DT_INT64": np.int64, "DT_INT32": np.int32, "DT_FLOAT": np.float32, "DT_STRING": np.object_}
 _NEUTRAL: dict[str, Any] = {"seed": -1, "exploration": 0, "goal": "all", "history_weight": 1.0}
 """What says nothing on any export; used where the server does not tell its defaults."""
 
@@ -210,8 +212,8 @@ def _plain(column: Any) -> Any:
     """Nested lists of str and numbers."""
     if not isinstance(column, np.ndarray):
         return column
-    if column.dtype.kind in "OS":
-        return np.char.decode(column.astype(np.bytes_), "utf-8").tolist()
+    if is_text(column):
+        return as_text(column.ravel()).reshape(column.shape).tolist()
     return column.tolist()
 
 
@@ -277,12 +279,22 @@ def _cast(name: str, spec: InputSpec, column: list[Any]) -> np.ndarray:
     wanted = _NUMPY.get(spec.dtype)
     if wanted is None:
         raise UserError(f"input `{name}` has dtype {spec.dtype}, which no retriever of this package has")
+    if wanted is np.object_:
+        return _cast_text(name, column)
     array = np.array(column) if np.size(column) else np.zeros(np.shape(column), wanted)
-    kinds = "U" if wanted is np.str_ else "iu" if np.issubdtype(wanted, np.integer) else "iuf"
+    kinds, what = ("iu", "whole numbers") if np.issubdtype(wanted, np.integer) else ("iuf", "numbers")
     if array.dtype.kind not in kinds:
-        what = {"U": "text", "iu": "whole numbers", "iuf": "numbers"}[kinds]
         raise UserError(f"`{name}` must hold {what}, as the model was trained; received {_odd(column, kinds)!r}")
     return array.astype(wanted)
+
+
+def _cast_text(name: str, column: list[Any]) -> np.ndarray:
+    """Text at the width of each value: fixed-width text would hold all at the width of the longest."""
+    array = np.array(column, np.object_)
+    odd = [value for value in array.flat if not isinstance(value, str)]
+    if odd:
+        raise UserError(f"`{name}` must hold text, as the model was trained; received {odd[0]!r}")
+    return array
 
 
 def _odd(column: list[Any], kinds: str) -> Any:

@@ -3,12 +3,10 @@
 import dataclasses
 import logging
 import os
+import socket
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
-import grpc
-from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 from tensorflow_serving.config import model_server_config_pb2
 
 from longretriever_tf.errors import UserError
@@ -17,11 +15,15 @@ from longretriever_tf.serving.batching import BatchScheduler
 from longretriever_tf.serving.config_files import BatchingOptions
 from longretriever_tf.serving.explorer_page import ExplorerPage
 from longretriever_tf.serving.explorer_users import read_users
+from longretriever_tf.serving.grpc_server import GrpcServer
 from longretriever_tf.serving.grpc_services import ModelService, PredictionService
 from longretriever_tf.serving.http_server import Handle, HttpLimits, HttpServer
+from longretriever_tf.serving.limits import DEFAULT_LIMITS, RequestLimits
 from longretriever_tf.serving.loaded import LoadedModel
 from longretriever_tf.serving.manager import LoadOptions, ModelManager
+from longretriever_tf.serving.memory import MemoryKeeper
 from longretriever_tf.serving.metrics import Metrics
+from longretriever_tf.serving.origins import OriginRules
 from longretriever_tf.serving.predict import DirectRunner
 from longretriever_tf.serving.rest import RestApi
 from longretriever_tf.serving.status import ServingError, invalid
@@ -30,6 +32,8 @@ from longretriever_tf.serving.warmup import warm_up
 _LOG = logging.getLogger(__name__)
 _THREADS = 4 * (os.cpu_count() or 1)
 _LOOK_AGAIN_S = 0.1
+_LAST_S = 1.0
+"""For threads to end after the grace; the process need not wait for them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,8 @@ class ServerOptions:
     Attributes:
       host: interface to listen on.
       grpc_port, rest_port: None: not served; 0: any free port.
-      rest_timeout_s: a REST request is answered with 504 after so long; 0: never.
+      rest_timeout_s: a REST request is answered with 504 after so long, and the model's work for any request is
+        stopped; 0: never.
       num_threads: requests worked on at once, per transport.
       batching: None: every request by itself.
       loading: versions and retries.
@@ -48,6 +53,10 @@ class ServerOptions:
       config_file, config_poll_s: a models.config to read again every so often; 0: never.
       max_body: bytes of a request.
       max_history: events per user in history_* inputs; 0: no limit.
+      limits: what else a request may ask of the memory; `max_history` and `max_body` stand above in it.
+      read_timeout_s: how long a connection may keep the server waiting for a header or for each MiB of a body.
+      max_connections: per transport; 0: no limit.
+      allowed_hosts: names that the server is reached by, beside `host` and localhost.
       rest_default_inputs: fill left-out REST inputs from the signature, which TensorFlow Serving does for gRPC alone.
       cors: let browsers call from other origins.
       explorer: serve the explorer page at /explorer/ of the REST port.
@@ -67,7 +76,11 @@ class ServerOptions:
     config_file: str = ""
     config_poll_s: float = 0.0
     max_body: int = 32 << 20
-    max_history: int = 100_000
+    max_history: int = DEFAULT_LIMITS.max_history
+    limits: RequestLimits = DEFAULT_LIMITS
+    read_timeout_s: float = 30.0
+    max_connections: int = 1024
+    allowed_hosts: tuple[str, ...] = ()
     rest_default_inputs: bool = False
     cors: bool = False
     explorer: bool = False
@@ -86,7 +99,8 @@ class ModelServer:
         self.rest_port: int | None = None
         self.grpc_port: int | None = None
         self._http: HttpServer | None = None
-        self._grpc: grpc.Server | None = None
+        self._grpc: GrpcServer | None = None
+        self._memory: MemoryKeeper | None = None
         self._scheduler: BatchScheduler | None = None
         self._stopping = threading.Event()
         self._config_watcher: threading.Thread | None = None
@@ -97,6 +111,13 @@ class ModelServer:
         Raises:
           UserError: a label or every version of a model cannot be served, or a port is taken.
         """
+        for port, what, flag in (
+            (self._options.grpc_port, "gRPC", "--port"),
+            (self._options.rest_port, "REST", "--rest_api_port"),
+        ):
+            if port:
+                _check_free(self._options.host, port, what, flag)
+        self._memory = MemoryKeeper()
         try:
             self.manager.configure(self._config)
         except ServingError as error:
@@ -119,17 +140,21 @@ class ModelServer:
         self._stopping.set()
 
     def stop(self) -> None:
-        """Stops listening, lets requests in flight finish, unloads."""
+        """Stops listening, lets requests in flight finish within the grace, unloads; what still works is left alone."""
         self._stopping.set()
-        if self._grpc is not None:
-            self._grpc.stop(self._options.grace_s).wait()
-        if self._http is not None:
-            self._http.stop()
+        stops = [each.stop for each in (self._grpc, self._http) if each is not None]
+        threads = [threading.Thread(target=stop) for stop in stops]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         if self._scheduler is not None:
-            self._scheduler.close()
+            self._scheduler.close(_LAST_S)
         if self._config_watcher is not None:
-            self._config_watcher.join()
-        self.manager.close()
+            self._config_watcher.join(_LAST_S)
+        self.manager.close(_LAST_S)
+        if self._memory is not None:
+            self._memory.close()
 
     def reload(self, config: model_server_config_pb2.ModelServerConfig) -> None:
         """Takes over another config, and waits for its new models, one try each.
@@ -149,7 +174,8 @@ class ModelServer:
             raise ServingError("UNKNOWN", f"{len(waiting) or 1} model(s) did not become available: {{{failed}}}")
 
     def _load(self, name: str, version: int, path: str) -> LoadedModel:
-        model = LoadedModel(name, version, path)
+        done = self._memory.note_garbage if self._memory else lambda: None
+        model = LoadedModel(name, version, path, self._options.rest_timeout_s, done)
         if self._options.warm_up:
             try:
                 warm_up(model, self.metrics)
@@ -178,23 +204,32 @@ class ModelServer:
         if options.batching is not None:
             self._scheduler = BatchScheduler(options.batching, self.metrics)
         runner = self._scheduler or DirectRunner()
+        limits = dataclasses.replace(options.limits, max_history=options.max_history, max_text=options.max_body)
+        http = HttpLimits(
+            options.num_threads,
+            options.rest_timeout_s,
+            options.grace_s,
+            options.max_body,
+            options.read_timeout_s,
+            options.max_connections,
+        )
         if options.grpc_port is not None:
-            service = PredictionService(self.manager, runner, self.metrics, options.max_history)
-            self._grpc, self.grpc_port = _open_grpc(options, service, ModelService(self.manager, self.reload))
+            prediction = PredictionService(self.manager, runner, self.metrics, limits)
+            models = ModelService(self.manager, self.reload)
+            self._grpc = GrpcServer(prediction, models, http, options.host, options.grpc_port)
+            self.grpc_port = self._grpc.port
             _LOG.info("Running gRPC ModelServer at %s:%d ...", options.host, self.grpc_port)
         if options.rest_port is not None:
             api = RestApi(
                 self.manager,
                 runner,
                 self.metrics,
-                max_history=options.max_history,
+                limits=limits,
                 default_inputs=options.rest_default_inputs,
                 metrics_path=options.metrics_path,
             )
-            limits = HttpLimits(options.num_threads, options.rest_timeout_s, options.grace_s, options.max_body)
-            self._http = HttpServer(
-                self._with_explorer(api.handle), limits, options.host, options.rest_port, options.cors
-            )
+            rules = OriginRules(options.host, options.allowed_hosts, options.cors)
+            self._http = HttpServer(self._with_explorer(api.handle), http, options.host, options.rest_port, rules)
             self.rest_port = self._http.port
             _LOG.info("Exporting HTTP/REST API at:%s:%d ...", options.host, self.rest_port)
             if options.explorer:
@@ -218,23 +253,15 @@ class ModelServer:
                 _LOG.warning("the model config file was not taken over, the old one stays in effect: %s", error)
 
 
-def _open_grpc(options: ServerOptions, prediction: PredictionService, models: ModelService) -> tuple[grpc.Server, int]:
-    address = f"{options.host}:{options.grpc_port}"
-    server = grpc.server(
-        ThreadPoolExecutor(options.num_threads, thread_name_prefix="grpc"),
-        options=[
-            ("grpc.so_reuseport", 0),  # else a second server would share the port, and half the requests, unnoticed
-            ("grpc.max_receive_message_length", options.max_body),
-            ("grpc.max_send_message_length", -1),
-        ],
-    )
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise UserError(
-            f"cannot listen on {address} for gRPC; choose another --port or --host, or stop what listens there"
-        ) from error
-    server.start()
-    return server, port
+def _check_free(host: str, port: int, what: str, flag: str) -> None:
+    """Refuses a taken port before models are loaded for minutes."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), port))
+        except OSError as error:
+            raise UserError(
+                f"cannot listen on {host}:{port} for {what}: {error.strerror or error}; choose another {flag} or "
+                "--host, or stop what listens there"
+            ) from error

@@ -4,19 +4,28 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+MAX_VERSION = 2**63 - 1
+"""An int64 in every protocol."""
+
 Fingerprint = tuple[tuple[str, int, int], ...]
 
 
 def find_versions(base_path: str) -> dict[int, str]:
     """Version number -> directory, for every child of `base_path` whose whole name is a number.
 
-    Two names of one number (1, 001): the shorter wins. A base path that does not exist has no versions.
+    Two names of one number (1, 001): the shorter wins. A base path that does not exist has no versions. What is no
+    directory, cannot be looked at (a link that leads to itself) or has too large a number is no version.
     """
     try:
-        names = sorted((entry.name for entry in os.scandir(base_path) if entry.is_dir()), key=len, reverse=True)
+        names = sorted(os.listdir(base_path), key=len, reverse=True)
     except OSError:
         return {}
-    return {int(name): os.path.join(base_path, name) for name in names if name.isascii() and name.isdigit()}
+    found = {}
+    for name in names:
+        path = os.path.join(base_path, name)
+        if name.isascii() and name.isdigit() and int(name) <= MAX_VERSION and os.path.isdir(path):
+            found[int(name)] = path
+    return found
 
 
 def aspired_versions(found: Mapping[int, str], policy: Any) -> list[int]:

@@ -7,9 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.config import Config
-from longretriever_tf.data.corpus import encode_log
+from longretriever_tf.data.corpus import encode_log, offset_of
 from longretriever_tf.data.log import LifelongLog
-from longretriever_tf.data.prepared import Prepared
+from longretriever_tf.data.prepared import Prepared, held_out_users, prepare_requests
 from longretriever_tf.data.splits import Cuts
 from longretriever_tf.data.user_batches import UserBatchSource
 from longretriever_tf.data.user_examples import build_user_examples
@@ -18,6 +18,7 @@ from longretriever_tf.evaluation.truth import Truth, build_truth
 from longretriever_tf.models.baselines.recent_retriever import RecentRetriever, build_baseline
 from longretriever_tf.models.build import assign_scale
 from longretriever_tf.retrieval.recent_scorer import RecentScorer
+from longretriever_tf.schema import DAY_S
 from longretriever_tf.training.loop import Phase
 from longretriever_tf.training.phases import BaselinePhase
 
@@ -72,6 +73,29 @@ def validation_truth(log: LifelongLog, cuts: Cuts, prepared: Prepared) -> Truth:
     corpus = prepared.corpus
     truth = build_truth(encode_log(log, corpus), corpus.num_items, corpus.cut, cuts.window_of("validation"))
     return truth.rows(0, min(truth.num_users, _VALIDATION_USERS))
+
+
+def held_out_truth(config: Config, log: LifelongLog, prepared: Prepared) -> tuple[Prepared, Truth]:
+    """What --validation_users asks about: the last --window_days of the users held out, and the log before these.
+
+    Raises:
+      UserError: none of them takes anything in those days.
+    """
+    corpus, stop = prepared.corpus, prepared.corpus.cut
+    start = stop - round(config.data.window_days * DAY_S)
+    arrays = {"item_svd": prepared.item_svd, "taste_rows": prepared.taste_rows}
+    requests = prepare_requests(config, log, corpus, arrays, start)
+    whole = encode_log(log, corpus)
+    is_asked = held_out_users(config, log.num_users)[whole.event_user()] | (whole.timestamp < start)
+    asked = dataclasses.replace(
+        whole,
+        offset=offset_of(np.bincount(whole.event_user()[is_asked], minlength=whole.num_users)),
+        item=whole.item[is_asked],
+        timestamp=whole.timestamp[is_asked],
+        weight=whole.weight[is_asked],
+    )
+    truth = build_truth(asked, corpus.num_items, start, (start, stop))
+    return requests, truth.rows(0, min(truth.num_users, _VALIDATION_USERS))
 
 
 def _make_validate(

@@ -6,7 +6,9 @@ run that is killed and started again by the same command makes the same steps as
 
 import contextlib
 import dataclasses
+import glob
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -19,6 +21,8 @@ from longretriever_tf.models.optimizer import SplitAdam
 from longretriever_tf.progress import Progress
 
 _REPORT_EVERY = 20
+_LATER_STATE = ("loop_loss_sum", "loop_num_losses")
+"""Parts of the state that checkpoints of earlier versions lack."""
 
 
 class Phase(Protocol):
@@ -62,20 +66,29 @@ class OwnStep(Protocol):
 
 @dataclasses.dataclass
 class LoopState:
-    """Where a run stands; saved in every checkpoint."""
+    """Where a run stands; saved in every checkpoint.
+
+    Attributes:
+      phase, epoch, step: the position, int64.
+      best, best_epoch: the best validation figure of the phase (-1.0: none yet) and its epoch (-1).
+      loss_sum, num_losses: over the steps of the epoch so far, float64 and int64: an epoch's mean loss survives a kill.
+    """
 
     phase: tf.Variable
     epoch: tf.Variable
     step: tf.Variable
     best: tf.Variable
     best_epoch: tf.Variable
+    loss_sum: tf.Variable
+    num_losses: tf.Variable
 
     @classmethod
     def start(cls) -> "LoopState":
         """The position before the first step."""
         phase, epoch, step = (tf.Variable(0, dtype=tf.int64, trainable=False) for _ in range(3))
         best, best_epoch = tf.Variable(-1.0, trainable=False), tf.Variable(-1, dtype=tf.int64, trainable=False)
-        return cls(phase, epoch, step, best, best_epoch)
+        loss_sum = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+        return cls(phase, epoch, step, best, best_epoch, loss_sum, tf.Variable(0, dtype=tf.int64, trainable=False))
 
 
 class Checkpoints:
@@ -89,20 +102,48 @@ class Checkpoints:
 
     def __init__(self, directory: str, objects: dict[str, Any], state: LoopState) -> None:
         self._directory = directory
-        tracked = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+        tracked = {f"loop_{field.name}": getattr(state, field.name) for field in dataclasses.fields(state)}
+        self._saved = {**objects, **tracked}
         self._latest = tf.train.CheckpointManager(
-            tf.train.Checkpoint(**objects, **{f"loop_{name}": value for name, value in tracked.items()}),
-            os.path.join(directory, "latest"),
-            max_to_keep=2,
+            tf.train.Checkpoint(**self._saved), os.path.join(directory, "latest"), max_to_keep=2
         )
         self._weights = tf.train.Checkpoint(**{name: value for name, value in objects.items() if "adam" not in name})
 
     def restore(self) -> bool:
-        """Goes back to the latest position; False where there is none."""
-        if self._latest.latest_checkpoint is None:
+        """Goes back to the latest position; False where there is none.
+
+        Raises:
+          UserError: the checkpoint is damaged, or of a run of other shapes.
+        """
+        path = self._latest.latest_checkpoint
+        if path is None:
+            if glob.glob(os.path.join(glob.escape(self._directory), "latest", "ckpt-*.index")):
+                raise UserError(
+                    f"{os.path.join(self._directory, 'latest', 'checkpoint')} does not say which of the checkpoints "
+                    f"beside it is the latest; restore it from a copy, or delete {self._directory} to train anew"
+                )
             return False
-        self._latest.checkpoint.restore(self._latest.latest_checkpoint).assert_existing_objects_matched()
+        with self._explain_read_errors(path):
+            names = {name for name, _ in tf.train.list_variables(path)}
+            kept = {  # a run that an earlier version began has no sums of losses
+                name: value
+                for name, value in self._saved.items()
+                if name not in _LATER_STATE or f"{name}/.ATTRIBUTES/VARIABLE_VALUE" in names
+            }
+            checkpoint = self._latest.checkpoint if len(kept) == len(self._saved) else tf.train.Checkpoint(**kept)
+            checkpoint.restore(path).assert_existing_objects_matched()
         return True
+
+    @contextlib.contextmanager
+    def _explain_read_errors(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, AssertionError, RuntimeError, tf.errors.OpError) as error:
+            raise UserError(
+                f"the checkpoint {path} cannot be taken up ({_first_line(error)}): it is damaged, or of a run with "
+                f"other items or categories. Nothing was changed; train elsewhere with --run_dir=..., or delete "
+                f"{self._directory} to train anew here"
+            ) from error
 
     def save(self) -> None:
         """Saves the position. TensorFlow writes aside and renames, so the last good checkpoint outlives a full disk."""
@@ -110,9 +151,13 @@ class Checkpoints:
             self._latest.save()
 
     def save_weights(self, name: str) -> None:
-        """Saves the weights alone, under `name` (say, best)."""
+        """Saves the weights alone, under `name` (say, final)."""
         with self._explain_write_errors():
             self._weights.write(os.path.join(self._directory, name, "weights"))
+
+    def has_weights(self, name: str) -> bool:
+        """Whether `save_weights` has ended under this name: TensorFlow writes the index last."""
+        return os.path.exists(os.path.join(self._directory, name, "weights.index"))
 
     @contextlib.contextmanager
     def _explain_write_errors(self) -> Iterator[None]:
@@ -121,13 +166,39 @@ class Checkpoints:
         except (tf.errors.OpError, OSError) as error:
             raise UserError(
                 f"cannot write a checkpoint under {self._directory!r}: {error.__class__.__name__}: "
-                f"{str(error).splitlines()[0]}. The one before it is whole: free disk space (or mend the "
+                f"{_first_line(error)}. The one before it is whole: free disk space (or mend the "
                 "permissions) and run the same command again"
             ) from error
 
     def restore_weights(self, name: str) -> None:
-        """Reads weights that `save_weights` wrote."""
-        self._weights.read(os.path.join(self._directory, name, "weights")).assert_existing_objects_matched()
+        """Reads weights that `save_weights` wrote.
+
+        Raises:
+          UserError: they are damaged.
+        """
+        path = os.path.join(self._directory, name, "weights")
+        with self._explain_read_errors(path):
+            self._weights.read(path).assert_existing_objects_matched()
+
+    def restore_best(self, epoch: int) -> None:
+        """Reads the weights of the best epoch."""
+        name = _best(epoch)
+        self.restore_weights(name if self.has_weights(name) else "best")  # of an earlier version: one for all epochs
+
+    def remove_best(self, but: int = -1) -> None:
+        """Removes the weights of best epochs that were, all but those of the epoch `but`."""
+        for path in glob.glob(os.path.join(glob.escape(self._directory), _best("*"))):
+            if os.path.basename(path) != _best(but):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _best(epoch: int | str) -> str:
+    """Each best epoch has a name of its own: what the latest checkpoint speaks of is never overwritten."""
+    return f"best-{epoch}"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), error.__class__.__name__)[:300]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,12 +210,15 @@ class LoopOptions:
       patience: epochs without a better validation figure before a phase stops.
       xla: compile the step.
       writer: TensorBoard.
+      on_epoch: is told the phase's name and the epoch's figures, before the run's position passes the epoch; may be
+        told an epoch twice, with the same figures but the speed.
     """
 
     checkpoint_every_s: float
     patience: int
     xla: bool
     writer: tf.summary.SummaryWriter
+    on_epoch: Callable[[str, dict[str, float]], None] = lambda phase, line: None
 
 
 def run_phase(
@@ -166,18 +240,27 @@ def run_phase(
             if figure > float(state.best):
                 state.best.assign(figure)
                 state.best_epoch.assign(epoch)
-                checkpoints.save_weights("best")
-        state.epoch.assign_add(1)
-        state.step.assign(0)
+                checkpoints.save_weights(_best(epoch))
+        options.on_epoch(phase.name, lines[-1])
+        _start_epoch(state, epoch + 1)
         checkpoints.save()
+        checkpoints.remove_best(but=int(state.best_epoch))
     if int(state.best_epoch) >= 0:
         print(f"{phase.name}: keeping the weights of epoch {int(state.best_epoch) + 1}, the best on validation")
-        checkpoints.restore_weights("best")
+        checkpoints.restore_best(int(state.best_epoch))
     state.phase.assign(index + 1)
-    for variable, value in ((state.epoch, 0), (state.step, 0), (state.best, -1.0), (state.best_epoch, -1)):
-        variable.assign(value)
+    state.best.assign(-1.0)
+    state.best_epoch.assign(-1)
+    _start_epoch(state, 0)
     checkpoints.save()
+    checkpoints.remove_best()
     return lines
+
+
+def _start_epoch(state: LoopState, epoch: int) -> None:
+    state.epoch.assign(epoch)
+    for variable in (state.step, state.loss_sum, state.num_losses):
+        variable.assign(tf.zeros_like(variable))
 
 
 def _has_stalled(state: LoopState, patience: int) -> bool:
@@ -214,21 +297,28 @@ def _run_epoch(
     first = int(state.step)
     done = round(phase.num_examples() * first / max(phase.num_batches(), 1))
     progress = Progress(f"{phase.name} epoch {epoch + 1}/{phase.epochs}", phase.num_examples(), "examples", done)
-    recent, losses, seen, saved = [], [], 0, time.monotonic()
+    recent: list[tf.Tensor] = []
+    seen, saved = 0, time.monotonic()
     for step, batch in enumerate(phase.make_dataset(epoch, first), start=first):
         recent.append(step_function(batch))
         seen += phase.batch_examples(batch)
-        if len(recent) == _REPORT_EVERY or step + 1 == phase.num_batches():
-            losses.append(float(tf.reduce_mean(recent)))  # the only wait for the device
-            progress.update(seen, f"loss {losses[-1]:.3f}")
+        is_due = time.monotonic() - saved > options.checkpoint_every_s
+        if (step + 1) % _REPORT_EVERY == 0 or step + 1 == phase.num_batches() or is_due:
+            losses = tf.stack(recent).numpy().astype(np.float64)  # the only wait for the device
+            state.loss_sum.assign_add(losses.sum())
+            state.num_losses.assign_add(len(losses))
+            progress.update(seen, f"loss {losses.mean():.3f}")
             recent, seen = [], 0
             with options.writer.as_default(int(optimizer.step)):
-                tf.summary.scalar(f"{phase.name}/loss", losses[-1])
+                tf.summary.scalar(f"{phase.name}/loss", losses.mean())
                 tf.summary.scalar(f"{phase.name}/learning_rate", optimizer.learning_rate())
                 tf.summary.scalar(f"{phase.name}/examples_per_s", progress.rate())
-        if time.monotonic() - saved > options.checkpoint_every_s:
+        if is_due:
             state.step.assign(step + 1)
             checkpoints.save()
             saved = time.monotonic()
     progress.close()
-    return {"epoch": epoch + 1, "loss": float(np.mean(losses or [np.nan])), "examples_per_s": progress.rate()}
+    # To 6 decimals: a sum in two sessions is rounded in other places. No loss, where an earlier version was stopped
+    # after the last step of an epoch.
+    loss = {"loss": round(float(state.loss_sum) / int(state.num_losses), 6)} if int(state.num_losses) else {}
+    return {"epoch": epoch + 1, **loss, "examples_per_s": progress.rate()}

@@ -1,6 +1,5 @@
 """One run from config to trained models; `train` is its command."""
 
-import json
 import os
 from collections.abc import Callable
 
@@ -10,84 +9,132 @@ import tensorflow as tf
 from longretriever_tf.baseline_config import LONGRETRIEVER
 from longretriever_tf.config import Config
 from longretriever_tf.data.batches import BatchSource
+from longretriever_tf.data.catalogue import save_catalogue
 from longretriever_tf.data.interest_batches import InterestSource, LifeReader
+from longretriever_tf.data.load import load_log
 from longretriever_tf.data.log import LifelongLog
+from longretriever_tf.data.log_identity import LogIdentity, identify_log, read_identity, write_identity
 from longretriever_tf.data.prepared import (
     Prepared,
     example_tastes,
-    load_split,
     prepare,
     prepare_examples,
     save_prepared,
     training_cut,
+    training_cuts,
 )
 from longretriever_tf.data.splits import Cuts
 from longretriever_tf.evaluation.evaluator import evaluate_users
-from longretriever_tf.files import write_text_atomically
 from longretriever_tf.models.build import Models, build_models, set_interest_scale, set_token_scale
 from longretriever_tf.models.optimizer import SplitAdam
-from longretriever_tf.provenance import describe_origin
+from longretriever_tf.progress import stage
 from longretriever_tf.retrieval.scorer import LongRetrieverScorer
-from longretriever_tf.training.assemble import Assembly, assemble_baseline, validation_truth
+from longretriever_tf.training.assemble import Assembly, assemble_baseline, held_out_truth, validation_truth
 from longretriever_tf.training.charts import draw_training
 from longretriever_tf.training.device_phase import make_device_phase
+from longretriever_tf.training.history import TrainingHistory
 from longretriever_tf.training.loop import Checkpoints, LoopOptions, LoopState, Phase, run_phase
 from longretriever_tf.training.phases import InterestPhase, TowerPhase
-from longretriever_tf.training.run_dir import open_run_dir
+from longretriever_tf.training.run_dir import (
+    has_unchanged_source,
+    is_finished,
+    open_run_dir,
+    require_same_corpus,
+    require_same_log,
+    write_config,
+)
 
 
-def train(config: Config) -> None:
+def train(config: Config) -> str:
     """Trains, or resumes, the run of `config`; everything lands in `config.train.run_dir`.
+
+    Nothing there changes before the log, and the checkpoint of a run that goes on, have proved to belong to it.
+
+    Returns:
+      What happened, in a sentence: trained, or finished before.
 
     Raises:
       UserError: data, flags or directory cannot be used.
     """
-    open_run_dir(config)
-    log, cuts = load_split(config)
-    prepared = prepare(config, log, training_cut(config, cuts))
+    run_dir = config.train.run_dir
+    with open_run_dir(config):
+        if is_finished(run_dir) and has_unchanged_source(config):
+            return _describe_finished(run_dir)
+        with stage("reading the log"):
+            log = load_log(config.data)
+            identity = identify_log(log, config.data)
+        require_same_log(config, identity)
+        if is_finished(run_dir):
+            write_identity(run_dir, identity)  # the same log in files that were written anew
+            return _describe_finished(run_dir)
+        _train(config, log, identity)
+        return f"trained: {run_dir}"
+
+
+def _describe_finished(run_dir: str) -> str:
+    identity = read_identity(run_dir)
+    of_what = f" on the log {identity.describe()}" if identity else ""
+    return f"{run_dir} has finished training{of_what}: nothing to do (to train once more, name another --run_dir)"
+
+
+def _train(config: Config, log: LifelongLog, identity: LogIdentity) -> None:
+    """What `train` does once the run directory and the log are known to belong together."""
+    run_dir, cuts = config.train.run_dir, training_cuts(config, log)
+    with stage("preparing vocabularies, item statistics and the items' SVD"):
+        prepared = prepare(config, log, training_cut(config, cuts))
     print(
         f"{config.data.dataset}: {prepared.log.num_users:,} users, {len(prepared.log.item):,} events before the cut "
         f"({np.datetime64(prepared.corpus.cut, 's')} UTC), {prepared.corpus.num_items - 2:,} items, "
-        f"{prepared.corpus.num_categories - 2:,} categories ({prepared.corpus.context})"
+        f"{prepared.corpus.num_categories - 2:,} categories ({prepared.corpus.context})",
+        flush=True,
     )
-    save_prepared(config.train.run_dir, prepared)
-    parts = assemble(config, log, cuts, prepared)
-    phases = parts.phases
-    optimizers = [
-        SplitAdam(
-            phase.variables(),
-            config.train.learning_rate,
-            config.train.weight_decay,
-            max(1, phase.epochs * phase.num_steps()),
-        )
-        for phase in phases
-    ]
+    require_same_corpus(run_dir, prepared)
+    with stage("finding the training examples and their histories"):
+        parts = assemble(config, log, cuts, prepared)
     state = LoopState.start()
-    checkpoints = Checkpoints(
-        os.path.join(config.train.run_dir, "checkpoints"),
-        {
-            **parts.models,
-            **{f"adam_{phase.name}": optimizer for phase, optimizer in zip(phases, optimizers, strict=True)},
-        },
-        state,
-    )
+    optimizers = [_make_optimizer(config, phase) for phase in parts.phases]
+    adams = {f"adam_{phase.name}": adam for phase, adam in zip(parts.phases, optimizers, strict=True)}
+    checkpoints = Checkpoints(os.path.join(run_dir, "checkpoints"), {**parts.models, **adams}, state)
     if checkpoints.restore():
-        print(f"resuming at phase {int(state.phase)}, epoch {int(state.epoch)}, step {int(state.step)}")
+        print(f"resuming at phase {int(state.phase)}, epoch {int(state.epoch)}, step {int(state.step)}", flush=True)
     else:
         parts.set_scales()
+    history = TrainingHistory(run_dir, config.train.seed)
+    with stage("writing what export and evaluate need of the training window"):
+        write_config(config)
+        write_identity(run_dir, identity)
+        save_catalogue(run_dir, log, prepared.corpus)
+        save_prepared(run_dir, prepared, identity.fingerprint)
+    _run_phases(config, parts.phases, optimizers, state, checkpoints, history)
+    print(f"written: {draw_training(run_dir)}")
+
+
+def _make_optimizer(config: Config, phase: Phase) -> SplitAdam:
+    num_steps = max(1, phase.epochs * phase.num_steps())
+    return SplitAdam(phase.variables(), config.train.learning_rate, config.train.weight_decay, num_steps)
+
+
+def _run_phases(
+    config: Config,
+    phases: list[Phase],
+    optimizers: list[SplitAdam],
+    state: LoopState,
+    checkpoints: Checkpoints,
+    history: TrainingHistory,
+) -> None:
     options = LoopOptions(
         config.train.checkpoint_every_s,
         config.train.patience,
         config.train.xla,
         tf.summary.create_file_writer(os.path.join(config.train.run_dir, "tensorboard")),
+        history.add,
     )
-    history = {}
     for index in range(int(state.phase), len(phases)):
-        history[phases[index].name] = run_phase(phases[index], index, state, optimizers[index], checkpoints, options)
-    checkpoints.save_weights("final")
+        run_phase(phases[index], index, state, optimizers[index], checkpoints, options)
+    if not checkpoints.has_weights("final"):
+        checkpoints.save_weights("final")
     options.writer.close()
-    _write_history(config, history)
-    print(f"written: {draw_training(config.train.run_dir)}")
+    history.write()
 
 
 def assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) -> Assembly:
@@ -120,17 +167,7 @@ def _make_phases(
     reader = LifeReader(prepared.corpus, prepared.log, prepared.stats, config.retrieval.day_floor, history_events)
     tastes = source.tastes if snapshots is examples else example_tastes(config, prepared, snapshots)
     interest_source = InterestSource(prepared, snapshots, tastes, reader, config.train.seed)
-    validate = None
-    if config.train.cut == "validation":
-        truth = validation_truth(log, cuts, prepared)
-
-        def validate() -> float:
-            scorer = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)
-            rank = evaluate_users(scorer, truth, prepared.corpus.category_offset, chunk=512).all.rank
-            figure = float(np.mean(1.0 / (1.0 + rank)))
-            print(f"validation: within-category MRR {figure:.4f}, recall@20 {np.mean(rank < 20):.4f}")
-            return figure
-
+    validate = _make_validate(config, log, cuts, prepared, models)
     towers = TowerPhase(config, models.retriever, source, examples, prepared.corpus.category_offset, validate)
     interest = InterestPhase(config, models.interest, interest_source)
     first: Phase = towers
@@ -139,18 +176,27 @@ def _make_phases(
     return [first, interest], lambda: _set_scales(models, towers, interest)
 
 
+def _make_validate(
+    config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, models: Models
+) -> Callable[[], float] | None:
+    """The figure that guides early stopping; None where nothing is kept apart to judge by."""
+    if config.train.cut == "validation":
+        truth = validation_truth(log, cuts, prepared)
+    elif config.train.validation_users:
+        prepared, truth = held_out_truth(config, log, prepared)
+    else:
+        return None
+
+    def validate() -> float:
+        scorer = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)
+        rank = evaluate_users(scorer, truth, prepared.corpus.category_offset, chunk=512).all.rank
+        figure = float(np.mean(1.0 / (1.0 + rank)))
+        print(f"validation: within-category MRR {figure:.4f}, recall@20 {np.mean(rank < 20):.4f}")
+        return figure
+
+    return validate
+
+
 def _set_scales(models: Models, towers: TowerPhase, interest: InterestPhase) -> None:
     set_token_scale(models.retriever, towers.make_dataset(0, 0).take(64))
     set_interest_scale(models.interest, interest.make_dataset(0, 0).take(4))
-
-
-def _write_history(config: Config, history: dict[str, list[dict[str, float]]]) -> None:
-    """Adds this session's epochs to `training.json`, which also describes the run."""
-    path = os.path.join(config.train.run_dir, "training.json")
-    stored = {"run": describe_origin("python -m longretriever_tf.train", config.train.seed), "history": {}}
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            stored["history"] = json.load(file)["history"]
-    for phase, lines in history.items():
-        stored["history"].setdefault(phase, []).extend(lines)
-    write_text_atomically(path, json.dumps(stored, indent=2) + "\n")

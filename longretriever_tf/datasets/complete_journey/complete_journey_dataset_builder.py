@@ -10,8 +10,9 @@ import tensorflow_datasets as tfds
 
 from longretriever_tf import schema
 from longretriever_tf.data.log import ItemTable, LifelongLog
-from longretriever_tf.datasets import lifelong_builder, lives
+from longretriever_tf.datasets import baskets, lifelong_builder, lives
 from longretriever_tf.errors import UserError
+from longretriever_tf.text import as_text
 
 CONTEXT = "product_category"
 _ITEM_FEATURES = ("product_category", "department", "brand", "product_type", "manufacturer", "package_size")
@@ -42,23 +43,32 @@ def read_complete_journey(folder: str) -> LifelongLog:
     earliest time; transaction times are taken as UTC.
     """
     products = pd.read_parquet(os.path.join(folder, "products.parquet"))
+    listed = products.product_id
     products = products.dropna(subset=[CONTEXT]).sort_values("product_id", ignore_index=True)
     rows = pd.read_parquet(
         os.path.join(folder, "transactions.parquet"),
         columns=["household_id", "basket_id", "product_id", "transaction_timestamp"],
     )
-    rows = rows[rows.product_id.isin(products.product_id)]
+    is_known, is_listed = rows.product_id.isin(products.product_id), rows.product_id.isin(listed)
+    counts = {
+        "rows": len(rows),
+        "no_category": int((is_listed & ~is_known).sum()),
+        "not_listed": int((~is_listed).sum()),
+    }
+    rows = rows[is_known]
     user_id, user_row = np.unique(rows.household_id.to_numpy(np.int64), return_inverse=True)
     items = _item_table(products)
     events = lives.Events(
         user_row=user_row,
         item_row=np.searchsorted(items.item_id, rows.product_id.to_numpy()),
         timestamp=rows.transaction_timestamp.to_numpy("datetime64[s]").astype(np.int64),
-        basket_id=rows.basket_id.to_numpy(np.int64),
     )
+    cut = baskets.cut_long_baskets(rows.basket_id.to_numpy(np.int64), events.timestamp)
     households = pd.read_parquet(os.path.join(folder, "demographics.parquet")).set_index("household_id")
     profile = {name: _text(households[name].reindex(user_id)) for name in _PROFILE}
-    return lives.build_log(events, user_id, profile, items, CONTEXT)
+    return lives.build_log(
+        events._replace(basket_id=cut.basket_id), user_id, profile, items, CONTEXT, counts | cut.counts
+    )
 
 
 def _item_table(products: pd.DataFrame) -> ItemTable:
@@ -66,12 +76,12 @@ def _item_table(products: pd.DataFrame) -> ItemTable:
     features = {name: _text(columns[name]) for name in _ITEM_FEATURES}
     parts = zip(*(features[name].tolist() for name in ("product_type", "brand", "package_size")), strict=True)
     names = [", ".join(part for part in item if part) for item in parts]
-    return ItemTable(products.product_id.to_numpy(np.int64), features, np.array(names, dtype=np.str_))
+    return ItemTable(products.product_id.to_numpy(np.int64), features, as_text(names))
 
 
 def _text(column: pd.Series) -> np.ndarray:
     """The column as [N] of str, missing values as `schema.MISSING`."""
-    return column.astype(object).where(column.notna(), schema.MISSING).astype(str).to_numpy(np.str_)
+    return as_text(column.astype(object).where(column.notna(), schema.MISSING).tolist())
 
 
 class Builder(lifelong_builder.LifelongBuilder):

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -14,7 +13,9 @@ from longretriever_tf.config import DataConfig
 from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.datasets import lifelong_builder
 from longretriever_tf.datasets.event_log import source
+from longretriever_tf.datasets.event_log.locate import locate
 from longretriever_tf.errors import UserError
+from longretriever_tf.text import is_text
 
 CONTEXT = source.CONTEXT
 _PATHS = ("events", "items", "users")
@@ -29,7 +30,7 @@ class EventLogConfig(tfds.core.BuilderConfig):
 
 
 def make_config(spec: DataConfig, kind: str) -> EventLogConfig:
-    """The config, named after the spec and the files' sizes and times: a changed file is prepared anew.
+    """The config, named after the spec and all files' sizes and times: a changed, new or missing file is read anew.
 
     Raises:
       UserError: a file that does not exist.
@@ -44,10 +45,7 @@ def _fingerprint(spec: DataConfig) -> str:
     for name in _PATHS:
         path = getattr(spec, name)
         if path:
-            if not os.path.isfile(path):
-                raise UserError(f"--{name}={path}: no such file")
-            stat = os.stat(path)
-            values[name] = (os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
+            values[name] = [tuple(file[:3]) for file in locate(f"--{name}={path}", path).files]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -100,14 +98,14 @@ class Builder(lifelong_builder.LifelongBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         if (self.data_path / "features.json").exists():  # prepared: no need to read the tables for their types
-            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict.from_config(self.data_dir))
+            return self.make_info(tfds.features.FeaturesDict.from_config(self.data_dir))
         return super()._info()
 
     def layout(self) -> lifelong_builder.Layout:
         log = self.source_log()
         return lifelong_builder.Layout(
-            is_user_text=log.user_id.dtype.kind == "U",
-            is_item_text=log.items.item_id.dtype.kind == "U",
+            is_user_text=is_text(log.user_id),
+            is_item_text=is_text(log.items.item_id),
             profile=tuple(log.profile),
             item_features=tuple(log.items.features),
         )

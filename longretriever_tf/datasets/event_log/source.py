@@ -1,24 +1,34 @@
 """A user's own tables to a `LifelongLog`. Imports no TensorFlow."""
 
+import dataclasses
 import time
+from typing import Any
 
 import numpy as np
 from absl import logging
 
 from longretriever_tf import schema
 from longretriever_tf.config import DataConfig
+from longretriever_tf.config_check import asks_clusters
 from longretriever_tf.data.log import ItemTable, LifelongLog
-from longretriever_tf.datasets import lives
+from longretriever_tf.datasets import accounts, baskets, lives
 from longretriever_tf.datasets.event_log.columns import Coded, Table
+from longretriever_tf.datasets.event_log.delimited import TextFormat
 from longretriever_tf.errors import UserError
+from longretriever_tf.text import as_text, find_rows, is_text
 
 CONTEXT = "category"
-"""The context column unless --context names another."""
+"""The context column unless --context names another, or asks for clusters and the table has no such column."""
+
+
+def own_context(spec: DataConfig) -> str:
+    """The column that is the log's own category; "" for none, where the context is to be learned without one."""
+    return "" if asks_clusters(spec.context) else spec.context or CONTEXT
 
 
 def item_feature_columns(spec: DataConfig) -> tuple[str, ...]:
     """The context column first, then the further features, each once."""
-    return tuple(dict.fromkeys((spec.context or CONTEXT, *spec.item_features)))
+    return tuple(name for name in dict.fromkeys((own_context(spec), *spec.item_features)) if name)
 
 
 def read_event_log(spec: DataConfig, now: float | None = None) -> LifelongLog:
@@ -35,40 +45,74 @@ def read_event_log(spec: DataConfig, now: float | None = None) -> LifelongLog:
       UserError: names the file, the column and the value at fault.
     """
     _check_spec(spec)
-    events = Table("--events", spec.events, _event_columns(spec))
-    items_from = Table("--items", spec.items, _item_columns(spec)) if spec.items else events
-    listed, wanted = _align(items_from.ids(spec.item_column), events.ids(spec.item_column))
+    spec = _settle_context(spec)
+    events = _open("events", spec, _event_columns(spec))
+    items_from = _open("items", spec, _item_columns(spec)) if spec.items else events
+    event_items = events.ids(spec.item_column)
+    listed, wanted = _align(items_from.ids(spec.item_column) if spec.items else event_items, event_items)
     items = _item_table(spec, items_from, listed)
-    is_known = np.isin(wanted.values, listed.values)[wanted.row]  # [E]
+    is_known = (find_rows(listed.values, wanted.values) >= 0)[wanted.row]  # [E]
     _report_unknown(spec, wanted, is_known)
     users = events.ids(spec.user_column)
     user_row = users.row[is_known]
     is_present = np.bincount(user_row, minlength=len(users.values)) > 0
     user_id = users.values[is_present]
+    times = events.times(spec.timestamp_column, time.time() if now is None else now)
     columns = lives.Events(
         user_row=(np.cumsum(is_present) - 1)[user_row],
         item_row=np.searchsorted(listed.values, wanted.values)[wanted.row[is_known]],
-        timestamp=events.seconds(spec.timestamp_column, time.time() if now is None else now)[is_known],
-        basket_id=_baskets(events.text(spec.basket_column), users)[is_known] if spec.basket_column else None,
+        timestamp=times.second[is_known],
         weight=events.weights(spec.weight_column)[is_known] if spec.weight_column else None,
+        nanosecond=None if times.nanosecond is None else times.nanosecond[is_known],
     )
-    return lives.build_log(columns, user_id, _profile(spec, user_id), items, spec.context or CONTEXT)
+    counts = {
+        accounts.ROWS: len(events),
+        "unknown_item": int((~is_known).sum()),
+        accounts.USERS_LEFT_OUT: int((~is_present).sum()),
+    }
+    if spec.basket_column:
+        cut = _baskets(spec, events, users, is_known, columns.timestamp)
+        columns, counts = columns._replace(basket_id=cut.basket_id), counts | cut.counts
+    profile, without = _profile(spec, user_id)
+    counts |= {accounts.USERS_WITHOUT_EVENTS: without} if spec.users else {}
+    return lives.build_log(columns, user_id, profile, items, own_context(spec), counts)
 
 
 def read_item_table(spec: DataConfig) -> ItemTable:
     """The items table alone: ids sorted, the context column (missing values filled) and the further features.
 
+    Where the spec asks for clusters, the table may do without a context column.
+
     Raises:
       UserError: names the file, the column and the value at fault.
     """
-    table = Table("--items", spec.items, _item_columns(spec))
+    spec = _settle_context(spec)
+    table = _open("items", spec, _item_columns(spec))
     items = _item_table(spec, table, table.ids(spec.item_column))
-    return lives.fill_missing_context(items, spec.context or CONTEXT)
+    return lives.fill_missing_context(items, own_context(spec))
+
+
+def _settle_context(spec: DataConfig) -> DataConfig:
+    """The spec without the clusters that it asks for, if the table of the items has a column `CONTEXT`."""
+    if not asks_clusters(spec.context):
+        return spec
+    try:
+        _open("items" if spec.items else "events", spec, {CONTEXT: "--context"})
+    except UserError:  # what else may be wrong with the table, reading it in earnest will say
+        return spec
+    return dataclasses.replace(spec, context="")
+
+
+def _open(name: str, spec: DataConfig, columns: dict[str, str]) -> Table:
+    """The table `events`, `items` or `users` that the spec names."""
+    named = {"events": spec.column_names, "items": spec.items_column_names, "users": spec.users_column_names}
+    text = TextFormat(spec.delimiter.replace("\\t", "\t"), spec.quotes, spec.encoding, named[name])
+    return Table(f"--{name}", getattr(spec, name), columns, text)
 
 
 def _check_spec(spec: DataConfig) -> None:
     if not spec.events:
-        raise UserError("--dataset=event_log needs --events=FILE (.parquet or .csv)")
+        raise UserError("--dataset=event_log needs --events=FILE (.parquet, .csv, a directory or a glob of them)")
     if bool(spec.users) != bool(spec.user_features):
         raise UserError(
             f"--users={spec.users} and --user_features={','.join(spec.user_features)}: give both (the "
@@ -90,7 +134,8 @@ def _event_columns(spec: DataConfig) -> dict[str, str]:
 
 def _item_columns(spec: DataConfig) -> dict[str, str]:
     columns = dict.fromkeys(spec.item_features, "--item_features")
-    columns[spec.context or CONTEXT] = "--context"
+    if own_context(spec):
+        columns[own_context(spec)] = "--context"
     if spec.item_name_column:
         columns[spec.item_name_column] = "--item_name_column"
     return {**columns, spec.item_column: "--item_column"}
@@ -98,13 +143,13 @@ def _item_columns(spec: DataConfig) -> dict[str, str]:
 
 def _align(left: Coded, right: Coded) -> tuple[Coded, Coded]:
     """Both columns of ids as text if either is: 7 in one table is "7" in the other."""
-    if left.values.dtype.kind == right.values.dtype.kind:
+    if is_text(left.values) == is_text(right.values):
         return left, right
     return _as_text(left), _as_text(right)
 
 
 def _as_text(column: Coded) -> Coded:
-    values, place = np.unique(column.values.astype(np.str_), return_inverse=True)
+    values, place = np.unique(as_text(column.values), return_inverse=True)
     return Coded(values, place[column.row])
 
 
@@ -113,7 +158,7 @@ def _item_table(spec: DataConfig, table: Table, items: Coded) -> ItemTable:
         name: _one_value_each(table, name, spec.item_column, items, must_agree=True)
         for name in item_feature_columns(spec)
     }
-    names = items.values.astype(np.str_)
+    names = as_text(items.values)
     if spec.item_name_column:
         given = _one_value_each(table, spec.item_name_column, spec.item_column, items, must_agree=False)
         names = np.where(given == schema.MISSING, names, given)
@@ -121,7 +166,7 @@ def _item_table(spec: DataConfig, table: Table, items: Coded) -> ItemTable:
 
 
 def _one_value_each(table: Table, name: str, key: str, owners: Coded, must_agree: bool) -> np.ndarray:
-    """The first value that is not missing of each owner (item or user), [V] of str.
+    """The value of each owner (item or user), [V] of str; of several the first in the alphabet, in any order of rows.
 
     Raises:
       UserError: `must_agree`, and an owner has two different values.
@@ -130,16 +175,20 @@ def _one_value_each(table: Table, name: str, key: str, owners: Coded, must_agree
     given = np.flatnonzero(column.values[column.row] != schema.MISSING)
     owner, value = owners.row[given], column.row[given]
     first = np.full(len(owners.values), -1)
-    first[owner[::-1]] = value[::-1]  # the last to be written is the first of the file
+    first[owner[::-1]] = value[::-1]  # the last to be written is the first of the file: what an error speaks of
     differs = np.flatnonzero(first[owner] != value)
     if must_agree and len(differs):
         row = differs[0]
         raise table.fail(
             name,
-            f"{key} {owners.values[owner[row]].item()!r} has two values, "
-            f"{column.values[first[owner[row]]].item()!r} and {column.values[value[row]].item()!r} "
-            f"(row {given[row] + 1}); expected one",
+            f"{key} {_plain(owners.values[owner[row]])!r} has two values, "
+            f"{column.values[first[owner[row]]]!r} and {column.values[value[row]]!r} "
+            f"({table.row_words(given[row])}); expected one",
         )
+    if len(differs):
+        first = np.full(len(owners.values), len(column.values))
+        np.minimum.at(first, owner, value)
+        first[first == len(column.values)] = -1
     return np.where(first >= 0, column.values[np.maximum(first, 0)], schema.MISSING)
 
 
@@ -152,7 +201,7 @@ def _report_unknown(spec: DataConfig, items: Coded, is_known: np.ndarray) -> Non
     unknown = np.flatnonzero(~is_known)
     if not len(unknown):
         return
-    example = items.values[items.row[unknown[0]]].item()
+    example = _plain(items.values[items.row[unknown[0]]])
     if len(unknown) == len(is_known):
         raise UserError(
             f"--items={spec.items} names none of the items of --events={spec.events} (item "
@@ -168,23 +217,53 @@ def _report_unknown(spec: DataConfig, items: Coded, is_known: np.ndarray) -> Non
     )
 
 
-def _baskets(baskets: Coded, users: Coded) -> np.ndarray:
-    """Basket ids [E] int64, unique across users; -1 where the basket is missing."""
-    pair = users.row * len(baskets.values) + baskets.row  # shops restart their counters: a basket has one user
+def _plain(value: Any) -> Any:
+    """A numpy number as Python's, so that it prints as itself."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _baskets(
+    spec: DataConfig, events: Table, users: Coded, is_known: np.ndarray, timestamp: np.ndarray
+) -> baskets.CutBaskets:
+    """Baskets of the known events, unique across users, none longer than allowed unless the spec keeps them.
+
+    Raises:
+      UserError: one is longer, and the spec refuses such.
+    """
+    given = events.coded(spec.basket_column)
+    pair = users.row * len(given.values) + given.row  # shops restart their counters: a basket has one user
     _, basket_id = np.unique(pair, return_inverse=True)
-    return np.where(baskets.values[baskets.row] == schema.MISSING, -1, basket_id).astype(np.int64)
+    basket_id = np.where(given.row < 0, -1, basket_id).astype(np.int64)[is_known]
+    cut = baskets.cut_long_baskets(basket_id, timestamp, spec.max_basket_hours)
+    if cut.first_long < 0 or spec.long_baskets == "cut":
+        return cut
+    row = np.flatnonzero(is_known)[cut.first_long]
+    if spec.long_baskets == "refuse":
+        raise events.fail(
+            spec.basket_column,
+            f"{accounts.describe_baskets(cut.counts, spec.max_basket_hours)}; the longest begins in "
+            f"{events.row_words(row)}: basket {_plain(given.values[given.row[row]])!r} of "
+            f"{spec.user_column} {_plain(users.values[users.row[row]])!r}; let --long_baskets=cut part them, or "
+            "give baskets ids of their own",
+        )
+    del cut.counts[accounts.CUT_BASKETS]
+    return cut._replace(basket_id=basket_id)
 
 
-def _profile(spec: DataConfig, user_id: np.ndarray) -> dict[str, np.ndarray]:
-    """Profile columns [U] of str; users whom the users table lacks have missing values."""
+def _profile(spec: DataConfig, user_id: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
+    """Profile columns [U] of str, and how many users of the users table have no event.
+
+    Users whom the users table lacks have missing values.
+    """
     if not spec.users:
-        return {}
+        return {}, 0
     flags = dict.fromkeys(spec.user_features, "--user_features")
-    table = Table("--users", spec.users, {**flags, spec.user_column: "--user_column"})
+    table = _open("users", spec, {**flags, spec.user_column: "--user_column"})
     known, wanted = _align(table.ids(spec.user_column), Coded(user_id, np.arange(len(user_id))))
     row = np.searchsorted(known.values, wanted.values[wanted.row]).clip(max=len(known.values) - 1)  # [U]
     is_known = known.values[row] == wanted.values[wanted.row]
     columns = {
         name: _one_value_each(table, name, spec.user_column, known, must_agree=True) for name in spec.user_features
     }
-    return {name: np.where(is_known, column[row], schema.MISSING) for name, column in columns.items()}
+    profile = {name: np.where(is_known, column[row], schema.MISSING) for name, column in columns.items()}
+    return profile, len(known.values) - int(is_known.sum())

@@ -1,0 +1,154 @@
+"""What a call must hold to before anything is computed for it: its columns fit each other, and the limits.
+
+Every column waits for these checks (`admit`), so that a call which asks for too much is refused before the memory for it
+is asked for: TensorFlow runs operations as soon as their inputs are there, in no order of the source.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from longretriever_tf.config import RetrievalConfig
+
+_PER_CATEGORY = 10
+"""Candidates that a (row, category) pair counts for: its features and its score take as much memory."""
+
+LATEST_S = 100_000_000_000
+"""Seconds since 1970 that no time lies beyond (the year 5138): what does is milliseconds, or less."""
+
+_YEAR_S = 366 * 86_400
+_YEARS_BEFORE, _YEARS_AFTER = 40, 100
+"""A request lies this near to the end of what the model was trained on: other units of time do not."""
+
+
+class Bounds(NamedTuple):
+    """What a call may ask for.
+
+    Attributes:
+      max_k: longest list.
+      max_candidates: rows x interests x k, and rows x categories x 10.
+      max_values: of one column.
+      num_categories: C.
+      cut: when training ended, seconds UTC.
+    """
+
+    max_k: int
+    max_candidates: int
+    max_values: int
+    num_categories: int
+    cut: int
+
+
+def bounds_of(retrieval: RetrievalConfig, num_categories: int, cut: int) -> Bounds:
+    """The bounds that an export's flags set."""
+    return Bounds(retrieval.max_k, retrieval.max_candidates, retrieval.max_values, num_categories, cut)
+
+
+def require(condition: tf.Tensor, *words: str | tf.Tensor) -> list[tf.Operation]:
+    """Fails the request with InvalidArgument and these words unless `condition` holds, scalar bool.
+
+    Returns:
+      What must wait for it, for `tf.control_dependencies`; nothing outside a graph. Without `tf.debugging.Assert`'s
+      branch around the words, which costs each request more than the words do.
+    """
+    done = tf.raw_ops.Assert(condition=condition, data=[tf.convert_to_tensor(word) for word in words], summarize=8)
+    return [done] if done is not None else []
+
+
+def admit(
+    columns: Mapping[str, tf.Tensor], optional: Mapping[str, tf.Tensor], bounds: Bounds, lists: tf.Tensor | None = None
+) -> dict[str, tf.Tensor]:
+    """The same columns, once they are found fit.
+
+    Args:
+      columns: of one signature, by name.
+      optional: those that may hold one row for all requests.
+      bounds: what a call may ask for.
+      lists: how many lists of length k a row asks for, [n] int32; None where the signature returns none.
+
+    Returns:
+      `columns`, each waiting for the checks.
+    """
+    sizes, rows = _check_sizes(columns, optional, bounds)
+    # What is counted from rows waits for them: two columns that differ have no number of rows.
+    with tf.control_dependencies(sizes):
+        checks = [*sizes, *_check_work(columns, bounds, tf.identity(rows), lists), *_check_times(columns, bounds)]
+    with tf.control_dependencies(checks):
+        return {name: tf.identity(column) for name, column in columns.items()}
+
+
+def _check_sizes(
+    columns: Mapping[str, tf.Tensor], optional: Mapping[str, tf.Tensor], bounds: Bounds
+) -> tuple[list[tf.Operation], tf.Tensor]:
+    """One row per request in every column, or one for all in an optional one; and no column too large."""
+    counts = {name: tf.shape(column, tf.int64)[0] for name, column in columns.items()}
+    rows = next(counts[name] for name in columns if name not in optional)
+    fits = [
+        (count == rows) | (count == 1) if name in optional else count == rows
+        for name, count in counts.items()
+        if count is not rows
+    ]
+    told = [word for name, count in counts.items() for word in (f"{name}:", count)]
+    says = "columns of one call must have one row per request (optional ones: or one row for all); rows of each column:"
+    checks = require(tf.reduce_all(tf.stack(fits)), says, *told) if fits else []
+    # A list for all rows is as large as one for each: it is laid beside every row.
+    width = {name: tf.shape(column, tf.int64)[1] for name, column in columns.items() if column.shape.rank == 2}
+    longest = tf.reduce_max(tf.stack([*width.values(), tf.constant(1, tf.int64)]))
+    says = (
+        f"rows x the longest row of a column must be at most {bounds.max_values} (export --max_values), padding "
+        "included; got rows:"
+    )
+    told = [word for name, size in width.items() for word in (f"{name}:", size)]
+    return checks + require(rows * longest <= bounds.max_values, says, rows, "widths:", *told), rows
+
+
+def _check_work(
+    columns: Mapping[str, tf.Tensor], bounds: Bounds, rows: tf.Tensor, lists: tf.Tensor | None
+) -> list[tf.Operation]:
+    """Rows x interests x k, and rows x categories."""
+    if "history_item_id" not in columns:
+        return []
+    limit, num_categories = f"{bounds.max_candidates} (export --max_candidates)", bounds.num_categories
+    checks = require(
+        rows * num_categories * _PER_CATEGORY <= bounds.max_candidates,
+        f"rows x categories x {_PER_CATEGORY} of one call must be at most {limit}; got rows:",
+        *(rows, "categories:", num_categories),
+    )
+    if "k" not in columns:
+        return checks
+    k = columns["k"]
+    checks += require(tf.reduce_all(k <= bounds.max_k), f"`k` must be at most {bounds.max_k} (export --max_k); got", k)
+    if lists is None:
+        return checks
+    longest = tf.clip_by_value(tf.reduce_max(k), 1, bounds.max_k)
+    most = tf.clip_by_value(tf.reduce_max(lists), 1, num_categories)
+    product = rows * tf.cast(most, tf.int64) * tf.cast(longest, tf.int64)
+    says = (
+        f"rows x interests x k of one call must be at most {limit}: ask for fewer rows, a lower `num_interests` or a "
+        "lower `k`; got rows:"
+    )
+    return checks + require(product <= bounds.max_candidates, says, rows, "interests:", most, "k:", longest)
+
+
+def _check_times(columns: Mapping[str, tf.Tensor], bounds: Bounds) -> list[tf.Operation]:
+    """Seconds since 1970: a time in milliseconds, or of another log, would silently make another list."""
+    if "request_timestamp" not in columns:
+        return []
+    times, moment = columns["history_timestamp"], columns["request_timestamp"]
+    latest = min(bounds.cut + _YEARS_AFTER * _YEAR_S, LATEST_S)
+    earliest = max(bounds.cut - _YEARS_BEFORE * _YEAR_S, 1)
+    unit = "seconds since 1970 UTC (milliseconds are divided by 1000)"
+    return [
+        *require(
+            tf.reduce_all((moment >= earliest) & (moment <= latest)),
+            f"`request_timestamp` must be {unit}, from {earliest} to {latest} for this model; got",
+            moment,
+        ),
+        *require(
+            tf.reduce_all((times >= 0) & (times <= latest)),
+            f"`history_timestamp` must be {unit}, from 1 to {latest} for this model, or 0 for padding; "
+            "the least and the greatest:",
+            *(tf.reduce_min(times), tf.reduce_max(times)),
+        ),
+    ]
