@@ -89,7 +89,7 @@ class DataConfig:
         "The item column that is the context (category) of hard search, batches and indexes: any "
         "mutually exclusive item column. Empty: the log's own (complete_journey: product_category; "
         "event_log: category; movielens: the first genre). clusters:300: so many clusters of the items' co-occurrence "
-        "vectors, fitted before the cut.",
+        "vectors, fitted before the cut; they need no such column.",
     )
     movielens: str = _field(
         "100k", "movielens: which version; 100k and 1m have profiles.", ("100k", "1m", "20m", "25m", "latest-small")

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 from worlds import START, block_world, make_log
 
@@ -10,8 +11,11 @@ from longretriever_tf.config import Config, DataConfig
 from longretriever_tf.config_check import num_clusters
 from longretriever_tf.data.clusters import cluster_context, with_trained_clusters
 from longretriever_tf.data.corpus import fit_corpus
+from longretriever_tf.data.inspect import inspect_log
+from longretriever_tf.data.load import load_log
 from longretriever_tf.data.log import ItemTable
 from longretriever_tf.data.prepared import prepare
+from longretriever_tf.data.splits import global_time_cuts
 from longretriever_tf.errors import UserError
 from longretriever_tf.schema import DAY_S
 
@@ -81,7 +85,65 @@ def test_more_clusters_than_items_and_no_clusters_at_all():
     assert fit_corpus(log, CUT).context == "category"
 
 
-@pytest.mark.parametrize("context", ["clusters:", "clusters:1", "clusters:many", "clusters:-3"])
+def without_category(log, **features):
+    """The log as it is read from tables that have no column `category`."""
+    features = {name: np.array(column, object) for name, column in features.items()}
+    return dataclasses.replace(log, items=dataclasses.replace(log.items, features=features), context="")
+
+
+def test_clusters_need_no_category():
+    log = two_tastes()
+    kind = {30: "green", 31: "", 7: "blue"}  # of the items that come after the cut
+    color = [kind.get(i, "green" if i < 20 else "red") for i in log.items.item_id.tolist()]
+    made = cluster_context(without_category(log, color=color), "clusters:2", CUT, seed=1)
+    name = names_of(made, "clusters:2")
+    assert made.context == "clusters:2" and list(made.items.features) == ["color", "clusters:2"]
+    assert len({name[i] for i in (10, 11, 12, 13)}) == len({name[i] for i in (20, 21, 22, 23)}) == 1
+    # By who takes what alone, so as with a category; then with their like by a feature; else where most items are.
+    assert name[10] != name[20] and name[30] == name[10]
+    most = names_of(cluster_context(without_category(log), "clusters:2", CUT, seed=1), "clusters:2")
+    assert {most[30], most[31], most[7]} == {name[31]} == {name[7]} and list(most) == list(name)
+    corpus = prepare(Config(DataConfig(context="clusters:2")), without_category(log), CUT).corpus
+    assert corpus.num_categories == 4 and corpus.feature_values == {}
+    table = ItemTable(np.array(["10", "99"], object), {}, np.array(["", ""], object))
+    assert corpus.item_id.dtype.kind == "i"
+    spread = with_trained_clusters(table, "category", corpus).features["clusters:2"]
+    assert spread.tolist() == [most[10], most[7]]  # ids of a table of text, and no feature to go by
+    with pytest.raises(UserError, match="the id 'x10', and the run was trained on whole numbers"):
+        with_trained_clusters(dataclasses.replace(table, item_id=np.array(["x10", "99"], object)), "", corpus)
+
+
+def test_inspect_inspects_the_clusters_as_training_fits_them():
+    log = block_world(num_users=40)
+    constant = dataclasses.replace(log.items, features={"category": np.full(len(log.items.item_id), "same", object)})
+    config = Config(DataConfig(context="clusters:5", window_days=14))
+    for given in (dataclasses.replace(log, items=constant), without_category(log)):
+        figures = inspect_log(given, config).figures
+        assert figures["log"]["context"] == "clusters:5" and figures["log"]["categories"] == 5
+        cut = global_time_cuts(log.timestamp, 14).validation_start
+        trained = prepare(config, given, cut).corpus
+        sizes = dict(zip(trained.category_name[2:].tolist(), trained.category_size[2:].tolist(), strict=True))
+        shown = {row["category"]: row["items"] for row in figures["negatives"]["largest"]}
+        assert shown.keys() == sizes.keys() and all(shown[name] >= size for name, size in sizes.items())
+
+
+def test_a_table_without_a_category_is_read_where_clusters_are_asked_for(tmp_path):
+    events = pd.DataFrame({"user_id": [1, 1, 2], "item_id": ["a", "b", "a"], "timestamp": [START, START + 1, START]})
+    events.to_csv(tmp_path / "e.csv", index=False)
+    pd.DataFrame({"item_id": ["a", "b", "c"], "category": ["x", "", "y"]}).to_csv(tmp_path / "i.csv", index=False)
+    spec = DataConfig(dataset="event_log", events=f"{tmp_path}/e.csv", data_dir=f"{tmp_path}/t", context="clusters:3")
+    log = load_log(spec)
+    assert (log.context, log.items.features, log.num_events) == ("", {}, 3)
+    log = load_log(dataclasses.replace(spec, items=f"{tmp_path}/i.csv"))
+    assert (log.context, log.items.features["category"].tolist()) == ("category", ["x", "(missing)", "y"])
+    with pytest.raises(UserError, match="no column 'category'"):
+        load_log(dataclasses.replace(spec, context=""))
+
+
+@pytest.mark.parametrize(
+    "context",
+    ["clusters:", "clusters:1", "clusters:0", "clusters:many", "clusters:-3", "clusters:2.5", "clusters:\u00b2"],
+)
 def test_a_number_of_clusters_that_cannot_be_is_named(context):
     with pytest.raises(UserError, match=f"--context={context}: expected clusters:"):
         Config(DataConfig(context=context))

@@ -1,20 +1,24 @@
 """The explorer's server side: the page's files, lives to choose from, names of items, and what is refused."""
 
 import configparser
+import dataclasses
 import fnmatch
 import json
 import pathlib
+import shutil
+import subprocess
 
-import numpy as np
 import pytest
 from serving_clients import call, serving
 from trained import run_module
 from worlds import START, block_world, make_log
 
+from longretriever_tf.data.corpus import load_corpus, save_corpus
 from longretriever_tf.errors import UserError
 from longretriever_tf.schema import DAY_S
 from longretriever_tf.serving import config_files, explorer_page
 from longretriever_tf.serving.explorer_users import read_users, sample_users
+from longretriever_tf.text import as_text
 
 PAGE = pathlib.Path(explorer_page.__file__).parent / "explorer"
 USER = {"label": "a", "request_timestamp": 9, "item_id": [3, 4], "timestamp": [1, 2]}
@@ -34,6 +38,32 @@ def test_every_file_of_the_page_is_installed_with_the_package():
     names = [path.name for path in PAGE.iterdir()]
     assert {"index.html", "style.css", "main.js"} <= set(names)
     assert [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)] == []
+
+
+def test_pasted_lives_and_replies_keep_every_id(tmp_path):
+    """Numbers beyond 2^53, which JavaScript rounds, and text with all that separates cells."""
+    if not (node := shutil.which("node")):
+        pytest.skip("node is not installed, and no browser stands in for it here")
+    shutil.copytree(PAGE, tmp_path / "page")
+    (tmp_path / "page" / "package.json").write_text('{"type": "module"}')
+    ids = [2**63 - 1, -(2**63), 2**53 - 1, 0, "007", 'a, 12345678901234567, "b"\\', " x;\t", "\u00e9"]
+    rows = ['"a,b;c ""x""", 1', "007;2", "it's\t3", " 9223372036854775807 , 4, 0.5"]
+    program = f"""
+      import {{ parseLife }} from "./life.js";
+      import {{ parse }} from "./endpoint.js";
+      const ids = (text) => parseLife(text, () => true).events.map((event) => event.id);
+      const json = {json.dumps(json.dumps({"item_id": ids, "timestamp": list(range(1, len(ids) + 1))}))};
+      const scores = parse("[-0.12345678901234567, 1e-20, 12345678901234567]");
+      console.log(JSON.stringify([ids({json.dumps(chr(10).join(rows))}), ids(json), scores]));
+    """
+    done = subprocess.run(
+        [node, "--input-type=module"], input=program, cwd=tmp_path / "page", capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    lines, columns, scores = json.loads(done.stdout)
+    assert lines == ['a,b;c "x"', "007", "it's", "9223372036854775807"]
+    assert columns == [str(raw) for raw in ids]
+    assert scores == [-0.12345678901234567, 1e-20, "12345678901234567"]
 
 
 def test_modules_of_the_page_stay_small():
@@ -78,11 +108,11 @@ def test_names_that_say_no_more_than_the_id_are_left_out(explored):
 
 
 def test_names_are_read_from_the_corpus(tmp_path, trained):
-    stored = dict(np.load(f"{trained.export_dir}/1/assets.extra/corpus.npz"))
-    stored["item_name"] = np.array([f"tea {item}" for item in stored["item_id"]])
-    np.savez(tmp_path / "corpus.npz", **stored)
+    corpus = load_corpus(f"{trained.export_dir}/1/assets.extra/corpus.npz")
+    named = dataclasses.replace(corpus, item_name=as_text(f"tea {item}" for item in corpus.item_id))
+    save_corpus(named, str(tmp_path / "corpus.npz"))
     names = explorer_page._read_names(str(tmp_path / "corpus.npz"))
-    assert names["101"] == "tea 101" and len(names) == len(stored["item_id"]) - 2
+    assert names["101"] == "tea 101" and len(names) == len(corpus.item_id) - 2
 
 
 def test_sampled_lives_are_those_of_the_log_before_the_moment():

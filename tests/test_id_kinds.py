@@ -3,10 +3,10 @@
 A log of some dozen items each; what is learned means nothing, what is spelt means all.
 """
 
+import concurrent.futures
 import dataclasses
 import itertools
 import json
-import os
 import pathlib
 import uuid
 from typing import Any
@@ -108,7 +108,7 @@ def write_tables(kind: Kind, directory: pathlib.Path) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module", params=KINDS)
 def chain(request, tmp_path_factory) -> Chain:
-    """Every command, one after the other."""
+    """Every command; those that do not wait for each other side by side."""
     kind, directory = KINDS[request.param], tmp_path_factory.mktemp(request.param)
     data = (
         *("--dataset=event_log", f"--data_dir={directory}/tfds", "--item_name_column=title", f"--window_days={WINDOW}"),
@@ -117,19 +117,26 @@ def chain(request, tmp_path_factory) -> Chain:
     small = ("--dim=8", "--num_heads=2", "--ff_dim=16", "--svd_dim=4", "--batch_size=16", f"--horizon_days={WINDOW}")
     once = ("--epochs=1", "--interest_epochs=1", "--num_snapshots=2", "--taste_folds=2", "--cut=test")
     run, export = f"--run_dir={directory}/run", f"--export_dir={directory}/export"
-    user, later = kind.users[1], f"{directory}/later.{kind.form}"
+    users = ",".join('"' + str(user).replace('"', '""') + '"' for user in kind.users[:4])
+    stages: tuple[dict[str, tuple[str, ...]], ...] = (
+        {"data.inspect": (*data, f"--output={directory}/inspect", "--noplots")},
+        {"train": (*data, *small, *once, run)},
+        {"evaluate": (run, "--split=test", "--baselines=simple"), "export": (run, export, "--nocheck")},
+        {
+            "recommend": (export, f"--user={kind.users[1]}", "--k=50", "--num_interests=20", "--top_interests=20"),
+            "sample_users": (export, f"--user_ids={users}", f"--output={directory}/users.json"),
+        },
+        {
+            "refresh": (run, export, f"--items={directory}/later.{kind.form}", "--nocheck")
+        },  # last: others read the latest
+    )
     said = {}
-    for name, flags in {
-        "data.inspect": (*data, f"--output={directory}/inspect", "--noplots"),
-        "train": (*data, *small, *once, run),
-        "evaluate": (run, "--split=test", "--baselines=simple"),
-        "export": (run, export),
-        "recommend": (export, f"--user={user}", "--k=50", "--num_interests=20", "--top_interests=20"),
-        "refresh": (run, export, f"--items={later}"),
-    }.items():
-        done = run_module(name, *flags)
-        assert done.returncode == 0, f"{name}: {done.stderr}"
-        said[name] = done.stdout
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for stage in stages:
+            running = {name: pool.submit(run_module, name, *flags) for name, flags in stage.items()}
+            for name, done in running.items():
+                assert done.result().returncode == 0, f"{name}: {done.result().stderr}"
+                said[name] = done.result().stdout
     return Chain(kind, directory, said)
 
 
@@ -207,13 +214,6 @@ def test_plain_json_holds_every_id(chain, server):
 
 @pytest.mark.slow
 def test_sampled_users_keep_ids(chain):
-    path = chain.directory / "users.json"
-    users = chain.kind.users[:4]
-    quoted = ",".join('"' + str(user).replace('"', '""') + '"' for user in users)
-    flags = (f"--export_dir={chain.directory}/export", f"--output={path}", f"--user_ids={quoted}")
-    done = run_module("sample_users", *flags)
-    assert done.returncode == 0, done.stderr
-    sampled = json.loads(path.read_text())["users"]
-    assert [user["label"] for user in sampled] == [f"user {user}" for user in users]
+    sampled = json.loads((chain.directory / "users.json").read_text())["users"]
+    assert [user["label"] for user in sampled] == [f"user {user}" for user in chain.kind.users[:4]]
     assert {raw for user in sampled for raw in user["item_id"]} <= set(chain.kind.items)
-    os.remove(path)

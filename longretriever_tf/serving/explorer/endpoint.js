@@ -10,13 +10,13 @@ export class EndpointError extends Error {
   }
 }
 
-/** Whole numbers beyond 2^53, as item ids may be, stay text: JavaScript's numbers would round them. */
-function parse(text) {
-  return JSON.parse(text, (key, value, context) =>
-    typeof value === "number" && Number.isInteger(value) && !Number.isSafeInteger(value)
-      ? (context?.source ?? String(value))
-      : value,
-  );
+/** Texts of JSON, which are left alone, and whole numbers that may be too long for JavaScript's. */
+const TEXT_OR_LONG = /"(?:[^"\\]|\\.)*"|(?<![\d.eE+-])-?\d{16,}(?=\s*[,\]}])/g;
+
+/** Whole numbers beyond 2^53, as item ids may be, become text: JavaScript's numbers would round them. */
+export function parse(text) {
+  const isKept = (found) => found.startsWith('"') || Number.isSafeInteger(Number(found));
+  return JSON.parse(text.replace(TEXT_OR_LONG, (found) => (isKept(found) ? found : `"${found}"`)));
 }
 
 /** JSON of a column; ids of whole-number type are text here and numbers there. `{row, times}` is a row many times. */

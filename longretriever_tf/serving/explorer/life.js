@@ -1,5 +1,7 @@
 // A life: item ids (text), times (seconds), weights; oldest first. Read from a users file or from pasted text.
 
+import { parse } from "./endpoint.js";
+
 const DAY_S = 86400;
 const EXAMPLE = "1029743, 2017-11-18";
 const MILLISECONDS_FROM = 1e11; // as seconds this is the year 5138
@@ -21,7 +23,7 @@ export function parseTime(text) {
 }
 
 function parseEvent(item, time, weight, place, takesId) {
-  const id = String(item ?? "").trim();
+  const id = String(item ?? "");
   const seconds = parseTime(time ?? "");
   if (!id || time === undefined) throw new LifeError(`${place} must hold an item id and a time, such as “${EXAMPLE}”.`);
   if (!takesId(id)) throw new LifeError(`${place} has the item id “${id.slice(0, 40)}”; this model's ids are whole numbers.`);
@@ -31,12 +33,18 @@ function parseEvent(item, time, weight, place, takesId) {
   return { id, seconds, weight: number };
 }
 
+/** Cells between commas, semicolons or tabs; in quotes, doubled to stand for themselves, a cell may hold any of them. */
+function readCells(line) {
+  const cells = [...line.matchAll(/\s*(?:"((?:[^"]|"")*)"\s*|([^,;\t]*))(?:[,;\t]|$)/g)];
+  return cells.map(([, quoted, plain]) => quoted?.replaceAll('""', '"') ?? plain.trim());
+}
+
 function parseLines(text, takesId) {
   const lines = text.split(/\r?\n/).map((line, index) => ({ line: line.trim(), place: `Line ${index + 1}` }));
   const rows = lines.filter(({ line }) => line && !line.startsWith("#"));
   if (/^["']?item/i.test(rows[0]?.line ?? "")) rows.shift(); // a header
   return rows.map(({ line, place }) => {
-    const cells = line.split(/[,;\t]/).map((cell) => cell.trim().replace(/^"(.*)"$/, "$1"));
+    const cells = readCells(line);
     return parseEvent(cells[0], cells[1], cells[2], `${place}, “${line.slice(0, 40)}”,`, takesId);
   });
 }
@@ -44,7 +52,7 @@ function parseLines(text, takesId) {
 function parseJson(text, takesId) {
   let document;
   try {
-    document = JSON.parse(text.replace(/(?<=[[,:]\s*)-?\d{16,}(?=\s*[,\]}])/g, '"$&"')); // long ids stay exact
+    document = parse(text);
   } catch (error) {
     throw new LifeError(`This begins like JSON and is not: ${error.message}.`);
   }
