@@ -221,11 +221,13 @@ def _open_parquet(file: pq.ParquetFile) -> _Opened:
 
 
 def _read_arrow(opener: Any) -> pa.Table:
-    """A Feather or Arrow file, or an Arrow stream."""
+    """A Feather or Arrow file, or an Arrow stream; checked whole, since Arrow trusts what these hold."""
     try:
-        return pa.ipc.open_file(pa.PythonFile(opener(), "r")).read_all()
+        table = pa.ipc.open_file(pa.PythonFile(opener(), "r")).read_all()
     except pa.ArrowInvalid:
-        return pa.ipc.open_stream(pa.PythonFile(opener(), "r")).read_all()
+        table = pa.ipc.open_stream(pa.PythonFile(opener(), "r")).read_all()
+    table.validate(full=True)
+    return table
 
 
 def _of_table(table: pa.Table) -> _Opened:
