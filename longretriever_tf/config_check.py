@@ -34,6 +34,25 @@ def require(holds: bool, message: str) -> None:
         raise UserError(message)
 
 
+def evaluation_only(config: Any) -> str:
+    """What of a run `evaluate` alone can ask, in one line; "" where an export serves all of it.
+
+    Args:
+      config: a whole `Config`.
+    """
+    if config.model.model != LONGRETRIEVER:
+        return (
+            f"--model={config.model.model} is a baseline: evaluate judges it; it is never exported or asked for "
+            "recommendations"
+        )
+    if config.retrieval.search != "category":
+        return (
+            f"--search={config.retrieval.search} is for evaluation alone: an export searches categories; export with "
+            "--search=category"
+        )
+    return ""
+
+
 def check_config(config: Any) -> None:
     """Refuses values that cannot work.
 

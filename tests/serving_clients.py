@@ -2,7 +2,10 @@
 
 import contextlib
 import http.client
+import itertools
 import json
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -34,7 +37,7 @@ def serving(config: model_server_config_pb2.ModelServerConfig | str, **options: 
 
 def call(server: ModelServer, method: str, path: str, body: Any = None, headers: Any = None) -> tuple[int, bytes]:
     """One HTTP request; `body` that is not bytes is written as JSON."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=300)
     try:
         if body is not None and not isinstance(body, bytes):
             body = json.dumps(body).encode()
@@ -69,8 +72,23 @@ def states(server: ModelServer, name: str = "toy") -> dict[int, str]:
     return {int(line["version"]): line["state"] for line in json.loads(reply)["model_version_status"]}
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Looks again until it holds."""
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens on, for a process that must be given their numbers.
+
+    They lie below those that the system hands out to others who ask for any port, and differ between processes.
+    """
+    start, found = 10_000 + os.getpid() * 37 % 20_000, []
+    for port in itertools.chain(range(start, 30_000), range(10_000, start)):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise OSError("no free port from 10000 to 29999")
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 300.0) -> None:
+    """Looks again until it holds; what never comes true ends, and a busy machine need not be quick."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"did not come true within {seconds} s"

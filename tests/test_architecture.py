@@ -138,7 +138,7 @@ def test_scann_is_imported_in_one_module():
 def test_imports_without_tensorflow(module):
     code = f"import sys, {PACKAGE}.{module}; sys.exit('tensorflow' in sys.modules)"
     assert module in TREES
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, timeout=600).returncode == 0
 
 
 def test_modules_and_functions_stay_small():

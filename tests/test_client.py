@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -167,8 +166,8 @@ def test_metadata_in_all_encodings_of_a_tensor():
 
 
 @contextlib.contextmanager
-def misbehaving(*replies: tuple[int, str] | float):
-    """A server that answers predict calls by these statuses and bodies, or after seconds, in turn, then with item 5."""
+def misbehaving(*replies: tuple[int, str] | threading.Event):
+    """A server that answers predict calls by these statuses and bodies, or once an event is set, then with item 5."""
     asked: list[dict] = []
     inputs = {name: {"dtype": spec.dtype} for name, spec in INPUTS.items() if spec.default is None}
     metadata = {"metadata": {"signature_def": {"serving_default": {"inputs": inputs}}}}
@@ -185,8 +184,8 @@ def misbehaving(*replies: tuple[int, str] | float):
         def do_POST(self):
             asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             turn = replies[len(asked) - 1] if len(asked) <= len(replies) else (200, json.dumps(answer))
-            if isinstance(turn, float):
-                time.sleep(turn)
+            if isinstance(turn, threading.Event):
+                turn.wait()
                 turn = 200, json.dumps(answer)
             self.reply(*turn)
 
@@ -210,7 +209,7 @@ def misbehaving(*replies: tuple[int, str] | float):
         thread.join()
 
 
-QUICK = ClientOptions(timeout_s=5, backoff_s=0.001)
+QUICK = ClientOptions(timeout_s=60, backoff_s=0.001)
 BUSY = (503, '{"error": "queue is full"}'), (429, "<html>slow down</html>")
 
 
@@ -237,12 +236,16 @@ def test_other_errors_are_not_tried_again_and_say_what_the_server_said(status, c
 
 
 def test_a_slow_server_is_left():
-    options = ClientOptions(timeout_s=0.2, backoff_s=0.001)
-    with misbehaving(1.0) as (url, asked), Client(url, options=options) as client:
-        start = time.monotonic()
-        with pytest.raises(CallError, match="DEADLINE_EXCEEDED: no answer from .* in 0.2 s"):
-            client.retrieve([SHORT])
-        assert time.monotonic() - start < 0.9 and len(asked) == 1
+    """Its answer is held back until the client has given up, so that only giving up ends the call."""
+    held = threading.Event()
+    options = ClientOptions(timeout_s=2.0, backoff_s=0.001)  # the first question, for the metadata, must be in time
+    with misbehaving(held) as (url, asked), Client(url, options=options) as client:
+        try:
+            with pytest.raises(CallError, match="DEADLINE_EXCEEDED: no answer from .* in 2 s"):
+                client.retrieve([SHORT])
+        finally:
+            held.set()
+        assert len(asked) <= 1  # never again; not yet, where the server was slower than the client
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
@@ -269,7 +272,7 @@ def test_waits_double_and_heed_the_server(monkeypatch):
 
 def test_rest_needs_no_tensorflow():
     code = "import sys, longretriever_tf.serving.client; sys.exit('tensorflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=600).returncode == 0
 
 
 @pytest.fixture(scope="module")

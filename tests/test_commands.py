@@ -102,7 +102,7 @@ def collect(running: dict, done: dict) -> None:
     """Waits for the oldest child."""
     name = next(iter(running))
     child, words = running.pop(name)
-    _, stderr = child.communicate(timeout=240)
+    _, stderr = child.communicate(timeout=1800)
     done[name] = child.returncode, stderr, words
 
 

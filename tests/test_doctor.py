@@ -146,7 +146,7 @@ def test_works_where_nothing_is_installed():
         [sys.executable, "-S", "-c", f"import sys; sys.path.insert(0, {root!r}); {code}"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )  # -S: no site-packages
     assert child.returncode == 1 and "Traceback" not in child.stderr
     assert "tensorflow               not installed" in child.stdout and "Not usable yet" in child.stdout

@@ -60,7 +60,7 @@ def page(browser, url):
     """The page with the first user's list; fails on anything that it reports or asks of others."""
     context = browser.new_context(viewport=DESK)
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(180_000)
     page.faults, page.asked = [], []
     page.on("pageerror", lambda error: page.faults.append(str(error)))
     page.on("request", lambda request: page.asked.append(request.url))

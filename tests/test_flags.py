@@ -26,7 +26,7 @@ flags.run_command(main)
 
 
 def run(*arguments: str, command: tuple[str, ...] = ("-c", COMMAND)) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *command, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, *command, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 def flagfile(tmp_path: pathlib.Path, *lines: str) -> str:

@@ -1,6 +1,7 @@
 """The notebooks: their form, always; and all of them executed from end to end, marked `notebook` and `slow`."""
 
 import configparser
+import json
 import os
 import pathlib
 import re
@@ -97,13 +98,16 @@ class _ThisInterpreter(AsyncKernelManager):
 
 def _execute(notebook: nbformat.NotebookNode, directory: pathlib.Path) -> None:
     """Runs all cells in `directory`, and a last one that asks which interpreter and which package they had."""
-    code = "import sys, longretriever_tf; print(sys.executable, longretriever_tf.__file__)"
+    code = "import json, sys, longretriever_tf\n"
+    code += "text = json.dumps([sys.executable, longretriever_tf.__file__])\n"
+    code += "print(text[:5], end='', flush=True)\nprint(text[5:])"  # in pieces, as a busy kernel sends any line
     notebook.cells.append(probe := nbformat.v4.new_code_cell(code))
     place = {"metadata": {"path": str(directory)}}
     times = {"timeout": CELL_SECONDS, "startup_timeout": CELL_SECONDS}  # what hangs must end; a busy machine need not
     client = NotebookClient(notebook, kernel_manager_class=_ThisInterpreter, resources=place, **times)
     client.execute(env=_environment())
-    interpreter, package = probe.outputs[0].text.split()
+    said = "".join(out.text for out in probe.outputs if out.output_type == "stream" and out.name == "stdout")
+    interpreter, package = json.loads(said)
     assert interpreter == sys.executable and pathlib.Path(package).is_relative_to(ROOT)
     notebook.cells.remove(probe)
 
@@ -119,12 +123,18 @@ def _outputs(notebook: nbformat.NotebookNode, kind: str) -> list[str]:
     return [out.data[kind] for cell in _code(notebook) for out in cell.outputs if kind in out.get("data", {})]
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One folder for all notebooks, as in a checkout: a run that one has trained is not trained again by the next."""
+    return tmp_path_factory.mktemp("notebooks")
+
+
 @pytest.mark.slow
 @pytest.mark.notebook
 @pytest.mark.parametrize("name", NAMES)
-def test_runs_from_end_to_end(name, tmp_path, capsys):
+def test_runs_from_end_to_end(name, shared, capsys):
     notebook, start = _read(name), time.monotonic()
-    _execute(notebook, tmp_path)
+    _execute(notebook, shared)
     with capsys.disabled():
         print(f"\nnotebooks/{name}.ipynb: {(time.monotonic() - start) / 60:.1f} minutes")
     if folder := os.environ.get("LONGRETRIEVER_NOTEBOOK_OUTPUT"):

@@ -5,12 +5,12 @@ import json
 import pathlib
 import re
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
 
 import pytest
+from serving_clients import free_ports
 from trained import ROOT, command, run_module
 
 from longretriever_tf.serving import config_files
@@ -105,19 +105,13 @@ def test_the_warm_up_file_is_replayed_and_compared(trained):
     assert [row.signature for row in done if not row.is_compared] == ["top_k"]  # it has no seed
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextlib.contextmanager
 def served(trained, directory: pathlib.Path):
     """`serve` by command, with the files of serving/ on this machine's paths; yields its URL."""
     config = directory / "models.config"
     text = (SERVING / "models.config").read_text().replace("/models/longretriever", trained.export_dir)
     config.write_text(text)
-    port = free_port()
+    (port,) = free_ports(1)
     flags = (
         "--port=0",
         f"--rest_api_port={port}",
@@ -133,15 +127,15 @@ def served(trained, directory: pathlib.Path):
         yield wait_for(f"http://127.0.0.1:{port}", child, directory / "serve.log")
     finally:
         child.terminate()
-        assert child.wait(30) == 0
+        assert child.wait(300) == 0
         log.close()
 
 
 def wait_for(url: str, child: subprocess.Popen, log: pathlib.Path) -> str:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 900
     while time.monotonic() < deadline:
         assert child.poll() is None, log.read_text()
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/v1/models/longretriever", timeout=5):
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/v1/models/longretriever", timeout=60):
             return url
         time.sleep(0.2)
     return pytest.fail(f"no server: {log.read_text()}")
@@ -154,12 +148,12 @@ def test_smoke_test_passes_and_fails(trained, tmp_path):
             pytest.skip(f"serving/smoke_test.sh needs {tool}, which is not installed")
     script = str(SERVING / "smoke_test.sh")
     with served(trained, tmp_path) as url:
-        done = subprocess.run([script, url], capture_output=True, text=True, timeout=120)
+        done = subprocess.run([script, url], capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.count("ok ") >= 10 and "all is well" in done.stdout
-        wrong = subprocess.run([script, url, "nobody"], capture_output=True, text=True, timeout=120)
+        wrong = subprocess.run([script, url, "nobody"], capture_output=True, text=True, timeout=900)
         assert wrong.returncode == 1 and "FAIL  status: HTTP 404, expected 200" in wrong.stderr
-        with urllib.request.urlopen(url + METRICS_PATH, timeout=5) as page:
+        with urllib.request.urlopen(url + METRICS_PATH, timeout=300) as page:
             assert b":tensorflow:serving:request_count" in page.read()
-    nobody = subprocess.run([script, "http://127.0.0.1:9"], capture_output=True, text=True, timeout=60)
+    nobody = subprocess.run([script, "http://127.0.0.1:9"], capture_output=True, text=True, timeout=300)
     assert nobody.returncode == 1 and "no answer from http://127.0.0.1:9" in nobody.stderr

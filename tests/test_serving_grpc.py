@@ -50,14 +50,14 @@ def _request(signature: str = "", **inputs) -> predict_pb2.PredictRequest:
 
 def _fails(rpc, request) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.RpcError) as caught:
-        rpc(request, timeout=20)
+        rpc(request, timeout=300)
     return caught.value.code(), caught.value.details()
 
 
 @conforms("Predict", "the same numbers as REST; model_spec names model, version and signature", PREDICT)
 def test_predict_agrees_with_rest(toy_server):
     with stubs(toy_server) as (prediction, _):
-        response = prediction.Predict(_request(**COLUMNS), timeout=20)
+        response = prediction.Predict(_request(**COLUMNS), timeout=300)
     by_rest = predict(toy_server, {"inputs": COLUMNS})["outputs"]
     assert set(response.outputs) == set(by_rest)
     for name, proto in response.outputs.items():
@@ -75,7 +75,7 @@ def test_predict_agrees_with_rest(toy_server):
 )
 def test_replies_use_typed_fields(toy_server):
     with stubs(toy_server) as (prediction, _):
-        outputs = prediction.Predict(_request(**COLUMNS), timeout=20).outputs
+        outputs = prediction.Predict(_request(**COLUMNS), timeout=300).outputs
     assert list(outputs["total"].int64_val) == [3, 3 + 2**60] and not outputs["total"].tensor_content
     assert len(outputs["scaled"].float_val) == 6 and list(outputs["flag"].bool_val) == [False, True]
     assert list(outputs["shout"].string_val) == [b"AB", "ü".encode()] and list(outputs["k"].int_val) == [3, 4]
@@ -85,7 +85,7 @@ def test_replies_use_typed_fields(toy_server):
 def test_defaults_are_filled(toy_server):
     inputs = {name: value for name, value in COLUMNS.items() if name != "k"}
     with stubs(toy_server) as (prediction, _):
-        outputs = prediction.Predict(_request(**inputs), timeout=20).outputs
+        outputs = prediction.Predict(_request(**inputs), timeout=300).outputs
         assert list(outputs["k"].int_val) == [7, 7]
         del inputs["flag"]
         code, message = _fails(prediction.Predict, _request(**inputs))
@@ -127,7 +127,7 @@ def test_output_filter(toy_server):
     request = _request(**COLUMNS)
     request.output_filter.extend(["k", "total"])
     with stubs(toy_server) as (prediction, _):
-        assert set(prediction.Predict(request, timeout=20).outputs) == {"k", "total"}
+        assert set(prediction.Predict(request, timeout=300).outputs) == {"k", "total"}
         request.output_filter.append("k")
         assert _fails(prediction.Predict, request)[1] == "duplicate output tensor alias: k"
         request.output_filter[:] = ["nope"]
@@ -145,9 +145,9 @@ def test_choice_of_model(toy_server):
         assert _fails(prediction.Predict, predict_pb2.PredictRequest()) == (invalid, "Missing ModelSpec")
         request = _request("half_plus_two", x=[1.0])
         request.model_spec.version.value = 1
-        assert prediction.Predict(request, timeout=20).model_spec.version.value == 1
+        assert prediction.Predict(request, timeout=300).model_spec.version.value == 1
         request.model_spec.version_label = "canary"
-        assert prediction.Predict(request, timeout=20).model_spec.version.value == 2
+        assert prediction.Predict(request, timeout=300).model_spec.version.value == 2
         request.model_spec.version_label = "x"
         assert _fails(prediction.Predict, request) == (invalid, "Unrecognized servable version label: x")
         request.model_spec.version.value = 7
@@ -185,7 +185,7 @@ def test_metadata(toy_server):
         request.metadata_field.append("nope")
         assert _fails(prediction.GetModelMetadata, request)[1] == "Metadata field nope is not supported"
         request.metadata_field[:] = ["signature_def"]
-        response = prediction.GetModelMetadata(request, timeout=20)
+        response = prediction.GetModelMetadata(request, timeout=300)
     signatures = get_model_metadata_pb2.SignatureDefMap()
     assert response.metadata["signature_def"].Unpack(signatures)
     assert response.model_spec.version.value == 2
@@ -205,7 +205,7 @@ def test_status(toy_server):
     with stubs(toy_server) as (_, models):
         assert _fails(models.GetModelStatus, request) == (grpc.StatusCode.INVALID_ARGUMENT, "Missing ModelSpec")
         request.model_spec.name = "toy"
-        lines = models.GetModelStatus(request, timeout=20).model_version_status
+        lines = models.GetModelStatus(request, timeout=300).model_version_status
         assert [(line.version, line.state) for line in lines] == [(2, 30), (1, 30)]
         request.model_spec.version.value = 7
         code, message = _fails(models.GetModelStatus, request)
@@ -218,7 +218,7 @@ def test_message_limit(tmp_path):
     with serving(str(tmp_path), max_body=10_000, rest_port=None) as server, stubs(server) as (prediction, _):
         code, message = _fails(prediction.Predict, _request(x=np.ones(5000, np.float32)))
         assert code == grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in message
-        assert prediction.Predict(_request(x=[1.0]), timeout=20).outputs["version"].int64_val == [1]
+        assert prediction.Predict(_request(x=[1.0]), timeout=300).outputs["version"].int64_val == [1]
 
 
 @conforms(
@@ -235,7 +235,7 @@ def test_reload_config(tmp_path):
         code, message = _fails(models.HandleReloadConfigRequest, request)
         assert code == grpc.StatusCode.INVALID_ARGUMENT and "Only ModelConfigList is currently supported" in message
         request.config.CopyFrom(config_files.one_model("b", str(tmp_path / "b")))
-        models.HandleReloadConfigRequest(request, timeout=20)
+        models.HandleReloadConfigRequest(request, timeout=300)
         assert states(server, "b") == {5: "AVAILABLE"} and states(server, "a") == {1: "END"}
         assert predict(server, {"instances": [1]}, "/v1/models/b:predict") == {"predictions": [5]}
         assert call(server, "POST", "/v1/models/a:predict", {"instances": [1]})[0] == 404
@@ -262,7 +262,7 @@ def test_wrong_reload_changes_nothing(tmp_path):
         assert code == grpc.StatusCode.INVALID_ARGUMENT and "absolute path" in message
         request.config.CopyFrom(config_files.one_model("toy", str(tmp_path)))
         request.config.model_config_list.config[0].version_labels["stable"] = 1
-        models.HandleReloadConfigRequest(request, timeout=20)
+        models.HandleReloadConfigRequest(request, timeout=300)
         path = "/v1/models/toy/labels/stable:predict"
         assert predict(server, {"instances": [1.0]}, path) == {"predictions": [1]}
         request.config.CopyFrom(config_files.one_model("other", str(tmp_path / "none")))

@@ -1,24 +1,23 @@
 """The server as a process and a thing to operate: metrics, timeouts, CORS, shutdown, flags, config files, the table."""
 
+import itertools
 import json
 import os
 import pathlib
 import platform
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
 import types
 
 import numpy as np
 import pytest
 import serving_conformance
-from serving_clients import call, error_of, predict, serving, wait_until
+from serving_clients import call, error_of, free_ports, predict, serving, wait_until
 from serving_conformance import DOC, HTTP, MAIN, METRICS, OBSERVED, OURS, PROMETHEUS, conforms
-from toy_models import save_answer, save_toy
+from toy_models import Hold, save_answer, save_toy
 
 from longretriever_tf.errors import UserError
 from longretriever_tf.serving import config_files
@@ -26,12 +25,6 @@ from longretriever_tf.serving import config_files
 pytestmark = pytest.mark.serving
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 X = {"instances": [1.0]}
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def _start(*flags: str) -> subprocess.Popen:
@@ -93,30 +86,34 @@ def test_monitoring_config(tmp_path):
 @conforms("--rest_api_timeout_in_ms", "504, and other requests go on meanwhile", f"{HTTP}; {MAIN}")
 def test_timeout(tmp_path):
     save_toy(tmp_path, 1)
-    slow = {"signature_name": "slow", "instances": [2000]}
-    with serving(str(tmp_path), rest_timeout_s=0.3, grpc_port=None) as server:
-        start = time.monotonic()
-        assert error_of(server, slow) == (504, "Timed out waiting for notification")
-        assert time.monotonic() - start < 1.5
-        assert predict(server, slow | {"instances": [0]})["predictions"][0]["version"] == 1
+    hold = Hold(tmp_path)
+    quick = {"signature_name": "slow", "instances": [0]}
+    with serving(str(tmp_path), rest_timeout_s=1.0, grpc_port=None) as server:
+        try:
+            assert error_of(server, hold.body) == (504, "Timed out waiting for notification")
+            assert hold.has_begun()  # and it goes on
+            wait_until(lambda: call(server, "POST", "/v1/models/toy:predict", quick)[0] == 200)
+        finally:
+            hold.let_go()
 
 
 @conforms("TensorFlow at work", "status is answered meanwhile: the event loop is never held up", OURS)
 def test_status_is_answered_while_tensorflow_works(tmp_path):
     save_toy(tmp_path, 1)
     with serving(str(tmp_path), grpc_port=None) as server:
-        slow = {"signature_name": "slow", "instances": [3000]}
-        threads = [threading.Thread(target=predict, args=(server, slow)) for _ in range(3)]
+        holds = [Hold(tmp_path, f"hold{number}") for number in range(3)]
+        threads = [threading.Thread(target=predict, args=(server, hold.body)) for hold in holds]
         for thread in threads:
             thread.start()
-        time.sleep(0.1)
-        start = time.monotonic()
-        assert call(server, "GET", "/v1/models/toy")[0] == 200
-        took = time.monotonic() - start
-        busy = any(thread.is_alive() for thread in threads)
-        for thread in threads:
-            thread.join()
-    assert busy and took < 1.0
+        try:
+            wait_until(lambda: any(hold.has_begun() for hold in holds))  # TensorFlow runs as many as it has threads
+            assert call(server, "GET", "/v1/models/toy")[0] == 200
+            assert all(thread.is_alive() for thread in threads)
+        finally:
+            for hold in holds:
+                hold.let_go()
+            for thread in threads:
+                thread.join()
 
 
 @conforms(
@@ -146,10 +143,9 @@ def test_cors(tmp_path):
 @conforms("SIGTERM", "requests in flight are finished, then the process ends with status 0", OURS)
 def test_sigterm_finishes_requests(tmp_path):
     save_toy(tmp_path, 1)
-    rest, grpc_port = _free_port(), _free_port()
-    process = _start(
-        "--model_name=toy", f"--model_base_path={tmp_path}", f"--rest_api_port={rest}", f"--port={grpc_port}"
-    )
+    hold, (rest, grpc_port) = Hold(tmp_path), free_ports(2)
+    flags = ("--model_name=toy", f"--model_base_path={tmp_path}", "--shutdown_grace_seconds=600")
+    process = _start(*flags, f"--rest_api_port={rest}", f"--port={grpc_port}")
     server = types.SimpleNamespace(rest_port=rest)
 
     def is_up() -> bool:
@@ -160,16 +156,18 @@ def test_sigterm_finishes_requests(tmp_path):
             return False
 
     try:
-        wait_until(is_up, 60)
-        answers: list = []
-        body = {"signature_name": "slow", "instances": [2000]}
-        thread = threading.Thread(target=lambda: answers.append(call(server, "POST", "/v1/models/toy:predict", body)))
+        wait_until(is_up)
+        answers, path = [], "/v1/models/toy:predict"
+        thread = threading.Thread(target=lambda: answers.append(call(server, "POST", path, hold.body)))
         thread.start()
-        time.sleep(0.3)
+        wait_until(hold.has_begun)
         process.send_signal(signal.SIGTERM)
+        said = list(itertools.takewhile(lambda line: not line.startswith("stopping"), process.stdout))
+        hold.let_go()
         thread.join()
-        output, _ = process.communicate(timeout=30)
+        output = "".join([*said, "stopping", process.communicate(timeout=300)[0]])
     finally:
+        hold.let_go()
         process.kill()
         process.communicate()
     assert process.returncode == 0, output
@@ -193,7 +191,7 @@ def test_sigterm_finishes_requests(tmp_path):
 @conforms("wrong flags", "one line on stderr and exit status 2", OURS)
 def test_wrong_flags(flags, message):
     done = subprocess.run(
-        [sys.executable, "-m", "longretriever_tf.serve", *flags], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "longretriever_tf.serve", *flags], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and message in done.stderr
@@ -284,7 +282,7 @@ def test_exported_retriever(trained):
         for name, value in row.items():
             request.inputs[name].CopyFrom(tf.make_tensor_proto([value], inputs[name].dtype))
         with stubs(server) as (prediction, _):
-            outputs = prediction.Predict(request, timeout=30).outputs
+            outputs = prediction.Predict(request, timeout=300).outputs
         assert tf.make_ndarray(outputs["item_id"])[0].tolist() == by_row[0]["item_id"]
         odd = row | {"history_timestamp": [-5, 0, 2**40, 1, 2]}  # before 1970 and after the request
         assert json.dumps(predict(server, {"instances": [odd]}), allow_nan=False)

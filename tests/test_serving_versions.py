@@ -9,7 +9,7 @@ import time
 import pytest
 from serving_clients import QUICK, call, error_of, predict, serving, states, wait_until
 from serving_conformance import CORE, HANDLER, MAIN, OBSERVED, OURS, STATUS, WARMUP, conforms
-from toy_models import save_answer, save_toy
+from toy_models import Hold, save_answer, save_toy
 
 from longretriever_tf.errors import UserError
 from longretriever_tf.serving import config_files, versions
@@ -116,17 +116,19 @@ def test_hot_swap_under_load(tmp_path):
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
             thread.start()
-        for version in (2, 3, 4):
-            save_answer(tmp_path, version)
-            wait_until(lambda version=version: states(server).get(version) == "AVAILABLE")
+        for version in (1, 2, 3, 4):
+            if version > 1:
+                save_answer(tmp_path, version)
+            wait_until(lambda version=version: (200, [version]) in answers)
         _break(tmp_path, 5)
         wait_until(lambda: states(server).get(5) == "END")
+        before = len(answers)
+        wait_until(lambda: len(answers) > before + len(threads))  # asked when version 5 was given up already
         stop.set()
         for thread in threads:
             thread.join()
     assert {status for status, _ in answers} == {200}
-    seen = [reply[0] for _, reply in answers]
-    assert set(seen) == {1, 2, 3, 4} and len(answers) > 50
+    assert {reply[0] for _, reply in answers} == {1, 2, 3, 4} and answers[-1] == (200, [4])
 
 
 @conforms(
@@ -140,17 +142,19 @@ def test_requests_in_flight_finish_on_the_old_version(tmp_path):
     newer = save_toy(tmp_path / "aside", 2)
     with serving(str(tmp_path)) as server:
         replies: list[dict] = []
-        body = {"signature_name": "slow", "instances": [5000]}
-        thread = threading.Thread(target=lambda: replies.append(predict(server, body)))
+        hold = Hold(tmp_path)
+        thread = threading.Thread(target=lambda: replies.append(predict(server, hold.body)))
         thread.start()
-        time.sleep(0.2)
-        os.rename(newer, tmp_path / "2")
-        wait_until(lambda: states(server) == {2: "AVAILABLE", 1: "END"})
-        still_running = thread.is_alive()
-        thread.join()
-        assert [reply["predictions"][0]["version"] for reply in replies] == [1]
-        assert still_running, "the slow request was over before the swap: make it slower"
-        assert predict(server, body | {"instances": [0]})["predictions"][0]["version"] == 2
+        try:
+            wait_until(hold.has_begun)
+            os.rename(newer, tmp_path / "2")
+            wait_until(lambda: states(server) == {2: "AVAILABLE", 1: "END"})
+            assert thread.is_alive()
+        finally:
+            hold.let_go()
+            thread.join()
+        assert replies == [{"predictions": [{"version": 1, "found": 1}]}]
+        assert predict(server, hold.body) == {"predictions": [{"version": 2, "found": 1}]}
 
 
 @conforms(

@@ -67,6 +67,17 @@ class Toy(tf.Module):
             "version": tf.fill(tf.shape(rounds), self.version),
         }
 
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "path")])
+    def held(self, path):
+        """Busy until a file lies at path[0]; leaves one at path[0] + ".begun" first. See `hold`."""
+        with tf.control_dependencies([tf.io.write_file(path[0] + ".begun", "")]):
+            rounds, found = tf.constant(0), tf.constant(0)
+        while found == 0 and rounds < 50_000_000:  # the second pattern, never there, changes: no look is left out
+            found = tf.size(tf.io.matching_files(tf.stack([path[0], path[0] + tf.strings.as_string(rounds)])))
+            rounds += 1
+        # Were `found` no output, the loop would be left out.
+        return {"version": tf.fill(tf.shape(path), self.version), "found": tf.fill(tf.shape(path), found)}
+
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
     def uneven(self, x):
         return {"all": tf.identity(x), "first": x[:1]}
@@ -100,6 +111,7 @@ SIGNATURES = (
     "small",
     "picky",
     "slow",
+    "held",
     "uneven",
     "scalar",
     "history",
@@ -129,6 +141,22 @@ def save_answer(base_path: pathlib.Path | str, version: int, *, warmup: float | 
         write_warmup(aside, "x", [warmup])
     os.rename(aside, final)
     return final
+
+
+class Hold:
+    """A request that the toy model works on from its start until `let_go`, however fast or busy the machine is."""
+
+    def __init__(self, directory: pathlib.Path, name: str = "hold") -> None:
+        self.path = os.path.join(directory, name)
+        self.body = {"signature_name": "held", "instances": [self.path]}
+
+    def has_begun(self) -> bool:
+        """Whether the model works on it."""
+        return os.path.exists(f"{self.path}.begun")
+
+    def let_go(self) -> None:
+        """Lets this and every later run end."""
+        pathlib.Path(self.path).touch()
 
 
 def write_warmup(path: str, name: str, values: list) -> None:

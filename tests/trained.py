@@ -46,7 +46,7 @@ class Trained:
 
 def run_module(name: str, *flags: str, **kwargs) -> subprocess.CompletedProcess:
     """`python -m longretriever_tf.NAME` in a child process."""
-    return subprocess.run(command(name, *flags), cwd=ROOT, capture_output=True, text=True, timeout=300, **kwargs)
+    return subprocess.run(command(name, *flags), cwd=ROOT, capture_output=True, text=True, timeout=1800, **kwargs)
 
 
 def command(name: str, *flags: str) -> list[str]:
