@@ -59,6 +59,7 @@ def test_a_window_without_targets_is_still_described() -> None:
     report = inspect_log(log, Config())
     assert "only 0 users have targets in the test window" in report.text.replace("\n    ", " ")
     assert report.figures["split"]["test"]["new_user_pairs"] == 1
+    assert report.text.splitlines()[-1].startswith("Verdict: don't: ")
 
 
 def test_an_empty_log_is_refused() -> None:

@@ -36,7 +36,8 @@ def journey():
     ).merge(category.dropna(), on="product_id", how="inner", sort=False)
     rows["time"] = rows.transaction_timestamp.to_numpy("datetime64[s]").astype(np.int64)
     rows["time"] = rows.groupby("basket_id").time.transform("min")
-    rows = rows.drop_duplicates(["basket_id", "product_id"]).sort_values("time", kind="stable")
+    rows = rows.drop_duplicates(["basket_id", "product_id"])
+    rows = rows.sort_values(["time", "basket_id", "product_id"])
     lives = {
         household: [
             reference.Behavior(*values, 1.0)

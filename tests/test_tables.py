@@ -141,6 +141,10 @@ def test_a_hive_partitioned_tree(tmp_path):
     assert (of["i12020-09-13"], of["i22020-09-14"], of["i1x"]) == ("tea", "sweet/sour", "")
     assert sorted(set(log.items.features["day"].tolist())) == ["2020-09-13", "2020-09-14", "x"]
     assert read(f"{tmp_path}/day=2020-09-1*").counts["rows"] == 6
+    FRAME.assign(timestamp="soon").to_parquet(tmp_path / "day=x" / "part.parquet")
+    FRAME.assign(timestamp="2020-09-13").to_parquet(tmp_path / "day=2020-09-13" / "part.parquet")
+    with pytest.raises(UserError, match=r"'soon' in row 1 of day=x/part\.parquet"):
+        read(f"{tmp_path}/*/*.parquet")
 
 
 def test_stores_by_url(tmp_path, expected):

@@ -46,7 +46,7 @@ def decide(figures: Figures, config: Config) -> Verdict:
       figures: `life_figures` with `contexts` and `counts` beside.
       config: what the user asked for: no flag is proposed that is already given.
     """
-    stops = [*_left_out(figures), *_no_lives(figures)]
+    stops = [*_left_out(figures), *_no_lives(figures), *_no_targets(figures)]
     if stops:
         return Verdict(STOP, (), tuple(stops))
     window = _window(figures, config)
@@ -54,8 +54,6 @@ def decide(figures: Figures, config: Config) -> Verdict:
         span = figures["log"]["days"]
         return Verdict(STOP, (), (f"all events lie within {24 * span:.2g} hours: no past and no future to part",))
     proposals = [*window, *_context(figures, config), *_interests(figures, config), *_loss(figures, config)]
-    if figures["split"] and not figures["split"]["test"]["target_users"] and not proposals:
-        return Verdict(STOP, (), ("no user has both a past and a target in the test window",))
     if not proposals:
         return Verdict(GO, (), ())
     flags, reasons = zip(*proposals, strict=True)
@@ -86,6 +84,12 @@ def _no_lives(figures: Figures) -> list[str]:
         mean = lives["events_per_user"]["mean"]
         stops.append(f"users have {mean:.2g} events on average: hardly anybody has a past to search")
     return stops
+
+
+def _no_targets(figures: Figures) -> list[str]:
+    if not figures["split"] or figures["split"]["test"]["target_users"]:
+        return []
+    return ["no user has both a past and a target in the test window: give a longer log, or a larger --window_days"]
 
 
 def _window(figures: Figures, config: Config) -> Proposals | None:

@@ -33,7 +33,7 @@ class Parts(NamedTuple):
 
     Attributes:
       data: the columns by their names.
-      files: paths.
+      files: paths, below the folder that holds them all.
       stop: rows of `data` before the end of each file, [files] int64.
     """
 
@@ -45,7 +45,7 @@ class Parts(NamedTuple):
         """How an error names a row of `data`: its number from 1, and its file where there are several."""
         file = int(np.searchsorted(self.stop, row, side="right"))
         before = int(self.stop[file - 1]) if file else 0
-        of = f" of {os.path.basename(self.files[file])}" if len(self.files) > 1 else ""
+        of = f" of {self.files[file]}" if len(self.files) > 1 else ""
         return f"row {row - before + 1}{of}"
 
 
@@ -70,7 +70,8 @@ def read_table(source: str, path: str, columns: dict[str, str], text: TextFormat
     for file in files:
         where = source if located.is_one else f"{source} ({file.path})"
         tables.append(_read_file(where, located, file, columns, text))
-    names = [file.path for file in files]
+    folder = os.path.commonpath([os.path.dirname(file.path) for file in files]) or "."
+    names = [os.path.relpath(file.path, folder) for file in files]
     data = pa.table({name: _join(source, name, names, [table.column(name) for table in tables]) for name in columns})
     if not data.num_rows:
         raise UserError(f"{source}: no rows")
@@ -79,7 +80,7 @@ def read_table(source: str, path: str, columns: dict[str, str], text: TextFormat
 
 def _join(source: str, name: str, files: Sequence[str], parts: list[pa.ChunkedArray]) -> pa.ChunkedArray:
     try:
-        return join_parts(parts, [os.path.basename(file) for file in files])
+        return join_parts(parts, files)
     except Unreadable as error:
         raise UserError(f"{source}, column {name!r}: {error}") from error
 
@@ -221,11 +222,13 @@ def _open_parquet(file: pq.ParquetFile) -> _Opened:
 
 
 def _read_arrow(opener: Any) -> pa.Table:
-    """A Feather or Arrow file, or an Arrow stream."""
+    """A Feather or Arrow file, or an Arrow stream; checked whole, since Arrow trusts what these hold."""
     try:
-        return pa.ipc.open_file(pa.PythonFile(opener(), "r")).read_all()
+        table = pa.ipc.open_file(pa.PythonFile(opener(), "r")).read_all()
     except pa.ArrowInvalid:
-        return pa.ipc.open_stream(pa.PythonFile(opener(), "r")).read_all()
+        table = pa.ipc.open_stream(pa.PythonFile(opener(), "r")).read_all()
+    table.validate(full=True)
+    return table
 
 
 def _of_table(table: pa.Table) -> _Opened:
