@@ -22,7 +22,7 @@ def load_log(config: DataConfig) -> LifelongLog:
     """
     if num_clusters(config.context):  # a column that `data.clusters` makes, once the cut is known
         config = dataclasses.replace(config, context="")
-    with explain_damaged_records(config.data_dir, config.dataset):
+    with explain_damaged_records(config.data_dir, config.dataset, reads_records=False):
         log = _LOADERS[config.dataset](config)
     context = config.context or log.context
     if context not in log.items.features:
@@ -43,7 +43,8 @@ def _load_complete_journey(config: DataConfig) -> LifelongLog:
     )
     prepare(users)
     prepare(items)
-    return lifelong_builder.read_log(users, items, complete_journey.CONTEXT)
+    with explain_damaged_records(config.data_dir, config.dataset):
+        return lifelong_builder.read_log(users, items, complete_journey.CONTEXT)
 
 
 def _load_event_log(config: DataConfig) -> LifelongLog:
@@ -53,7 +54,8 @@ def _load_event_log(config: DataConfig) -> LifelongLog:
     prepare(users)
     prepare(items)
     event_log.forget()
-    return lifelong_builder.read_log(users, items, config.context or event_log.CONTEXT)
+    with explain_damaged_records(config.data_dir, config.dataset):
+        return lifelong_builder.read_log(users, items, config.context or event_log.CONTEXT)
 
 
 def _load_movielens(config: DataConfig) -> LifelongLog:
