@@ -9,7 +9,7 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
-from trained import FLAGS, ROOT, command, run_module
+from trained import ROOT, command, run_module
 
 from longretriever_tf.config import Config, load_config
 from longretriever_tf.data.catalogue import CATALOGUE_FILE, load_catalogue
@@ -322,7 +322,7 @@ def test_cut_none_cannot_be_judged_and_says_so(on_everything):
 
 @pytest.mark.parametrize(("flags", "words"), [(("--cut=test",), "--cut=none"), (("--model=mind",), "--model=mind")])
 def test_validation_users_belong_to_cut_none(flags, words):
-    wanted = (*FLAGS, "--cut=none", "--validation_users=0.1", "--nouser_context", *flags)
+    wanted = ("--dataset=event_log", "--cut=none", "--validation_users=0.1", *flags)
     done = run_module("train", *wanted, "--events=none.csv", "--run_dir=unused")
     assert done.returncode == 2 and "--validation_users=0.1" in done.stderr and words in done.stderr
     assert not os.path.exists(ROOT / "unused")

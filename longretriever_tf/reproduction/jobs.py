@@ -162,7 +162,8 @@ def _job_of_run(plan: Plan, name: str, seed: int) -> str:
 
 def _with_key(job: Job, jobs: Mapping[str, Job], work_dir: str) -> Job:
     """Two hashes, "command-code": of what is asked (wherever the work directory lies) of which tables, and of the code
-    that answers."""
+    that answers.
+    """
     flags = [flag.replace(work_dir, "") for flag in job.flags]
     texts = _flagfile_texts(job.flags)
     asked = [
