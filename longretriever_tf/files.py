@@ -184,10 +184,19 @@ def read_arrays(path: str, cure: str) -> dict[str, np.ndarray]:
     Raises:
       UserError: the file cannot be read, or is torn, or no .npz.
     """
+    require_npz(path, cure)
     with explain_damage(path, cure), np.load(path, allow_pickle=False) as stored:
-        if isinstance(stored, np.ndarray):
-            raise ValueError("a single array")
         return dict(stored)
+
+
+def require_npz(path: str, cure: str) -> None:
+    """Refuses what is no whole .npz, before `np.load` leaves it open.
+
+    Raises:
+      UserError: the file cannot be read, or is torn, or no .npz.
+    """
+    with explain_damage(path, cure), zipfile.ZipFile(path):
+        pass
 
 
 def replace_directory(aside: str, final: str) -> None:

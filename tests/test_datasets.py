@@ -246,6 +246,74 @@ def test_a_run_killed_while_preparing_leaves_nothing_that_looks_whole(fake_compl
     left = list(Path(fake_complete_journey.data_dir, "complete_journey", "users").iterdir())
     assert [path.name.startswith("incomplete") for path in left] == [True]
     assert load_log(fake_complete_journey).num_events == 5
+    assert not list(Path(fake_complete_journey.data_dir).rglob("incomplete.*")), "what the killed run left is removed"
+
+
+FULL = """
+import resource, signal, sys
+from longretriever_tf.config import DataConfig
+from longretriever_tf.data.load import load_log
+from longretriever_tf.errors import UserError
+import tensorflow_datasets
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+try:
+    load_log(DataConfig(dataset="event_log", events=sys.argv[1], data_dir=sys.argv[2]))
+except UserError as error:
+    print(f"one line: {error}")
+"""
+
+
+def test_a_full_disk_while_preparing_is_one_line_and_leaves_nothing(tmp_path):
+    """A limit on the size of files stands for the disk: every write beyond it fails, of Python's and TensorFlow's."""
+    events = tmp_path / "events.csv"
+    lines = [f"{row % 70},{row % 900},{1_700_000_000 + row},tea" for row in range(9_000)]
+    events.write_text("\n".join(["user_id,item_id,timestamp,category", *lines]))
+    data_dir = tmp_path / "tfds"
+    root = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(events), str(data_dir), "20000"],
+        env={**os.environ, "PYTHONPATH": root},
+        cwd=root,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (said,) = [line for line in done.stdout.splitlines() if line.startswith("one line: ")]
+    assert "cannot write prepared data" in said and "--data_dir" in said and str(data_dir) in said
+    assert not list(data_dir.rglob("incomplete.*")) and not list(data_dir.rglob("*.tfrecord*"))
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), tf.errors.ResourceExhaustedError(None, None, "full")]
+)
+def test_a_full_disk_as_tensorflow_and_the_system_say_it(fake_complete_journey, monkeypatch, error):
+    def fail(self, **kwargs):
+        raise error
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
+    with pytest.raises(UserError, match=r"cannot write prepared data.*(No space left|full).*--data_dir") as caught:
+        load_log(fake_complete_journey)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_torn_prepared_records_are_one_line(fake_complete_journey):
+    load_log(fake_complete_journey)
+    root = Path(fake_complete_journey.data_dir)
+    torn = [*root.rglob("*.tfrecord*"), *root.rglob("dataset_info.json"), *root.rglob("features.json")]
+    assert len(torn) >= 6
+    for path in torn:
+        whole = path.read_bytes()
+        for content in (whole[: len(whole) // 2], b"\x00\xff garbage"):
+            path.write_bytes(content)
+            if path.name == "features.json":  # of this log the code knows them
+                assert load_log(fake_complete_journey).num_events == 5
+                continue
+            with pytest.raises(UserError, match=r"prepared data under .* are damaged.*delete that folder"):
+                load_log(fake_complete_journey)
+        path.write_bytes(whole)
+    assert load_log(fake_complete_journey).num_events == 5
 
 
 RATINGS = {

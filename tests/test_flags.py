@@ -111,3 +111,14 @@ def test_an_ablation_changes_the_recipe_as_its_file_says(path):
 
 def test_there_are_ablations():
     assert len(ABLATIONS) >= 10
+
+
+@pytest.mark.parametrize(
+    ("module", "asked"),
+    [("train", "--help"), ("export", "-h"), ("data.inspect", "--helpfull"), ("serving.load", "--help=true")],
+)
+def test_help_is_no_failure(module, asked):
+    """It is printed by code that all commands share."""
+    child = run(asked, command=("-m", f"longretriever_tf.{module}"))
+    assert child.returncode == 0 and child.stderr == ""
+    assert len(child.stdout.splitlines()) > 20

@@ -250,6 +250,27 @@ def test_what_is_done_is_skipped_and_a_changed_flag_or_flagfile_runs_again(finis
     assert json.loads(pathlib.Path(jobs["ours/seed1"].output).read_text())["noise"] == "0.4"
 
 
+def test_a_table_that_changed_makes_the_jobs_stale_that_read_it(tmp_path):
+    """By what it holds: a file that was merely written anew changes nothing."""
+    events, folder = tmp_path / "events.csv", tmp_path / "parts"
+    folder.mkdir()
+    for path in (events, folder / "part-0"):
+        path.write_text("user_id,item_id\n1,2\n")
+    (tmp_path / "ours.flags").write_text(f"--noise=0.3\n--events={folder}\n")
+    path = write_plan(tmp_path, other=f', "--events={events}"')
+    before = {name: job.key for name, job in make_jobs(load_plan(path), "made").items()}
+
+    def changed() -> set[str]:
+        return {name for name, job in make_jobs(load_plan(path), "made").items() if job.key != before[name]}
+
+    os.utime(events, (1, 1))
+    assert changed() == set()
+    events.write_text("user_id,item_id\n1,3\n")
+    assert {name for name in changed() if name.startswith("ours")} == set() and "other/seed1" in changed()
+    (folder / "part-1").write_text("user_id,item_id\n1,4\n")
+    assert changed() == set(before)
+
+
 def test_other_code_makes_jobs_stale_unless_told_otherwise(finished, monkeypatch):
     path, work_dir, _ = finished
     monkeypatch.setattr("longretriever_tf.reproduction.jobs.code_fingerprint", lambda: "other")

@@ -59,8 +59,8 @@ def load_catalogue(run_dir: str) -> ItemTable | None:
         return ItemTable(columns["item_id"], features, columns["name"])
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise UserError(
-            f"{path} is damaged ({first_line(error)}): restore it from a copy, or export with --catalogue=seen, which "
-            "does without it"
+            f"{path} is damaged ({first_line(error)}): restore it from a copy, or export with --catalogue=seen, "
+            "which does without it"
         ) from error
 
 

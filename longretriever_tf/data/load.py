@@ -23,7 +23,7 @@ def load_log(config: DataConfig) -> LifelongLog:
     is_learned = asks_clusters(config.context)  # `data.clusters` makes them, once the cut is known
     if is_learned:
         config = dataclasses.replace(config, context=CLUSTERS)  # their number is not of the log
-    with explain_damaged_records(config.data_dir, config.dataset):
+    with explain_damaged_records(config.data_dir, config.dataset, reads_records=False):
         log = _LOADERS[config.dataset](config)
     if is_learned:
         return _fill(log)
@@ -50,7 +50,8 @@ def _load_complete_journey(config: DataConfig) -> LifelongLog:
     )
     prepare(users)
     prepare(items)
-    return lifelong_builder.read_log(users, items, complete_journey.CONTEXT)
+    with explain_damaged_records(config.data_dir, config.dataset):
+        return lifelong_builder.read_log(users, items, complete_journey.CONTEXT)
 
 
 def _load_event_log(config: DataConfig) -> LifelongLog:
@@ -61,9 +62,10 @@ def _load_event_log(config: DataConfig) -> LifelongLog:
     prepare(items)
     event_log.forget()
     context = config.context or event_log.CONTEXT
-    if asks_clusters(context):
-        context = event_log.CONTEXT if event_log.CONTEXT in items.info.features["feature"] else ""
-    return lifelong_builder.read_log(users, items, context)
+    with explain_damaged_records(config.data_dir, config.dataset):
+        if asks_clusters(context):
+            context = event_log.CONTEXT if event_log.CONTEXT in items.info.features["feature"] else ""
+        return lifelong_builder.read_log(users, items, context)
 
 
 def _load_movielens(config: DataConfig) -> LifelongLog:

@@ -19,7 +19,7 @@ from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.data.splits import Cuts, global_time_cuts, whole_log_cuts
 from longretriever_tf.data.taste import build_tastes, fit_folds, fold_of_users, item_keys
 from longretriever_tf.errors import UserError
-from longretriever_tf.files import aside_path, explain_damage, explain_os_errors, read_arrays
+from longretriever_tf.files import aside_path, explain_damage, explain_os_errors, read_arrays, require_npz
 
 _CORPUS, _ARRAYS = "corpus.npz", "as_of_cut.npz"
 
@@ -256,6 +256,7 @@ def load_saved(run_dir: str) -> tuple[Corpus, dict[str, np.ndarray]]:
     cure = f"delete {paths[0]}, {paths[1]} and {os.path.join(run_dir, 'training.png')}, and run the training's own "
     cure += "command again, which writes them anew"
     arrays = read_arrays(paths[1], cure)
+    require_npz(paths[0], cure)
     with explain_damage(paths[0], cure):
         corpus = load_corpus(paths[0])
     with explain_damage(paths[1], cure):

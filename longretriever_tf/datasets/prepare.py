@@ -15,8 +15,11 @@ from absl import logging
 from google.protobuf import json_format
 
 from longretriever_tf.errors import UserError
-from longretriever_tf.files import explain_os_errors, first_line
+from longretriever_tf.files import first_line
 from longretriever_tf.locks import hold_lock
+
+_DAMAGE = (json.JSONDecodeError, UnicodeDecodeError, json_format.ParseError)
+_DAMAGED_RECORDS = (ValueError, KeyError, IndexError, TypeError)
 
 
 def prepare(builder: tfds.core.DatasetBuilder, downloads: bool = False) -> None:
@@ -36,15 +39,19 @@ def prepare(builder: tfds.core.DatasetBuilder, downloads: bool = False) -> None:
         _read_info(builder)
         return
     parent, version = os.path.split(os.path.normpath(builder.data_dir))
-    with explain_os_errors(f"cannot write prepared data to {parent}"):
+    try:
         os.makedirs(parent, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(parent, error) from error
     busy = f"{builder.data_dir} is being prepared by another process ({{}})"
-    with hold_lock(parent, busy, wait=True, name=f".{version}.lock"):
+    above, kind = os.path.split(parent)
+    with hold_lock(above, busy, wait=True, name=f".{kind}-{version}.lock"):
         _remove_incomplete(parent, version)
-        if not _is_prepared(builder):
-            _require_free(builder)
-            _prepare(builder, parent, downloads)
-    _read_info(builder)
+        if _is_prepared(builder):
+            _read_info(builder)
+            return
+        _require_free(builder)
+        _prepare(builder, parent, downloads)
 
 
 def _prepare(builder: tfds.core.DatasetBuilder, parent: str, downloads: bool) -> None:
@@ -59,31 +66,53 @@ def _prepare(builder: tfds.core.DatasetBuilder, parent: str, downloads: bool) ->
             builder.download_and_prepare(file_format="tfrecord")
     except requests.RequestException as error:  # an OSError, but not the disk's
         raise UserError(f"cannot download {builder.info.full_name}: {error}") from error
-    except (OSError, tf.errors.OpError) as error:
-        raise UserError(
-            f"cannot write prepared data to {parent}: {first_line(error)}. Nothing of it was kept. "
-            "Name a writable folder with room: --data_dir=..."
-        ) from error
+    except (OSError, RuntimeError, tf.errors.OpError) as error:
+        if not _is_of_the_disk(error):
+            raise
+        raise _cannot_write(parent, error) from error
     finally:
         _remove_incomplete(parent, os.path.basename(os.path.normpath(builder.data_dir)))
 
 
+def _is_of_the_disk(error: BaseException | None) -> bool:
+    """Whether the error, or one that it was raised from, is the system's or TensorFlow's: TFDS wraps them."""
+    import tensorflow as tf
+
+    while error is not None:
+        if isinstance(error, OSError | tf.errors.OpError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _cannot_write(parent: str, error: BaseException) -> UserError:
+    return UserError(
+        f"cannot write prepared data to {parent}: {first_line(error)}. Nothing of it was kept. "
+        "Name a writable folder with room: --data_dir=..."
+    )
+
+
 @contextlib.contextmanager
-def explain_damaged_records(data_dir: str, name: str) -> Iterator[None]:
+def explain_damaged_records(data_dir: str, name: str, reads_records: bool = True) -> Iterator[None]:
     """Turns what readers raise for torn prepared files into one line.
 
     Args:
       data_dir: where TFDS keeps prepared data; "": its own default.
       name: of the dataset there.
+      reads_records: the block reads prepared records and nothing else, so that whatever fails there is their damage;
+        else only what readers of TFDS's own descriptions raise is.
 
     Raises:
       UserError: the block met a file that is cut short or holds something else.
     """
     import tensorflow as tf
 
+    damage = (*_DAMAGE, tf.errors.OpError, *(_DAMAGED_RECORDS if reads_records else ()))
     try:
         yield
-    except (tf.errors.OpError, json.JSONDecodeError, UnicodeDecodeError, json_format.ParseError) as error:
+    except UserError:
+        raise
+    except damage as error:
         place = os.path.join(os.path.expanduser(data_dir) or str(tfds.core.constants.DATA_DIR), name)
         raise UserError(
             f"the prepared data under {place} are damaged ({first_line(error)}): delete that folder and run the same "

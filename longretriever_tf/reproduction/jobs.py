@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import fnmatch
 import functools
+import glob
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ from typing import Any
 
 import longretriever_tf
 from longretriever_tf.errors import UserError
-from longretriever_tf.files import write_text_atomically
+from longretriever_tf.files import explain_os_errors, write_text_atomically
 from longretriever_tf.reproduction.plan import PLACEHOLDER, Plan
 
 STAMP = "job.json"
@@ -22,6 +23,10 @@ STAMP = "job.json"
 
 _IDLE_PARTS = ("reproduction", "reproduce.py", "serving", "serve.py", "doctor.py")
 """Parts of the package that no figure depends on: changing them makes no job stale."""
+
+
+_TABLES = ("events", "items", "users")
+"""Flags that name the tables of a log."""
 
 
 class State(enum.Enum):
@@ -156,9 +161,18 @@ def _job_of_run(plan: Plan, name: str, seed: int) -> str:
 
 
 def _with_key(job: Job, jobs: Mapping[str, Job], work_dir: str) -> Job:
-    """Two hashes, "command-code": of what is asked (wherever the work directory lies), and of the code that answers."""
+    """Two hashes, "command-code": of what is asked (wherever the work directory lies) of which tables, and of the code
+    that answers.
+    """
     flags = [flag.replace(work_dir, "") for flag in job.flags]
-    asked = [job.module, *flags, *_flagfile_texts(job.flags), *(jobs[name].key.split("-")[0] for name in job.needs)]
+    texts = _flagfile_texts(job.flags)
+    asked = [
+        job.module,
+        *flags,
+        *texts,
+        *_data_hashes([*job.flags, *texts]),
+        *(jobs[name].key.split("-")[0] for name in job.needs),
+    ]
     command = hashlib.sha256("\0".join(asked).encode()).hexdigest()[:16]
     return dataclasses.replace(job, key=f"{command}-{code_fingerprint()}")
 
@@ -179,6 +193,30 @@ def _flagfile_texts(flags: Sequence[str]) -> list[str]:
             ) from error
         texts += [*lines, *_flagfile_texts(lines)]
     return texts
+
+
+def _data_hashes(flags: Sequence[str]) -> list[str]:
+    """What the tables hold that the flags name: a log that changed makes a job stale."""
+    hashes = []
+    for flag in flags:
+        name, _, path = flag.lstrip("-").partition("=")
+        if name not in _TABLES:
+            continue
+        within = sorted(glob.glob(os.path.join(glob.escape(path), "**"), recursive=True)) if os.path.isdir(path) else []
+        for one in within or sorted(glob.glob(path)) or [path]:
+            if os.path.isfile(one):  # one that is missing is told by the job itself
+                hashes.append(_hash_file(one, os.stat(one).st_mtime_ns, os.stat(one).st_size))
+    return hashes
+
+
+@functools.lru_cache(maxsize=256)
+def _hash_file(path: str, modified: int, size: int) -> str:
+    del modified, size  # a file that was written meanwhile is read again
+    digest = hashlib.sha256()
+    with explain_os_errors(f"cannot read {path!r}"), open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @functools.cache

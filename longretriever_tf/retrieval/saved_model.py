@@ -18,6 +18,7 @@ from longretriever_tf.files import (
     read_json_object,
     remove_leftovers,
     replace_directory,
+    require_npz,
     require_writable,
     write_text_atomically,
 )
@@ -164,6 +165,7 @@ def load_extra(version_dir: str) -> Corpus:
     path = os.path.join(version_dir, _EXTRA, "corpus.npz")
     if not os.path.exists(path):
         raise UserError(f"{version_dir!r} is not a whole export: {path} does not exist; export again")
+    require_npz(path, "export again")
     with explain_damage(path, "export again"):
         corpus = load_corpus(path)
     stamped = read_fingerprint(os.path.join(version_dir, _EXTRA)).items
