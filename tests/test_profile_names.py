@@ -1,4 +1,4 @@
-"""Columns that people have, by the commands: whatever a feature is called, without the life's token too, a run is served.
+"""Columns that people have, by the commands: whatever a feature is called, and without the life's token.
 
 A profile column becomes an input of the export by one rule (`input_names`), or is refused before anything is trained.
 """
