@@ -54,7 +54,7 @@ def bounds_of(retrieval: RetrievalConfig, num_categories: int, widest: int, cut:
       widest: items of the largest category that is scored side by side with others.
       cut: when training ended, seconds UTC.
     """
-    least_k = max(_PER_INTEREST, widest)
+    least_k = max(_PER_INTEREST, widest // 2)  # a logit takes half of what a candidate does
     return Bounds(retrieval.max_k, retrieval.max_candidates, retrieval.max_values, num_categories, least_k, cut)
 
 
