@@ -292,9 +292,9 @@ class RetrievalConfig:
         10_000, "Longest list that a request to the export may ask for; more is refused: memory and time grow with k."
     )
     max_candidates: int = _field(
-        10_000_000,
-        "Most candidates of one call to the export: rows x interests x k, and rows x categories x 10; more is refused "
-        "before any memory is asked for. Ten million take some 300 MB.",
+        32_000_000,
+        "Most candidates of one call to the export: rows x interests x k (1000 or more an interest), and rows x "
+        "categories x 30; more is refused before any memory is asked for. The default takes about a gigabyte.",
     )
     max_values: int = _field(
         4_000_000,

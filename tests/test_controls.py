@@ -62,7 +62,7 @@ def ask(trained) -> Asker:
 @pytest.fixture(scope="module")
 def narrow(trained) -> Asker:
     """An export that knows its bounds and no unknown names."""
-    return Asker(trained, max_k=100, max_candidates=1000, max_values=300, strict=True)
+    return Asker(trained, max_k=2000, max_candidates=10_000, max_values=300, strict=True)
 
 
 def categories(answer: dict[str, np.ndarray], row: int) -> list[str]:
@@ -247,14 +247,11 @@ def rows(num: int, ask: Asker) -> dict[str, tf.Tensor]:
 @pytest.mark.parametrize(
     ("num", "options", "words"),
     [
-        (
-            6,
-            {"k": 90, "num_interests": 2},
-            "rows x interests x k .* at most 1000 .export --max_candidates.*rows.*6.*2.*90",
-        ),
-        (2, {"k": 90, "num_interests": 2**31 - 1}, "rows x interests x k"),
-        (1, {"k": 101}, "`k` must be at most 100 .export --max_k"),
-        (12, {"k": 1, "num_interests": 1}, "rows x categories x 10 .* at most 1000 .export --max_candidates.*12.*9"),
+        (3, {"k": 1700, "num_interests": 2}, "rows x interests x k .* at most 10000 .*max_candidates.*3.*2.*1700"),
+        (6, {"k": 1, "num_interests": 2}, "rows x interests x k .* at most 10000 .*k counting as 1000"),
+        (2, {"k": 1, "num_interests": 2**31 - 1}, "rows x interests x k"),
+        (1, {"k": 2001}, "`k` must be at most 2000 .export --max_k"),
+        (38, {"k": 1, "num_interests": 1}, "rows x categories x 30 .* at most 10000 .*max_candidates.*38.*9"),
     ],
 )
 def test_what_a_call_may_ask_for_is_bounded(narrow, num, options, words):
@@ -264,7 +261,7 @@ def test_what_a_call_may_ask_for_is_bounded(narrow, num, options, words):
 
 
 def test_what_lies_within_the_bounds_is_answered(narrow):
-    assert narrow(k=tf.constant([90]), num_interests=tf.constant([2]), **rows(5, narrow))["num_valid"].all()
+    assert narrow(k=tf.constant([1600]), num_interests=tf.constant([2]), **rows(3, narrow))["num_valid"].all()
     widest = {"exclude_item_id": tf.fill([1, 150], tf.constant(-(2**63), tf.int64))}
     assert narrow(k=tf.constant([9]), num_interests=tf.constant([2]), **rows(2, narrow), **widest)["num_valid"].all()
 

@@ -11,8 +11,11 @@ import tensorflow as tf
 
 from longretriever_tf.config import RetrievalConfig
 
-_PER_CATEGORY = 10
+PER_CATEGORY = 30
 """Candidates that a (row, category) pair counts for: its features and its score take as much memory."""
+
+_PER_INTEREST = 1000
+"""Candidates that a searched interest counts for at least: its subsequence and its encoding take as much."""
 
 LATEST_S = 100_000_000_000
 """Seconds since 1970 that no time lies beyond (the year 5138): what does is milliseconds, or less."""
@@ -27,9 +30,10 @@ class Bounds(NamedTuple):
 
     Attributes:
       max_k: longest list.
-      max_candidates: rows x interests x k, and rows x categories x 10.
+      max_candidates: rows x interests x k, and rows x categories x 30.
       max_values: of one column.
       num_categories: C.
+      least_k: what an interest counts for at least, however short its list.
       cut: when training ended, seconds UTC.
     """
 
@@ -37,12 +41,21 @@ class Bounds(NamedTuple):
     max_candidates: int
     max_values: int
     num_categories: int
+    least_k: int
     cut: int
 
 
-def bounds_of(retrieval: RetrievalConfig, num_categories: int, cut: int) -> Bounds:
-    """The bounds that an export's flags set."""
-    return Bounds(retrieval.max_k, retrieval.max_candidates, retrieval.max_values, num_categories, cut)
+def bounds_of(retrieval: RetrievalConfig, num_categories: int, widest: int, cut: int) -> Bounds:
+    """The bounds that an export's flags set.
+
+    Args:
+      retrieval: the flags.
+      num_categories: C.
+      widest: items of the largest category that is scored side by side with others.
+      cut: when training ended, seconds UTC.
+    """
+    least_k = max(_PER_INTEREST, widest // 2)  # a logit takes half of what a candidate does
+    return Bounds(retrieval.max_k, retrieval.max_candidates, retrieval.max_values, num_categories, least_k, cut)
 
 
 def require(condition: tf.Tensor, *words: str | tf.Tensor) -> list[tf.Operation]:
@@ -111,8 +124,8 @@ def _check_work(
         return []
     limit, num_categories = f"{bounds.max_candidates} (export --max_candidates)", bounds.num_categories
     checks = require(
-        rows * num_categories * _PER_CATEGORY <= bounds.max_candidates,
-        f"rows x categories x {_PER_CATEGORY} of one call must be at most {limit}; got rows:",
+        rows * num_categories * PER_CATEGORY <= bounds.max_candidates,
+        f"rows x categories x {PER_CATEGORY} of one call must be at most {limit}; got rows:",
         *(rows, "categories:", num_categories),
     )
     if "k" not in columns:
@@ -121,12 +134,12 @@ def _check_work(
     checks += require(tf.reduce_all(k <= bounds.max_k), f"`k` must be at most {bounds.max_k} (export --max_k); got", k)
     if lists is None:
         return checks
-    longest = tf.clip_by_value(tf.reduce_max(k), 1, bounds.max_k)
+    longest = tf.clip_by_value(tf.reduce_max(k), bounds.least_k, max(bounds.least_k, bounds.max_k))
     most = tf.clip_by_value(tf.reduce_max(lists), 1, num_categories)
     product = rows * tf.cast(most, tf.int64) * tf.cast(longest, tf.int64)
     says = (
-        f"rows x interests x k of one call must be at most {limit}: ask for fewer rows, a lower `num_interests` or a "
-        "lower `k`; got rows:"
+        f"rows x interests x k of one call must be at most {limit}, k counting as {bounds.least_k} or more: ask for "
+        "fewer rows, a lower `num_interests` or a lower `k`; got rows:"
     )
     return checks + require(product <= bounds.max_candidates, says, rows, "interests:", most, "k:", longest)
 

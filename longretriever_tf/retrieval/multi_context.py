@@ -65,7 +65,6 @@ class MultiContextRetriever(tf.Module):
         self.item_id_dtype = tf.string if is_text(corpus.item_id) else tf.int64
         # A signature asks for what the towers read, no more.
         self.profile_names = profile_inputs(corpus.profile_values, config.model.profile)
-        self.bounds = bounds_of(config.retrieval, corpus.num_categories, corpus.cut)
         item_id = as_raw_ids(corpus.item_id)
         self._item_index = _lookup(item_id[schema.FIRST_KNOWN :])
         self._category_index = _lookup(corpus.category_name[schema.FIRST_KNOWN :])
@@ -94,6 +93,7 @@ class MultiContextRetriever(tf.Module):
         # make each dense read copy it.
         self._token_vectors = tf.Variable(vectors, trainable=False, name="token_vectors")
         self.index = PackedIndex(vectors / config.model.temperature, bias, corpus.category_offset)
+        self.bounds = bounds_of(config.retrieval, corpus.num_categories, self.index.widest_together(), corpus.cut)
 
     def read(
         self, history_item_id: tf.Tensor, history_timestamp: tf.Tensor, history_weight: tf.Tensor, time: tf.Tensor

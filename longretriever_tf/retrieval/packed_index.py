@@ -116,6 +116,10 @@ class PackedIndex(tf.Module):
         back = tf.math.invert_permutation(tf.concat(rows, 0))
         return Found(*(tf.gather(tf.concat(pair, 0), back) for pair in zip(*parts, strict=True)))
 
+    def widest_together(self) -> int:
+        """Items of the largest category whose logits are laid beside those of others."""
+        return int(np.diff(self.category_offset)[~self._searched_alone()].max(initial=1))
+
     def _searched_alone(self) -> np.ndarray:
         """Categories whose logits are not laid beside those of others, [C] bool; another kind of index adds its own."""
         size = np.diff(self.category_offset)
