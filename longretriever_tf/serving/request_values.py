@@ -60,8 +60,8 @@ def check_ids(name: str, values: Sequence[Any]) -> None:
     if not wrong:
         raise UserError(f"`{name}` holds numbers and text; give ids of one kind, as in the log")
     raise UserError(
-        f"`{name}` holds {_short(wrong[0])}, which is no item id; give whole numbers or text, as in the log (a column of "
-        'whole floats: .astype("int64"); leave missing ones out)'
+        f"`{name}` holds {_short(wrong[0])}, which is no item id; give whole numbers or text, as in the log (of whole "
+        'floats: column.astype("int64"); leave missing ones out)'
     )
 
 
