@@ -69,6 +69,13 @@ DEVIATIONS = """
 | path outside /v1/ | 404, body not specified | 404 with {"error": ...} | |
 | body too large | evhttp's own limit | 413 with {"error": ...}, --max_body_mb | |
 | histories | no limit | 400 beyond --max_history | one request must not starve the rest |
+| rows, values, candidates of a request; values of a reply | no limit | 400 beyond --max_rows, --max_request_values, --max_request_candidates, --max_reply_values, checked on declared shapes | small requests must not take gigabytes |
+| inputs of different row counts, of a retriever's signature | what the graph makes of them | 400 naming each, before the graph | the cause must be named |
+| text that is not UTF-8, to a retriever | taken as it is | 400 naming the input | it is no name and no id |
+| a gRPC message that cannot be parsed | INTERNAL, by grpc | INVALID_ARGUMENT | the caller's fault |
+| the timeout | of REST, and the deadline over gRPC | of REST; the model's work for either transport stops at it | work that nobody awaits must not hold the workers |
+| a connection that sends half a request | evhttp's own timeout | 408 after --rest_api_read_timeout_seconds | |
+| Host, Origin | not looked at | 403 for foreign pages; see --allowed_hosts | DNS rebinding |
 | classify, regress | run on tf.Example signatures | refused as for any TensorFlow 2 SavedModel | no such signature is exported here |
 | --host | all interfaces | 127.0.0.1 unless told | a development server should not be open to the network |
 | --rest_default_inputs | no such flag | off; on: REST requests may leave out inputs that have defaults | |

@@ -154,6 +154,26 @@ def test_padding_of_empty_and_text_rows():
     assert batching.merge(text, 3).tolist() == [[b"a", b"a"], [b"b", b"c"], [b"b", b"c"]]
 
 
+def test_long_requests_are_not_padded_together_beyond_what_one_request_may_hold():
+    """One long history would make every other row of its batch as long."""
+    model = _Model()
+    model.go.clear()
+    wide = {"x": np.ones([1, 1_500_000], np.float32)}
+    narrow = {"x": np.ones([1, 2], np.float32)}
+    answers = _gather(model, [narrow, wide, narrow, narrow], pad_variable_length_inputs=True)
+    assert [answer.shape[1] >= 2 for answer in answers] == [True] * 4
+    assert max(batch["x"].size for batch in model.batches) <= 1 << 22 and len(model.batches) > 1
+
+
+def test_requests_that_nobody_awaits_leave_the_queue():
+    model = _Model()
+    scheduler = BatchScheduler(BatchingOptions(batch_timeout_micros=0), Metrics())
+    with pytest.raises(ServingError, match="CANCELLED"):
+        scheduler.run(model, _Signature, _column(1), ["y"], lambda: False)
+    assert model.batches == []
+    scheduler.close()
+
+
 @conforms("max_enqueued_batches", "UNAVAILABLE beyond it", SCHEDULER)
 def test_a_full_queue_sheds_load():
     model = _Model()

@@ -5,6 +5,7 @@ a neighbor's failure: requests of unequal length that may not be padded go into 
 Serving fails them; and a request that fails a batch fails alone.
 """
 
+import math
 import threading
 import time
 from collections.abc import Hashable, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from longretriever_tf.serving.config_files import BatchingOptions
+from longretriever_tf.serving.limits import DEFAULT_LIMITS
 from longretriever_tf.serving.loaded import LoadedModel, Signature
 from longretriever_tf.serving.metrics import Metrics
 from longretriever_tf.serving.predict import IsWanted, always, nobody_waits
@@ -25,6 +27,7 @@ Arrays = dict[str, np.ndarray]
 class _Task:
     def __init__(self, inputs: Mapping[str, np.ndarray], rows: int, is_wanted: IsWanted) -> None:
         self.inputs, self.rows, self.is_wanted = inputs, rows, is_wanted
+        self.width = sum(math.prod(array.shape[1:]) for array in inputs.values())  # values per row
         self.future: Future[list[np.ndarray]] = Future()
         self.enqueued = time.monotonic()
 
@@ -35,8 +38,13 @@ class _Batch:
     def __init__(self, key: Hashable, model: LoadedModel, signature: Signature, outputs: tuple[str, ...]) -> None:
         self.key, self.model, self.signature, self.outputs = key, model, signature, outputs
         self.tasks: list[_Task] = []
-        self.rows = 0
+        self.rows = self.width = 0
         self.closed = False
+
+    def has_room(self, task: _Task, max_rows: int) -> bool:
+        """Whether one more request may be padded to the widest, and all others to it, within what one may hold."""
+        rows, width = self.rows + task.rows, max(self.width, task.width)
+        return rows <= max_rows and rows * width <= DEFAULT_LIMITS.max_values
 
 
 class BatchScheduler:
@@ -103,7 +111,7 @@ class BatchScheduler:
         with self._changed:
             mine = [batch for batch in self._batches if batch.key == key]
             batch = mine[-1] if mine and not mine[-1].closed else None
-            if batch is not None and batch.rows + task.rows > self._options.max_batch_size:
+            if batch is not None and not batch.has_room(task, self._options.max_batch_size):
                 batch.closed = True
                 batch = None
             if batch is None:
@@ -115,6 +123,7 @@ class BatchScheduler:
                 self._batches.append(batch)
             batch.tasks.append(task)
             batch.rows += task.rows
+            batch.width = max(batch.width, task.width)
             batch.closed = batch.rows == self._options.max_batch_size
             self._changed.notify()
         return task.future

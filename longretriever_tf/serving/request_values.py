@@ -56,12 +56,12 @@ def check_ids(name: str, values: Sequence[Any]) -> None:
         return
     if all(issubclass(kind, str) for kind in kinds):
         return
-    wrong = next((each for each in values if type(each) is not int and not isinstance(each, str)), None)
-    if wrong is None:
+    wrong = [each for each in values if type(each) is not int and not isinstance(each, str)]
+    if not wrong:
         raise UserError(f"`{name}` holds numbers and text; give ids of one kind, as in the log")
     raise UserError(
-        f"`{name}` holds {_short(wrong)}, which is no item id; give whole numbers or text, as in the log (a column of "
-        'whole floats: .astype("int64"); leave missing ones out)'
+        f"`{name}` holds {_short(wrong[0])}, which is no item id; give whole numbers or text, as in the log (of whole "
+        'floats: column.astype("int64"); leave missing ones out)'
     )
 
 
