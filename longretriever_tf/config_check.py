@@ -1,6 +1,7 @@
 """What a config must hold to: each value in its range, and values that go together. Imports no TensorFlow."""
 
 import dataclasses
+import math
 from typing import Any
 
 from longretriever_tf.baseline_config import LONGRETRIEVER, check_baselines
@@ -54,6 +55,8 @@ def _check_values(config: Any) -> None:
         for field in dataclasses.fields(section):
             value, choices = getattr(section, field.name), field.metadata["choices"]
             require(not choices or value in choices, f"--{field.name}={value!r}: expected one of {', '.join(choices)}")
+            is_number = not isinstance(value, float) or math.isfinite(value)
+            require(is_number, f"--{field.name}={value}: expected a finite number")
     model, train, retrieval, index = config.model, config.train, config.retrieval, config.index
     for section, names in (
         (config.data, ("window_days", "max_basket_hours")),
@@ -84,6 +87,9 @@ def _check_values(config: Any) -> None:
     ):
         for name in others:
             require(getattr(section, name) >= 0, f"--{name}={getattr(section, name)}: expected 0 or more")
+    require(
+        train.seed < 2**32, f"--seed={train.seed}: expected at most {2**32 - 1:,}, the largest seed of all generators"
+    )
     require(0 <= model.taste_dropout <= 0.99, f"--taste_dropout={model.taste_dropout}: expected 0 to 0.99")
     require(
         train.taste_folds != 1, "--taste_folds=1: expected 0 or at least 2; one fold would leave nobody to learn from"

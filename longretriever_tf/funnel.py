@@ -46,7 +46,7 @@ _MAX_USERS = absl_flags.DEFINE_integer(
     "max_users", 5000, "Users per window, sampled by --seed; 0: all. Bounds memory and time.", lower_bound=0
 )
 _RESAMPLINGS = absl_flags.DEFINE_integer("resamplings", 1000, "Bootstrap resamplings of the users.", lower_bound=1)
-_SEED = absl_flags.DEFINE_integer("seed", 1, "Of the sampled users, the ranker and the bootstrap.", lower_bound=0)
+_SEED = absl_flags.DEFINE_integer("seed", 1, "Of the sampled users, the ranker and the bootstrap.", 0, 2**31 - 1)
 _OUTPUT = absl_flags.DEFINE_string(
     "output",
     "",
