@@ -59,7 +59,12 @@ def ask_fresh(directory, version: str, questions: list[tuple[str, dict]]) -> lis
         pickle.dump((version, questions), file)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-c", ASK, *paths], cwd=directory, env=environment, capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", ASK, *paths],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stderr
     with open(paths[1], "rb") as file:
