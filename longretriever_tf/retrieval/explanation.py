@@ -15,8 +15,10 @@ from longretriever_tf.input_names import input_of_profile
 from longretriever_tf.retrieval.controls import default_columns
 from longretriever_tf.retrieval.saved_model import load_extra, load_version
 from longretriever_tf.text import as_raw_ids, as_text, find_rows
+from longretriever_tf.text_table import printable, shorten
 
 _SHOWN_PER_INTEREST = 5
+_MAX_NAME = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +129,10 @@ def parse_moment(text: str, cut: int) -> int:
     if not text:
         return cut
     try:
-        return int(np.datetime64(text, "s").astype(np.int64))
+        moment = np.datetime64(text, "s")
+        if not np.datetime64("1970-01-01") <= moment < np.datetime64("3000-01-01"):  # NaT is neither
+            raise ValueError("expected a moment from 1970 to 2999")
+        return int(moment.astype(np.int64))
     except ValueError as error:
         raise UserError(f"--as_of={text!r} is not a moment; write 2017-12-04 or 2017-12-04T04:01:20") from error
 
@@ -188,5 +193,6 @@ def _merged_lines(answer: dict[str, Any], names: dict[Any, str]) -> list[str]:
 
 def _named(raw: Any, names: dict[Any, str]) -> str:
     raw = raw.decode() if isinstance(raw, bytes) else raw
-    name = names.get(raw, "")
-    return f"{raw}  {name}" if name and name != str(raw) else str(raw)
+    name = str(names.get(raw, ""))
+    shown = printable(str(raw))
+    return f"{shown}  {shorten(name, _MAX_NAME)}" if name and name != str(raw) else shown
