@@ -116,7 +116,7 @@ def ask(version: str, lengths: list[int], requests: int) -> None:
                 "history_item_id": rng.choice(corpus.item_id[2 : corpus.num_offered], [1, length]),
                 "history_timestamp": np.sort(corpus.cut - rng.integers(1, 730 * 86_400, [1, length])),
                 "request_timestamp": np.array([corpus.cut]),
-                **{name: np.array([b""], object) for name in corpus.profile_values},
+                **{name: np.array([b""], object) for name in set(signature.inputs) & set(corpus.profile_values)},
             }
             start = time.perf_counter()
             model.run(signature, feeds, outputs)

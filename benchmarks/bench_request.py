@@ -287,7 +287,7 @@ def _columns(corpus: Any, signature: Any, lives: list[plain_design.Life], intere
         "history_item_id": np.stack([life.item_id for life in lives]),
         "history_timestamp": np.stack([life.timestamp for life in lives]),
         "request_timestamp": np.array([life.time for life in lives]),
-        **{name: np.full(len(lives), b"", object) for name in corpus.profile_values},
+        **{name: np.full(len(lives), b"", object) for name in set(signature.inputs) & set(corpus.profile_values)},
         "num_interests": numbers(interests),
         "top_interests": numbers(_TOP),
         "k": numbers(plain_design.K),

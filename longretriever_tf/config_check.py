@@ -35,6 +35,25 @@ def require(holds: bool, message: str) -> None:
         raise UserError(message)
 
 
+def evaluation_only(config: Any) -> str:
+    """What of a run `evaluate` alone can ask, in one line; "" where an export serves all of it.
+
+    Args:
+      config: a whole `Config`.
+    """
+    if config.model.model != LONGRETRIEVER:
+        return (
+            f"--model={config.model.model} is a baseline: evaluate judges it; it is never exported or asked for "
+            "recommendations"
+        )
+    if config.retrieval.search != "category":
+        return (
+            f"--search={config.retrieval.search} is for evaluation alone: an export searches categories; export with "
+            "--search=category"
+        )
+    return ""
+
+
 def check_config(config: Any) -> None:
     """Refuses values that cannot work.
 
@@ -89,6 +108,10 @@ def _check_values(config: Any) -> None:
             require(getattr(section, name) >= 0, f"--{name}={getattr(section, name)}: expected 0 or more")
     require(
         train.seed < 2**32, f"--seed={train.seed}: expected at most {2**32 - 1:,}, the largest seed of all generators"
+    )
+    require(
+        not set('"\r\n') & set(config.data.delimiter),
+        f"--delimiter={config.data.delimiter!r}: expected no quote and no end of line in it",
     )
     require(0 <= model.taste_dropout <= 0.99, f"--taste_dropout={model.taste_dropout}: expected 0 to 0.99")
     require(

@@ -6,6 +6,7 @@ Prints a table and writes metrics.json: recall, hit rate, NDCG and MRR at 20, 50
 coverage, for all items and for novel ones (items the user never had), and recall within the item's own category. Beside
 it, metrics.per_user.npz holds what each user and each truth pair got, for paired comparisons, and metrics.png draws
 both: recall by k, by the length of the history and by the size of the category, and the calibration.
+--export_dir asks an export of the run itself, by the signature that requests ask: the first row, "as served".
 --variants asks the same run in other ways, in the same pass; configs/ablations/ holds what the paper varies.
 """
 
@@ -45,6 +46,9 @@ _VARIANTS = absl_flags.DEFINE_string(
 _DRAW_SEEDS = absl_flags.DEFINE_integer(
     "draw_seeds", 1, "Average so many draws of each variant that draws interests at random.", lower_bound=1
 )
+_EXPORT_DIR = absl_flags.DEFINE_string(
+    "export_dir", "", "Ask an export of the run too, by its own defaults: the first row, as served; empty: none."
+)
 _OTHER_LOG = absl_flags.DEFINE_bool(
     "other_log",
     False,
@@ -70,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
     output = _OUTPUT.value or os.path.join(_RUN_DIR.value, "metrics.json")
     require_writable(os.path.dirname(os.path.abspath(output)))
     choice = BaselineChoice(_BASELINES.value, _SETTINGS.value, beside(output))
-    ways = Ways(_VARIANTS.value, _DRAW_SEEDS.value)
+    ways = Ways(_VARIANTS.value, _DRAW_SEEDS.value, _EXPORT_DIR.value)
     metrics = judge_run(
         config, _SPLIT.value, _MAX_USERS.value, choice, ways, per_user_path(output), other_log=_OTHER_LOG.value
     )

@@ -38,7 +38,10 @@ _LEFTOVER = re.compile(r"\.(?P<label>.+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.[0-9a-
 _FORGOTTEN_S = 7 * 86_400
 """What a process of another machine, or an earlier version, left aside is taken for abandoned after so long."""
 
-_DAMAGE = (ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+_DAMAGE = (
+    *(ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
+)
 """What numpy, zipfile and json raise for a file that is cut short or holds something else."""
 
 
@@ -134,6 +137,11 @@ def _is_abandoned(path: str, found: re.Match[str] | None) -> bool:
     return is_aside and time.time() - os.lstat(path).st_mtime > _FORGOTTEN_S
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, without its further lines; its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+
+
 @contextlib.contextmanager
 def explain_damage(path: str, cure: str) -> Iterator[None]:
     """Turns what readers of JSON and .npz raise for a torn or foreign file into one line: `path`, why, `cure`.
@@ -147,9 +155,10 @@ def explain_damage(path: str, cure: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}): {cure}") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON ({error}): {cure}") from error
     except _DAMAGE as error:
-        why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise UserError(f"{path} is damaged, or is another kind of file ({why}): {cure}") from error
+        raise UserError(f"{path} is damaged, or is another kind of file ({first_line(error)}): {cure}") from error
 
 
 def read_json_object(path: str, cure: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """How a profile column is called as an input of a signature. Imports no TensorFlow.
 
-A signature's inputs are Python parameters and TensorFlow names: ASCII identifiers, each once. A column that is one keeps
-its name; any other ("age band", "k", "class") is called by a rule that exports and clients share, so that a client
-goes on naming the column as the users table does.
+A signature's inputs are Python parameters and TensorFlow names: ASCII identifiers, each once. A column that is one
+keeps its name; any other ("age band", "k", "class") is called by a rule that exports and clients share, so that a
+client goes on naming the column as the users table does.
 
 >>> [input_of_profile(name) for name in ("age", "age band", "k", "1st", "höhe")]
 ['age', 'profile_age_band', 'profile_k', 'profile_1st', 'profile_huf6he']

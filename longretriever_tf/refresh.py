@@ -1,10 +1,15 @@
-"""Publishes a new version with another catalogue and the same towers: no training, seconds instead of hours.
+"""Publishes a new version with another catalogue, newer statistics, or both: no training, seconds instead of hours.
 
   python -m longretriever_tf.refresh --run_dir=runs/demo --export_dir=exports/longretriever --items=catalogue.parquet
+  python -m longretriever_tf.refresh --run_dir=runs/demo --export_dir=exports/longretriever --events=log.parquet
 
-The table lists the whole catalogue of today. Items that it has and the last version has not are new: their vectors come
-from their side features, their statistics say "never seen". Items that it lacks are retired: never retrieved, still
-read in histories. An item whose category changed moves, and its past events move with it. Everything learned stays, so
+--events is the whole log until today, in the columns that the run was trained on: popularity, staleness and repeat rate
+of items and categories are counted anew, as of its last event, where those of an export stand still at the run's cut.
+The signature `fingerprint` tells of when they are.
+
+The table of --items lists the whole catalogue of today. Items that it has and the last version has not are new: their
+vectors come from their side features, their statistics say "never seen". Items that it lacks are retired: never
+retrieved, still read in histories. An item whose category changed moves, its past events with it. All learned stays, so
 does the fingerprint of the towers; an export of other towers is refused. The index is built anew, of the kind that the
 last version has unless --index says otherwise.
 """
@@ -24,7 +29,12 @@ _EXPORT_DIR = absl_flags.DEFINE_string(
     "export_dir", "exports/longretriever", "Its latest version is refreshed; the new one is written beside it."
 )
 _ITEMS = absl_flags.DEFINE_string(
-    "items", None, "Path of the items table (.parquet, .csv or .csv.gz): the whole catalogue.", required=True
+    "items", "", "Path of the items table (.parquet, .csv or .csv.gz): the whole catalogue; empty: it stays as it is."
+)
+_EVENTS = absl_flags.DEFINE_string(
+    "events",
+    "",
+    "Path of the events table: the whole log until today, in the run's columns; empty: the statistics stay.",
 )
 _ITEM_COLUMN = absl_flags.DEFINE_string("item_column", None, "Column of the item's id; the run's own by default.")
 _NAME_COLUMN = absl_flags.DEFINE_string(
@@ -63,6 +73,7 @@ def main(argv: Sequence[str]) -> None:
     version_dir = latest_version(_EXPORT_DIR.value)
     catalogue = Catalogue(
         items=_ITEMS.value,
+        events=_EVENTS.value,
         item_column=_ITEM_COLUMN.value,
         item_name_column=_NAME_COLUMN.value,
         context=_CONTEXT.value,
@@ -70,7 +81,8 @@ def main(argv: Sequence[str]) -> None:
         new_items=_NEW_ITEMS.value,
         max_retired=_MAX_RETIRED.value,
     )
-    with stage(f"laying {_ITEMS.value} under the towers of {_RUN_DIR.value}"):
+    tables = " and ".join(filter(None, (_ITEMS.value, _EVENTS.value)))
+    with stage(f"laying {tables} under the towers of {_RUN_DIR.value}"):
         source, counts = refresh_version(run_config, version_dir, catalogue)
     config = dataclasses.replace(source.config, index=flags.config_from_flags(source.config).index)
     source = source._replace(config=config)

@@ -164,10 +164,12 @@ def _serve() -> None:
     # oneDNN's kernels prepare themselves anew for each shape, and no two lives are of one length. Read once, at
     # TensorFlow's import, so before the next line.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    from longretriever_tf.serving import config_files, memory
+    from longretriever_tf.serving import memory
+
+    memory.keep_freed_memory()  # before TensorFlow starts threads that get arenas of their own
+    from longretriever_tf.serving import config_files
     from longretriever_tf.serving.server import ModelServer  # TensorFlow takes seconds to load
 
-    memory.keep_freed_memory()
     gc.freeze()  # what TensorFlow's import left is there to stay: looking for garbage skips it
     if _CONFIG_FILE.value:
         config = config_files.read_models(_CONFIG_FILE.value)

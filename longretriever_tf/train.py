@@ -10,6 +10,7 @@ run of other flags or of another log is refused, and so is a second training in 
 from collections.abc import Sequence
 
 from longretriever_tf import flags
+from longretriever_tf.config_check import evaluation_only
 from longretriever_tf.progress import stage
 
 flags.define_config_flags("data", "model", "train", "retrieval", "baseline")
@@ -19,6 +20,8 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     del argv
     config = flags.config_from_flags()
+    if limited := evaluation_only(config):
+        print(f"note: {limited}", flush=True)
     with stage("loading TensorFlow"):  # after the flags are checked: it takes seconds
         from longretriever_tf.training.run import train
 

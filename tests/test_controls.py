@@ -1,5 +1,7 @@
 """What a request may turn, asked of the exported signature's own function: each knob changes what it says, no more."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,12 +20,14 @@ K, N = 23, 3
 class Asker:
     """Asks the serving signature about users 3 and 7 of the log, at the cut."""
 
-    def __init__(self, trained) -> None:
-        config = trained.config
+    def __init__(self, trained, **retrieval) -> None:
+        config = dataclasses.replace(
+            trained.config, retrieval=dataclasses.replace(trained.config.retrieval, **retrieval)
+        )
         self.corpus, arrays = load_saved(trained.run_dir)
         models = load_models(config, self.corpus, arrays["item_svd"])
         served = MultiContextRetriever(config, self.corpus, models.retriever, models.interest, arrays)
-        self._call = make_signatures(served, config.retrieval)["serving_default"]
+        self._signatures = make_signatures(served, config.retrieval)
         self.defaults = default_columns(config.retrieval, tf.int64)
         self.log = load_log(config.data)
         rows = [request_columns(self.log, user, self.corpus.cut, list(self.corpus.profile_values)) for user in (3, 7)]
@@ -33,10 +37,10 @@ class Asker:
             for name in rows[0]
         }
 
-    def __call__(self, **options) -> dict[str, np.ndarray]:
+    def __call__(self, signature: str = "serving_default", **options) -> dict[str, np.ndarray]:
         fixed = {"k": tf.constant([K]), "num_interests": tf.constant([N]), "top_interests": tf.constant([N])}
         columns = {**self.defaults, **self.history, **fixed, "seed": tf.constant([5], tf.int64), **options}
-        answer = {name: value.numpy() for name, value in self._call(**columns).items()}
+        answer = {name: value.numpy() for name, value in self._signatures[signature](**columns).items()}
         assert all(value.dtype.kind != "f" or np.isfinite(value).all() for value in answer.values())
         return answer
 
@@ -53,6 +57,12 @@ def _padded(row: tf.Tensor, width: int) -> tf.Tensor:
 @pytest.fixture(scope="module")
 def ask(trained) -> Asker:
     return Asker(trained)
+
+
+@pytest.fixture(scope="module")
+def narrow(trained) -> Asker:
+    """An export that knows its bounds and no unknown names."""
+    return Asker(trained, max_k=100, max_candidates=1000, max_values=300, strict=True)
 
 
 def categories(answer: dict[str, np.ndarray], row: int) -> list[str]:
@@ -165,3 +175,145 @@ def test_columns_that_do_not_fit_are_refused_by_name(ask, column, value, words):
     value = tf.constant(value, tf.int64 if column == "history_timestamp" else tf.float32)
     with pytest.raises(tf.errors.InvalidArgumentError, match=words):
         ask(forced_category=names(("c1",)), **{column: value})
+
+
+def test_unknown_names_are_told_and_change_nothing(ask):
+    plain = ask()
+    assert plain["unknown_category"].shape == (2, 0)
+    assert not plain["num_unknown_excluded"].any() and not plain["num_unknown_items"].any()
+    own = categories(plain, 0)
+    history = {"history_item_id": tf.constant([[100, 999_999, 888_888, 999_999]] * 2, tf.int64)}
+    history["history_timestamp"] = tf.constant(
+        [[ask.corpus.cut - 5] * 3 + [0], [ask.corpus.cut - 5] * 2 + [0, 0]], tf.int64
+    )
+    told = ask(
+        forbidden_category=names((own[0], "drinks", ""), ("", "", "")),
+        allowed_category=names(("", "")),
+        forced_category=names(("snacks",), ("",)),
+        exclude_item_id=tf.constant([[100, 999_999, -(2**63)], [0, 0, -(2**63)]], tf.int64),
+        **history,
+    )
+    assert told["unknown_category"].tolist() == [[b"drinks", b"snacks"], [b"", b""]]
+    assert told["num_unknown_excluded"].tolist() == [1, 0]
+    assert told["num_unknown_items"].tolist() == [2, 1]
+    misspelt = ask(forbidden_category=names(("C1", "c1 "), ("", "")))
+    assert items(misspelt, 0) == items(plain, 0) and misspelt["unknown_category"][0].tolist() == [b"C1", b"c1 "]
+
+
+def test_an_unknown_category_of_a_search_is_told(ask):
+    answer = ask("retrieve_in_category", category=tf.constant(["c1", "C1"]), forbidden_category=names(("x",)))
+    assert answer["unknown_category"].tolist() == [[b"", b"x"], [b"C1", b"x"]]
+    assert answer["num_valid"][0] > 0 and answer["num_valid"][1] == 0 and answer["item_id"].shape == (2, K)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        {"forbidden_category": names(("c1", "drinks"))},
+        {"allowed_category": names(("c1", "drinks"))},
+        {"forced_category": names(("c1", "drinks"))},
+        {"exclude_item_id": tf.constant([[100, 999_999]], tf.int64)},
+    ],
+    ids=lambda column: next(iter(column)),
+)
+def test_a_strict_export_refuses_unknown_names(narrow, column):
+    name, value = next(iter(column.items()))
+    odd = "999999" if name == "exclude_item_id" else "drinks"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"`{name}` names .* --strict.*{odd}"):
+        narrow(k=tf.constant([20]), **SHORT, **column)
+    assert narrow(k=tf.constant([20]), **SHORT, **{name: value[:, :1]})["num_valid"].all()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="`category` names .* --strict.*drinks"):
+        narrow("retrieve_in_category", k=tf.constant([20]), **SHORT, category=tf.constant(["c1", "drinks"]))
+
+
+SHORT = {
+    "history_item_id": tf.constant([[100, 101], [102, 999_999]], tf.int64),  # a history may hold what is not known
+    "history_timestamp": tf.constant([[1_600_000_000] * 2] * 2, tf.int64),
+    "history_weight": tf.constant([[1.0]]),
+}
+
+
+def rows(num: int, ask: Asker) -> dict[str, tf.Tensor]:
+    """A call of so many rows."""
+    return {
+        "history_item_id": tf.fill([num, 1], tf.constant(100, tf.int64)),
+        "history_timestamp": tf.fill([num, 1], tf.constant(1_600_000_000, tf.int64)),
+        "history_weight": tf.constant([[1.0]]),
+        "request_timestamp": tf.fill([num], tf.constant(ask.corpus.cut, tf.int64)),
+        "taste": tf.fill([num], "b0"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("num", "options", "words"),
+    [
+        (
+            6,
+            {"k": 90, "num_interests": 2},
+            "rows x interests x k .* at most 1000 .export --max_candidates.*rows.*6.*2.*90",
+        ),
+        (2, {"k": 90, "num_interests": 2**31 - 1}, "rows x interests x k"),
+        (1, {"k": 101}, "`k` must be at most 100 .export --max_k"),
+        (12, {"k": 1, "num_interests": 1}, "rows x categories x 10 .* at most 1000 .export --max_candidates.*12.*9"),
+    ],
+)
+def test_what_a_call_may_ask_for_is_bounded(narrow, num, options, words):
+    told = {name: tf.constant([value], tf.int32) for name, value in options.items()}
+    with pytest.raises(tf.errors.InvalidArgumentError, match=words):
+        narrow(**told, **rows(num, narrow))
+
+
+def test_what_lies_within_the_bounds_is_answered(narrow):
+    assert narrow(k=tf.constant([90]), num_interests=tf.constant([2]), **rows(5, narrow))["num_valid"].all()
+    widest = {"exclude_item_id": tf.fill([1, 150], tf.constant(-(2**63), tf.int64))}
+    assert narrow(k=tf.constant([9]), num_interests=tf.constant([2]), **rows(2, narrow), **widest)["num_valid"].all()
+
+
+@pytest.mark.parametrize("column", ["exclude_item_id", "allowed_category", "forbidden_category", "forced_category"])
+def test_a_list_for_all_rows_counts_for_each(narrow, column):
+    empty = tf.fill([1, 151], tf.constant(-(2**63), tf.int64)) if column == "exclude_item_id" else tf.fill([1, 151], "")
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"at most 300 .export --max_values.*{column}.*151"):
+        narrow(k=tf.constant([9]), **rows(2, narrow), **{column: empty})
+    long = {"history_item_id": tf.zeros([2, 151], tf.int64), "history_timestamp": tf.zeros([2, 151], tf.int64)}
+    with pytest.raises(tf.errors.InvalidArgumentError, match="--max_values.*history_item_id.*151"):
+        narrow(k=tf.constant([9]), **rows(2, narrow) | long)
+
+
+@pytest.mark.parametrize(
+    ("column", "edit"),
+    [
+        ("request_timestamp", lambda t: t * 1000),
+        ("request_timestamp", lambda t: t * 0),
+        ("request_timestamp", lambda t: -t),
+        ("request_timestamp", lambda t: t // 60),
+        ("request_timestamp", lambda t: t * 0 + 2**63 - 1),
+        ("history_timestamp", lambda t: t * 1000),
+        ("history_timestamp", lambda t: tf.concat([t[:, :-1], -t[:, -1:] - 1], 1)),
+        ("history_timestamp", lambda t: t * 0 + 2**62),
+    ],
+)
+def test_times_that_are_no_seconds_are_refused_by_name(ask, column, edit):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"`{column}` must be seconds since 1970 UTC"):
+        ask(**{column: edit(ask.history[column])})
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("history_timestamp", tf.zeros([3, 4], tf.int64)),
+        ("request_timestamp", tf.constant([1_610_000_000] * 3, tf.int64)),
+        ("taste", tf.constant(["b0"] * 3)),
+        ("k", tf.constant([9] * 3)),
+        ("seed", tf.constant([9] * 3, tf.int64)),
+        ("merge", tf.constant(["raw"] * 3)),
+        ("history_weight", tf.ones([3, 1])),
+        ("exclude_item_id", tf.zeros([3, 1], tf.int64)),
+        ("forced_category", tf.constant([["c1"]] * 3)),
+        ("forced_weight", tf.ones([3, 1])),
+    ],
+)
+def test_columns_of_other_rows_are_named_with_their_rows(ask, column, value):
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        ask(**{column: value})
+    said = caught.value.message.split("[[")[0] if "rows of each column" in caught.value.message else ""
+    assert f"{column}:" in said and "[3]" in said, caught.value.message[:600]

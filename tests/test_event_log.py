@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 
 from longretriever_tf.config import DataConfig
+from longretriever_tf.data.load import load_log
+from longretriever_tf.datasets import accounts
 from longretriever_tf.datasets.event_log.source import read_event_log
 from longretriever_tf.errors import UserError
 
@@ -210,6 +212,133 @@ def test_events_of_unknown_items_are_left_out_loudly(write, caplog):
     only = write({"item_id": [77], "category": ["a"]}, "items")
     with pytest.raises(UserError, match=r"none of the items.*\(item 20, for one\)"):
         read(write(EVENTS), items=only)
+
+
+def hard_frame(size=401, seed=3):
+    """Ties of all sorts: fractions of seconds, baskets, items twice, weights whose sums depend on their order."""
+    rng = np.random.default_rng(seed)
+    item = rng.integers(0, 9, size)
+    return pd.DataFrame(
+        {
+            "user_id": [f"u{n}" for n in rng.integers(0, 5, size)],
+            "item_id": item,
+            "timestamp": 1_600_000_000 + rng.integers(0, 40, size) + rng.choice([0, 0.25, 0.5], size),
+            "receipt": rng.choice(["1", "2", "3", None], size),
+            "weight": rng.lognormal(0, 5, size),
+            "category": [f"c{i % 3}" for i in item],
+            "name": [f"item {i}{mark}" for i, mark in zip(item, rng.choice(["", " ", "!"], size), strict=True)],
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"basket_column": "receipt"}, {"basket_column": "receipt", "weight_column": "weight"}]
+)
+def test_the_order_of_rows_and_files_never_counts(tmp_path, fields):
+    frame = hard_frame()
+    logs = []
+    for seed in range(3):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        shuffled = frame.sample(frac=1, random_state=seed)
+        for part, start in enumerate(range(0, len(frame), 150)):
+            shuffled.iloc[start : start + 150].to_csv(folder / f"{part}.csv", index=False)
+        logs.append(read(str(folder), item_name_column="name", **fields))
+    for log in logs[1:]:
+        assert log.counts == logs[0].counts
+        assert log.items.name.tolist() == logs[0].items.name.tolist()
+        for name in ("offset", "item_row", "timestamp", "basket_id", "weight"):
+            assert getattr(log, name).tobytes() == getattr(logs[0], name).tobytes()
+
+
+def test_what_lies_within_a_second_keeps_its_order_through_the_prepared_records(tmp_path):
+    rng = np.random.default_rng(5)
+    millisecond = np.sort(rng.choice(30_000, 600, replace=False))
+    item = rng.permutation(600)
+    frame = pd.DataFrame(
+        {
+            "user_id": 1,
+            "item_id": item,
+            "timestamp": pd.to_datetime(1_600_000_000_000 + millisecond, unit="ms"),
+            "category": "x",
+        }
+    )
+    frame.sample(frac=1, random_state=1).to_parquet(tmp_path / "events.parquet")
+    config = DataConfig(dataset="event_log", events=str(tmp_path / "events.parquet"), data_dir=str(tmp_path / "tfds"))
+    for _ in ("prepared", "read back"):
+        log = load_log(config)
+        assert log.items.item_id[log.item_row].tolist() == item.tolist()
+        assert log.timestamp.tolist() == (1_600_000_000 + millisecond // 1000).tolist()
+
+
+RECEIPTS = {  # receipt 1 of user a on three days, half an hour each; receipt 2 once; b's receipt 1 once
+    "user_id": ["a"] * 7 + ["b"],
+    "item_id": [1, 2, 1, 3, 1, 2, 4, 1],
+    "timestamp": [1000, 2800, 90_000, 91_800, 9_000_000, 9_001_800, 500, 400],
+    "category": ["x"] * 8,
+    "receipt": [1, 1, 1, 1, 1, 1, 2, 1],
+}
+
+
+def test_receipt_numbers_that_restart_are_parted(write):
+    path = write(RECEIPTS)
+    log = read(path, basket_column="receipt")
+    assert lives_of(log) == {
+        "a": [(500, 4), (1000, 1), (1000, 2), (90_000, 1), (90_000, 3), (9_000_000, 1), (9_000_000, 2)],
+        "b": [(400, 1)],
+    }
+    assert len(set(log.basket_id.tolist())) == 5
+    told = {name: log.counts[name] for name in ("baskets", "long_baskets", "cut_baskets", "longest_basket_s")}
+    assert told == {"baskets": 3, "long_baskets": 1, "cut_baskets": 3, "longest_basket_s": 9_000_800}
+    assert (log.counts["same_basket"], log.counts["kept"]) == (0, 8)
+
+    kept = read(path, basket_column="receipt", long_baskets="keep")
+    assert lives_of(kept)["a"] == [(500, 4), (1000, 1), (1000, 2), (1000, 3)]
+    assert (kept.counts["same_basket"], kept.counts["kept"]) == (3, 5)
+    with pytest.raises(
+        UserError,
+        match=r"'receipt': 1 of 3 baskets span more than 24 hours, the longest 104 days: .*basket 1 of user_id 'a'",
+    ):
+        read(path, basket_column="receipt", long_baskets="refuse")
+    assert "cut_baskets" not in read(path, basket_column="receipt", max_basket_hours=2501).counts
+
+
+@pytest.mark.parametrize("column", [["same"] * 5, [None] * 5, list("vwxyz")])
+def test_basket_columns_that_say_little(write, column):
+    events = {**EVENTS, "timestamp": [500, 100, 300, 200, 100], "basket": column}
+    log = read(write(events), basket_column="basket")
+    assert log.num_events == log.counts["kept"] and accounts.adds_up(log.counts)
+    if column[0] == "same":  # one basket of each user, within a day: one moment
+        assert lives_of(log) == {3: [(100, 10), (100, 30)], 7: [(100, 10), (100, 20)]}
+    else:
+        assert lives_of(log) == {3: [(100, 30), (300, 10)], 7: [(100, 10), (200, 20), (500, 20)]}
+
+
+def test_every_row_is_accounted_for(write):
+    frame = hard_frame()
+    items = write({"item_id": [0, 1, 2, 3, 4, 77], "category": list("abcdef")}, "items")
+    users = write({"user_id": ["u0", "u9"], "age": ["old", "young"]}, "users")
+    events = write(
+        {
+            **frame.to_dict("list"),
+            "user_id": ["gone" if i == 8 else u for i, u in zip(frame.item_id, frame.user_id, strict=True)],
+        }
+    )
+    log = read(events, items=items, users=users, user_features=("age",), basket_column="receipt")
+    counts = log.counts
+    unknown = int((frame.item_id > 4).sum())
+    known = frame[frame.item_id <= 4].assign(second=lambda f: f.timestamp.astype(int))
+    loose = known[known.receipt.isna()]
+    assert counts["rows"] == len(frame) and counts["unknown_item"] == unknown
+    assert counts["same_second"] == len(loose) - len(loose.drop_duplicates(["user_id", "item_id", "second"]))
+    in_basket = known[known.receipt.notna()]
+    assert counts["same_basket"] == len(in_basket) - len(in_basket.drop_duplicates(["user_id", "item_id", "receipt"]))
+    assert counts["kept"] == log.num_events
+    assert counts["rows"] == sum(counts.get(name, 0) for name in ("unknown_item", "same_basket", "same_second", "kept"))
+    assert (counts["users_left_out"], counts["users_without_events"]) == (1, 1)
+    assert accounts.describe(counts).startswith(
+        f"401 rows read = {unknown} left out, whose item is not in the items table + "
+    )
 
 
 def test_files_that_are_no_tables(tmp_path):

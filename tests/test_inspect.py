@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from longretriever_tf.config import Config, DataConfig
+from longretriever_tf.config import Config, DataConfig, RetrievalConfig
 from longretriever_tf.data.inspect import inspect_log, log_title
 from longretriever_tf.data.life_plots import draw_life
 from longretriever_tf.errors import UserError
@@ -86,32 +86,96 @@ def test_unwritable_output_is_one_line_before_the_log_is_read(tmp_path: pathlib.
     assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
+def _verdict(log, **fields) -> str:
+    report = inspect_log(log, Config(**fields))
+    lines = report.text.splitlines()
+    assert lines[-1].startswith("Verdict: ") and report.text.count("Verdict:") == 1
+    assert report.figures["verdict"]["word"] in lines[-1]
+    return lines[-1]
+
+
+def _with_category(log, column):
+    features = {"category": np.array(column, object)}
+    return dataclasses.replace(log, items=dataclasses.replace(log.items, features=features))
+
+
+def test_the_verdict_goes_on_or_names_flags_or_stops() -> None:
+    world = block_world()
+    assert _verdict(world) == "Verdict: go on"
+    short = dataclasses.replace(world, timestamp=START + (world.timestamp - START) // 4)  # 35 days
+    assert _verdict(short) == "Verdict: go on with these flags: --window_days=7 (the log spans 35 days)"
+    fitting = Config(data=DataConfig(window_days=7))
+    assert inspect_log(short, fitting).text.splitlines()[-1] == "Verdict: go on"
+    constant = _with_category(world, ["x"] * len(world.items.item_id))
+    assert "--context=clusters:2 (category 'x' holds 100% of the events)" in _verdict(constant)
+    brands = dataclasses.replace(
+        constant.items,
+        features={**constant.items.features, **world.items.features, "category": constant.items.features["category"]},
+    )
+    assert "--context=clusters:2" in _verdict(dataclasses.replace(constant, items=brands))  # a brand holds half, too
+    moment = dataclasses.replace(world, timestamp=np.full_like(world.timestamp, START))
+    assert "Verdict: don't: all events lie within 0 hours" in _verdict(moment)
+    lone = make_log(
+        range(50), [v % 3 for v in range(50)], [START + d * DAY_S for d in range(50)], {"category": list("abc")}
+    )
+    assert _verdict(lone) == "Verdict: don't: every user has one event: nobody has a past"
+    lost = dataclasses.replace(world, counts={"rows": 9000, "unknown_item": 6499, "kept": 2501})
+    assert "don't: 72% of the rows are of items that the items table lacks" in _verdict(lost)
+
+
+def test_wide_interests_ask_for_more_of_them() -> None:
+    rng = np.random.default_rng(2)
+    user = np.repeat(np.arange(60), 120)
+    world = make_log(
+        user,
+        rng.integers(0, 300, len(user)),
+        START + rng.integers(0, 200 * DAY_S, len(user)),
+        {"category": [f"c{v // 5}" for v in range(300)]},
+    )
+    assert "--num_interests=60 --top_interests=60" in _verdict(world)
+    config = Config(retrieval=RetrievalConfig(num_interests=60, top_interests=60))
+    assert inspect_log(world, config).text.splitlines()[-1] == "Verdict: go on"
+
+
 @pytest.mark.slow
 def test_command_on_an_own_log(tmp_path: pathlib.Path) -> None:
     rng = np.random.default_rng(1)
-    lines = ["user_id,item_id,timestamp,category"]
-    lines += [
-        f"{rng.integers(7)},{item},{START + int(rng.integers(100 * DAY_S))},c{item % 3}"
-        for item in rng.integers(0, 23, 500)
+    (tmp_path / "events").mkdir()
+    for part in range(2):  # receipts restart for each user: one number, a hundred days
+        lines = ["user_id,item_id,timestamp,category,receipt"]
+        lines += [
+            f"{rng.integers(7)},{item},{START + int(rng.integers(100 * DAY_S))},c{item % 3},1"
+            for item in rng.integers(0, 23, 250)
+        ]
+        (tmp_path / f"events/part-{part}.csv").write_text("\n".join([*lines, lines[1]]))
+    (tmp_path / "events/_SUCCESS").touch()
+    command = [
+        *_COMMAND,
+        "--dataset=event_log",
+        f"--events={tmp_path}/events",
+        "--basket_column=receipt",
+        f"--data_dir={tmp_path}/tfds",
+        "--dim=32",
+        f"--output={tmp_path}/out",
+        f"--json={tmp_path}/numbers/n.json",
     ]
-    (tmp_path / "events.csv").write_text("\n".join(lines))
-    done = subprocess.run(
-        [
-            *_COMMAND,
-            "--dataset=event_log",
-            f"--events={tmp_path}/events.csv",
-            f"--data_dir={tmp_path}/tfds",
-            "--dim=32",
-            f"--output={tmp_path}/out",
-            f"--json={tmp_path}/numbers/n.json",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "500 events of 7 users on 23 items in 3 categories" in done.stdout
-    assert (tmp_path / "out/life.txt").read_text().strip() == done.stdout.strip()
     figures = json.loads((tmp_path / "numbers/n.json").read_text())
-    assert (figures["log"]["events"], figures["negatives"]["items_per_category"]["max"]) == (500, 8)
+    counts = figures["counts"]
+    assert counts["rows"] == 502 == counts["same_basket"] + counts["same_second"] + counts["kept"]
+    assert counts["same_basket"] >= 2 and figures["log"]["events"] == counts["kept"]
+    assert f"{counts['kept']} events of 7 users on 23 items in 3 categories" in done.stdout
+    assert f"event_log: 502 rows read = {counts['same_basket']} merged" in done.stderr
+    assert "7 of 7 baskets span more than 24 hours" in done.stderr and "7 of 7 baskets span" in done.stdout
+    assert "\n  502  rows read\n" in done.stdout and f"\n  {counts['kept']}  events kept\n" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("Verdict: go on")
+    assert (tmp_path / "out/life.txt").read_text().strip() == done.stdout.strip()
+    assert figures["negatives"]["items_per_category"]["max"] == 8
     assert (tmp_path / "out/life.png").exists() and len(list((tmp_path / "out/panels").iterdir())) == 9
+    again = subprocess.run([*command, "--noplots"], capture_output=True, text=True, check=False)
+    assert (again.returncode, again.stdout) == (0, done.stdout)  # from the prepared records: the same chain
+    (tmp_path / "events/part-1.csv").write_text('user_id,item_id,timestamp,category,receipt\n1,2,3,"c,1\n')
+    torn = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert torn.returncode == 2 and "Traceback" not in torn.stderr
+    assert "part-1.csv): row 1 holds a quote that is not closed" in torn.stderr.splitlines()[-1]

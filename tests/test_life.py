@@ -244,6 +244,21 @@ def test_one_default_timestamp_and_whole_days_are_noticed() -> None:
     assert "Timestamps are whole days" in _warn(make_log(user, item, daily, _SIX))
 
 
+def test_advice_on_ties_is_true_of_the_resolution() -> None:
+    user, item, time = _crowd()
+    to_the_second = _warn(make_log(user, item, [t // (30 * DAY_S) * 30 * DAY_S + 1 for t in time], _SIX))
+    assert "share their moment" in to_the_second and "finer ones would only order" in to_the_second
+    daily = _warn(make_log(user, item, [t // (30 * DAY_S) * 30 * DAY_S for t in time], _SIX))
+    assert "give them to the second" in daily and "finer ones" not in daily
+
+
+def test_baskets_of_one_event_and_merged_rows_are_noticed() -> None:
+    user, item, time = _crowd()
+    assert "has a basket of its own" in _warn(make_log(user, item, time, _SIX, basket=range(len(user))))
+    twice = _warn(make_log(user * 2, item * 2, time * 2, _SIX))
+    assert f"{len(user):,} of {2 * len(user):,} rows were merged" in twice
+
+
 def test_lone_events_lone_items_and_empty_columns_are_counted() -> None:
     user, item, time = _crowd()
     log = make_log(

@@ -4,15 +4,15 @@ The export is loaded by a child process that imports TensorFlow alone, as a serv
 """
 
 import dataclasses
+import json
 import os
-import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import reference
 import tensorflow as tf
+from fresh import ask_fresh
+from trained import run_module
 
 from longretriever_tf import schema
 from longretriever_tf.data.activity import user_activity
@@ -29,46 +29,6 @@ from longretriever_tf.retrieval.scorer import LongRetrieverScorer
 from longretriever_tf.retrieval.signatures import make_signatures
 
 K = 17
-ASK = """
-import pickle, sys
-import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
-with open(sys.argv[1], "rb") as file:
-    version, questions = pickle.load(file)
-loaded = tf.saved_model.load(version)
-model = saved_model_pb2.SavedModel()
-with open(version + "/saved_model.pb", "rb") as file:
-    model.ParseFromString(file.read())
-answers = []
-for name, columns in questions:
-    # As TensorFlow Serving does it: what a request leaves out comes from the signature's defaults.
-    defaults = model.meta_graphs[0].signature_def[name].defaults
-    columns = {key: tf.make_ndarray(value) for key, value in defaults.items()} | columns
-    answer = loaded.signatures[name](**{key: tf.constant(value) for key, value in columns.items()})
-    answers.append({key: value.numpy() for key, value in answer.items()})
-assert "longretriever_tf" not in sys.modules
-with open(sys.argv[2], "wb") as file:
-    pickle.dump(answers, file)
-"""
-
-
-def ask_fresh(directory, version: str, questions: list[tuple[str, dict]]) -> list[dict[str, np.ndarray]]:
-    """Answers of an export's signatures, given by a process that knows nothing of this package."""
-    paths = [str(directory / name) for name in ("questions.pickle", "answers.pickle")]
-    with open(paths[0], "wb") as file:
-        pickle.dump((version, questions), file)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-c", ASK, *paths],
-        cwd=directory,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=1800,
-    )
-    assert done.returncode == 0, done.stderr
-    with open(paths[1], "rb") as file:
-        return pickle.load(file)
 
 
 class Parts:
@@ -158,7 +118,8 @@ def answers(parts, tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
         "items": ("item_embeddings", {"item_id": np.append(parts.corpus.item_id[2:], 999_999)}),
         "k of each": ("serving_default", {**plain, **options(), "k": 1 + np.arange(len(parts.users), dtype=np.int32)}),
     }
-    found = ask_fresh(tmp_path_factory.mktemp("fresh"), parts.version, list(questions.values()))
+    asked = [(parts.version, *question) for question in questions.values()]
+    found = ask_fresh(tmp_path_factory.mktemp("fresh"), asked)
     return dict(zip(questions, found, strict=True))
 
 
@@ -409,3 +370,19 @@ def test_eq3_falls_back_to_popular_categories_for_an_empty_life_and_says_so(part
     assert found["interest_category"][1, :num].numpy().astype(str).tolist() == best
     assert_close(found["interest_score"][1, :num], [scores[name] for name in best])
     assert int(found["num_valid"][1]) == K
+
+
+def test_an_export_is_judged_by_its_own_answers(trained, tmp_path):
+    """By the command: the row of the export has the figures of the run asked in the same way."""
+    output = str(tmp_path / "metrics.json")
+    flags = f"--run_dir={trained.run_dir}", f"--export_dir={trained.export_dir}", f"--output={output}"
+    done = run_module("evaluate", *flags, "--baselines=none", "--noplots")
+    assert done.returncode == 0, done.stderr
+    with open(output, encoding="utf-8") as file:
+        models = json.load(file)["models"]
+    assert next(iter(models)) == "as served, 5 of top 5" and "as served" in done.stdout
+    for task in ("all", "novel"):
+        served, run = (models[name][task] for name in ("as served, 5 of top 5", "longretriever, 5 of top 5"))
+        assert {"recall@20", "ndcg@100", "mrr@500"} <= {name.lower() for name in served}
+        for name, value in run.items():
+            assert served[name] == pytest.approx(value, abs=2e-3), (task, name)

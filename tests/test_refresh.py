@@ -7,10 +7,12 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import reference
 import tensorflow as tf
 from trained import run_module
 
 from longretriever_tf import schema
+from longretriever_tf.data.load import load_log
 from longretriever_tf.data.log import ItemTable
 from longretriever_tf.data.prepared import load_saved
 from longretriever_tf.data.refreshed import refresh_corpus
@@ -285,3 +287,54 @@ def test_files_of_two_versions_are_not_served_together(trained, pair, tmp_path):
         replay(mixed)
     stamps = [read_fingerprint(extra_config_dir(version)).items for version in (old.directory, mixed)]
     assert "cannot be served" in str(caught.value) and stamps[0] != stamps[1]
+
+
+def test_statistics_are_renewed_from_the_log_of_today(trained, pair, tmp_path):
+    """By the command, without an items table: statistics as the oracle counts them, all else as it was."""
+    old, _ = pair
+    export_dir = str(tmp_path / "export")
+    shutil.copytree(os.path.dirname(old.directory), export_dir)
+    shutil.rmtree(os.path.join(export_dir, "2"))
+    log = load_log(trained.config.data)
+    events = next(flag for flag in trained.flags if flag.startswith("--events="))
+    done = run_module("refresh", f"--run_dir={trained.run_dir}", f"--export_dir={export_dir}", events, "--nocheck")
+    assert done.returncode == 0, done.stderr
+    new = Version(os.path.join(export_dir, "2"))
+    as_of = int(log.timestamp.max()) + 1
+    for version, expected in ((old, old.corpus.cut), (new, as_of)):
+        told = version._signatures["fingerprint"](expected=tf.constant([""]))["statistics_as_of"]
+        assert told.numpy().tolist() == [expected]
+        assert read_fingerprint(extra_config_dir(version.directory)).statistics_as_of == expected
+    known = old.corpus.item_id[schema.FIRST_KNOWN :]
+    before, after = (version.vectors(known) for version in (old, new))
+    np.testing.assert_allclose(before[0], after[0], **ROUNDING)  # vectors
+    model = load_for_export(trained.config)[2].retriever
+    counted = reference.stats_at(log, as_of, lambda row: int(log.items.item_id[row]))
+    stats = np.array([counted[int(raw)] for raw in known], np.float32)
+    bias = model.item_bias(tf.range(schema.FIRST_KNOWN, len(known) + schema.FIRST_KNOWN), tf.constant(stats))
+    np.testing.assert_allclose(after[1], bias, rtol=1e-4, atol=1e-4)
+    assert np.abs(after[1] - before[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda t: t[t.timestamp > t.timestamp.quantile(0.9)], ("% of the popularity", "the whole log")),
+        (lambda t: t[t.timestamp < t.timestamp.quantile(0.4)], ("ends at", "the whole log of today")),
+        (lambda t: t.assign(item_id=t.item_id + 10_000), ("of another log?",)),
+    ],
+)
+def test_a_table_that_is_not_the_whole_log_is_refused(trained, pair, tmp_path, edit, words):
+    old, _ = pair
+    events = next(flag for flag in trained.flags if flag.startswith("--events=")).removeprefix("--events=")
+    path = str(tmp_path / "events.parquet")
+    edit(pd.read_parquet(events)).to_parquet(path)
+    with pytest.raises(UserError) as caught:
+        refresh_version(trained.config, old.directory, Catalogue(events=path))
+    for word in (path, *words):
+        assert word in str(caught.value)
+
+
+def test_a_refresh_of_nothing_is_refused(trained, pair):
+    with pytest.raises(UserError, match="--items=TABLE .* or both"):
+        refresh_version(trained.config, pair[0].directory, Catalogue())

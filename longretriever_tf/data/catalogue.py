@@ -13,7 +13,7 @@ from longretriever_tf import schema
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.log import ItemTable, LifelongLog
 from longretriever_tf.errors import UserError
-from longretriever_tf.files import explain_os_errors, open_aside
+from longretriever_tf.files import explain_os_errors, first_line, open_aside
 
 CATALOGUE_FILE = "items_without_events.parquet"
 _FEATURE = "feature/"
@@ -57,10 +57,10 @@ def load_catalogue(run_dir: str) -> ItemTable | None:
         columns = {name: _column(table.column(name)) for name in table.column_names}
         features = {name.removeprefix(_FEATURE): c for name, c in columns.items() if name.startswith(_FEATURE)}
         return ItemTable(columns["item_id"], features, columns["name"])
-    except (OSError, pa.ArrowException, KeyError) as error:
-        why = str(error).splitlines()[0][:200]
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise UserError(
-            f"{path} is damaged ({why}): restore it from a copy, or export with --catalogue=seen, which does without it"
+            f"{path} is damaged ({first_line(error)}): restore it from a copy, or export with --catalogue=seen, which "
+            "does without it"
         ) from error
 
 

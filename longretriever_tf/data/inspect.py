@@ -25,6 +25,7 @@ from longretriever_tf.data.life_advice import find_warnings, judge_fit
 from longretriever_tf.data.life_figures import Figures, context_figures, life_figures
 from longretriever_tf.data.life_plots import draw_life
 from longretriever_tf.data.life_text import render_life
+from longretriever_tf.data.life_verdict import decide
 from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.data.splits import global_time_cuts
 from longretriever_tf.errors import UserError
@@ -65,8 +66,10 @@ def inspect_log(log: LifelongLog, config: Config) -> Report:
     figures["contexts"] = context_figures(log, windows, max_length, day_floor)
     findings, warnings = judge_fit(figures), [*too_short, *find_warnings(log, life, figures)]
     title = log_title(config)
-    text = render_life(title, figures, findings, warnings)
+    verdict = decide(figures, config)
+    text = render_life(title, figures, findings, warnings, verdict.line())
     figures |= {"fit": [finding._asdict() for finding in findings], "warnings": warnings}
+    figures["verdict"] = {"word": verdict.word, "flags": list(verdict.flags), "reasons": list(verdict.reasons)}
     return Report(title, life, windows, {"data": dataclasses.asdict(config.data), **figures}, text)
 
 
@@ -94,7 +97,7 @@ def log_title(config: Config) -> str:
     """The data set's name, or folder and name of the user's own events file, without its ending."""
     if config.data.dataset != "event_log" or not config.data.events:
         return config.data.dataset
-    folder, name = os.path.split(os.path.splitext(config.data.events)[0])
+    folder, name = os.path.split(os.path.splitext(config.data.events.rstrip(os.sep))[0])
     return os.path.join(os.path.basename(folder), name)
 
 
@@ -108,7 +111,7 @@ def main(argv: Sequence[str]) -> int:
     from longretriever_tf.data.load import load_log  # TensorFlow: not for --help
 
     report = inspect_log(load_log(config.data), config)
-    print(report.text, flush=True)
+    print(report.text, end="", flush=True)  # the verdict is the last line
     written = [os.path.join(output, "life.txt"), json_path]
     write_text_atomically(written[0], report.text)
     write_text_atomically(written[1], json.dumps(report.figures, indent=2) + "\n")

@@ -11,6 +11,7 @@ from longretriever_tf import schema
 from longretriever_tf.data.life import Categories, Life
 from longretriever_tf.data.life_figures import Figures, to_date
 from longretriever_tf.data.log import LifelongLog
+from longretriever_tf.datasets import accounts
 
 
 class Finding(NamedTuple):
@@ -27,6 +28,7 @@ def _judge(value: float, good: float, fair: float) -> int:
 
 
 _VERDICTS = ("good", "fair", "poor")
+_TO_THE_SECOND = "to the second"
 
 
 def judge_fit(figures: Figures) -> list[Finding]:
@@ -132,13 +134,18 @@ def find_warnings(log: LifelongLog, life: Life, figures: Figures) -> list[str]:
 
 def _time_warnings(log: LifelongLog, life: Life) -> list[str]:
     found = []
-    shared = _shared_moment_share(log)
-    if shared > 0.2 and not (log.basket_id >= 0).any():
+    shared, baskets = _shared_moment_share(log), log.basket_id[log.basket_id >= 0]
+    if shared > 0.2 and not len(baskets):
         found.append(
             f"{shared:.0%} of events share their moment with another event of the same user: they are never "
-            f"each other's history. Timestamps are {_resolution(log.timestamp)}; give finer ones, or "
-            "--basket_column if these are orders"
+            f"each other's history. Timestamps are {_resolution(log.timestamp)}; {_cure_of_ties(log.timestamp)}"
         )
+    if len(baskets) > 100 and len(np.unique(baskets)) > 0.99 * len(baskets):
+        found.append(
+            f"nearly each of {len(baskets):,} events in a basket has a basket of its own: the column parts nothing "
+            "(the number of a line, not of an order?)"
+        )
+    found += _merge_warnings(log)
     second, count = _commonest(log.timestamp)
     if count > max(0.01 * log.num_events, 100):
         found.append(
@@ -152,6 +159,26 @@ def _time_warnings(log: LifelongLog, life: Life) -> list[str]:
             "missing? Ages and windows follow the clock, not the events"
         )
     return found
+
+
+def _merge_warnings(log: LifelongLog) -> list[str]:
+    rows, same = log.counts.get(accounts.ROWS, 0), log.counts.get("same_second", 0)
+    if same <= 0.1 * rows:
+        return []
+    return [
+        f"{same:,} of {rows:,} rows were merged with another of the same user, item and second: rows written twice, or "
+        f"times that are too coarse? ({_resolution(log.timestamp)})"
+    ]
+
+
+def _cure_of_ties(timestamp: np.ndarray) -> str:
+    """What can be done: times are kept to the second, so that finer ones order events but part none."""
+    if _resolution(timestamp) == _TO_THE_SECOND:
+        return (
+            "times are kept to the second, so finer ones would only order such events; if these are orders, name "
+            "their column by --basket_column"
+        )
+    return "give them to the second, or --basket_column if these are orders"
 
 
 def _shared_moment_share(log: LifelongLog) -> float:
@@ -172,7 +199,7 @@ def _resolution(timestamp: np.ndarray) -> str:
     for seconds, words in ((schema.DAY_S, "whole days"), (3600, "whole hours"), (60, "whole minutes")):
         if not (timestamp % seconds).any():
             return words
-    return "to the second"
+    return _TO_THE_SECOND
 
 
 def _longest_gap(life: Life) -> tuple[int, int]:

@@ -67,6 +67,7 @@ def life_figures(log: LifelongLog, life: Life, windows: dict[str, Window], max_l
         "negatives": negative_figures(life.categories),
         "split": _split_figures(log, windows),
         "columns": _column_figures(log),
+        "counts": dict(log.counts),
     }
 
 
@@ -84,6 +85,7 @@ def _log_figures(log: LifelongLog, life: Life) -> Figures:
         "last": to_date(last),
         "days": (last - first) / schema.DAY_S,
         "has_baskets": bool((log.basket_id >= 0).any()),
+        "baskets": len(np.unique(log.basket_id[log.basket_id >= 0])),
         "has_weights": bool((log.weight != 1).any()),
     }
 
@@ -223,6 +225,7 @@ def _one_context(
         "event_share_below_64": negatives["event_share_below"]["64"],
         "share_short": subsequences["share_short"],
         "share_found_none": subsequences["share_found_none"],
+        "largest_share": float(categories.events_per_category.max() / log.num_events),
     }
     if "test" in windows:
         test = windows["test"]

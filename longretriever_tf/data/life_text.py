@@ -5,12 +5,15 @@ from collections.abc import Sequence
 
 from longretriever_tf.data.life_advice import Finding
 from longretriever_tf.data.life_figures import RECENT, SHORT, TOP, Figures
+from longretriever_tf.datasets import accounts
 from longretriever_tf.text_table import render_table, terminal_width, wrap_text
 
 _MARKS = {"good": "[+]", "fair": "[~]", "poor": "[-]"}
 
 
-def render_life(title: str, figures: Figures, findings: Sequence[Finding], warnings: Sequence[str]) -> str:
+def render_life(
+    title: str, figures: Figures, findings: Sequence[Finding], warnings: Sequence[str], verdict: str
+) -> str:
     """The whole report.
 
     Args:
@@ -18,9 +21,11 @@ def render_life(title: str, figures: Figures, findings: Sequence[Finding], warni
       figures: `life_figures`, with `contexts` beside.
       findings: `judge_fit`.
       warnings: `find_warnings`.
+      verdict: one line, the last.
     """
     blocks = [
         _head(title, figures),
+        _rows(figures),
         _fit(findings),
         _warnings(warnings),
         _lives(figures),
@@ -29,6 +34,7 @@ def render_life(title: str, figures: Figures, findings: Sequence[Finding], warni
         _negatives(figures),
         _columns(figures),
         _contexts(figures),
+        verdict,
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -85,6 +91,17 @@ def _head(title: str, figures: Figures) -> str:
             *(part for line in lines for part in wrap_text(line)),
         ]
     )
+
+
+def _rows(figures: Figures) -> str:
+    chain = accounts.lines(figures["counts"])
+    if not chain:
+        return ""
+    width = len(f"{chain[0][0]:,}")
+    lines = [f"{count:>{width},}  {words}" for count, words in chain]
+    for note in accounts.notes(figures["counts"]):
+        lines += ["", *wrap_text(note)]
+    return _block("Rows", "What became of every row that was read; the first figure is the sum of the others.", lines)
 
 
 def _fit(findings: Sequence[Finding]) -> str:

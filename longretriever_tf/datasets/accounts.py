@@ -26,18 +26,19 @@ MERGED = {
 
 CHAIN = (ROWS, *LEFT_OUT, *MERGED, KEPT)
 
-LONG_BASKETS = "long_baskets"
 BASKETS = "baskets"
+LONG_BASKETS = "long_baskets"
 CUT_BASKETS = "cut_baskets"
 LONGEST_BASKET_S = "longest_basket_s"
+MAX_BASKET_S = "max_basket_s"
 USERS_LEFT_OUT = "users_left_out"
 USERS_WITHOUT_EVENTS = "users_without_events"
 
-BESIDE = (BASKETS, LONG_BASKETS, CUT_BASKETS, LONGEST_BASKET_S, USERS_LEFT_OUT, USERS_WITHOUT_EVENTS)
+BESIDE = (BASKETS, LONG_BASKETS, CUT_BASKETS, LONGEST_BASKET_S, MAX_BASKET_S, USERS_LEFT_OUT, USERS_WITHOUT_EVENTS)
 
 
 def close(counts: Mapping[str, int], in_basket: np.ndarray, keep: np.ndarray) -> dict[str, int]:
-    """The counts of a source with what merging adds, in order; zeros of the reasons to leave out are not told.
+    """The counts of a source with what merging adds, in order; what did not happen is told of merging alone.
 
     Args:
       counts: rows and the reasons to leave them out; without rows, the events are all that was read.
@@ -49,7 +50,8 @@ def close(counts: Mapping[str, int], in_basket: np.ndarray, keep: np.ndarray) ->
     closed["same_basket"] = baskets - kept_in_basket
     closed["same_second"] = len(in_basket) - baskets - (len(keep) - kept_in_basket)
     closed[KEPT] = len(keep)
-    told = [name for name in (*CHAIN, *BESIDE) if name in closed and (closed[name] or name not in LEFT_OUT)]
+    always = (ROWS, *MERGED, KEPT)
+    told = [name for name in (*CHAIN, *BESIDE) if name in always or closed.get(name)]
     assert adds_up(closed), closed
     return {name: int(closed[name]) for name in told}
 
@@ -66,23 +68,37 @@ def describe(counts: Mapping[str, int]) -> str:
     '1,234 rows read = 30 left out, whose item is not in the items table + 4 merged, with the same user, item and \
 second + 1,200 events kept'
     """
+    (_, *parts), rows = [f"{count:,} {words}" for count, words in lines(counts)] or [""], counts.get(ROWS, 0)
+    return f"{rows:,} rows read = {' + '.join(parts)}" if parts else ""
+
+
+def lines(counts: Mapping[str, int]) -> list[tuple[int, str]]:
+    """The chain as numbers with words, the first the sum of the others; empty where nobody counted."""
     if ROWS not in counts:
-        return ""
-    parts = [f"{counts[name]:,} left out, {why}" for name, why in LEFT_OUT.items() if counts.get(name)]
-    parts += [f"{counts[name]:,} merged, {why}" for name, why in MERGED.items() if counts.get(name)]
-    return f"{counts[ROWS]:,} rows read = " + " + ".join([*parts, f"{counts[KEPT]:,} events kept"])
+        return []
+    left = [(counts[name], f"left out, {why}") for name, why in LEFT_OUT.items() if counts.get(name)]
+    merged = [(counts[name], f"merged, {why}") for name, why in MERGED.items() if counts.get(name)]
+    return [(counts[ROWS], "rows read"), *left, *merged, (counts[KEPT], "events kept")]
 
 
-def describe_baskets(counts: Mapping[str, int], hours: float) -> str:
-    """What became of baskets that span more than `hours`, in one sentence; empty where there is none."""
-    if not counts.get(LONG_BASKETS):
-        return ""
-    longest = counts[LONGEST_BASKET_S] / 3600
+def notes(counts: Mapping[str, int]) -> list[str]:
+    """What the counts tell of baskets and users, one sentence each."""
+    told = [describe_baskets(counts)] if counts.get(LONG_BASKETS) else []
+    if counts.get(USERS_LEFT_OUT):
+        told.append(f"{counts[USERS_LEFT_OUT]:,} users have no other events than those left out, and are gone")
+    if counts.get(USERS_WITHOUT_EVENTS):
+        told.append(f"{counts[USERS_WITHOUT_EVENTS]:,} users of the users table have no event, and are left out")
+    return told
+
+
+def describe_baskets(counts: Mapping[str, int], uncut: str = "kept whole, each at its first moment") -> str:
+    """What became of the baskets that last too long, in one sentence; `uncut` says it of those that were not cut."""
+    longest, hours = counts[LONGEST_BASKET_S] / 3600, counts[MAX_BASKET_S] / 3600
     span = f"{longest / 24:,.0f} days" if longest >= 48 else f"{longest:,.0f} hours"
-    what = (
-        f"cut into {counts[CUT_BASKETS]:,} baskets at their pauses"
-        if counts.get(CUT_BASKETS)
-        else "kept whole (--long_baskets=keep), each at its earliest time"
+    what = uncut
+    if counts.get(CUT_BASKETS):
+        what = f"cut into {counts[CUT_BASKETS]:,} where they pause"
+    return (
+        f"{counts[LONG_BASKETS]:,} of {counts[BASKETS]:,} baskets span more than {hours:g} hours, the longest {span}: "
+        f"{what}"
     )
-    share = f"{counts[LONG_BASKETS]:,} of {counts[BASKETS]:,} baskets"
-    return f"{share} span more than {hours:g} hours, the longest {span}: {what}"

@@ -69,5 +69,5 @@ def cut_long_baskets(basket_id: np.ndarray, timestamp: np.ndarray, max_hours: fl
     cut = basket_id.copy()
     cut[order] = np.cumsum(begins) - 1
     counts[accounts.CUT_BASKETS] = int(begins[inside].sum())
-    counts[accounts.LONGEST_BASKET_S] = int(span.max())
+    counts[accounts.LONGEST_BASKET_S], counts[accounts.MAX_BASKET_S] = int(span.max()), limit
     return CutBaskets(cut, counts, int(order[start[span.argmax()]]))

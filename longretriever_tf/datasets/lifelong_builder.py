@@ -7,6 +7,7 @@ split, `log`, since the split into train, validation and test is global in time 
 
 import abc
 import os
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from longretriever_tf.data.log import ItemTable, LifelongLog
+from longretriever_tf.datasets import accounts
 from longretriever_tf.text import as_text, is_text
 
 SPLIT = "log"
@@ -126,6 +128,9 @@ class LifelongBuilder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
         log = self.source_log()
         self.info.metadata[_COUNTS] = log.counts
+        if self.kind == "users":
+            for line in (accounts.describe(log.counts), *accounts.notes(log.counts)):
+                print(f"{self.name}: {line}", file=sys.stderr)
         yield from user_records(log) if self.kind == "users" else item_records(log.items)
 
 

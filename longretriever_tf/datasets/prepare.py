@@ -15,7 +15,7 @@ from absl import logging
 from google.protobuf import json_format
 
 from longretriever_tf.errors import UserError
-from longretriever_tf.files import explain_os_errors
+from longretriever_tf.files import explain_os_errors, first_line
 from longretriever_tf.locks import hold_lock
 
 
@@ -60,9 +60,8 @@ def _prepare(builder: tfds.core.DatasetBuilder, parent: str, downloads: bool) ->
     except requests.RequestException as error:  # an OSError, but not the disk's
         raise UserError(f"cannot download {builder.info.full_name}: {error}") from error
     except (OSError, tf.errors.OpError) as error:
-        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"cannot write prepared data to {parent}: {why}. Nothing of it was kept. "
+            f"cannot write prepared data to {parent}: {first_line(error)}. Nothing of it was kept. "
             "Name a writable folder with room: --data_dir=..."
         ) from error
     finally:
@@ -86,10 +85,9 @@ def explain_damaged_records(data_dir: str, name: str) -> Iterator[None]:
         yield
     except (tf.errors.OpError, json.JSONDecodeError, UnicodeDecodeError, json_format.ParseError) as error:
         place = os.path.join(os.path.expanduser(data_dir) or str(tfds.core.constants.DATA_DIR), name)
-        why = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
         raise UserError(
-            f"the prepared data under {place} are damaged ({why}): delete that folder and run the same command again, "
-            "which prepares them anew"
+            f"the prepared data under {place} are damaged ({first_line(error)}): delete that folder and run the same "
+            "command again, which prepares them anew"
         ) from error
 
 

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from longretriever_tf.config import DataConfig
+from longretriever_tf.data.clusters import cluster_context
 from longretriever_tf.data.corpus import encode_log, fit_corpus
 from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.data.log_identity import fingerprint_log
@@ -26,7 +27,7 @@ def tune_settings(config: DataConfig, log: LifelongLog, cuts: Cuts, seed: int, p
       config: names the log.
       log: the whole of it.
       cuts: of the log.
-      seed: stands in the header; nothing here draws.
+      seed: of learned clusters, where the config asks for them; nothing else here draws.
       program: the command that asks, for the header.
 
     Returns:
@@ -36,7 +37,8 @@ def tune_settings(config: DataConfig, log: LifelongLog, cuts: Cuts, seed: int, p
       UserError: no user has truth in the validation window.
     """
     print(tuning.describe_budget(), flush=True)
-    corpus = fit_corpus(log, cuts.validation_start)
+    cut = cuts.validation_start
+    corpus = fit_corpus(cluster_context(log, config.context, cut, seed), cut)
     progress = Progress("tuning baselines", tuning.num_settings(), "settings")
     window = cuts.window_of("validation")
     made = tuning.tune(encode_log(log, corpus), corpus.num_items, window, progress.update)

@@ -1,6 +1,5 @@
 """The evaluation report: metrics.json and the figures of the users as one PNG. Imports no TensorFlow."""
 
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ import numpy as np
 
 from longretriever_tf.errors import UserError
 from longretriever_tf.evaluation.per_user import per_user_path
-from longretriever_tf.files import write_bytes_atomically
+from longretriever_tf.files import explain_damage, read_arrays, read_json_object, write_bytes_atomically
 from longretriever_tf.plots.board import write_image
 from longretriever_tf.plots.panels import Panel, Series, bin_means, calibration_series, quantile_bins
 
@@ -26,6 +25,8 @@ _CALIBRATIONS = {
 """What fills the row of each task: key of the users' file, what is predicted, title."""
 
 _NOTE = "Whiskers: 95% over users, pairs of a user together. What ranks a category alike is drawn once."
+
+_CURE = "let `python -m longretriever_tf.evaluate` write it again"
 
 Users = Mapping[str, np.ndarray]
 
@@ -162,10 +163,10 @@ def draw_evaluation(metrics_path: str) -> tuple[str, str]:
 
     if not os.path.exists(metrics_path):
         raise UserError(f"{metrics_path} does not exist: `python -m longretriever_tf.evaluate` writes it")
-    with open(metrics_path, encoding="utf-8") as file:
-        metrics = json.load(file)
+    metrics = read_json_object(metrics_path, _CURE)
     users, lacking = _read_users(per_user_path(metrics_path))
-    panels = evaluation_panels(metrics, users)
+    with explain_damage(metrics_path, _CURE):
+        panels = evaluation_panels(metrics, users)
     drawn, total = len(chosen_models(metrics)), len(metrics["models"])
     note = (
         "Whiskers: 95% over users, pairs of a user together. What ranks a category alike is drawn once."
@@ -187,5 +188,4 @@ def draw_evaluation(metrics_path: str) -> tuple[str, str]:
 def _read_users(path: str) -> tuple[Users | None, str]:
     if not os.path.exists(path):
         return None, f"no {path} beside the metrics: history length, category size and calibration are not drawn"
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}, ""
+    return read_arrays(path, _CURE), ""

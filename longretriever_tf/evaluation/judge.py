@@ -11,13 +11,15 @@ from longretriever_tf.evaluation.calibration import CalibrationMeter
 from longretriever_tf.evaluation.differences import differences_to_best
 from longretriever_tf.evaluation.evaluator import Scorer, evaluate_many
 from longretriever_tf.evaluation.judge_baselines import BaselineChoice, find_settings, fit_all
-from longretriever_tf.evaluation.opened import open_window
+from longretriever_tf.evaluation.opened import OpenWindow, open_window
 from longretriever_tf.evaluation.per_user import tabulate_users, write_users
+from longretriever_tf.evaluation.served_scorer import ServedScorer
 from longretriever_tf.evaluation.table import COLUMNS
 from longretriever_tf.evaluation.variants import Askable, Ways, ask_variants, average_draws, variants_of
 from longretriever_tf.models.finished import load_baseline, load_models
 from longretriever_tf.progress import Progress
 from longretriever_tf.provenance import describe_origin
+from longretriever_tf.retrieval.fingerprint import fingerprint_towers
 from longretriever_tf.retrieval.recent_scorer import RecentScorer
 from longretriever_tf.retrieval.scorer import LongRetrieverScorer
 
@@ -66,6 +68,8 @@ def judge_run(
     rivals = fit_all(baselines, chosen, window.encoded, corpus.category_offset, window.moment)
     scorers += rivals
     scorers[0] = meter = CalibrationMeter(scorers[0], truth, corpus.category_offset)
+    served = [make_served(config, window, ways.export_dir)] if ways.export_dir else []
+    scorers += served
     progress = Progress(f"evaluating {len(scorers)} models", len(scorers) * truth.num_users, "users")
     chunk = max(16, min(_CHUNK, _MAX_SCORES // corpus.num_items))
     made = evaluate_many(scorers, truth, corpus.category_offset, chunk=chunk, on_progress=progress.update)
@@ -83,9 +87,20 @@ def judge_run(
         "num_pairs": truth.num_pairs,
         "config": dataclasses.asdict(config),
         "baseline_settings": chosen,
-        "models": {name: evaluation.summary() for name, evaluation in made.items()},
+        "models": {name: made[name].summary() for name in dict.fromkeys([*(one.name for one in served), *made])},
         "differences": differences_to_best(made, truth, {rival.name for rival in rivals}, COLUMNS),
     }
+
+
+def make_served(config: Config, window: OpenWindow, export_dir: str) -> ServedScorer:
+    """The scorer that asks an export of the run.
+
+    Raises:
+      UserError: there is no export, or it is one of another run.
+    """
+    models = load_models(config, window.corpus, window.arrays["item_svd"])
+    towers = fingerprint_towers(config, window.corpus, models, window.arrays)
+    return ServedScorer(export_dir, towers, window.corpus, window.log, window.moment)
 
 
 def _variants(config: Config, ways: Ways) -> dict[str, RetrievalConfig]:

@@ -5,6 +5,7 @@ import os
 from typing import Any, NamedTuple
 
 from longretriever_tf.config import Config
+from longretriever_tf.data.clusters import cluster_context
 from longretriever_tf.data.corpus import EncodedLog, encode_log, fit_corpus
 from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.data.prepared import load_split
@@ -87,7 +88,7 @@ def judge_baselines(config: Config, split: str, choice: BaselineChoice, max_user
     log, cuts = load_split(config)
     window = cuts.window_of(split)
     chosen = find_settings(choice, config, log, cuts, COMMAND)
-    corpus = fit_corpus(log, window[0])
+    corpus = fit_corpus(cluster_context(log, config.data.context, window[0], config.train.seed), window[0])
     encoded = encode_log(log, corpus)
     truth = build_truth(encoded, corpus.num_items, window[0], window)
     if max_users:

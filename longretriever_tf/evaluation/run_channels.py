@@ -58,14 +58,14 @@ class Question:
     k: int
 
 
-def load_channel_run(run_dir: str, config: Config, cuts: Cuts, log: LogIdentity) -> ChannelRun:
+def load_channel_run(run_dir: str, config: Config, cuts: Cuts, log: LogIdentity | None = None) -> ChannelRun:
     """Reads a run that never saw the validation window, where the ranker learns.
 
     Args:
       run_dir: of the run.
       config: of the run that leads the funnel: `run_dir` must be of the same log.
       cuts: of that log.
-      log: what it is now.
+      log: what the run must have been trained on; None: not asked.
 
     Raises:
       UserError: no finished run; of another log; or trained on events of the validation window.
@@ -79,7 +79,8 @@ def load_channel_run(run_dir: str, config: Config, cuts: Cuts, log: LogIdentity)
                 f"{config.train.run_dir!r}; channels that are compared must be trained on one log"
             )
     corpus, arrays = load_saved(run_dir)
-    require_log_of_run(run_dir, log, "Channels that are compared must be trained on one log, and asked about it")
+    if log is not None:
+        require_log_of_run(run_dir, log, "Channels that are compared must be trained on one log, and asked about it")
     if corpus.cut > cuts.validation_start:
         seen = "on all events" if own.train.cut == "none" else "up to the test window"
         raise UserError(

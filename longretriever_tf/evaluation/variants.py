@@ -27,10 +27,12 @@ class Ways:
     Attributes:
       group: one of `GROUPS`; empty: none.
       draw_seeds: of a variant that draws interests at random, how many draws are averaged.
+      export_dir: holds an export of the run, which is asked itself; empty: none.
     """
 
     group: str = ""
     draw_seeds: int = 1
+    export_dir: str = ""
 
 
 class Askable(Scorer, Protocol):

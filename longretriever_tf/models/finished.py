@@ -4,14 +4,22 @@ import os
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf import message
 
 from longretriever_tf.baseline_config import LONGRETRIEVER
 from longretriever_tf.config import Config
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.prepared import load_saved
 from longretriever_tf.errors import UserError
+from longretriever_tf.files import first_line
 from longretriever_tf.models.baselines.recent_retriever import RecentRetriever, build_baseline
 from longretriever_tf.models.build import Models, build_models
+
+CHECKPOINT_ERRORS = (
+    *(ValueError, AssertionError, IndexError, KeyError, TypeError, RuntimeError),
+    *(message.DecodeError, tf.errors.OpError),
+)
+"""What TensorFlow raises for a checkpoint that is damaged, or of other shapes."""
 
 
 def load_models(config: Config, corpus: Corpus, item_svd: np.ndarray) -> Models:
@@ -63,8 +71,8 @@ def _read_weights(config: Config, path: str, models: dict[str, tf.Module]) -> No
     checkpoint = tf.train.Checkpoint(**models)
     try:
         checkpoint.read(path).assert_existing_objects_matched().expect_partial()
-    except (ValueError, AssertionError, tf.errors.OpError) as error:
+    except CHECKPOINT_ERRORS as error:
         raise UserError(
-            f"the checkpoint {path} does not fit {config.train.run_dir}/config.json: {str(error).splitlines()[0]}. "
+            f"the checkpoint {path} does not fit {config.train.run_dir}/config.json: {first_line(error)}. "
             "Train again, or name the run that made it"
         ) from error

@@ -1,7 +1,7 @@
 """What a call must hold to before anything is computed for it: its columns fit each other, and the limits.
 
-Every column waits for these checks (`admit`), so that a call which asks for too much is refused before the memory for it
-is asked for: TensorFlow runs operations as soon as their inputs are there, in no order of the source.
+Every column waits for these checks (`admit`), so that a call which asks for too much is refused before the memory for
+it is asked for: TensorFlow runs operations as soon as their inputs are there, in no order of the source.
 """
 
 from collections.abc import Mapping

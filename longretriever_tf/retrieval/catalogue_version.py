@@ -99,4 +99,4 @@ def describe_all(corpus: Corpus, identity: LogIdentity | None, num_new: int, num
 
 
 def _day(cut: int) -> str:
-    return f"{np.datetime64(cut, 's')} UTC".replace("T", " ")
+    return f"{str(np.datetime64(cut, 's')).replace('T', ' ')} UTC"

@@ -95,7 +95,10 @@ def _make_encoder(model: MultiContextRetriever) -> tf.types.experimental.Generic
 def _rounds(
     log: EncodedLog, corpus: Corpus, names: list[str], categories: np.ndarray, rng: np.random.Generator
 ) -> Iterator[tuple[tuple[tf.Tensor, ...], np.ndarray, np.ndarray]]:
-    """Requests of a few users at once, and the pairs to encode: who touched what, and a few strangers per category; `names`: profile columns."""
+    """Requests of a few users at once, and the pairs to encode: who touched what, and a few strangers per category.
+
+    `names`: profile columns that the model reads.
+    """
     length = np.diff(log.offset)
     users = rng.permutation(np.flatnonzero(length > 0))[:_MAX_USERS]
     users = users[np.argsort(length[users], kind="stable")]  # like lengths together: little padding

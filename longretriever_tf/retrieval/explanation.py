@@ -13,7 +13,8 @@ from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.errors import UserError
 from longretriever_tf.input_names import input_of_profile
 from longretriever_tf.retrieval.controls import default_columns
-from longretriever_tf.retrieval.saved_model import load_extra, load_version
+from longretriever_tf.retrieval.fingerprint import read_fingerprint
+from longretriever_tf.retrieval.saved_model import extra_config_dir, load_extra, load_version
 from longretriever_tf.text import as_raw_ids, as_text, find_rows
 from longretriever_tf.text_table import printable, shorten
 
@@ -66,6 +67,8 @@ def explain_user(version_dir: str, config: Config, question: Question) -> str:
         zip(corpus.item_id[schema.FIRST_KNOWN :].tolist(), corpus.item_name[schema.FIRST_KNOWN :], strict=True)
     )
     head = [f"user {log.user_id[user]} as of {_date(moment)} UTC, from {version_dir}", _life_line(log, user, moment)]
+    as_of = read_fingerprint(extra_config_dir(version_dir)).statistics_as_of or corpus.cut
+    head.append(f"popularity and repeats of items: counted until {_date(as_of)} UTC")
     parts = [*head, "", *_interest_lines(answer, top, config.retrieval, question.seed), ""]
     for category in _drawn(answer):
         found = ask("retrieve_in_category", k=tf.constant([_SHOWN_PER_INTEREST]), category=tf.constant([category]))

@@ -25,15 +25,18 @@ _LENGTH = 32
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """Hexadecimal hashes.
+    """Hexadecimal hashes, and how old the statistics are.
 
     Attributes:
       towers: of the trained weights, the vocabularies and the model's configuration; a refresh keeps it.
       items: of the catalogue: ids, categories, features, which of them are retired.
+      statistics_as_of: the statistics of items and categories count events before it, seconds UTC: the run's cut, or
+        what a refresh with --events makes of it. 0 in exports of before this was told.
     """
 
     towers: str
     items: str
+    statistics_as_of: int = 0
 
 
 UNSTAMPED = Fingerprint("", "")

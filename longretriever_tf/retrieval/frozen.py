@@ -23,11 +23,16 @@ def freeze(layer: _Layer) -> _Layer:
     for part in (frozen, *frozen.submodules):
         for name, value in list(vars(part).items()):
             if isinstance(value, tf.Variable):
-                setattr(part, name, _constant(value))
+                setattr(part, name, _constant(value, part))
             elif isinstance(value, list) and not name.startswith("_") and value and isinstance(value[0], tf.Variable):
-                setattr(part, name, [_constant(one) for one in value])
+                setattr(part, name, [_constant(one, part) for one in value])
     return frozen
 
 
-def _constant(weight: tf.Variable) -> tf.Tensor | tf.Variable:
-    return weight if weight.shape.num_elements() > _LARGEST else tf.constant(weight.numpy())
+def _constant(weight: tf.Variable, owner: tf.Module) -> tf.Tensor | tf.Variable:
+    """In the dtype that the layer computes in: Keras casts variables there, and does not cast constants."""
+    if weight.shape.num_elements() > _LARGEST:
+        return weight
+    value = tf.constant(weight.numpy())
+    is_layer = isinstance(owner, tf.keras.layers.Layer) and value.dtype.is_floating
+    return tf.cast(value, owner.compute_dtype) if is_layer else value

@@ -25,7 +25,8 @@ class Source(NamedTuple):
     Attributes:
       config: the run's, with the request defaults and the index kind of this version.
       corpus: the catalogue.
-      arrays: `item_stats` [V, 3], `category_stats` [C, 3] and `taste_rows` [K, V, D] as of the cut.
+      arrays: `item_stats` [V, 3], `category_stats` [C, 3] and `taste_rows` [K, V, D] as of the cut; where the
+        statistics are newer, `statistics_as_of` says of when, seconds UTC.
       models: with a row per item of `corpus`.
       towers: `fingerprint_towers` of the run.
     """
@@ -81,7 +82,7 @@ def publish(source: Source, export_dir: str, version: int, replay: Callable[[str
             models.retriever,
             models.interest,
             arrays,
-            Fingerprint(towers, fingerprint_items(corpus)),
+            Fingerprint(towers, fingerprint_items(corpus), int(arrays.get("statistics_as_of", corpus.cut))),
         )
         categories = searched_by_scann(config.index, corpus.category_offset)
         queries = make_check_queries(served, config, corpus, categories) if categories else {}

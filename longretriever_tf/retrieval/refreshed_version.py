@@ -1,4 +1,4 @@
-"""What a refresh publishes: the towers of a run, the catalogue of an items table, the defaults of the last version."""
+"""What a refresh publishes: a run's towers, catalogue and statistics of new tables, the last version's defaults."""
 
 import dataclasses
 from typing import NamedTuple
@@ -17,23 +17,26 @@ from longretriever_tf.errors import UserError
 from longretriever_tf.models.finished import load_for_export
 from longretriever_tf.models.refreshed import refresh_models
 from longretriever_tf.retrieval.fingerprint import fingerprint_towers, read_fingerprint
+from longretriever_tf.retrieval.fresh_statistics import FreshStatistics, fresh_statistics
 from longretriever_tf.retrieval.publish import Source
 from longretriever_tf.retrieval.saved_model import extra_config_dir, load_extra
 
 
 @dataclasses.dataclass(frozen=True)
 class Catalogue:
-    """An items table and how to read it.
+    """What is new: an items table, an events table, or both, and how to read them.
 
     Attributes:
-      items: path of a Parquet or CSV file that lists the whole catalogue.
+      items: path of a Parquet or CSV file that lists the whole catalogue; empty: the last version's stays.
+      events: path of a table of all events until today; empty: the statistics of the run's cut stay.
       item_column, item_name_column, context: its columns; None: named as in the run.
       skip_new_categories: leave out items of categories that training never saw, instead of refusing them.
       new_items: unseen: statistics of items that no one ever took; typical: the median of their category's.
       max_retired: refuse to retire more than this share of the last version's items.
     """
 
-    items: str
+    items: str = ""
+    events: str = ""
     item_column: str | None = None
     item_name_column: str | None = None
     context: str | None = None
@@ -55,50 +58,90 @@ def refresh_version(run_config: Config, version_dir: str, catalogue: Catalogue) 
     Args:
       run_config: of the run that the version was exported from.
       version_dir: the version to refresh; its request defaults and the items it knows are kept.
-      catalogue: the items of today.
+      catalogue: the items of today, the events until today, or both.
 
     Raises:
-      UserError: the version was exported from other towers, or the table is not a catalogue for them.
+      UserError: the version was exported from other towers, a table is not one for them, or there is none.
     """
+    if not (catalogue.items or catalogue.events):
+        raise UserError("nothing to refresh by: give --items=TABLE (the catalogue), --events=TABLE (the log), or both")
     corpus, arrays, models = load_for_export(run_config)
     towers = fingerprint_towers(run_config, corpus, models, arrays)
     _require_same_towers(towers, run_config.train.run_dir, version_dir)
     config = dataclasses.replace(load_config(extra_config_dir(version_dir)), train=run_config.train)
-    exported, spec = load_extra(version_dir), _table_spec(config.data, corpus, catalogue)
+    exported = load_extra(version_dir)
+    refreshed = (
+        _refresh_items(config, corpus, exported, catalogue) if catalogue.items else _keep_items(corpus, exported)
+    )
+    trained = Source(config, corpus, arrays, models, towers)
+    counts, fresh = dict(refreshed.counts), _count_events(trained, refreshed, version_dir, catalogue.events)
+    if fresh is not None:
+        counts["events counted"] = fresh.num_events
+    return RefreshedVersion(under_towers(trained, refreshed, catalogue.new_items, fresh), counts)
+
+
+def _count_events(trained: Source, refreshed: Refreshed, version_dir: str, events: str) -> FreshStatistics | None:
+    """The statistics of today; None where no table of events says them."""
+    cut, row = trained.corpus.cut, refreshed.trained_row
+    stamped = read_fingerprint(extra_config_dir(version_dir)).statistics_as_of
+    if events:
+        as_trained = trained.arrays["item_stats"][row]
+        return fresh_statistics(trained.config.data, events, refreshed.corpus, as_trained, stamped or cut)
+    if stamped > cut:
+        raise UserError(
+            f"the statistics of {version_dir} were renewed by --events, and would fall back to those of the run's cut: "
+            "give --events again, the whole log of today"
+        )
+    return None
+
+
+def _refresh_items(config: Config, corpus: Corpus, exported: Corpus, catalogue: Catalogue) -> Refreshed:
+    """The catalogue of the items table."""
+    spec = _table_spec(config.data, corpus, catalogue)
     table = read_item_table(spec)
     if num_clusters(corpus.context) and not catalogue.context:
         table = with_trained_clusters(table, spec.context, corpus)
         spec = dataclasses.replace(spec, context=corpus.context)
     refreshed = refresh_corpus(corpus, exported, table, spec.context, catalogue.skip_new_categories)
     _check_retired(refreshed.counts["retired"], exported.num_offered - 2, catalogue)
-    source = under_towers(Source(config, corpus, arrays, models, towers), refreshed, catalogue.new_items)
-    return RefreshedVersion(source, refreshed.counts)
+    return refreshed
 
 
-def under_towers(trained: Source, refreshed: Refreshed, new_items: str) -> Source:
+def under_towers(trained: Source, refreshed: Refreshed, new_items: str, fresh: FreshStatistics | None = None) -> Source:
     """The towers of a run with another catalogue under them.
 
     Args:
       trained: corpus, arrays and models of the run; the config of the version.
       refreshed: of the run's corpus.
       new_items: as of `Catalogue`.
+      fresh: statistics newer than those of the run's cut.
     """
     row, corpus, arrays = refreshed.trained_row, refreshed.corpus, trained.arrays
     models = refresh_models(trained.config, trained.models, corpus, arrays["item_svd"][row], row)
-    item_stats = arrays["item_stats"][row]
+    item_stats, has_own = arrays["item_stats"][row], row != schema.UNKNOWN
+    if fresh is not None:
+        item_stats, has_own = fresh.item, fresh.is_seen
+        arrays = arrays | {"category_stats": fresh.category, "statistics_as_of": np.array(fresh.as_of)}
     if new_items == "typical":
-        item_stats = _with_typical_stats(item_stats, corpus, row)
+        item_stats = _with_typical_stats(item_stats, corpus, has_own)
     arrays = arrays | {"item_stats": item_stats, "taste_rows": arrays["taste_rows"][:, row]}
     return Source(trained.config, corpus, arrays, models, trained.towers)
 
 
-def _with_typical_stats(item_stats: np.ndarray, corpus: Corpus, trained_row: np.ndarray) -> np.ndarray:
-    """Statistics [V, 3] with the median of the category's known items where training never saw the item."""
+def _keep_items(corpus: Corpus, exported: Corpus) -> Refreshed:
+    """The catalogue of the last version."""
+    row = corpus.find_items(exported.item_id)
+    row[schema.PADDING] = schema.PADDING
+    return Refreshed(exported, row, {"unchanged": exported.num_offered - schema.FIRST_KNOWN})
+
+
+def _with_typical_stats(item_stats: np.ndarray, corpus: Corpus, has_own: np.ndarray) -> np.ndarray:
+    """Statistics [V, 3] with the median of the category's known items where the item has none of its own."""
     stats = item_stats.copy()
     for low, high in zip(
         corpus.category_offset[schema.FIRST_KNOWN :], corpus.category_offset[schema.FIRST_KNOWN + 1 :], strict=False
     ):
-        is_new = trained_row[low:high] == schema.UNKNOWN
+        is_new = ~has_own[low:high]
         if is_new.any() and not is_new.all():
             stats[low:high][is_new] = np.median(item_stats[low:high][~is_new], axis=0)
     return stats

@@ -34,7 +34,8 @@ def make_signatures(
     retrieve_in_category, user_embeddings: the history columns and category [B] string (retrieve_in_category: also the
       optional ones).
     item_embeddings: item_id [n].
-    fingerprint: expected [n] string, "" or the towers' fingerprint that the caller's vectors come from.
+    fingerprint: expected [n] string, "" or the towers' fingerprint that the caller's vectors come from; tells also
+      until when the statistics of items count (statistics_as_of [n] int64): they stay as ages move on.
 
     A call is checked before anything is computed for it (`admission`). Answers tell what a request names and the model
     does not know: unknown_category [B, U], num_unknown_excluded [B], num_unknown_items [B] (events of the history).
@@ -66,7 +67,7 @@ def make_signatures(
     return {
         "serving_default": make(_retrieve, history, options, lambda at: at["num_interests"]),
         "top_k": make(
-            lambda _, at: _retrieve(model, options | at), history | k, {}, lambda _: options["num_interests"]
+            lambda _, at: _retrieve(model, {**options, **at}), history | k, {}, lambda _: options["num_interests"]
         ),
         "interests": make(_interests, history, options),
         "retrieve_in_category": make(_in_category, history | category, options, lambda _: one),
@@ -163,4 +164,5 @@ def _item_embeddings(model: MultiContextRetriever, at: Columns) -> dict[str, tf.
 
 def _fingerprint(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
     towers, items = model.check_fingerprint(at["expected"])
-    return {"towers": towers, "items": items}
+    as_of = tf.fill(tf.shape(towers), tf.constant(model.fingerprint.statistics_as_of, tf.int64))
+    return {"towers": towers, "items": items, "statistics_as_of": as_of}

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from longretriever_tf.errors import UserError
+from longretriever_tf.serving.request_values import as_list
 from longretriever_tf.serving.rest_transport import RestTransport
 from longretriever_tf.serving.schema import (
     Columns,
@@ -25,6 +26,7 @@ from longretriever_tf.serving.schema import (
     Interest,
     Request,
     Response,
+    cast_column,
     lead_with_padding,
     make_columns,
     read_interests,
@@ -92,7 +94,9 @@ class Client:
 
     def item_embeddings(self, item_id: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Vectors [n, D] and biases [n] of items, zeros for unknown ones, float32."""
-        answer = self._ask("item_embeddings", {"item_id": np.array(item_id)})
+        items = list(as_list("item_id", item_id))
+        column = cast_column("item_id", self.inputs("item_embeddings")["item_id"], items)
+        answer = self._ask("item_embeddings", {"item_id": column})
         return np.array(answer["embedding"], np.float32), np.array(answer["bias"], np.float32)
 
     def fingerprint(self, expected: str = "") -> str:
@@ -103,6 +107,11 @@ class Client:
         """
         towers = self._ask("fingerprint", {"expected": np.array([expected])})["towers"][0]
         return towers.decode() if isinstance(towers, bytes) else towers
+
+    def statistics_as_of(self) -> int:
+        """Until when the statistics of items count events, seconds UTC; 0: the export is too old to tell."""
+        answer = self._ask("fingerprint", {"expected": np.array([""])})
+        return int(answer["statistics_as_of"][0]) if "statistics_as_of" in answer else 0
 
     def inputs(self, signature: str) -> dict[str, InputSpec]:
         """Inputs of a signature, as the server tells them; read again every `metadata_s`.

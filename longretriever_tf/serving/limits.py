@@ -95,6 +95,8 @@ def check_feeds(feeds: Mapping[str, np.ndarray], signature: Any, limits: Request
     """
     for name, array in feeds.items():
         _check_history(name, array, limits)
+        if export.is_retriever and array.dtype.kind == "O":
+            _check_utf8(name, array)
     check_rows(feeds, signature.defaults.keys() | export.optional)
     rows = len(feeds[_TIME]) if _TIME in feeds and feeds[_TIME].ndim else 0
     if limits.max_rows and rows > limits.max_rows:
@@ -138,11 +140,13 @@ class ExportSize:
       num_categories: the most interests that a request can search; 0: not known.
       num_interests: what is searched where a request does not say.
       optional: inputs of any signature that have a default.
+      is_retriever: it was exported by this package: its texts are names and ids.
     """
 
     num_categories: int = 0
     num_interests: int = 1
     optional: frozenset[str] = frozenset()
+    is_retriever: bool = False
 
 
 def read_export_size(path: str, signatures: Mapping[str, Any]) -> ExportSize:
@@ -155,6 +159,7 @@ def read_export_size(path: str, signatures: Mapping[str, Any]) -> ExportSize:
         _count_categories(os.path.join(path, "assets.extra", "corpus.npz")),
         int(interests.max(initial=1)) if interests is not None and interests.dtype.kind in "iu" else 1,
         frozenset(defaults),
+        any({_HISTORY, _TIME} <= signature.inputs.keys() for signature in signatures.values()),
     )
 
 
@@ -174,6 +179,18 @@ def _check_history(name: str, array: np.ndarray, limits: RequestLimits) -> None:
             f"input `{name}` holds {array.shape[1]} events per user; this server takes at most {limit} "
             f"(--max_history). Send each user's last {limit} events"
         )
+
+
+def _check_utf8(name: str, array: np.ndarray) -> None:
+    """All values at once: between two of them stands a line feed, which is part of no other character."""
+    values = array.ravel().tolist()
+    try:
+        b"\n".join(values).decode("utf-8")
+    except UnicodeDecodeError:
+        wrong = next(value for value in values if value.decode("utf-8", "replace").encode() != value)
+        raise invalid(f"input `{name}` holds {wrong[:40]!r}, which is not UTF-8; send text in UTF-8") from None
+    except TypeError:  # text that is no bytes: warm-up requests and tests
+        return
 
 
 def _check_candidates(feeds: Mapping[str, np.ndarray], rows: int, limits: RequestLimits, export: ExportSize) -> None:

@@ -18,9 +18,10 @@ from tensorflow.core.protobuf import config_pb2
 
 from longretriever_tf.errors import UserError
 from longretriever_tf.serving.limits import read_export_size
-from longretriever_tf.serving.status import ServingError, from_exception
+from longretriever_tf.serving.status import ServingError, from_exception, invalid
 
 DEFAULT_SIGNATURE = "serving_default"
+_MAX_CALLABLES = 64
 _SCANN_MODULE = "longretriever_tf.retrieval.scann_index"
 _NO_SAVED_MODEL = "Could not find SavedModel .pb or .pbtxt at supplied export directory path: {}"
 
@@ -83,9 +84,14 @@ class LoadedModel:
         Raises:
           ServingError: what the graph complained of.
         """
-        call = self._callable(signature, tuple(outputs))
+        wanted = tuple(outputs)
+        call, made = self._callable(signature, wanted)
         try:
-            return call(*(inputs[name] for name in sorted(signature.inputs)))
+            values = call(*(inputs[name] for name in sorted(signature.inputs)))
+            return values if made == wanted else [values[made.index(name)] for name in wanted]
+        except UnicodeDecodeError as error:
+            # TensorFlow's own error, on its way to Python: it repeats a text of the request that is no UTF-8.
+            raise invalid(error.object.decode("utf-8", "replace")) from error
         except (tf.errors.OpError, ValueError, TypeError) as error:
             raise from_exception(error) from error
 
@@ -119,9 +125,15 @@ class LoadedModel:
         self._session.close()
         self._on_close()
 
-    def _callable(self, signature: Signature, outputs: tuple[str, ...]) -> Callable:
-        key = (signature.name, outputs)
+    def _callable(self, signature: Signature, outputs: tuple[str, ...]) -> tuple[Callable, tuple[str, ...]]:
+        """A callable and the outputs that it gives, which are more than those wanted where there are many callables.
+
+        Each holds a plan of the graph, for ever, and a request may name any of the outputs, in any order.
+        """
         with self._lock:
+            if (signature.name, outputs) not in self._callables and len(self._callables) >= _MAX_CALLABLES:
+                outputs = tuple(sorted(signature.outputs))
+            key = (signature.name, outputs)
             call = self._callables.get(key)
             if call is None:
                 # Not the public `make_callable`: with feeds it is `Session.run`, whose Python, looking every feed up
@@ -133,7 +145,7 @@ class LoadedModel:
                 )
                 call = self._session._make_callable_from_options(options)
                 self._callables[key] = call
-            return call
+            return call, outputs
 
 
 def _load(path: str) -> tuple[Any, dict[str, Signature]]:

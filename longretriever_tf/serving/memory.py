@@ -3,6 +3,7 @@
 import ctypes
 import ctypes.util
 import gc
+import os
 import threading
 import time
 from typing import Any
@@ -11,11 +12,16 @@ SETTINGS = {
     "MALLOC_TRIM_THRESHOLD_": (-1, 512 * 2**20),
     "MALLOC_TOP_PAD_": (-2, 64 * 2**20),
     "MALLOC_MMAP_THRESHOLD_": (-3, 32 * 2**20),
+    # Each arena keeps up to 64 MB that nothing can make it give back, and there would be eight for every processor.
+    "MALLOC_ARENA_MAX": (-8, min(max((os.cpu_count() or 1) // 4, 1), 4)),
 }
-"""glibc's environment variables, the parameter of `mallopt` that each stands for, and our value in bytes."""
+"""glibc's environment variables, the parameter of `mallopt` that each stands for, and our value, in bytes or arenas."""
 
-KEEP = 256 * 2**20
-"""Bytes above the last low that a process may hold without being asked to give back."""
+PEAK = 256 * 2**20
+"""Bytes above the last trim at which freed memory is given back at the next look."""
+
+KEEP = 64 * 2**20
+"""Bytes above the lowest that the process may keep for longer."""
 
 _LOOK_S = 5.0
 _AGAIN_S = 30.0
@@ -55,9 +61,9 @@ def resident_bytes() -> int:
 class MemoryKeeper:
     """A thread that gives memory back: after a peak, and at once after `note_garbage`. Ended by `close`.
 
-    What a request frees is kept for the next one, up to `KEEP` above the last low; beyond it glibc would hold a peak
-    forever, since memory freed by one thread's arena serves no other. A model that was closed leaves TensorFlow's graph
-    behind, which refers to itself: Python's own collector would look for it only after millions of new objects.
+    What a request frees is kept for the next one, for half a minute, and not more than a peak's worth: glibc alone
+    would keep it for ever. A model that was closed leaves TensorFlow's graph behind, which refers to itself: Python's
+    own collector would look for it only after millions of new objects.
     """
 
     def __init__(self, look_s: float = _LOOK_S) -> None:
@@ -91,10 +97,10 @@ class MemoryKeeper:
                 self._trim()
 
     def _is_high(self) -> bool:
-        """Far above the last low; what a trim could not lower, since it was in use, is tried again after a while."""
+        """Whether there may be much to give back; what was in use at the last trim is looked at again after a while."""
         now = resident_bytes()
         self._low, self._after = min(self._low, now), min(self._after, now)
-        return now > self._after + KEEP or (now > self._low + KEEP and time.monotonic() > self._trimmed_at + _AGAIN_S)
+        return now > self._after + PEAK or (now > self._low + KEEP and time.monotonic() > self._trimmed_at + _AGAIN_S)
 
     def _trim(self) -> None:
         give_back_freed_memory()

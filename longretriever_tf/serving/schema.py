@@ -10,6 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from longretriever_tf.errors import UserError
+from longretriever_tf.input_names import input_of_profile
+from longretriever_tf.serving.request_values import (
+    as_count,
+    as_list,
+    check_fits,
+    check_ids,
+    check_texts,
+    check_times,
+    check_weights,
+)
 from longretriever_tf.text import as_text, is_text
 
 ItemId = int | str
@@ -23,7 +33,9 @@ _NUMPY = {"DT_INT64": np.int64, "DT_INT32": np.int32, "DT_FLOAT": np.float32, "D
 _NEUTRAL: dict[str, Any] = {"seed": -1, "exploration": 0, "goal": "all", "history_weight": 1.0}
 """What says nothing on any export; used where the server does not tell its defaults."""
 
+_COUNTS = ("num_unknown_items", "num_unknown_excluded")
 _CATEGORY_LISTS = ("allowed_category", "forbidden_category")
+_COUNT_BITS = {"k": 32, "num_interests": 32, "top_interests": 32, "exploration": 32, "seed": 64}
 _SCALARS = ("k", "num_interests", "top_interests", "seed", "exploration", "merge", "goal")
 
 
@@ -44,7 +56,7 @@ class Request:
       history_timestamp: seconds UTC of each, above 0, events of one basket at its earliest, as in training; those at
         or after the request are ignored.
       request_timestamp: seconds UTC.
-      profile: values by profile column; a missing one is unknown.
+      profile: values by column of the users table; a missing one is unknown. None is sent to a model that reads none.
       history_weight: weight of each event in the interest score; all 1 by default.
       k: length of the list.
       num_interests, top_interests: N interests are drawn from the best M.
@@ -57,8 +69,11 @@ class Request:
       forbidden_category: never search these.
       forced_category: search these in any case; the weight multiplies the category's probability.
 
+    Lists may be numpy arrays or columns of pandas, numbers numpy's.
+
     Raises:
-      UserError: columns of different lengths, or ids of two kinds.
+      UserError: columns of different lengths, ids of two kinds, times in milliseconds, or a value that its field cannot
+        hold: it is never cast.
     """
 
     history_item_id: Sequence[ItemId]
@@ -79,11 +94,44 @@ class Request:
     forced_category: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._make_plain()
         num = len(self.history_item_id)
         for name in ("history_timestamp", "history_weight"):
             column = getattr(self, name)
             if column is not None and len(column) != num:
                 raise UserError(f"`{name}` has {len(column)} values for {num} in `history_item_id`; give one per event")
+
+    def _make_plain(self) -> None:
+        """Lists and numbers of numpy, pandas and others as Python's own, each checked by what the field holds."""
+
+        def put(name: str, value: Any) -> Any:
+            object.__setattr__(self, name, value)  # the class is frozen for everybody else
+            return value
+
+        check_ids("history_item_id", put("history_item_id", as_list("history_item_id", self.history_item_id)))
+        check_ids("exclude_item_id", put("exclude_item_id", as_list("exclude_item_id", self.exclude_item_id)))
+        check_times("history_timestamp", put("history_timestamp", as_list("history_timestamp", self.history_timestamp)))
+        moment = put("request_timestamp", as_count("request_timestamp", self.request_timestamp, 64))
+        check_times("request_timestamp", [moment], 1)
+        if self.history_weight is not None:
+            check_weights("history_weight", put("history_weight", as_list("history_weight", self.history_weight)))
+        for name in _CATEGORY_LISTS:
+            check_texts(name, put(name, as_list(name, getattr(self, name))))
+        for name, bits in _COUNT_BITS.items():
+            if getattr(self, name) is not None:
+                put(name, as_count(name, getattr(self, name), bits))
+        check_texts("merge", [self.merge or ""])
+        check_texts("goal", [self.goal or ""])
+        for name in ("forced_category", "profile"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise UserError(f"`{name}` must be a dict; received {getattr(self, name)!r}")
+        check_texts("forced_category", list(self.forced_category))
+        weights = put("forced_category", dict(zip(self.forced_category, self._forced_weights(), strict=True)))
+        check_weights("forced_category", list(weights.values()))
+        check_texts("profile", [*self.profile, *self.profile.values()])
+
+    def _forced_weights(self) -> Sequence[Any]:
+        return as_list("forced_category", list(self.forced_category.values()))
 
     @property
     def turns_knobs(self) -> bool:
@@ -125,11 +173,23 @@ class Interest:
 
 @dataclasses.dataclass(frozen=True)
 class Response:
-    """One user's answer: the list, best first, and the interests behind it; `num_valid` is the list's length."""
+    """One user's answer.
+
+    Attributes:
+      candidates: the list, best first.
+      interests: those behind it.
+      num_valid: the list's length.
+      unknown_category: names in the request's lists of categories that the model does not know: misspelt, perhaps.
+      num_unknown_items: events of the history whose item the model does not know.
+      num_unknown_excluded: items to leave out that it does not know.
+    """
 
     candidates: tuple[Candidate, ...]
     interests: tuple[Interest, ...]
     num_valid: int
+    unknown_category: tuple[str, ...] = ()
+    num_unknown_items: int = 0
+    num_unknown_excluded: int = 0
 
 
 def lead_with_padding(request: Request, inputs: Mapping[str, InputSpec]) -> Request:
@@ -171,7 +231,7 @@ def make_columns(requests: Sequence[Request], inputs: Mapping[str, InputSpec], m
     for name, spec in inputs.items():
         column = _column(name, spec, requests)
         if column is not None:
-            columns[name] = _cast(name, spec, column)
+            columns[name] = cast_column(name, spec, column)
         elif not may_omit:
             raise UserError(f"the server tells no default of `{name}`, and REST needs every input: set Request.{name}")
     return columns
@@ -188,10 +248,13 @@ def read_responses(outputs: Mapping[str, Any]) -> list[Response]:
     columns = {name: _plain(column) for name, column in outputs.items()}
     interests = read_interests(columns)
     names = ("item_id", "score", "category", "interest_rank")
+    told = "unknown_category" in columns  # not by exports of before there was such an answer
     responses = []
     for row, num in enumerate(columns["num_valid"]):
         cells = zip(*(columns[name][row][:num] for name in names), strict=True)
-        responses.append(Response(tuple(Candidate(*cell) for cell in cells), interests[row], num))
+        unknown = tuple(name for name in columns["unknown_category"][row] if name) if told else ()
+        counts = (columns[name][row] for name in _COUNTS) if told else ()
+        responses.append(Response(tuple(Candidate(*cell) for cell in cells), interests[row], num, unknown, *counts))
     return responses
 
 
@@ -220,10 +283,10 @@ def _plain(column: Any) -> Any:
 def _check_profile(requests: Sequence[Request], inputs: Mapping[str, InputSpec]) -> None:
     given = {name for request in requests for name in request.profile}
     known = {name for name in inputs if name not in Request.__dataclass_fields__ and name not in _NOT_PROFILE}
-    if given - known:
+    odd = sorted(name for name in given if input_of_profile(name) not in known)
+    if known and odd:  # a model that reads no profile is sent none
         raise UserError(
-            f"profile column {sorted(given - known)[0]!r} is not an input of the model; its profile columns: "
-            f"{', '.join(sorted(known)) or 'none'}"
+            f"profile column {odd[0]!r} is not an input of the model; its profile columns: {', '.join(sorted(known))}"
         )
 
 
@@ -248,7 +311,11 @@ def _column(name: str, spec: InputSpec, requests: Sequence[Request]) -> list[Any
         return [request.request_timestamp for request in requests]
     if name in _SCALARS:
         return _scalars(name, spec, requests)
-    return [request.profile.get(name, "") for request in requests]
+    return [_profile(request).get(name, "") for request in requests]
+
+
+def _profile(request: Request) -> dict[str, str]:
+    return {input_of_profile(column): value for column, value in request.profile.items()}
 
 
 def _scalars(name: str, spec: InputSpec, requests: Sequence[Request]) -> list[Any] | None:
@@ -274,17 +341,22 @@ def _padded(rows: Sequence[Sequence[Any]], fill: Any) -> list[list[Any]]:
     return [[*(row.tolist() if isinstance(row, np.ndarray) else row), *[fill] * (width - len(row))] for row in rows]
 
 
-def _cast(name: str, spec: InputSpec, column: list[Any]) -> np.ndarray:
+def cast_column(name: str, spec: InputSpec, column: list[Any]) -> np.ndarray:
     """An array of the input's dtype; numbers never become text, nor text numbers."""
     wanted = _NUMPY.get(spec.dtype)
     if wanted is None:
         raise UserError(f"input `{name}` has dtype {spec.dtype}, which no retriever of this package has")
     if wanted is np.object_:
         return _cast_text(name, column)
-    array = np.array(column) if np.size(column) else np.zeros(np.shape(column), wanted)
+    try:
+        array = np.array(column) if np.size(column) else np.zeros(np.shape(column), wanted)
+    except OverflowError:  # beyond what any type of numpy holds
+        array = np.array(column, np.object_)
     kinds, what = ("iu", "whole numbers") if np.issubdtype(wanted, np.integer) else ("iuf", "numbers")
     if array.dtype.kind not in kinds:
         raise UserError(f"`{name}` must hold {what}, as the model was trained; received {_odd(column, kinds)!r}")
+    if kinds == "iu":
+        check_fits(name, array, wanted)
     return array.astype(wanted)
 
 
@@ -294,6 +366,11 @@ def _cast_text(name: str, column: list[Any]) -> np.ndarray:
     odd = [value for value in array.flat if not isinstance(value, str)]
     if odd:
         raise UserError(f"`{name}` must hold text, as the model was trained; received {odd[0]!r}")
+    for value in array.flat:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"`{name}` holds {value[:60]!r}, half of a surrogate pair, which is no text") from None
     return array
 
 

@@ -1,13 +1,12 @@
 """The training report of a run: loss, learning rate, speed and validation figure as one PNG. Imports no TensorFlow."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from longretriever_tf.errors import UserError
-from longretriever_tf.files import write_bytes_atomically
+from longretriever_tf.files import explain_damage, read_json_object, write_bytes_atomically
 from longretriever_tf.plots.board import read_scalars, write_image
 from longretriever_tf.plots.panels import Panel, Series
 
@@ -67,10 +66,11 @@ def draw_training(run_dir: str) -> str:
     path = os.path.join(run_dir, "training.json")
     if not os.path.exists(path):
         raise UserError(f"{path} does not exist: training writes it when it ends. Let the same `train` command finish")
-    with open(path, encoding="utf-8") as file:
-        training = json.load(file)
+    cure = "move it away, and let the same `train` command write it again"
+    training = read_json_object(path, cure)
     board = os.path.join(run_dir, "tensorboard")
-    panels = training_panels(training, read_scalars(board))
+    with explain_damage(path, cure):
+        panels = training_panels(training, read_scalars(board))
     origin = training.get("run", {})
     note = ", ".join(f"{key} {origin[key]}" for key in ("seed", "date", "machine") if origin.get(key))
     columns = max(Counter(panel.series[0].label for panel in panels).values())  # a row per phase

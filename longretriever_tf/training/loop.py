@@ -17,6 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.errors import UserError
+from longretriever_tf.files import first_line
+from longretriever_tf.models.finished import CHECKPOINT_ERRORS
 from longretriever_tf.models.optimizer import SplitAdam
 from longretriever_tf.progress import Progress
 
@@ -98,15 +100,18 @@ class Checkpoints:
       directory: where they go.
       objects: what is saved, by name.
       state: the position, saved with it.
+
+    Raises:
+      UserError: the file that names the latest checkpoint is damaged.
     """
 
     def __init__(self, directory: str, objects: dict[str, Any], state: LoopState) -> None:
         self._directory = directory
         tracked = {f"loop_{field.name}": getattr(state, field.name) for field in dataclasses.fields(state)}
         self._saved = {**objects, **tracked}
-        self._latest = tf.train.CheckpointManager(
-            tf.train.Checkpoint(**self._saved), os.path.join(directory, "latest"), max_to_keep=2
-        )
+        latest = os.path.join(directory, "latest")
+        with self._explain_read_errors(os.path.join(latest, "checkpoint")):
+            self._latest = tf.train.CheckpointManager(tf.train.Checkpoint(**self._saved), latest, max_to_keep=2)
         self._weights = tf.train.Checkpoint(**{name: value for name, value in objects.items() if "adam" not in name})
 
     def restore(self) -> bool:
@@ -138,9 +143,9 @@ class Checkpoints:
     def _explain_read_errors(self, path: str) -> Iterator[None]:
         try:
             yield
-        except (ValueError, AssertionError, RuntimeError, tf.errors.OpError) as error:
+        except CHECKPOINT_ERRORS as error:
             raise UserError(
-                f"the checkpoint {path} cannot be taken up ({_first_line(error)}): it is damaged, or of a run with "
+                f"the checkpoint {path} cannot be taken up ({first_line(error)}): it is damaged, or of a run with "
                 f"other items or categories. Nothing was changed; train elsewhere with --run_dir=..., or delete "
                 f"{self._directory} to train anew here"
             ) from error
@@ -166,7 +171,7 @@ class Checkpoints:
         except (tf.errors.OpError, OSError) as error:
             raise UserError(
                 f"cannot write a checkpoint under {self._directory!r}: {error.__class__.__name__}: "
-                f"{_first_line(error)}. The one before it is whole: free disk space (or mend the "
+                f"{first_line(error)}. The one before it is whole: free disk space (or mend the "
                 "permissions) and run the same command again"
             ) from error
 
@@ -195,10 +200,6 @@ class Checkpoints:
 def _best(epoch: int | str) -> str:
     """Each best epoch has a name of its own: what the latest checkpoint speaks of is never overwritten."""
     return f"best-{epoch}"
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), error.__class__.__name__)[:300]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -192,7 +192,7 @@ def canonical_values(values: pa.Array) -> np.ndarray:
                 shown = numbers[np.abs(numbers).argmax()]
                 raise ValueError(f"{shown} is a float beyond {exact}, where digits are lost; write integers or text")
             return numbers.astype(np.int64)
-        return as_text(numbers)
+        return as_text(map(str, numbers))  # float32 as itself: .1, not .10000000149
     if is_text(values.type):
         if not len(values) or not pc.all(pc.match_substring_regex(values, _WHOLE)).as_py():
             if len(values) and pc.all(pc.match_substring_regex(values, _ROUNDED)).as_py():

@@ -65,9 +65,12 @@ class DelimitedFile:
         """
         self._open_bytes, self._text = open_bytes, text
         try:
+            "x".encode(text.encoding)
             self._decoder = codecs.lookup(text.encoding).name
-        except LookupError as error:
-            raise Unreadable(f"--encoding={text.encoding}: no such encoding") from error
+        except (LookupError, UnicodeError) as error:
+            raise Unreadable(
+                f"--encoding={text.encoding}: no encoding of text (expected utf-8, latin-1, ...)"
+            ) from error
         delimiter = text.delimiter or BY_EXTENSION.get(os.path.splitext(path)[1].lower(), "") or self._guess()
         self.delimiter = delimiter
         self._mark = delimiter if len(delimiter.encode()) == 1 else _STAND_IN
@@ -115,9 +118,9 @@ class DelimitedFile:
         """
         error: pa.ArrowInvalid | None = None
         for block in _BLOCKS:
-            stream = self._stream(self.delimiter)
             try:
-                table = self._parse_all(stream, places, block)
+                with self._stream(self.delimiter) as stream:
+                    table = self._parse_all(stream, places, block)
             except pa.ArrowInvalid as refusal:
                 error = refusal
                 continue

@@ -46,6 +46,7 @@ def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_string_view(kind):
         column = column.cast(pa.string())
     if is_text(column.type):
+        _check_text(column)
         return pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column)
     if pa.types.is_floating(kind):
         wide = column.cast(pa.float32()) if pa.types.is_float16(kind) else column
@@ -53,6 +54,20 @@ def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if is_number(kind) or is_time(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind):
         return column
     raise Unreadable(f"its values are of type {kind}: {_why_not(kind)}")
+
+
+def _check_text(column: pa.ChunkedArray) -> None:
+    """Refuses what Parquet lets pass as text: bytes that are none, and zero bytes, which end a text in other tools."""
+    start = 0
+    for chunk in column.chunks:
+        try:
+            chunk.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise Unreadable("holds bytes that are not UTF-8 text; write it as text") from error
+        place = pc.index(pc.match_substring(chunk, "\0"), True).as_py()
+        if place >= 0:
+            raise Unreadable(f"{chunk[place].as_py()[:40]!r} in row {start + place + 1} holds a zero byte")
+        start += len(chunk)
 
 
 def _of_extension(column: pa.ChunkedArray) -> pa.ChunkedArray:

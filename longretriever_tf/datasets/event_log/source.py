@@ -238,15 +238,15 @@ def _baskets(
     if cut.first_long < 0 or spec.long_baskets == "cut":
         return cut
     row = np.flatnonzero(is_known)[cut.first_long]
+    del cut.counts[accounts.CUT_BASKETS]
     if spec.long_baskets == "refuse":
         raise events.fail(
             spec.basket_column,
-            f"{accounts.describe_baskets(cut.counts, spec.max_basket_hours)}; the longest begins in "
+            f"{accounts.describe_baskets(cut.counts, 'refused')}; the longest begins in "
             f"{events.row_words(row)}: basket {_plain(given.values[given.row[row]])!r} of "
             f"{spec.user_column} {_plain(users.values[users.row[row]])!r}; let --long_baskets=cut part them, or "
             "give baskets ids of their own",
         )
-    del cut.counts[accounts.CUT_BASKETS]
     return cut._replace(basket_id=basket_id)
 
 

@@ -39,7 +39,7 @@ export class Model {
 
   /** The life's columns, `times` rows of them. */
   columns(life, times = 1) {
-    const profile = this.profileNames.map((name) => [name, Array(times).fill(life.profile[name] ?? "")]);
+    const profile = this.profileNames.map((name) => [name, Array(times).fill(profileOf(life)[name] ?? "")]);
     return {
       history_item_id: { row: life.events.map((event) => event.id), times },
       history_timestamp: { row: life.events.map((event) => event.seconds), times },
@@ -144,4 +144,11 @@ function readInterests(reply) {
 function* chunks(list, cells) {
   const size = Math.max(1, Math.floor(MAX_CELLS / Math.max(cells, 1)));
   for (let start = 0; start < list.length; start += size) yield list.slice(start, start + size);
+}
+
+/** The life's profile by input: `input_names.input_of_profile`, for columns that can be no input by their own name. */
+function profileOf(life) {
+  const spell = (letter) => (/\w/.test(letter) ? letter : letter < "\x80" ? "_" : `u${letter.codePointAt(0).toString(16)}`);
+  const called = ([column, value]) => [`profile_${[...column].map(spell).join("")}`, value];
+  return { ...Object.fromEntries(Object.entries(life.profile).map(called)), ...life.profile };
 }

@@ -1,0 +1,101 @@
+"""An exported version as a `Scorer`: evaluation asks the signature that requests ask, and judges the lists it gets."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from longretriever_tf.config import load_config
+from longretriever_tf.data.corpus import Corpus
+from longretriever_tf.data.log import LifelongLog
+from longretriever_tf.errors import UserError
+from longretriever_tf.evaluation.evaluator import KS
+from longretriever_tf.retrieval.controls import default_columns
+from longretriever_tf.retrieval.explanation import request_columns
+from longretriever_tf.retrieval.fingerprint import read_fingerprint
+from longretriever_tf.retrieval.saved_model import extra_config_dir, latest_version, load_extra, load_version
+
+_MAX_VALUES = 200_000
+"""Events of the histories of one call, padding included."""
+
+_MAX_ROWS = 64
+
+
+class ServedScorer:
+    """The `Scorer` of an export, by its own defaults: lists of 500, nothing beyond them.
+
+    A list says nothing of items that it leaves out, so figures within a category count the listed ones alone.
+
+    Args:
+      export_dir: its latest version is asked.
+      towers: the fingerprint of the run that is judged beside it.
+      corpus: of that run: what scores are rows of.
+      log: the whole log.
+      moment: of the requests, seconds UTC.
+
+    Raises:
+      UserError: there is no version, it cannot be loaded, or it was exported from other towers.
+    """
+
+    def __init__(self, export_dir: str, towers: str, corpus: Corpus, log: LifelongLog, moment: int) -> None:
+        directory = latest_version(export_dir)
+        theirs = read_fingerprint(extra_config_dir(directory)).towers
+        if theirs != towers:
+            raise UserError(
+                f"--export_dir={export_dir}: {directory} was exported from towers with the fingerprint "
+                f"{theirs or '(none)'}, and those of this run have {towers}: name an export of this run"
+            )
+        retrieval = load_config(extra_config_dir(directory)).retrieval
+        self.name = f"as served, {retrieval.num_interests} of top {retrieval.top_interests}"
+        self._corpus, self._log, self._moment = corpus, log, moment
+        self._profile = list(load_extra(directory).profile_values)
+        # Held: the signatures of a version that is let go lose its variables.
+        self._version = load_version(directory)
+        self._ask = self._version.signatures["serving_default"]
+        self._wanted = self._ask.structured_input_signature[1]
+        self._options = default_columns(retrieval, self._wanted["history_item_id"].dtype)
+        self._options |= {"k": tf.constant([min(max(KS), retrieval.max_k)])}
+
+    def score(self, users: np.ndarray) -> np.ndarray:
+        """Minus the place in the list, [B, V] float32; -inf for what is not in it."""
+        return self._lists(users, "all")
+
+    def score_novel(self, users: np.ndarray) -> np.ndarray:
+        """The same for the goal "novel"."""
+        return self._lists(users, "novel")
+
+    def _lists(self, users: np.ndarray, goal: str) -> np.ndarray:
+        out = np.full((len(users), self._corpus.num_items), -np.inf, np.float32)
+        for rows, columns in self._calls(users):
+            seeds = tf.constant(users[rows], tf.int64)  # as `LongRetrieverScorer` draws
+            answer = self._ask(**self._options | columns | {"goal": tf.constant([goal]), "seed": seeds})
+            item, num = answer["item_id"].numpy(), answer["num_valid"].numpy()
+            for row, listed, size in zip(rows, item, num, strict=True):
+                out[row, self._find(listed[:size])] = -np.arange(size, dtype=np.float32)
+        return out
+
+    def _find(self, item_id: np.ndarray) -> np.ndarray:
+        """Rows of the run's corpus; items that a refresh brought count as unknown, which no truth holds."""
+        raw = item_id if item_id.dtype.kind in "iu" else np.array([one.decode() for one in item_id], object)
+        return self._corpus.find_items(raw)
+
+    def _calls(self, users: np.ndarray) -> Iterator[tuple[np.ndarray, dict[str, tf.Tensor]]]:
+        """Users of like histories together: their places in `users`, and the columns of one call."""
+        length = np.diff(self._log.offset)[users]
+        order, start = np.argsort(length, kind="stable"), 0
+        while start < len(order):
+            fits = length[order[start : start + _MAX_ROWS]] * np.arange(1, len(order[start:][:_MAX_ROWS]) + 1)
+            stop = start + max(1, int((fits <= _MAX_VALUES).sum()))
+            rows = order[start:stop]
+            lives = [request_columns(self._log, int(user), self._moment, self._profile) for user in users[rows]]
+            yield rows, {name: _stack([life[name] for life in lives]) for name in lives[0] if name in self._wanted}
+            start = stop
+
+
+def _stack(rows: Sequence[tf.Tensor]) -> tf.Tensor:
+    """[1] or [1, T] each -> [B] or [B, T], padded by 0 or "" to the longest."""
+    if rows[0].shape.rank == 1:
+        return tf.concat(rows, 0)
+    width = max(row.shape[1] for row in rows)
+    fill = "" if rows[0].dtype == tf.string else tf.cast(0, rows[0].dtype)
+    return tf.concat([tf.pad(row, [[0, 0], [0, width - row.shape[1]]], constant_values=fill) for row in rows], 0)
