@@ -76,7 +76,7 @@ def _check_values(config: Any) -> None:
             require(not choices or value in choices, f"--{field.name}={value!r}: expected one of {', '.join(choices)}")
             is_number = not isinstance(value, float) or math.isfinite(value)
             require(is_number, f"--{field.name}={value}: expected a finite number")
-    model, train, retrieval, index = config.model, config.train, config.retrieval, config.index
+    model, train, retrieval = config.model, config.train, config.retrieval
     for section, names in (
         (config.data, ("window_days", "max_basket_hours")),
         (model, ("dim", "num_layers", "num_heads", "ff_dim", "max_length", "max_events", "temperature")),
@@ -106,6 +106,12 @@ def _check_values(config: Any) -> None:
     ):
         for name in others:
             require(getattr(section, name) >= 0, f"--{name}={getattr(section, name)}: expected 0 or more")
+    _check_bounds(config)
+
+
+def _check_bounds(config: Any) -> None:
+    """Values with bounds of their own."""
+    model, train, retrieval, index = config.model, config.train, config.retrieval, config.index
     require(
         train.seed < 2**32, f"--seed={train.seed}: expected at most {2**32 - 1:,}, the largest seed of all generators"
     )
