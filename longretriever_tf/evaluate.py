@@ -69,10 +69,10 @@ def main(argv: Sequence[str]) -> None:
     from longretriever_tf.evaluation.per_user import per_user_path
     from longretriever_tf.evaluation.table import text_table, write_json
     from longretriever_tf.evaluation.variants import Ways
-    from longretriever_tf.files import require_writable
+    from longretriever_tf.files import require_output
 
     output = _OUTPUT.value or os.path.join(_RUN_DIR.value, "metrics.json")
-    require_writable(os.path.dirname(os.path.abspath(output)))
+    require_output(output)
     choice = BaselineChoice(_BASELINES.value, _SETTINGS.value, beside(output))
     ways = Ways(_VARIANTS.value, _DRAW_SEEDS.value, _EXPORT_DIR.value)
     metrics = judge_run(

@@ -1,6 +1,7 @@
 """Asks a loaded export about a user of the log, and writes the answer for people."""
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def explain_user(version_dir: str, config: Config, question: Question) -> str:
     """Loads the export and answers, as readable text.
 
     Raises:
-      UserError: the user is not in the log, or the moment cannot be read.
+      UserError: the user is not in the log, the moment cannot be read, or the export refuses the request.
     """
     corpus = load_extra(version_dir)
     log = load_log(config.data)
@@ -59,7 +60,10 @@ def explain_user(version_dir: str, config: Config, question: Question) -> str:
     def ask(signature: str, **others: tf.Tensor) -> dict[str, np.ndarray]:
         wanted = signatures[signature].structured_input_signature[1]
         columns = {name: column for name, column in (options | history | others).items() if name in wanted}
-        return {name: value.numpy() for name, value in signatures[signature](**columns).items()}
+        try:
+            return {name: value.numpy() for name, value in signatures[signature](**columns).items()}
+        except tf.errors.InvalidArgumentError as error:
+            raise UserError(f"the export refuses the request: {_refusal(error)}") from error
 
     answer = ask("serving_default")
     top = ask("interests", num_interests=options["top_interests"])
@@ -74,6 +78,15 @@ def explain_user(version_dir: str, config: Config, question: Question) -> str:
         found = ask("retrieve_in_category", k=tf.constant([_SHOWN_PER_INTEREST]), category=tf.constant([category]))
         parts += _candidate_lines(category, found, names)
     return "\n".join([*parts, "", *_merged_lines(answer, names)])
+
+
+def _refusal(error: tf.errors.InvalidArgumentError) -> str:
+    """What the graph says, without where it stands there."""
+    said = re.search(r"assertion failed: (.*)", error.message)
+    if said is None:
+        return str(error.message).splitlines()[0]
+    text = said[1].split("[[{{node")[0]
+    return " ".join(part.strip("[]'\"") for part in re.findall(r"\[[^\]]*\]", text)) or text
 
 
 def request_columns(log: LifelongLog, user: int, moment: int, profile: list[str]) -> dict[str, tf.Tensor]:
