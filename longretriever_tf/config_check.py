@@ -1,6 +1,7 @@
 """What a config must hold to: each value in its range, and values that go together. Imports no TensorFlow."""
 
 import dataclasses
+import math
 from typing import Any
 
 from longretriever_tf.baseline_config import LONGRETRIEVER, check_baselines
@@ -73,7 +74,9 @@ def _check_values(config: Any) -> None:
         for field in dataclasses.fields(section):
             value, choices = getattr(section, field.name), field.metadata["choices"]
             require(not choices or value in choices, f"--{field.name}={value!r}: expected one of {', '.join(choices)}")
-    model, train, retrieval, index = config.model, config.train, config.retrieval, config.index
+            is_number = not isinstance(value, float) or math.isfinite(value)
+            require(is_number, f"--{field.name}={value}: expected a finite number")
+    model, train, retrieval = config.model, config.train, config.retrieval
     for section, names in (
         (config.data, ("window_days", "max_basket_hours")),
         (model, ("dim", "num_layers", "num_heads", "ff_dim", "max_length", "max_events", "temperature")),
@@ -103,6 +106,15 @@ def _check_values(config: Any) -> None:
     ):
         for name in others:
             require(getattr(section, name) >= 0, f"--{name}={getattr(section, name)}: expected 0 or more")
+    _check_bounds(config)
+
+
+def _check_bounds(config: Any) -> None:
+    """Values with bounds of their own."""
+    model, train, retrieval, index = config.model, config.train, config.retrieval, config.index
+    require(
+        train.seed < 2**32, f"--seed={train.seed}: expected at most {2**32 - 1:,}, the largest seed of all generators"
+    )
     require(
         not set('"\r\n') & set(config.data.delimiter),
         f"--delimiter={config.data.delimiter!r}: expected no quote and no end of line in it",

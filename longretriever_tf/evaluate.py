@@ -3,9 +3,10 @@
   python -m longretriever_tf.evaluate --run_dir=runs/demo --split=test
 
 Prints a table and writes metrics.json: recall, hit rate, NDCG and MRR at 20, 50, 100 and 500, item and category
-coverage, for all items and for novel ones (items the user never had), and recall within the item's own category. Beside
-it, metrics.per_user.npz holds what each user and each truth pair got, for paired comparisons, and metrics.png draws
-both: recall by k, by the length of the history and by the size of the category, and the calibration.
+coverage, for all items and for novel ones (items the user never had), recall within the item's own category, and how
+far the run is from the best baseline on each figure of the table, with a 95% interval (paired bootstrap over users).
+Beside it, metrics.per_user.npz holds what each user and each truth pair got, for paired comparisons, and metrics.png
+draws both: recall by k, by the length of the history and by the size of the category, and the calibration.
 --export_dir asks an export of the run itself, by the signature that requests ask: the first row, "as served".
 --variants asks the same run in other ways, in the same pass; configs/ablations/ holds what the paper varies.
 """
@@ -69,10 +70,10 @@ def main(argv: Sequence[str]) -> None:
     from longretriever_tf.evaluation.per_user import per_user_path
     from longretriever_tf.evaluation.table import text_table, write_json
     from longretriever_tf.evaluation.variants import Ways
-    from longretriever_tf.files import require_writable
+    from longretriever_tf.files import require_output
 
     output = _OUTPUT.value or os.path.join(_RUN_DIR.value, "metrics.json")
-    require_writable(os.path.dirname(os.path.abspath(output)))
+    require_output(output)
     choice = BaselineChoice(_BASELINES.value, _SETTINGS.value, beside(output))
     ways = Ways(_VARIANTS.value, _DRAW_SEEDS.value, _EXPORT_DIR.value)
     metrics = judge_run(

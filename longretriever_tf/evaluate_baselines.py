@@ -7,7 +7,6 @@ TIFU-kNN, ItemKNN and EASE on the validation window, a few settings each, and wr
 baseline_settings.json beside the output; --baseline_settings=FILE reads such a file instead.
 """
 
-import os
 from collections.abc import Sequence
 
 from absl import flags as absl_flags
@@ -34,10 +33,10 @@ def main(argv: Sequence[str]) -> None:
     config = flags.config_from_flags()
     from longretriever_tf.evaluation.judge_baselines import BaselineChoice, beside, judge_baselines
     from longretriever_tf.evaluation.table import text_table, write_json
-    from longretriever_tf.files import require_writable
+    from longretriever_tf.files import require_output
 
     output = _OUTPUT.value
-    require_writable(os.path.dirname(os.path.abspath(output)))
+    require_output(output)
     choice = BaselineChoice(_BASELINES.value, _SETTINGS.value, beside(output))
     metrics = judge_baselines(config, _SPLIT.value, choice, _MAX_USERS.value)
     write_json(output, metrics)

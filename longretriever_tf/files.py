@@ -225,6 +225,17 @@ def replace_directory(aside: str, final: str) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def require_output(path: str) -> None:
+    """As `require_writable` for a file that is written at the end of long work: its directory, and that it is none.
+
+    Raises:
+      UserError: `path` is a directory, or its directory cannot be made or written to.
+    """
+    if os.path.isdir(path):
+        raise UserError(f"cannot write {path!r}: it is a directory; name a file in it")
+    require_writable(os.path.dirname(os.path.abspath(path)))
+
+
 def require_writable(directory: str) -> None:
     """Makes `directory` if need be and proves by a trial file that it takes writes: called before long work, not after.
 

@@ -1,6 +1,10 @@
 """absl flags derived from the config dataclasses; only commands import this module."""
 
 import dataclasses
+import io
+import math
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -62,7 +66,11 @@ def run_command(main: Callable[[Sequence[str]], Any]) -> None:
             )
             return 2
         try:
-            return main(argv) or 0
+            status = main(argv) or 0
+            sys.stdout.flush()
+            return status
+        except BrokenPipeError:
+            return _end_of_pipe()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
@@ -70,22 +78,63 @@ def run_command(main: Callable[[Sequence[str]], Any]) -> None:
             print("stopped by the user; the same command goes on from the last checkpoint", file=sys.stderr)
             return 130
 
+    _open_streams()
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)  # TensorFlow and TFDS narrate their file handling at INFO
     app.run(guarded, flags_parser=_parse)
 
 
+def _open_streams() -> None:
+    """Output that was closed (`>&-`) goes nowhere; a character that the terminal's encoding lacks is shown escaped."""
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w", encoding="utf-8") for stream in (sys.stdout, sys.stderr))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _end_of_pipe() -> int:
+    """Who read the output has left, as `| head` does: nothing is wrong, and nobody is there to be told."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered goes nowhere, without a word at the exit
+    return 128 + signal.SIGPIPE
+
+
 def _parse(argv: Sequence[str]) -> list[str]:
+    name = getattr(sys.modules["__main__"].__spec__, "name", "longretriever_tf.NAME")
     try:
         if _wants_help(argv):
             _print_help(argv)
-        return flags.FLAGS(list(argv))
+        rest: list[str] = flags.FLAGS(list(argv))
+        _check_given()
+        return rest
     except flags.Error as error:
-        print(f"error: {error}\nhelp: python -m longretriever_tf.NAME --help lists every flag", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:  # a flagfile that is not there
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        print(f"error: {_plain(error)}\nhelp: python -m {name} --help lists every flag", file=sys.stderr)
+    except BrokenPipeError:
+        sys.exit(_end_of_pipe())
+    except (OSError, UnicodeDecodeError) as error:
+        named = ", ".join(arg for arg in argv if _bare(arg) == "flagfile")
+        print(f"error: {named or 'a flagfile'} cannot be read as UTF-8 text: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _plain(error: Exception) -> str:
+    """Message of absl without its own mark, and in plain words where it gives a tuple."""
+    text = str(error).removeprefix("ERROR:: ")
+    head, _, _ = text.partition(": ('Non-boolean argument to boolean flag'")
+    return text if head == text else f"{head}: expected true or false; --name and --noname say so too"
+
+
+def _check_given() -> None:
+    """Refuses what absl lets pass: nan and inf, beyond any bound; and "" for a name, as an unset variable leaves it."""
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if not flag.present:
+            continue
+        if isinstance(flag.value, float) and not math.isfinite(flag.value):
+            raise flags.IllegalFlagValueError(f"flag --{name}={flag.value}: expected a finite number")
+        if flag.value == "" and flag.default:
+            raise flags.IllegalFlagValueError(
+                f"flag --{name}=: it is empty (a variable that is not set?); expected a value such as {flag.default}"
+            )
 
 
 def _wants_help(argv: Sequence[str]) -> bool:

@@ -46,7 +46,7 @@ _MAX_USERS = absl_flags.DEFINE_integer(
     "max_users", 5000, "Users per window, sampled by --seed; 0: all. Bounds memory and time.", lower_bound=0
 )
 _RESAMPLINGS = absl_flags.DEFINE_integer("resamplings", 1000, "Bootstrap resamplings of the users.", lower_bound=1)
-_SEED = absl_flags.DEFINE_integer("seed", 1, "Of the sampled users, the ranker and the bootstrap.", lower_bound=0)
+_SEED = absl_flags.DEFINE_integer("seed", 1, "Of the sampled users, the ranker and the bootstrap.", 0, 2**31 - 1)
 _OUTPUT = absl_flags.DEFINE_string(
     "output",
     "",
@@ -63,11 +63,11 @@ def main(argv: Sequence[str]) -> None:
     from longretriever_tf.evaluation.funnel import FunnelConfig
     from longretriever_tf.evaluation.funnel_text import text_report, write_report
     from longretriever_tf.evaluation.ranker import RankerConfig, import_lightgbm
-    from longretriever_tf.files import require_writable
+    from longretriever_tf.files import require_output
 
     specs = tuple(map(parse_channel, _CHANNEL_RUN.value))
     output = _OUTPUT.value or os.path.join(_RUN_DIR.value, "funnel.json")
-    require_writable(os.path.dirname(os.path.abspath(output)))
+    require_output(output)
     import_lightgbm()  # that it does not load is told before minutes of retrieval, not after
     from longretriever_tf.evaluation.judge_funnel import Contest, judge_funnel  # TensorFlow takes seconds
 

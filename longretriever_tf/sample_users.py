@@ -14,7 +14,7 @@ from absl import flags as absl_flags
 
 from longretriever_tf import flags
 from longretriever_tf.config import load_config
-from longretriever_tf.files import write_text_atomically
+from longretriever_tf.files import require_output, write_text_atomically
 
 _EXPORT_DIR = absl_flags.DEFINE_string("export_dir", "exports/longretriever", "Export whose log the users come from.")
 _OUTPUT = absl_flags.DEFINE_string("output", "users.json", "File to write.")
@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> None:
     from longretriever_tf.retrieval.saved_model import extra_config_dir, latest_version, load_extra
     from longretriever_tf.serving.explorer_users import sample_users
 
+    require_output(_OUTPUT.value)
     version_dir = latest_version(_EXPORT_DIR.value)
     config = flags.config_from_flags(load_config(extra_config_dir(version_dir)))
     moment = parse_moment(_AS_OF.value, load_extra(version_dir).cut)

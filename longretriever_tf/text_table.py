@@ -21,7 +21,7 @@ def terminal_width() -> int:
     given = os.environ.get("COLUMNS", "")
     if given.isascii() and given.isdigit() and int(given) > 0:
         return max(_MIN_WIDTH, int(given))
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():
         return DEFAULT_WIDTH
     return max(_MIN_WIDTH, shutil.get_terminal_size((DEFAULT_WIDTH, 24)).columns)
 

@@ -46,7 +46,12 @@ def ask_fresh(directory: pathlib.Path, questions: Sequence[Question]) -> list[di
         pickle.dump(list(questions), file)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-c", ASK, *paths], cwd=directory, env=environment, capture_output=True, text=True, timeout=540
+        [sys.executable, "-c", ASK, *paths],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stderr
     with open(paths[1], "rb") as file:

@@ -27,7 +27,10 @@ def serving(config: model_server_config_pb2.ModelServerConfig | str, **options: 
     """A started server on free ports, for the base path of model `toy` or a whole config."""
     if isinstance(config, str):
         config = config_files.one_model("toy", config)
-    server = ModelServer(config, ServerOptions(**{"loading": QUICK, "num_threads": 16, "grace_s": 5.0} | options))
+    server = ModelServer(
+        config,
+        ServerOptions(**{"loading": QUICK, "num_threads": 16, "rest_timeout_s": 600.0, "grace_s": 5.0} | options),
+    )
     server.start()
     try:
         yield server

@@ -285,6 +285,11 @@ def urls(server) -> list[str]:
     return [f"http://127.0.0.1:{server.rest_port}", f"grpc://127.0.0.1:{server.grpc_port}"]
 
 
+def connect(url: str, model: Model | str = "toy", **options) -> Client:
+    """A client with time for a busy machine."""
+    return Client(url, model, ClientOptions(timeout_s=600, **options))
+
+
 PLAIN = [
     Request([100 + v for v in range(0, 60, 7)], [NOW - v * DAY_S for v in range(1, 10)], NOW, {"taste": "b0"}, k=5),
     Request([131, 138], [NOW - 5 * DAY_S, NOW - 9 * DAY_S], NOW, {"taste": "b1"}),
@@ -304,8 +309,8 @@ TURNED = [
 def test_both_transports_and_both_forms_agree(server, requests):
     rest, grpc = urls(server)
     answers = []
-    for url, options in ((rest, ClientOptions()), (rest, ClientOptions(rows=True)), (grpc, ClientOptions())):
-        with Client(url, "toy", options) as client:
+    for url, options in ((rest, {}), (rest, {"rows": True}), (grpc, {})):
+        with connect(url, **options) as client:
             answers.append(client.retrieve(requests))
             one_by_one = [client.retrieve([request])[0] for request in requests]
         for together, alone in zip(answers[-1], one_by_one, strict=True):
@@ -325,7 +330,7 @@ def test_batches_of_unequal_lives_change_no_answer(trained):
     batching = BatchingOptions(max_batch_size=16, batch_timeout_micros=300_000, pad_variable_length_inputs=True)
     with serving(os.path.abspath(trained.export_dir), num_threads=16, batching=batching) as server:
         for url in urls(server):
-            with Client(url, "toy", ClientOptions(batched=True)) as client:
+            with connect(url, batched=True) as client:
                 for requests in (PLAIN, TURNED):
                     alone = [client.retrieve([request])[0] for request in requests]
                     with ThreadPoolExecutor(12) as pool:
@@ -340,7 +345,7 @@ def test_batches_of_unequal_lives_change_no_answer(trained):
 
 @pytest.mark.serving
 def test_knobs_do_what_they_say(server):
-    with Client(urls(server)[0], "toy") as client:
+    with connect(urls(server)[0]) as client:
         turned = client.retrieve(TURNED)
         assert client.encode(PLAIN)[0] == "top_k" and client.encode(TURNED)[0] == "serving_default"
         assert [len(answer.candidates) for answer in client.retrieve(PLAIN)][::2] == [5, 3]
@@ -355,10 +360,10 @@ def test_knobs_do_what_they_say(server):
 @pytest.mark.serving
 def test_the_servers_errors_reach_the_caller(server):
     for url in urls(server):
-        with Client(url, "toy") as client, pytest.raises(CallError, match="must be one of calibrated") as caught:
+        with connect(url) as client, pytest.raises(CallError, match="must be one of calibrated") as caught:
             client.retrieve([dataclasses.replace(PLAIN[0], merge="best")])
         assert caught.value.code == "INVALID_ARGUMENT"
-        with Client(url, Model("toy", version=9)) as client, pytest.raises(CallError, match="toy, 9") as caught:
+        with connect(url, Model("toy", version=9)) as client, pytest.raises(CallError, match="toy, 9") as caught:
             client.retrieve(PLAIN)
         assert caught.value.code == "NOT_FOUND"
 
@@ -366,7 +371,7 @@ def test_the_servers_errors_reach_the_caller(server):
 @pytest.mark.serving
 def test_vectors_and_fingerprints(server):
     for url in urls(server):
-        with Client(url, Model("toy", version=1)) as client:
+        with connect(url, Model("toy", version=1)) as client:
             vectors, bias = client.item_embeddings([100, 9_999])
             assert vectors.shape == (2, 16) and np.abs(vectors[0]).max() > 0 and not vectors[1].any() and bias[1] == 0
             towers = client.fingerprint()
@@ -378,7 +383,7 @@ def test_vectors_and_fingerprints(server):
 @pytest.mark.serving
 def test_a_long_life_is_a_small_body(server):
     life = Request(list(range(20_000)), list(range(NOW - 20_000, NOW)), NOW, {"taste": "b0"})
-    with Client(urls(server)[0], "toy") as client:
+    with connect(urls(server)[0]) as client:
         call = client.prepare([life])
         assert len(call) < 17.5 * 20_000  # ten digits of time, up to five of id, two commas
         assert len(client.retrieve([life])[0].candidates) > 50

@@ -64,6 +64,17 @@ def cases(trained, directory) -> dict[str, tuple[str, tuple[str, ...], tuple[str
         "recommend no moment": ("recommend", (export, "--as_of=yesterday"), ("--as_of='yesterday'", "2017-12-04")),
         "recommend k of 0": ("recommend", (export, "--k=0"), ("--k=0",)),
         "recommend k below 0": ("recommend", (export, "--k=-5"), ("--k=-5",)),
+        "recommend k beyond the limit": (
+            "recommend",
+            (export, "--k=1000000"),
+            ("`k` must be at most 10000", "1000000"),
+        ),
+        "recommend no time": ("recommend", (export, "--as_of=NaT"), ("--as_of='NaT'", "2017-12-04")),
+        "evaluate into a directory": ("evaluate", (run, f"--output={directory}"), (str(directory), "is a directory")),
+        "baselines into a directory": ("evaluate_baselines", (f"--output={directory}",), ("is a directory",)),
+        "funnel into a directory": ("funnel", (run, f"--output={directory}"), (str(directory), "is a directory")),
+        "users into a directory": ("sample_users", (export, f"--output={directory}"), ("is a directory",)),
+        "run dir of no name": ("evaluate", ("--run_dir=",), ("--run_dir=: it is empty",)),
         "recommend N above M": (
             "recommend",
             (export, "--num_interests=9", "--top_interests=4"),
@@ -75,7 +86,9 @@ def cases(trained, directory) -> dict[str, tuple[str, tuple[str, ...], tuple[str
 NAMES = """unknown flag,no such choice,nothing to divide by,negative seed,run dir below a file,evaluate no run,
 evaluate unfinished,evaluate just begun,evaluate no such split,evaluate into a file,evaluate N above M,export no run,
 export below a file,export N of 0,recommend no export,recommend half,recommend bare,
-recommend unknown user,recommend no moment,recommend k of 0,recommend k below 0,recommend N above M"""
+recommend unknown user,recommend no moment,recommend k of 0,recommend k below 0,recommend N above M,
+recommend k beyond the limit,recommend no time,evaluate into a directory,baselines into a directory,
+funnel into a directory,users into a directory,run dir of no name"""
 NAMES = [name.strip() for name in NAMES.replace("\n", "").split(",")]
 
 

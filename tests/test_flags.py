@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import pathlib
+import shlex
 import subprocess
 import sys
 
@@ -44,6 +46,9 @@ def test_no_flag_gives_the_defaults_and_a_flag_reaches_its_section(tmp_path):
     )  # the later --dim wins
 
 
+NOT_FINITE = [("learning_rate", "inf"), ("weight_decay", "nan"), ("window_days", "inf"), ("dropout", "-inf")]
+
+
 @pytest.mark.parametrize(
     "line, said",
     [
@@ -52,6 +57,10 @@ def test_no_flag_gives_the_defaults_and_a_flag_reaches_its_section(tmp_path):
         ("--loss=hinge", "hinge"),
         ("--num_interests=0", "--num_interests=0: expected a value above 0"),
         ("--seed=13", "seed 13 is unlucky"),
+        ("--seed=4294967296", "--seed=4294967296: expected at most"),
+        *((f"--{name}={value}", f"--{name}={value}: expected a finite number") for name, value in NOT_FINITE),
+        *((f"--{name}=", f"--{name}=: it is empty") for name in ("run_dir", "user_column", "timestamp_column")),
+        ("--in_context=maybe", "--in_context=maybe: expected true or false"),
     ],
 )
 def test_a_bad_flag_is_one_line_and_status_2(tmp_path, line, said):
@@ -66,6 +75,71 @@ def test_a_missing_flagfile_and_a_stray_word_are_named():
     assert child.returncode == 2 and "nowhere.flags" in child.stderr and "Traceback" not in child.stderr
     child = run("train")
     assert child.returncode == 2 and "unexpected argument 'train'" in child.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"--run_dir=caf\xe9\n", "cannot be read as UTF-8 text"),
+        (b"\x08\x01\xb8\xff", "cannot be read as UTF-8 text"),
+        (b"hello\n", "unexpected argument 'hello'"),
+        (None, "Is a directory"),
+    ],
+)
+def test_a_flagfile_that_is_none_is_one_line(tmp_path, content, said):
+    path = tmp_path / "my.flags"
+    path.mkdir() if content is None else path.write_bytes(content)
+    child = run(f"--flagfile={path}")
+    assert child.returncode == 2 and said in child.stderr and "Traceback" not in child.stderr
+    assert sum(line.startswith("error: ") for line in child.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "flag"),
+    [("refresh", "max_retired"), ("serve", "shutdown_grace_seconds"), ("serving.load", "rate")],
+)
+def test_no_command_takes_what_is_no_number(module, flag):
+    needed = ["--items=x.csv"] if module == "refresh" else []
+    child = run(f"--{flag}=nan", *needed, command=("-m", f"longretriever_tf.{module}"))
+    assert child.returncode == 2 and "Traceback" not in child.stderr
+    assert f"--{flag}=nan: expected a finite number" in child.stderr
+
+
+def run_shell(line: str, **environment: str) -> subprocess.CompletedProcess:
+    """A line of bash in which $COMMAND stands for the command above; the status is that of the command."""
+    command = shlex.join([sys.executable, "-c", COMMAND])
+    line = f"set -o pipefail; {line.replace('$COMMAND', command)}"
+    return subprocess.run(
+        ["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=600, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.parametrize("what", ["", "--help", "--helpfull"])
+def test_a_reader_that_leaves_is_no_error(what):
+    child = run_shell(f"$COMMAND {what} | true")
+    assert child.stderr == "" and child.returncode in (0, 141)  # 0: all was written before the reader left
+
+
+def test_closed_output_is_no_error():
+    for line in ("$COMMAND >&-", "$COMMAND 2>&-", "$COMMAND >&- 2>&-"):
+        child = run_shell(line)
+        assert child.returncode == 0 and child.stderr == "", line
+    assert run_shell("$COMMAND --seed=13 >&- 2>&-").returncode == 2
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"COLUMNS": "1"}],
+)
+def test_names_in_any_script_are_printed_whatever_the_terminal_can_show(environment):
+    child = run_shell("$COMMAND --run_dir='läufe/お茶' --in_context=nö", **environment)
+    assert (
+        child.returncode == 2
+        and child.stderr.startswith("error: flag --in_context=n")
+        and "Traceback" not in child.stderr
+    )
+    child = run_shell("$COMMAND --item_column='お茶'", **environment)
+    assert child.returncode == 0 and child.stderr == "" and json.loads(child.stdout)["data"]["item_column"]
 
 
 @pytest.mark.parametrize("arguments", ["--help", "--helpfull"])

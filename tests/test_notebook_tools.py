@@ -19,7 +19,7 @@ from longretriever_tf.evaluation.judge import judge_run
 from longretriever_tf.evaluation.judge_baselines import BaselineChoice
 from longretriever_tf.evaluation.opened import open_run
 from longretriever_tf.schema import DAY_S
-from longretriever_tf.serving.client import Client
+from longretriever_tf.serving.client import Client, ClientOptions
 from longretriever_tf.serving.local import LocalClient, request_of
 
 
@@ -87,7 +87,9 @@ def test_the_local_client_answers_as_the_server_does(trained):
         request_of(log, str(log.user_id[8]), local.corpus.cut, k=4, seed=6, forbidden_category=["c1"], exploration=2),
     ]
     with serving(os.path.abspath(trained.export_dir)) as server:
-        with contextlib.closing(Client(f"grpc://127.0.0.1:{server.grpc_port}", "toy")) as client:
+        with contextlib.closing(
+            Client(f"grpc://127.0.0.1:{server.grpc_port}", "toy", ClientOptions(timeout_s=600))
+        ) as client:
             asked = client.retrieve(requests), client.interests(requests)
     for mine, theirs in zip(local.retrieve(requests), asked[0], strict=True):
         assert [one.item_id for one in mine.candidates] == [one.item_id for one in theirs.candidates]

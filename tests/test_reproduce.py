@@ -382,7 +382,7 @@ def test_every_plan_of_the_repository_loads(path, monkeypatch):
 def test_the_command_shows_costs_and_asks_for_what_is_missing(tmp_path):
     def reproduce(*flags: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "longretriever_tf.reproduce", f"--plan={path}", f"--work_dir={tmp_path}/made"]
-        return subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        return subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, timeout=900)
 
     path = write_plan(tmp_path)
     dry = reproduce("--dry_run")

@@ -29,7 +29,7 @@ from longretriever_tf.data.life_verdict import decide
 from longretriever_tf.data.log import LifelongLog
 from longretriever_tf.data.splits import global_time_cuts
 from longretriever_tf.errors import UserError
-from longretriever_tf.files import require_writable, write_text_atomically
+from longretriever_tf.files import require_output, require_writable, write_text_atomically
 from longretriever_tf.plots.board import write_image
 
 
@@ -107,7 +107,7 @@ def main(argv: Sequence[str]) -> int:
     config, output = flags_lib.config_from_flags(), flags.FLAGS.output
     json_path = flags.FLAGS.json or os.path.join(output, "life.json")
     require_writable(output)  # before the log is read, which can take minutes
-    require_writable(os.path.dirname(os.path.abspath(json_path)))
+    require_output(json_path)
     from longretriever_tf.data.load import load_log  # TensorFlow: not for --help
 
     report = inspect_log(load_log(config.data), config)

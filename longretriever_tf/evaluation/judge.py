@@ -78,6 +78,7 @@ def judge_run(
     if users_path:
         table = tabulate_users(made, truth, window.encoded, corpus.category_offset, window.moment)
         write_users(users_path, table | {"calibration": meter.tally, "interest_calibration": meter.interest_tally})
+    made = {one.name: made[one.name] for one in served} | made  # what requests get stands first
     return {
         **describe_origin(_PROGRAM, config.train.seed),
         "split": split,
@@ -87,7 +88,7 @@ def judge_run(
         "num_pairs": truth.num_pairs,
         "config": dataclasses.asdict(config),
         "baseline_settings": chosen,
-        "models": {name: made[name].summary() for name in dict.fromkeys([*(one.name for one in served), *made])},
+        "models": {name: evaluation.summary() for name, evaluation in made.items()},
         "differences": differences_to_best(made, truth, {rival.name for rival in rivals}, COLUMNS),
     }
 

@@ -81,10 +81,10 @@ class Job:
         """What it left, {} if nothing."""
         try:
             with open(os.path.join(self.directory, STAMP), encoding="utf-8") as file:
-                stamp: dict[str, Any] = json.load(file)
-                return stamp
-        except (OSError, json.JSONDecodeError):
+                stamp = json.load(file)
+        except (OSError, ValueError):
             return {}
+        return stamp if isinstance(stamp, dict) else {}
 
     def write_stamp(self, **facts: Any) -> None:
         """Replaces its stamp."""

@@ -204,7 +204,7 @@ def load_plan(path: str) -> Plan:
         raise UserError(
             f"--plan={path}: {error.strerror}; the plans that come along lie in configs/reproduce"
         ) from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not TOML: {error}") from error
     plan = _made(Plan, {**values, **_read_parts(values, path)}, path)
     _check(plan, path)

@@ -198,7 +198,7 @@ def read_json(path: str) -> Any:
     """
     try:
         return _read_cached(path, os.stat(path).st_mtime_ns)
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: {error}; delete it, and run the plan again") from error
 
 

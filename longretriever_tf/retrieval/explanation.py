@@ -1,6 +1,7 @@
 """Asks a loaded export about a user of the log, and writes the answer for people."""
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from longretriever_tf.retrieval.controls import default_columns
 from longretriever_tf.retrieval.fingerprint import read_fingerprint
 from longretriever_tf.retrieval.saved_model import extra_config_dir, load_extra, load_version
 from longretriever_tf.text import as_raw_ids, as_text, find_rows
+from longretriever_tf.text_table import printable, shorten
 
 _SHOWN_PER_INTEREST = 5
+_MAX_NAME = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +47,7 @@ def explain_user(version_dir: str, config: Config, question: Question) -> str:
     """Loads the export and answers, as readable text.
 
     Raises:
-      UserError: the user is not in the log, or the moment cannot be read.
+      UserError: the user is not in the log, the moment cannot be read, or the export refuses the request.
     """
     corpus = load_extra(version_dir)
     log = load_log(config.data)
@@ -57,7 +60,10 @@ def explain_user(version_dir: str, config: Config, question: Question) -> str:
     def ask(signature: str, **others: tf.Tensor) -> dict[str, np.ndarray]:
         wanted = signatures[signature].structured_input_signature[1]
         columns = {name: column for name, column in (options | history | others).items() if name in wanted}
-        return {name: value.numpy() for name, value in signatures[signature](**columns).items()}
+        try:
+            return {name: value.numpy() for name, value in signatures[signature](**columns).items()}
+        except tf.errors.InvalidArgumentError as error:
+            raise UserError(f"the export refuses the request: {_refusal(error)}") from error
 
     answer = ask("serving_default")
     top = ask("interests", num_interests=options["top_interests"])
@@ -72,6 +78,15 @@ def explain_user(version_dir: str, config: Config, question: Question) -> str:
         found = ask("retrieve_in_category", k=tf.constant([_SHOWN_PER_INTEREST]), category=tf.constant([category]))
         parts += _candidate_lines(category, found, names)
     return "\n".join([*parts, "", *_merged_lines(answer, names)])
+
+
+def _refusal(error: tf.errors.InvalidArgumentError) -> str:
+    """What the graph says, without where it stands there."""
+    said = re.search(r"assertion failed: (.*)", error.message)
+    if said is None:
+        return str(error.message).splitlines()[0]
+    text = said[1].split("[[{{node")[0]
+    return " ".join(part.strip("[]'\"") for part in re.findall(r"\[[^\]]*\]", text)) or text
 
 
 def request_columns(log: LifelongLog, user: int, moment: int, profile: list[str]) -> dict[str, tf.Tensor]:
@@ -130,7 +145,10 @@ def parse_moment(text: str, cut: int) -> int:
     if not text:
         return cut
     try:
-        return int(np.datetime64(text, "s").astype(np.int64))
+        moment = np.datetime64(text, "s")
+        if not np.datetime64("1970-01-01") <= moment < np.datetime64("3000-01-01"):  # NaT is neither
+            raise ValueError("expected a moment from 1970 to 2999")
+        return int(moment.astype(np.int64))
     except ValueError as error:
         raise UserError(f"--as_of={text!r} is not a moment; write 2017-12-04 or 2017-12-04T04:01:20") from error
 
@@ -191,5 +209,6 @@ def _merged_lines(answer: dict[str, Any], names: dict[Any, str]) -> list[str]:
 
 def _named(raw: Any, names: dict[Any, str]) -> str:
     raw = raw.decode() if isinstance(raw, bytes) else raw
-    name = names.get(raw, "")
-    return f"{raw}  {name}" if name and name != str(raw) else str(raw)
+    name = str(names.get(raw, ""))
+    shown = printable(str(raw))
+    return f"{shown}  {shorten(name, _MAX_NAME)}" if name and name != str(raw) else shown

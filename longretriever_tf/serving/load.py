@@ -40,11 +40,13 @@ _OUTPUT = absl_flags.DEFINE_string("output", "", "Also write the report here, as
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     del argv
-    from longretriever_tf.files import write_text_atomically
+    from longretriever_tf.files import require_output, write_text_atomically
     from longretriever_tf.provenance import describe_origin
     from longretriever_tf.serving.client import Client, ClientOptions
     from longretriever_tf.serving.load_run import Arrivals, Lives, make_requests, run_load
 
+    if _OUTPUT.value:
+        require_output(_OUTPUT.value)
     lives = Lives(_EXPORT_DIR.value, _LENGTH.value, _BATCH.value, _K.value)
     requests = make_requests(lives, _DISTINCT.value, _SEED.value)
     arrivals = Arrivals(
