@@ -202,11 +202,11 @@ def everything(log, config, cut=CUT):
 
 
 def is_same(left, right):
-    """Bitwise: values, dtypes and shapes; text by its letters, since its width follows the longest of the log."""
+    """Bitwise: values, dtypes and shapes; text by its letters: an array of objects holds addresses."""
     if isinstance(left, dict):
         return left.keys() == right.keys() and all(is_same(left[key], right[key]) for key in left)
     left, right = np.asarray(left), np.asarray(right)
-    if left.dtype.kind == "U":
+    if left.dtype.kind in "UO":
         return left.tolist() == right.tolist()
     return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
 
