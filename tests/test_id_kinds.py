@@ -126,9 +126,8 @@ def chain(request, tmp_path_factory) -> Chain:
             "recommend": (export, f"--user={kind.users[1]}", "--k=50", "--num_interests=20", "--top_interests=20"),
             "sample_users": (export, f"--user_ids={users}", f"--output={directory}/users.json"),
         },
-        {
-            "refresh": (run, export, f"--items={directory}/later.{kind.form}", "--nocheck")
-        },  # last: others read the latest
+        # Alone, for the others read the latest version.
+        {"refresh": (run, export, f"--items={directory}/later.{kind.form}", "--nocheck")},
     )
     said = {}
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
