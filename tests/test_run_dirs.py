@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -166,7 +167,7 @@ def test_two_trainings_of_one_directory_are_one_training(trained, tmp_path):
         )
         for _ in range(2)
     ]
-    said = {child.pid: (child.communicate(timeout=280)[1], child.returncode) for child in children}
+    said = {child.pid: (child.communicate()[1], child.returncode) for child in children}
     statuses = sorted(status for _, status in said.values())
     (winner,) = [pid for pid, (_, status) in said.items() if status == 0] if statuses[0] != statuses[1] else [0]
     if winner:  # they overlapped: the second was refused by the name of the first
@@ -350,6 +351,58 @@ def test_an_export_of_a_run_with_a_window_holds_what_is_judged(trained):
     assert f"holds {source.corpus.num_offered - 2} of 97 items of the catalogue" in holds
 
 
+RACE = """
+import os, sys, time
+from longretriever_tf.retrieval import saved_model
+def write(model, config, corpus, report, directory):
+    os.makedirs(directory)
+    for part in range(20):
+        with open(os.path.join(directory, f"part{part}"), "w", encoding="utf-8") as file:
+            file.write(str(os.getpid()))
+        time.sleep(0.005)
+saved_model._write_version = write
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(4):
+    saved_model.export_model(None, None, None, None, sys.argv[1], int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("version", [0, 3])
+def test_versions_that_are_written_at_once_do_not_mix(tmp_path, version):
+    """Two processes, started on a word, write version after version: each holds the files of one of them."""
+    export_dir = str(tmp_path / "export")
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACE, export_dir, str(version)],
+            cwd=ROOT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        for _ in range(2)
+    ]
+    for child in children:
+        assert child.stdout.readline() == "ready\n"
+    for child in children:
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    for child in children:
+        _, stderr = child.communicate()
+        assert child.returncode == 0, stderr
+    assert saved_model.versions(export_dir) == ([version] if version else list(range(1, 9)))
+    owners = []
+    for number in saved_model.versions(export_dir):
+        parts = contents(os.path.join(export_dir, str(number)))
+        assert len(parts) == 20 and len(set(parts.values())) == 1
+        owners.append(next(iter(parts.values())))
+    assert set(owners) <= {str(child.pid).encode() for child in children} and (version or len(set(owners)) == 2)
+    assert not [name for name in os.listdir(export_dir) if name.endswith((".aside", ".old"))]
+
+
+@pytest.mark.slow
 def test_two_exports_at_once_are_two_whole_versions(trained, tmp_path):
     """Their processes overlap for as long as a SavedModel takes; each used to write into the other's folder."""
     export_dir = str(tmp_path / "export")
@@ -361,7 +414,7 @@ def test_two_exports_at_once_are_two_whole_versions(trained, tmp_path):
         for _ in range(2)
     ]
     for child in children:
-        said, _ = child.communicate(timeout=290)
+        said, _ = child.communicate()
         assert child.returncode == 0, said
     assert saved_model.versions(export_dir) == [1, 2]
     assert not [name for name in os.listdir(export_dir) if name.endswith((".aside", ".old"))]
