@@ -182,7 +182,10 @@ def test_unknown_names_are_told_and_change_nothing(ask):
     assert plain["unknown_category"].shape == (2, 0)
     assert not plain["num_unknown_excluded"].any() and not plain["num_unknown_items"].any()
     own = categories(plain, 0)
-    history = {"history_item_id": tf.constant([[100, 999_999, 888_888, 999_999]] * 2, tf.int64)}
+    history = {
+        "history_weight": tf.constant([[1.0]]),
+        "history_item_id": tf.constant([[100, 999_999, 888_888, 999_999]] * 2, tf.int64),
+    }
     history["history_timestamp"] = tf.constant(
         [[ask.corpus.cut - 5] * 3 + [0], [ask.corpus.cut - 5] * 2 + [0, 0]], tf.int64
     )
