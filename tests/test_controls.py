@@ -286,7 +286,7 @@ def test_a_list_for_all_rows_counts_for_each(narrow, column):
         ("request_timestamp", lambda t: t * 0),
         ("request_timestamp", lambda t: -t),
         ("request_timestamp", lambda t: t // 60),
-        ("request_timestamp", lambda t: t * 0 + 2**63 - 1),
+        ("request_timestamp", lambda t: t * 0 + (2**63 - 1)),
         ("history_timestamp", lambda t: t * 1000),
         ("history_timestamp", lambda t: tf.concat([t[:, :-1], -t[:, -1:] - 1], 1)),
         ("history_timestamp", lambda t: t * 0 + 2**62),
