@@ -182,7 +182,10 @@ def test_unknown_names_are_told_and_change_nothing(ask):
     assert plain["unknown_category"].shape == (2, 0)
     assert not plain["num_unknown_excluded"].any() and not plain["num_unknown_items"].any()
     own = categories(plain, 0)
-    history = {"history_item_id": tf.constant([[100, 999_999, 888_888, 999_999]] * 2, tf.int64)}
+    history = {
+        "history_weight": tf.constant([[1.0]]),
+        "history_item_id": tf.constant([[100, 999_999, 888_888, 999_999]] * 2, tf.int64),
+    }
     history["history_timestamp"] = tf.constant(
         [[ask.corpus.cut - 5] * 3 + [0], [ask.corpus.cut - 5] * 2 + [0, 0]], tf.int64
     )
@@ -283,7 +286,7 @@ def test_a_list_for_all_rows_counts_for_each(narrow, column):
         ("request_timestamp", lambda t: t * 0),
         ("request_timestamp", lambda t: -t),
         ("request_timestamp", lambda t: t // 60),
-        ("request_timestamp", lambda t: t * 0 + 2**63 - 1),
+        ("request_timestamp", lambda t: t * 0 + (2**63 - 1)),
         ("history_timestamp", lambda t: t * 1000),
         ("history_timestamp", lambda t: tf.concat([t[:, :-1], -t[:, -1:] - 1], 1)),
         ("history_timestamp", lambda t: t * 0 + 2**62),

@@ -321,7 +321,7 @@ def test_statistics_are_renewed_from_the_log_of_today(trained, pair, tmp_path):
     [
         (lambda t: t[t.timestamp > t.timestamp.quantile(0.9)], ("% of the popularity", "the whole log")),
         (lambda t: t[t.timestamp < t.timestamp.quantile(0.4)], ("ends at", "the whole log of today")),
-        (lambda t: t.assign(item_id=t.item_id + 10_000), ("of another log?",)),
+        (lambda t: t.assign(item_id=t.item_id + 10_000), ("names none of the items", "the catalogue of the export")),
     ],
 )
 def test_a_table_that_is_not_the_whole_log_is_refused(trained, pair, tmp_path, edit, words):

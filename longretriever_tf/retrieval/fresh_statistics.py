@@ -82,11 +82,14 @@ def _read(data: DataConfig, events: str, corpus: Corpus) -> LifelongLog:
     known = slice(schema.FIRST_KNOWN, None)
     category = corpus.category_name[corpus.item_category[known]]
     with tempfile.TemporaryDirectory() as folder:
-        items = os.path.join(folder, "items.parquet")
+        items = os.path.join(folder, "exported-catalogue.parquet")
         pd.DataFrame({data.item_column: corpus.item_id[known], "category": category}).to_parquet(items)
         spec = dataclasses.replace(data, events=events, items=items, context="category", item_features=())
         spec = dataclasses.replace(spec, users="", user_features=(), item_name_column="", weight_column="")
-        return read_event_log(spec)
+        try:
+            return read_event_log(spec)
+        except UserError as error:  # the table of items is none that the user gave
+            raise UserError(str(error).replace(f"--items={items}", "the catalogue of the export")) from error
 
 
 def _total(item_stats: np.ndarray) -> float:
