@@ -182,12 +182,15 @@ def check_machine() -> Iterator[Check]:
         f"{memory_gb:.1f} GB",
         "" if enough else f"the demo wants {_NEED_MEMORY_GB:.0f} GB: lower --batch_size and --max_logits",
     )
-    yield check_disk(os.getcwd())
+    yield check_disk(".")
 
 
 def check_disk(path: str) -> Check:
     """Free space and the right to write at `path`, where runs and exports land."""
-    free_gb = shutil.disk_usage(path).free / 2**30
+    try:
+        free_gb, path = shutil.disk_usage(path).free / 2**30, os.path.abspath(path)
+    except OSError as error:  # the current directory was deleted
+        return Check(WARN, "disk", f"{path}: {error.strerror}", "change to a directory that exists")
     found = f"{free_gb:.1f} GB free at {path}"
     if not os.access(path, os.W_OK):
         return Check(WARN, "disk", f"{found}, not writable", "name folders you may write to: --run_dir, --export_dir")
@@ -232,7 +235,7 @@ def probe(name: str, code: str) -> Check:
     except subprocess.TimeoutExpired:
         return Check(BAD, name, f"no answer within {_PROBE_LIMIT_S} s", "is the machine out of memory, the disk slow?")
     if child.returncode == 0:
-        return Check(GOOD, name, child.stdout.strip().splitlines()[-1])
+        return Check(GOOD, name, (child.stdout.strip().splitlines() or ["yes"])[-1])
     if child.returncode < 0:
         return Check(
             BAD,

@@ -128,6 +128,15 @@ def test_a_full_disk_and_a_closed_folder_are_warned_of(tmp_path, monkeypatch):
     assert "not writable" in doctor.check_disk(str(tmp_path)).found
 
 
+def test_a_folder_that_is_gone_is_warned_of(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    check = doctor.check_disk(".")
+    assert check.status == doctor.WARN and "directory that exists" in check.cure
+
+
 @pytest.mark.parametrize(
     "statuses, code, said",
     [((doctor.GOOD, doctor.WARN), 0, "Usable."), ((doctor.BAD, doctor.GOOD, doctor.BAD), 1, "2 to mend")],

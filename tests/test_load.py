@@ -100,3 +100,11 @@ def test_the_command(trained, tmp_path):
         report = json.load(file)
     assert report["num_requests"] == 20 and report["num_errors"] == 0 and report["throughput_per_s"] > 0
     assert "serving.load" in report["command"] and report["commit"]
+
+
+def test_a_server_that_is_not_there_is_one_line(trained):
+    flags = ("--url=http://127.0.0.1:9", f"--export_dir={trained.export_dir}", "--num_requests=3", "--history_length=5")
+    done = run_module("serving.load", *flags)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "error: --url=http://127.0.0.1:9: UNAVAILABLE: cannot connect" in done.stderr
+    assert done.stderr.count("error: ") == 1

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from absl import flags as absl_flags
 
 from longretriever_tf import flags
+from longretriever_tf.errors import UserError
 
 _URL = absl_flags.DEFINE_string("url", "http://localhost:8501", "http://host:8501, https://host or grpc://host:8500.")
 _NAME = absl_flags.DEFINE_string("model_name", "longretriever", "Name of the model.")
@@ -44,6 +45,7 @@ def main(argv: Sequence[str]) -> None:
     from longretriever_tf.provenance import describe_origin
     from longretriever_tf.serving.client import Client, ClientOptions
     from longretriever_tf.serving.load_run import Arrivals, Lives, make_requests, run_load
+    from longretriever_tf.serving.transport import CallError
 
     if _OUTPUT.value:
         require_output(_OUTPUT.value)
@@ -57,9 +59,12 @@ def main(argv: Sequence[str]) -> None:
         seed=_SEED.value,
     )
     with Client(_URL.value, _NAME.value, ClientOptions(timeout_s=_TIMEOUT.value)) as client:
-        calls = [client.prepare(rows) for rows in requests]
-        for number in range(_WARMUP.value):
-            client.send(calls[number % len(calls)])
+        try:
+            calls = [client.prepare(rows) for rows in requests]
+            for number in range(_WARMUP.value):
+                client.send(calls[number % len(calls)])
+        except CallError as error:  # before the clock starts, a failure is a mistake and no figure
+            raise UserError(f"--url={_URL.value}: {error}") from error
         report = run_load(lambda number: client.send(calls[number % len(calls)]), arrivals)
     print(report.text())
     if _OUTPUT.value:
