@@ -43,7 +43,7 @@ def export_dir(tmp_path_factory) -> str:
     ):
         done = run_module(name, *extra, f"--run_dir={run}")
         assert done.returncode == 0, done.stderr
-    done = run_module("recommend", f"--run_dir={run}", f"--export_dir={export}", "--user=1003")
+    done = run_module("recommend", f"--export_dir={export}", "--user=1003")
     assert done.returncode == 0 and "merged list" in done.stdout, done.stderr
     return export
 

@@ -1,5 +1,6 @@
 """User tower (eq. 1) and item tower. The user tower never sees a candidate; the item tower never sees a user."""
 
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ _EMBEDDING_STDDEV = 0.05
 
 
 def _table(layer: tf.keras.layers.Layer, name: str, rows: int, dim: int) -> tf.Variable:
+    # Columns are called as people like; a name within a graph holds ASCII letters, digits and a few signs.
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
     return layer.add_weight(
         name=name, shape=[rows, dim], initializer=tf.keras.initializers.RandomNormal(stddev=_EMBEDDING_STDDEV)
     )
