@@ -142,7 +142,11 @@ METADATA = {
                 "serving_default": {
                     "inputs": {"a": {"dtype": "DT_INT64"}, "b": {"dtype": "DT_STRING"}, "c": {"dtype": "DT_FLOAT"}},
                     "defaults": {
-                        "a": {"dtype": "DT_INT64", "tensor_shape": {"dim": [{"size": "3"}]}, "int64_val": ["4", "5"]},
+                        "a": {
+                            "dtype": "DT_INT64",
+                            "tensor_shape": {"dim": [{"size": "3"}]},
+                            "int64_val": ["4", str(2**63 - 1)],
+                        },
                         "b": {"dtype": "DT_STRING", "tensor_shape": {"dim": [{"size": "1"}]}, "string_val": ["cmF3"]},
                         "c": {
                             "dtype": "DT_FLOAT",
@@ -161,7 +165,7 @@ METADATA = {
 def test_metadata_in_all_encodings_of_a_tensor():
     signatures = read_metadata(METADATA)
     defaults = {name: spec.default.tolist() for name, spec in signatures["serving_default"].items()}
-    assert defaults == {"a": [4, 5, 5], "b": [b"raw"], "c": [[1.0]]}
+    assert defaults == {"a": [4, 2**63 - 1, 2**63 - 1], "b": [b"raw"], "c": [[1.0]]}
     assert signatures["old"] == {"x": InputSpec("DT_FLOAT")}
 
 

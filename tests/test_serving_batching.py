@@ -147,6 +147,14 @@ def test_padding_repeats_the_first_element():
     assert [batch["x"].tolist() for batch in model.batches] == [[[5, 6, 5], [1, 2, 3]]]
 
 
+def test_an_empty_list_is_not_padded_by_an_id_that_somebody_may_have():
+    model = _Model()
+    requests = [_column(7, width=2), {"x": np.zeros([1, 0], np.float32)}, _column(8, width=3)]
+    answers = _gather(model, requests, pad_variable_length_inputs=True)
+    assert [answer.shape for answer in answers] == [(1, 3), (1, 0), (1, 3)]
+    assert sorted(batch["x"].shape for batch in model.batches) == [(1, 0), (2, 3)]
+
+
 def test_padding_of_empty_and_text_rows():
     numbers = [np.zeros([1, 0], np.int64), np.array([[7, 8]])]
     assert batching.merge(numbers, 2).tolist() == [[0, 0], [7, 8]]

@@ -71,6 +71,7 @@ def test_a_corpus_is_read_as_it_was_written_and_so_is_an_older_one(tmp_path):
     save_corpus(made, str(tmp_path / "new.npz"))
     packed = dict(np.load(tmp_path / "new.npz"))
     wide = {name: values.astype(str) if is_text(values) else values for name, values in unpack_text(packed).items()}
+    wide = {name.replace("values.names", "values/names"): values for name, values in wide.items()}
     np.savez(tmp_path / "old.npz", **wide)  # what was written before there was `pack_text`
     new, old = (load_corpus(str(tmp_path / name)) for name in ("new.npz", "old.npz"))
     for field in dataclasses.fields(made):
@@ -84,6 +85,13 @@ def test_a_corpus_is_read_as_it_was_written_and_so_is_an_older_one(tmp_path):
     plain = dataclasses.replace(made, item_id=as_text(wide_ids.item_id))
     assert fingerprint_items(wide_ids) == fingerprint_items(plain)  # exports of before keep their fingerprint
     assert item_keys(wide_ids.item_id).tolist() == item_keys(plain.item_id).tolist()
+
+
+def test_a_column_may_be_called_names(tmp_path):
+    made = fit_corpus(make_log(["a"], ["x"], [START], {"category": ["c"], "names": ["1"]}), START + 9)
+    save_corpus(made, str(tmp_path / "corpus.npz"))
+    kept = load_corpus(str(tmp_path / "corpus.npz")).feature_values
+    assert {name: values.tolist() for name, values in kept.items()} == {"names": ["", "(unknown)", "1"]}
 
 
 def test_names_that_placeholders_have_too_are_names():

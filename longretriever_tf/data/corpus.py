@@ -206,9 +206,14 @@ def save_corpus(corpus: Corpus, path: str) -> None:
     }
     for kind in ("feature_values", "profile_values"):
         values = getattr(corpus, kind)
-        arrays[f"{kind}/names"] = as_text(values)
+        arrays[f"{kind}.names"] = as_text(values)  # no column is called so: theirs begin with the kind and a slash
         arrays.update({f"{kind}/{name}": column for name, column in values.items()})
     np.savez_compressed(path, **pack_text(arrays))  # type: ignore[arg-type]  # numpy's stub takes every keyword for allow_pickle
+
+
+def _names_of(arrays: dict[str, np.ndarray], kind: str) -> np.ndarray:
+    """The columns of `feature_values` or `profile_values`; an older corpus lists them as if they were a column."""
+    return arrays[f"{kind}.names"] if f"{kind}.names" in arrays else arrays[f"{kind}/names"]
 
 
 def load_corpus(path: str) -> Corpus:
@@ -216,7 +221,7 @@ def load_corpus(path: str) -> Corpus:
     with np.load(path) as stored:
         arrays = unpack_text(stored)
     tables: dict[str, Any] = {
-        kind: {str(name): arrays[f"{kind}/{name}"] for name in arrays[f"{kind}/names"]}
+        kind: {str(name): arrays[f"{kind}/{name}"] for name in _names_of(arrays, kind)}
         for kind in ("feature_values", "profile_values")
     }
     plain: dict[str, Any] = {

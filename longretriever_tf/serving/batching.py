@@ -130,7 +130,8 @@ class BatchScheduler:
 
     def _shapes(self, inputs: Arrays) -> Hashable:
         if self._options.pad_variable_length_inputs:
-            return tuple(sorted((name, array.ndim) for name, array in inputs.items()))
+            # An empty list has no first element to be padded with, and 0 may be somebody's id: empty ones join.
+            return tuple(sorted((name, array.ndim, array.size == 0) for name, array in inputs.items()))
         return tuple(sorted((name, array.shape[1:]) for name, array in inputs.items()))
 
     def _work(self) -> None:

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -114,7 +114,8 @@ def _tensor(proto: Mapping[str, Any] | None) -> np.ndarray | None:
     if proto.get("tensor_content"):
         return np.frombuffer(base64.b64decode(proto["tensor_content"]), dtype).reshape(shape)
     values = proto.get(field) or []
-    cells: list[Any] = [base64.b64decode(value) if dtype is np.object_ else float(value) for value in values]
+    read: Callable[[Any], Any] = base64.b64decode if dtype is np.object_ else float if dtype is np.float32 else int
+    cells = [read(value) for value in values]  # int64 in JSON is text, and a float would lose its last digits
     size = int(np.prod(shape))
     cells += cells[-1:] * (size - len(cells))  # a TensorProto does not repeat its last value
     return np.array(cells[:size], dtype).reshape(shape) if len(cells) >= size else None

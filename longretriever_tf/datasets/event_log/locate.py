@@ -160,7 +160,8 @@ def _is_hidden(path: str, root: str) -> bool:
 def _describe(filesystem: fsspec.AbstractFileSystem, path: str) -> DataFile:
     if isinstance(filesystem, LocalFileSystem):
         status = os.stat(path)
-        size, stamp = status.st_size, str(status.st_mtime_ns)
+        # Tools that keep a file's size and time of writing cannot keep the time of that change.
+        size, stamp = status.st_size, f"{status.st_mtime_ns} {status.st_ctime_ns}"
     else:
         size, stamp = filesystem.size(path) or 0, filesystem.ukey(path)
     folders = (_PARTITION.match(part) for part in path.replace(os.sep, "/").split("/")[:-1])
