@@ -168,6 +168,8 @@ def test_a_run_that_saw_the_validation_window_is_refused(trained, judge, tmp_pat
     with np.load(later / "corpus.npz") as stored:
         arrays = dict(stored)
     np.savez(later / "corpus.npz", **{**arrays, "cut": arrays["cut"] + 1})
+    train = dataclasses.replace(trained.config.train, cut="test")
+    (later / "config.json").write_text(to_json(dataclasses.replace(trained.config, train=train)))
     with pytest.raises(UserError, match=r"later.*--cut=test.*--cut=validation"):
         judge(f"mind={later}")
 

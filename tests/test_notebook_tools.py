@@ -75,7 +75,7 @@ def test_a_run_that_has_seen_the_window_is_not_opened(trained, monkeypatch):
 
     load_saved = opened.load_saved
     monkeypatch.setattr(opened, "load_saved", load_later)
-    with pytest.raises(UserError, match="split='validation': .* has seen the validation window"):
+    with pytest.raises(UserError, match="split='validation': .* the validation window .* has seen it"):
         open_run(trained.run_dir, "validation")
 
 

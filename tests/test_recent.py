@@ -154,7 +154,6 @@ def test_evaluation_and_export_read_what_the_oracle_reads(ready):
             history_timestamp=tf.constant([[b.timestamp for b in asked]], tf.int64),
             history_weight=tf.constant([[b.weight for b in asked]], tf.float32),
             request_timestamp=tf.constant([ready.cut], tf.int64),
-            age=tf.constant([str(ready.log.profile["age"][user])]),
             k=tf.constant([8]),
         )
         num = int(answer["num_valid"][0])

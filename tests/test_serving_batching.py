@@ -165,7 +165,6 @@ def test_padding_of_empty_and_text_rows():
 def test_long_requests_are_not_padded_together_beyond_what_one_request_may_hold():
     """One long history would make every other row of its batch as long."""
     model = _Model()
-    model.go.clear()
     wide = {"x": np.ones([1, 1_500_000], np.float32)}
     narrow = {"x": np.ones([1, 2], np.float32)}
     answers = _gather(model, [narrow, wide, narrow, narrow], pad_variable_length_inputs=True)
