@@ -4,6 +4,7 @@ RUN_DIR ?= runs/demo
 EXPORT_DIR ?= exports/longretriever
 USER_ID ?= 1
 PYTEST_ARGS ?=
+TEST_WORKERS ?= 2
 SERVE_ARGS ?=
 LOAD_ARGS ?=
 PLAN ?= configs/reproduce/quick.toml
@@ -47,8 +48,8 @@ reproduce: $(STAMP) ## run PLAN (configs/reproduce/*.toml) and write its report,
 notebooks: $(STAMP) ## execute all notebooks; prints the minutes of each, keeps what they showed in NOTEBOOK_OUTPUT
 	LONGRETRIEVER_NOTEBOOK_OUTPUT=$(NOTEBOOK_OUTPUT) $(PY) -m pytest -q -m notebook tests/test_notebooks.py
 
-test: $(STAMP) ## set everything up and run all tests
-	$(PY) -m pytest $(PYTEST_ARGS)
+test: $(STAMP) ## set everything up and run all tests, in TEST_WORKERS processes
+	$(PY) -m pytest --numprocesses=$(TEST_WORKERS) --dist=worksteal $(PYTEST_ARGS)
 
 test-fast: $(STAMP) ## the tests without the slow ones
 	$(PY) -m pytest -m "not slow and not realdata" $(PYTEST_ARGS)

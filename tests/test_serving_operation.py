@@ -284,7 +284,8 @@ def test_exported_retriever(trained):
         with stubs(server) as (prediction, _):
             outputs = prediction.Predict(request, timeout=300).outputs
         assert tf.make_ndarray(outputs["item_id"])[0].tolist() == by_row[0]["item_id"]
-        odd = row | {"history_timestamp": [-5, 0, 2**40, 1, 2]}  # before 1970 and after the request
+        after = row["request_timestamp"] + 9
+        odd = row | {"history_timestamp": [1, 0, after, 2, after]}  # in 1970, padding, and after the request
         assert json.dumps(predict(server, {"instances": [odd]}), allow_nan=False)
 
 
