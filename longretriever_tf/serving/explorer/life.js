@@ -25,7 +25,7 @@ export function parseTime(text) {
 function parseEvent(item, time, weight, place, takesId) {
   const id = String(item ?? "");
   const seconds = parseTime(time ?? "");
-  if (!id || time === undefined) throw new LifeError(`${place} must hold an item id and a time, such as “${EXAMPLE}”.`);
+  if (!id || time === undefined || time === "") throw new LifeError(`${place} must hold an item id and a time, such as “${EXAMPLE}”.`);
   if (!takesId(id)) throw new LifeError(`${place} has the item id “${id.slice(0, 40)}”; this model's ids are whole numbers.`);
   if (!(seconds > 0)) throw new LifeError(`${place} has the time “${String(time).slice(0, 40)}”; write seconds or a date, such as “${EXAMPLE}”.`);
   const number = weight === undefined || weight === "" ? 1 : Number(weight);
