@@ -49,7 +49,7 @@ notebooks: $(STAMP) ## execute all notebooks; prints the minutes of each, keeps 
 	LONGRETRIEVER_NOTEBOOK_OUTPUT=$(NOTEBOOK_OUTPUT) $(PY) -m pytest -q -m notebook tests/test_notebooks.py
 
 test: $(STAMP) ## set everything up and run all tests, in TEST_WORKERS processes
-	$(PY) -m pytest --numprocesses=$(TEST_WORKERS) --dist=worksteal $(PYTEST_ARGS)
+	$(PY) -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-fast: $(STAMP) ## the tests without the slow ones
 	$(PY) -m pytest -m "not slow and not realdata" $(PYTEST_ARGS)
