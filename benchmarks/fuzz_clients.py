@@ -101,7 +101,8 @@ def _send_together(
             findings.fault(requests[0][0], requests[0][1].what, requests[0][1].data, f"no answer within {_WAIT_S} s")
             answered = max(answered, 1)
         except OSError:  # closed; by whose fault is seen when the rest is sent again, alone at last
-            if not answered and len(requests) == 1:
+            # A kept connection may end between two requests, as HTTP allows; a fresh one may not.
+            if not answered and len(requests) == 1 and not connection.is_used:
                 findings.counts["rest closed without an answer"] += 1
                 findings.fault(requests[0][0], requests[0][1].what, requests[0][1].data, "closed without an answer")
                 answered = 1
@@ -157,7 +158,7 @@ class HttpConnection:
         self._socket.settimeout(wait_s)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
-        self.is_closed = False
+        self.is_closed = self.is_used = False
 
     def send(self, data: bytes) -> None:
         """All of it."""
@@ -169,6 +170,7 @@ class HttpConnection:
             head = self._until(b"\r\n\r\n")
             lines = head.decode("latin-1").split("\r\n")
             status = int(lines[0].split(" ")[1])
+            self.is_used = True
             if status >= 200:
                 break
         headers = {
