@@ -198,3 +198,13 @@ def test_the_command_draws_or_says_what_to_give(tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"written: {tmp_path}/m.png" in done.stdout and "m.per_user.npz" in done.stdout
     assert (tmp_path / "m.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_text_where_a_number_belongs_is_named_with_its_file(tmp_path):
+    metrics = json.loads(json.dumps(metrics_of(("ours", "EASE"))))
+    section = metrics["models"]["ours"]["all"]
+    section[next(iter(section))] = "many"
+    (tmp_path / "m.json").write_text(json.dumps(metrics))
+    with pytest.raises(UserError, match="m.json is damaged"):
+        draw_evaluation(str(tmp_path / "m.json"))
+    assert not (tmp_path / "m.png").exists()

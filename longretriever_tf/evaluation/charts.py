@@ -159,14 +159,23 @@ def draw_evaluation(metrics_path: str) -> tuple[str, str]:
     Raises:
       UserError: `metrics_path` does not exist or holds no metrics, or the files cannot be written.
     """
-    from longretriever_tf.plots.page import draw_page
-
     if not os.path.exists(metrics_path):
         raise UserError(f"{metrics_path} does not exist: `python -m longretriever_tf.evaluate` writes it")
     metrics = read_json_object(metrics_path, _CURE)
     users, lacking = _read_users(per_user_path(metrics_path))
-    with explain_damage(metrics_path, _CURE):
-        panels = evaluation_panels(metrics, users)
+    with explain_damage(metrics_path, _CURE):  # text where a number belongs is seen only when it is drawn
+        png = _draw(metrics, users)
+    path = os.path.splitext(metrics_path)[0] + ".png"
+    write_bytes_atomically(path, png)
+    write_image(os.path.join(os.path.dirname(path), "tensorboard"), f"report/{os.path.basename(path)[:-4]}", png)
+    return path, lacking
+
+
+def _draw(metrics: dict[str, Any], users: Users | None) -> bytes:
+    """The page as PNG."""
+    from longretriever_tf.plots.page import draw_page
+
+    panels = evaluation_panels(metrics, users)
     drawn, total = len(chosen_models(metrics)), len(metrics["models"])
     note = (
         "Whiskers: 95% over users, pairs of a user together. What ranks a category alike is drawn once."
@@ -176,13 +185,9 @@ def draw_evaluation(metrics_path: str) -> tuple[str, str]:
     if drawn < total:
         note += f"  {drawn} of {total} models drawn: the run, and the best on all items."
     facts = ", ".join(f"{key} {metrics[key]}" for key in ("data", "split", "seed", "date") if key in metrics)
-    png = draw_page(
+    return draw_page(
         f"Evaluation: {facts}, {metrics.get('num_users', 0):,} users", panels, note, math.ceil(len(panels) / 2)
     )
-    path = os.path.splitext(metrics_path)[0] + ".png"
-    write_bytes_atomically(path, png)
-    write_image(os.path.join(os.path.dirname(path), "tensorboard"), f"report/{os.path.basename(path)[:-4]}", png)
-    return path, lacking
 
 
 def _read_users(path: str) -> tuple[Users | None, str]:
