@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from longretriever_tf.data.log import ItemTable, LifelongLog
 from longretriever_tf.datasets import accounts
-from longretriever_tf.text import as_text, is_text
+from longretriever_tf.text import as_raw_ids, as_text, is_text
 
 SPLIT = "log"
 KINDS = ("users", "items")
@@ -65,7 +65,7 @@ def record_features(layout: Layout, kind: str) -> tfds.features.FeaturesDict:
 
 def user_records(log: LifelongLog) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Yields (key, record) for each user."""
-    item_id = (as_text(log.items.item_id) if is_text(log.items.item_id) else log.items.item_id)[log.item_row]
+    item_id = as_raw_ids(log.items.item_id)[log.item_row]
     for row, user_id in enumerate(log.user_id.tolist()):
         life = slice(log.offset[row], log.offset[row + 1])
         yield (

@@ -14,6 +14,7 @@ from longretriever_tf.retrieval.controls import default_columns
 from longretriever_tf.retrieval.explanation import request_columns
 from longretriever_tf.retrieval.fingerprint import read_fingerprint
 from longretriever_tf.retrieval.saved_model import extra_config_dir, latest_version, load_extra, load_version
+from longretriever_tf.text import as_raw_ids
 
 _MAX_VALUES = 200_000
 """Events of the histories of one call, padding included."""
@@ -76,8 +77,7 @@ class ServedScorer:
 
     def _find(self, item_id: np.ndarray) -> np.ndarray:
         """Rows of the run's corpus; items that a refresh brought count as unknown, which no truth holds."""
-        raw = item_id if item_id.dtype.kind in "iu" else np.array([one.decode() for one in item_id], object)
-        return self._corpus.find_items(raw)
+        return self._corpus.find_items(as_raw_ids(item_id))
 
     def _calls(self, users: np.ndarray) -> Iterator[tuple[np.ndarray, dict[str, tf.Tensor]]]:
         """Users of like histories together: their places in `users`, and the columns of one call."""

@@ -260,8 +260,8 @@ def _profile(spec: DataConfig, user_id: np.ndarray) -> tuple[dict[str, np.ndarra
     flags = dict.fromkeys(spec.user_features, "--user_features")
     table = _open("users", spec, {**flags, spec.user_column: "--user_column"})
     known, wanted = _align(table.ids(spec.user_column), Coded(user_id, np.arange(len(user_id))))
-    row = np.searchsorted(known.values, wanted.values[wanted.row]).clip(max=len(known.values) - 1)  # [U]
-    is_known = known.values[row] == wanted.values[wanted.row]
+    row = find_rows(known.values, wanted.values)[wanted.row]  # [U]
+    is_known = row >= 0
     columns = {
         name: _one_value_each(table, name, spec.user_column, known, must_agree=True) for name in spec.user_features
     }
