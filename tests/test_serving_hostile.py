@@ -531,6 +531,26 @@ def test_freed_memory_is_given_back_after_a_peak(monkeypatch):
         keeper.close()
 
 
+def test_what_was_closed_is_looked_for_until_it_is_gone(monkeypatch):
+    """The thread that closes a model still holds it when it says so."""
+    closed = toy = type("Toy", (), {})()
+    closed.itself = closed
+    looked = threading.Event()
+    collect = gc.collect
+    monkeypatch.setattr(memory.gc, "collect", lambda: (collect(), looked.set()))
+    left = weakref.ref(toy)
+    keeper = memory.MemoryKeeper(look_s=1.0)
+    gc.disable()  # not by chance
+    try:
+        keeper.note_closed(toy)
+        assert looked.wait(60) and left() is not None
+        del toy, closed
+        wait_until(lambda: left() is None)
+    finally:
+        gc.enable()
+        keeper.close()
+
+
 @pytest.mark.slow
 def test_a_short_fuzz_finds_nothing(trained):
     flags = [f"--export_dir={trained.export_dir}", "--requests=600", "--parallel=1", "--settle_s=45", "--seed=3"]

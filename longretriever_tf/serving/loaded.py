@@ -53,7 +53,7 @@ class LoadedModel:
         version: int,
         path: str,
         timeout_s: float = 0.0,
-        on_close: Callable[[], None] = lambda: None,
+        on_close: Callable[[object], None] = lambda graph: None,
     ) -> None:
         """Loads `path`.
 
@@ -62,7 +62,7 @@ class LoadedModel:
           version: its number.
           path: directory of the SavedModel.
           timeout_s: a run that takes longer is stopped at its next operation, with DEADLINE_EXCEEDED; 0: never.
-          on_close: called once the model is closed, on the thread that let it go.
+          on_close: called with the graph once the model is closed, on the thread that let it go.
 
         Raises:
           ServingError: NOT_FOUND, DATA_LOSS or another, as TensorFlow Serving would report it.
@@ -123,7 +123,7 @@ class LoadedModel:
         # Callables first: a closed session no longer takes back what they hold.
         self._callables.clear()
         self._session.close()
-        self._on_close()
+        self._on_close(self._session.graph)
 
     def _callable(self, signature: Signature, outputs: tuple[str, ...]) -> tuple[Callable, tuple[str, ...]]:
         """A callable and the outputs that it gives, which are more than those wanted where there are many callables.

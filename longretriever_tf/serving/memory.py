@@ -1,11 +1,13 @@
 """How the process holds memory: kept between requests, given back after a peak and after a model has gone."""
 
+import collections
 import ctypes
 import ctypes.util
 import gc
 import os
 import threading
 import time
+import weakref
 from typing import Any
 
 SETTINGS = {
@@ -25,6 +27,7 @@ KEEP = 64 * 2**20
 
 _LOOK_S = 5.0
 _AGAIN_S = 30.0
+_COLLECTIONS = 12  # of what something holds for good: the server is not stopped every few seconds for ever
 _PAGE = 4096
 
 
@@ -59,24 +62,26 @@ def resident_bytes() -> int:
 
 
 class MemoryKeeper:
-    """A thread that gives memory back: after a peak, and at once after `note_garbage`. Ended by `close`.
+    """A thread that gives memory back: after a peak, and at once after `note_closed`. Ended by `close`.
 
     What a request frees is kept for the next one, for half a minute, and not more than a peak's worth: glibc alone
     would keep it for ever. A model that was closed leaves TensorFlow's graph behind, which refers to itself: Python's
-    own collector would look for it only after millions of new objects.
+    own collector would look for it only after millions of new objects. It is looked for until it is gone: the thread
+    that closed the model still stands in its methods when it says so.
     """
 
     def __init__(self, look_s: float = _LOOK_S) -> None:
         self._look_s = look_s
-        self._wake, self._garbage, self._stopping = threading.Event(), threading.Event(), threading.Event()
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._closed: collections.deque[tuple[weakref.ref, int]] = collections.deque()
         self._low = self._after = resident_bytes()
         self._trimmed_at = time.monotonic()
         self._thread = threading.Thread(target=self._work, name="memory-keeper", daemon=True)
         self._thread.start()
 
-    def note_garbage(self) -> None:
-        """Says that a large object was let go; returns at once."""
-        self._garbage.set()
+    def note_closed(self, garbage: object) -> None:
+        """Says that `garbage` is about to be let go; returns at once. Any thread may call."""
+        self._closed.append((weakref.ref(garbage), _COLLECTIONS))
         self._wake.set()
 
     def close(self) -> None:
@@ -89,12 +94,16 @@ class MemoryKeeper:
         while not self._stopping.is_set():
             self._wake.wait(self._look_s)
             self._wake.clear()
-            if self._garbage.is_set():
-                self._garbage.clear()
-                gc.collect()
+            if self._collect() or self._is_high():
                 self._trim()
-            elif self._is_high():
-                self._trim()
+
+    def _collect(self) -> bool:
+        """Looks for what was closed; what is still there is looked for again at the next look."""
+        closed = [self._closed.popleft() for _ in range(len(self._closed))]
+        if closed:
+            gc.collect()
+        self._closed.extend((garbage, left - 1) for garbage, left in closed if garbage() is not None and left > 1)
+        return bool(closed)
 
     def _is_high(self) -> bool:
         """Whether there may be much to give back; what was in use at the last trim is looked at again after a while."""

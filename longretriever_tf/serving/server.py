@@ -174,8 +174,8 @@ class ModelServer:
             raise ServingError("UNKNOWN", f"{len(waiting) or 1} model(s) did not become available: {{{failed}}}")
 
     def _load(self, name: str, version: int, path: str) -> LoadedModel:
-        done = self._memory.note_garbage if self._memory else lambda: None
-        model = LoadedModel(name, version, path, self._options.rest_timeout_s, done)
+        closed = self._memory.note_closed if self._memory else lambda graph: None
+        model = LoadedModel(name, version, path, self._options.rest_timeout_s, closed)
         if self._options.warm_up:
             try:
                 warm_up(model, self.metrics)
