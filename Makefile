@@ -40,7 +40,7 @@ serve-smoke: ## ask the server on 8501 by curl (needs curl and jq)
 	serving/smoke_test.sh http://127.0.0.1:8501 longretriever
 
 load: $(STAMP) ## ask the server on 8501 under load: throughput, p50 / p95 / p99, errors
-	$(PY) -m longretriever_tf.serving.load --export_dir=$(EXPORT_DIR) $(LOAD_ARGS)
+	$(PY) -m longretriever_tf.serving.load_test --export_dir=$(EXPORT_DIR) $(LOAD_ARGS)
 
 reproduce: $(STAMP) ## run PLAN (configs/reproduce/*.toml) and write its report, HTML and Markdown; resumable
 	$(PY) -m longretriever_tf.reproduce --plan=$(PLAN) $(REPRODUCE_ARGS)

@@ -3,9 +3,9 @@
   python benchmarks/bench_exports.py --run_dir=runs/demo --output=results/bench_exports.json
 
 Each kind is exported by the command, checks included. A fresh process then loads it as the server does, without the
-warm-up requests, and asks `serving_default` about made-up lives; another one asks every category about four of its own
-items and compares with exact search (`fresh_recall`). `report` is the export's own: recall on user vectors that tuning
-did not see, of the categories that ScaNN searches. Times are wall times; `load_average` says what else ran.
+warm-up requests, and asks `serving_default` about made-up histories; another one asks every category about four of its
+own items and compares with exact search (`fresh_recall`). `report` is the export's own: recall on user vectors that
+tuning did not see, of the categories that ScaNN searches. Times are wall times; `load_average` says what else ran.
 """
 
 import json
@@ -20,12 +20,12 @@ import numpy as np
 from absl import flags as absl_flags
 from fresh_process import ask_in_fresh_process
 
-from longretriever_tf import flags
-from longretriever_tf.config import load_config
+from longretriever_tf.config import flags
+from longretriever_tf.config.config import load_config
 
 _RUN_DIR = absl_flags.DEFINE_string("run_dir", "runs/demo", "Run directory of a finished training.")
 _KINDS = absl_flags.DEFINE_list("bench_kinds", ["packed", "auto", "scann"], "Index kinds.")
-_LENGTHS = absl_flags.DEFINE_list("bench_lengths", ["200", "20000"], "Events per life.")
+_LENGTHS = absl_flags.DEFINE_list("bench_lengths", ["200", "20000"], "Events per history.")
 _REQUESTS = absl_flags.DEFINE_integer("bench_requests", 20, "Warm requests per length; the median counts.", 1)
 _OUTPUT = absl_flags.DEFINE_string("output", "", "Also write the JSON there.")
 
@@ -33,8 +33,8 @@ _OUTPUT = absl_flags.DEFINE_string("output", "", "Also write the JSON there.")
 def main(argv: list[str]) -> None:
     """Runs the benchmark."""
     del argv
-    from longretriever_tf.files import write_text_atomically
-    from longretriever_tf.provenance import describe_origin
+    from longretriever_tf.common.files import write_text_atomically
+    from longretriever_tf.common.provenance import describe_origin
 
     facts = describe_origin("python benchmarks/bench_exports.py", 1) | {"run_dir": _RUN_DIR.value}
     print(f"{'kind':8s} {'export s':>9s} {'MB':>6s} {'load s':>7s} {'first ms':>9s}  warm ms by events; recall")
@@ -58,8 +58,8 @@ def main(argv: list[str]) -> None:
 def _packed_index() -> Any:
     """Every item of the run, to be searched exactly."""
     from longretriever_tf.models.finished import load_for_export
+    from longretriever_tf.retrieval.index.exact import PackedIndex
     from longretriever_tf.retrieval.item_vectors import embed_corpus
-    from longretriever_tf.retrieval.packed_index import PackedIndex
 
     config = load_config(_RUN_DIR.value)
     corpus, arrays, models = load_for_export(config)
@@ -81,8 +81,8 @@ def _export(kind: str, folder: str) -> dict[str, Any]:
 
 def _check(version: str, packed: Any) -> dict[str, Any]:
     """What a fresh process finds of every category, and what the export reports of those that ScaNN searches."""
-    from longretriever_tf.retrieval.fresh_check import check_in_fresh_process
-    from longretriever_tf.retrieval.saved_model import load_index_report
+    from longretriever_tf.retrieval.export.saved_model import load_index_report
+    from longretriever_tf.retrieval.export.verify_index import check_in_fresh_process
 
     found = list(check_in_fresh_process(version, packed, {}).values())
     report = load_index_report(version)
@@ -101,7 +101,7 @@ def _check(version: str, packed: Any) -> dict[str, Any]:
 def ask(version: str, lengths: list[int], requests: int) -> None:
     """What the fresh process does: loads, asks; prints JSON."""
     from longretriever_tf.data.corpus import load_corpus
-    from longretriever_tf.serving.loaded import LoadedModel
+    from longretriever_tf.serving.server.loaded import LoadedModel
 
     corpus = load_corpus(os.path.join(version, "assets.extra", "corpus.npz"))
     before, start = _memory_mb(), time.perf_counter()

@@ -3,7 +3,7 @@
   python benchmarks/bench_growth.py --output=results/bench_growth.json
   python benchmarks/bench_growth.py --bench_axes=items --bench_item_counts=65000,1000000,10000000
 
-Worlds are made: items fall to categories by Zipf's law, vectors and weights are drawn, lives repeat a tenth as many
+Worlds are made: items fall to categories by Zipf's law, vectors and weights are drawn, histories repeat a tenth as many
 items as they have events. Speed does not depend on what weights say. Interests are drawn by eq. 3, so that large
 categories are searched, and the learned score is computed as ever. Each model is saved, loaded as the server does by a
 fresh process with one thread, and asked: medians of its CPU time, and by how much its memory grew over what it held
@@ -24,15 +24,15 @@ from absl import flags as absl_flags
 from fresh_process import AS_SERVED, ONE_THREAD, ask_in_fresh_process
 from zipf_sizes import zipf_sizes
 
-from longretriever_tf import flags
+from longretriever_tf.config import flags
 
 _DEFAULTS = {"events": 20_000, "batch": 1, "categories": 300, "items": 65_000}
 _NOW = 1_700_000_000
 
 _AXES = absl_flags.DEFINE_list("bench_axes", list(_DEFAULTS), "What grows, each in turn.")
 _SIZES = {
-    "events": absl_flags.DEFINE_list("bench_event_counts", ["200", "2000", "20000", "100000"], "Events per life."),
-    "batch": absl_flags.DEFINE_list("bench_batches", ["1", "4", "16", "64"], "Lives per request."),
+    "events": absl_flags.DEFINE_list("bench_event_counts", ["200", "2000", "20000", "100000"], "Events per history."),
+    "batch": absl_flags.DEFINE_list("bench_batches", ["1", "4", "16", "64"], "Histories per request."),
     "categories": absl_flags.DEFINE_list("bench_category_counts", ["300", "1000", "3000", "10000"], "Categories."),
     "items": absl_flags.DEFINE_list("bench_item_counts", ["65000", "250000", "1000000"], "Items in all."),
 }
@@ -44,8 +44,8 @@ _OUTPUT = absl_flags.DEFINE_string("output", "", "Also write the JSON there, and
 def main(argv: list[str]) -> None:
     """Runs the benchmark."""
     del argv
-    from longretriever_tf.files import write_text_atomically
-    from longretriever_tf.provenance import describe_origin
+    from longretriever_tf.common.files import write_text_atomically
+    from longretriever_tf.common.provenance import describe_origin
 
     os.environ.update(ONE_THREAD | AS_SERVED)
     facts = describe_origin("python benchmarks/bench_growth.py", 1) | {"threads": 1, "by_default": _DEFAULTS}
@@ -87,7 +87,7 @@ def _save(plan: dict[str, int], folder: str) -> None:
     """Saves an untrained model of a made corpus, with the signature that answers requests."""
     import tensorflow as tf
 
-    from longretriever_tf.config import Config, DataConfig
+    from longretriever_tf.config.config import Config, DataConfig
     from longretriever_tf.models.build import build_models
     from longretriever_tf.retrieval.multi_context import MultiContextRetriever
     from longretriever_tf.retrieval.signatures import make_signatures
@@ -117,8 +117,8 @@ def _make_corpus(num_items: int, num_categories: int) -> Any:
 
 def ask(folder: str, plan: dict[str, int], rounds: int) -> None:
     """What the fresh process does: loads, asks, prints JSON."""
-    from longretriever_tf.serving import memory
-    from longretriever_tf.serving.loaded import LoadedModel
+    from longretriever_tf.serving.server import memory
+    from longretriever_tf.serving.server.loaded import LoadedModel
 
     memory.keep_freed_memory()
     model = LoadedModel("bench", 1, folder)
@@ -141,7 +141,7 @@ def ask(folder: str, plan: dict[str, int], rounds: int) -> None:
 
 
 def _columns(plan: dict[str, int]) -> dict[str, np.ndarray]:
-    """Made lives over two years; ids of `_make_corpus` are the item indices."""
+    """Made histories over two years; ids of `_make_corpus` are the item indices."""
     rng, batch, events = np.random.default_rng(2), plan["batch"], plan["events"]
     own = rng.integers(2, plan["items"] * 9 // 10, [batch, max(events // 10, 1)])
     times = np.sort(_NOW - rng.integers(1, 730 * 86_400, [batch, events]), axis=1)

@@ -6,7 +6,7 @@
 
 Each kind is saved, then loaded and asked in a fresh process: the interests of one request, each in a category of its
 own. `plain` is the comparison: one TFRS layer per category, ScaNN with TFRS's own settings from 100 items on and brute
-force below, a Python loop over the categories, a SavedModel per layer (in one they would mix: retrieval/scann_index.py
+force below, a Python loop over the categories, a SavedModel per layer (in one they would mix: retrieval/index/scann.py
 says why). `plain_reordered` searches all leaves of small categories, three in ten of those from 1,000 items on, and
 reorders 1,000 candidates. Item vectors are made: clusters of unequal size, with biases; user vectors lean to one.
 """
@@ -25,8 +25,8 @@ from absl import flags as absl_flags
 from fresh_process import ask_in_fresh_process
 from zipf_sizes import zipf_sizes
 
-from longretriever_tf import flags
-from longretriever_tf.errors import UserError
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config import flags
 
 flags.define_config_flags("index")
 _SIZES = absl_flags.DEFINE_list(
@@ -49,8 +49,8 @@ _K = plain_design.K
 def main(argv: list[str]) -> None:
     """Runs the benchmark."""
     del argv
-    from longretriever_tf.files import write_text_atomically
-    from longretriever_tf.provenance import describe_origin
+    from longretriever_tf.common.files import write_text_atomically
+    from longretriever_tf.common.provenance import describe_origin
 
     config = flags.config_from_flags().index
     offset = np.concatenate([[0, 1, 2], 2 + np.cumsum(_category_sizes())])
@@ -102,8 +102,8 @@ def _category_sizes() -> list[int]:
         return zipf_sizes(items, categories, _ZIPF.value).tolist()
     if _SIZES.value != ["complete_journey"]:
         return [int(size) for size in _SIZES.value]
-    from longretriever_tf.config import DataConfig
-    from longretriever_tf.data.load import load_log
+    from longretriever_tf.config.config import DataConfig
+    from longretriever_tf.datasets.load import load_log
 
     log = load_log(DataConfig())
     rows = np.unique(log.item_row)
@@ -129,9 +129,9 @@ def _save(
 
     import tensorflow as tf
 
-    from longretriever_tf.retrieval.category_index import build_index, searched_by_scann
-    from longretriever_tf.retrieval.packed_index import PackedIndex
-    from longretriever_tf.retrieval.scann_tuning import CheckQueries
+    from longretriever_tf.retrieval.index.build import build_index, searched_by_scann
+    from longretriever_tf.retrieval.index.exact import PackedIndex
+    from longretriever_tf.retrieval.index.scann_tuning import CheckQueries
 
     if kind.startswith("plain"):
         return plain_design.save_layers(kind, vectors, bias, offset, folder, range(2, len(offset) - 1))
@@ -157,8 +157,8 @@ def ask(kind: str, folder: str, interests: int, requests: int) -> None:
     import longretriever_tf  # noqa: F401, I001 - selects Keras 2 before TensorFlow is imported
     import tensorflow_recommenders  # noqa: F401 - registers ScaNN's operations for the plain design
 
-    from longretriever_tf.retrieval.scann_index import load_ops
-    from longretriever_tf.retrieval.scann_tuning import recall_of
+    from longretriever_tf.retrieval.index.scann import load_ops
+    from longretriever_tf.retrieval.index.scann_tuning import recall_of
 
     load_ops()
     with np.load(os.path.join(folder, "asked.npz")) as stored:

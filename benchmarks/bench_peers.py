@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 from absl import flags as absl_flags
 from fresh_process import ask_in_fresh_process
 
-from longretriever_tf import flags
-from longretriever_tf.errors import UserError
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config import flags
 
 
 class Side(NamedTuple):
@@ -64,11 +64,11 @@ def main(argv: list[str]) -> None:
     from own_side import train_own
     from peer_scorer import judge_marks, seconds_to_the_same
 
-    from longretriever_tf.data.prepared import load_split, prepare, training_cut
-    from longretriever_tf.data.user_examples import build_user_examples
-    from longretriever_tf.files import write_text_atomically
-    from longretriever_tf.provenance import describe_origin
-    from longretriever_tf.training.assemble import validation_truth
+    from longretriever_tf.common.files import write_text_atomically
+    from longretriever_tf.common.provenance import describe_origin
+    from longretriever_tf.data.batches.prepared_data import load_split, prepare, training_cut
+    from longretriever_tf.models.baselines.examples import build_user_examples
+    from longretriever_tf.training.setup import validation_truth
 
     log, cuts = load_split(config)
     prepared = prepare(config, log, training_cut(config, cuts))

@@ -18,8 +18,8 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from longretriever_tf import flags
-from longretriever_tf.errors import UserError
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config import flags
 
 flags.define_config_flags("data", "model", "train", "retrieval")
 _EXAMPLES = absl_flags.DEFINE_integer("bench_examples", 20_000, "Examples per measurement of ours.", lower_bound=1)
@@ -40,8 +40,8 @@ def main(argv: list[str]) -> None:
     config = flags.config_from_flags()
     from tower_start import start_towers
 
-    from longretriever_tf.files import write_text_atomically
-    from longretriever_tf.provenance import describe_origin
+    from longretriever_tf.common.files import write_text_atomically
+    from longretriever_tf.common.provenance import describe_origin
 
     if _JUDGED.value and config.train.cut != "validation":
         raise UserError(
@@ -78,14 +78,14 @@ def _train_and_judge(config: Any, begun: Any) -> dict[str, dict[str, float]]:
     from plain_training import PlainRetriever, make_plain_dataset
     from recall import judge
 
-    from longretriever_tf.models.optimizer import SplitAdam
-    from longretriever_tf.retrieval.scorer import LongRetrieverScorer
-    from longretriever_tf.training.assemble import validation_truth
+    from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
+    from longretriever_tf.models.optimizer import LazyAdamW
     from longretriever_tf.training.loop import make_step
+    from longretriever_tf.training.setup import validation_truth
 
     prepared, phase = begun.prepared, begun.phase
     total = max(1, phase.num_steps() * _JUDGED.value // phase.num_examples())
-    optimizer = SplitAdam(phase.variables(), config.train.learning_rate, config.train.weight_decay, total)
+    optimizer = LazyAdamW(phase.variables(), config.train.learning_rate, config.train.weight_decay, total)
     step = make_step(phase, optimizer, config.train.xla)
     epochs = (batch for epoch in itertools.count() for batch in phase.make_dataset(epoch))
     ours = _train(epochs, lambda batch: int(batch.category.shape[0]), step)
@@ -109,11 +109,11 @@ def _train(batches: Iterable[Any], size_of: Callable[[Any], int], step: Callable
 
 
 def _ours(config: Any, begun: Any) -> dict[str, Any]:
-    from longretriever_tf.models.optimizer import SplitAdam
+    from longretriever_tf.models.optimizer import LazyAdamW
     from longretriever_tf.training.loop import make_step
 
     phase = begun.phase
-    step = make_step(phase, SplitAdam(phase.variables(), config.train.learning_rate, 0.0, 10_000), config.train.xla)
+    step = make_step(phase, LazyAdamW(phase.variables(), config.train.learning_rate, 0.0, 10_000), config.train.xla)
     dataset = phase.make_dataset(0)
     batches = list(_first(dataset, lambda batch: int(batch.category.shape[0]), _EXAMPLES.value))
     facts = _padding(batch.token_item for batch in batches)

@@ -5,7 +5,7 @@
 A finished run is exported with signatures that stop early; a fresh process with one thread loads it as the server does
 and asks each in turn, so that a part costs what its signature takes longer than the one before:
 
-  history     look-up of ids, sums over the life by category, interest features
+  history     look-up of ids, sums over the history by category, interest features
   interest    the learned interest score and the draw
   encoder     hard search of the drawn categories, tokens, user tower
   search      index, merge, explanation
@@ -13,7 +13,8 @@ and asks each in turn, so that a part costs what its signature takes longer than
 
 `plain` is numpy and Python around the same user tower padded to L: eq. 3 instead of the learned score, one TFRS layer
 per category (ScaNN with TFRS's own settings from 100 items on), lists merged by score; no boosts, no explanation, one
-request after another. It searches the categories that ours drew. `plain_reordered` has layers of more effort. Lives are
+request after another. It searches the categories that ours drew. `plain_reordered` has layers of more effort.
+Histories are
 made: each user takes items of his own 2,000, unequally often, over two years. Freed memory is kept, and oneDNN off, as
 in the server. Ratios are taken round by round, in a process where ours and the plain design are asked in turn.
 """
@@ -32,14 +33,14 @@ import plain_design
 from absl import flags as absl_flags
 from fresh_process import AS_SERVED, ONE_THREAD
 
-from longretriever_tf import flags
-from longretriever_tf.config import Config, load_config
-from longretriever_tf.serving import memory
+from longretriever_tf.config import flags
+from longretriever_tf.config.config import Config, load_config
+from longretriever_tf.serving.server import memory
 
 _RUN_DIR = absl_flags.DEFINE_string("run_dir", "runs/demo", "Run directory of a finished training.")
-_HISTORY = absl_flags.DEFINE_integer("bench_history", 20_000, "T: events per life.", lower_bound=1)
-_BATCHES = absl_flags.DEFINE_list("bench_batches", ["1", "32"], "B: lives per request.")
-_INTERESTS = absl_flags.DEFINE_integer("bench_interests", 5, "N: interests per life, of the best 20.", lower_bound=1)
+_HISTORY = absl_flags.DEFINE_integer("bench_history", 20_000, "T: events per history.", lower_bound=1)
+_BATCHES = absl_flags.DEFINE_list("bench_batches", ["1", "32"], "B: histories per request.")
+_INTERESTS = absl_flags.DEFINE_integer("bench_interests", 5, "N: interests per history, of the best 20.", lower_bound=1)
 _ROUNDS = absl_flags.DEFINE_integer("bench_rounds", 15, "Rounds; the median counts.", lower_bound=1)
 _KINDS = absl_flags.DEFINE_list("bench_plain", ["plain", "plain_reordered"], "Plain designs to measure.")
 _OUTPUT = absl_flags.DEFINE_string("output", "", "Also write the JSON there.")
@@ -50,12 +51,12 @@ _PARTS = ("history", "interest", "encoder", "search")
 def main(argv: list[str]) -> None:
     """Runs the benchmark."""
     del argv
-    from longretriever_tf.data.tokens import max_sliced
-    from longretriever_tf.files import write_text_atomically
-    from longretriever_tf.provenance import describe_origin
+    from longretriever_tf.common.files import write_text_atomically
+    from longretriever_tf.common.provenance import describe_origin
+    from longretriever_tf.data.recipe.tokens import max_sliced
 
     config = load_config(_RUN_DIR.value)
-    facts = describe_origin("python benchmarks/bench_request.py", 1) | {"threads": 1, "unit": "CPU ms per life"}
+    facts = describe_origin("python benchmarks/bench_request.py", 1) | {"threads": 1, "unit": "CPU ms per history"}
     with tempfile.TemporaryDirectory() as folder:
         facts |= _save(config, folder)
         sizes = list(map(int, _BATCHES.value))
@@ -69,7 +70,7 @@ def main(argv: list[str]) -> None:
     for size in map(str, sizes):
         one = facts["ours"][size]
         parts = "  ".join(f"{name} {ms:.2f}" for name, ms in one.items())
-        print(f"B={size:3s} CPU ms per life: {parts}")
+        print(f"B={size:3s} CPU ms per history: {parts}")
         for kind in _KINDS.value:
             beside, recall = facts[kind][size], facts[kind]["recall"]
             print(
@@ -106,7 +107,7 @@ def _parts(model: Any, config: Config) -> dict[str, Any]:
     """Signatures that stop early; what a part makes is returned, so that nothing of it is pruned."""
     import tensorflow as tf
 
-    from longretriever_tf.retrieval.controls import default_columns
+    from longretriever_tf.retrieval.request_options import default_columns
 
     def flat(**parts: Any) -> dict[str, tf.Tensor]:
         leaves = {name: tf.nest.flatten(part) for name, part in parts.items()}
@@ -121,7 +122,7 @@ def _parts(model: Any, config: Config) -> dict[str, Any]:
 
     def choose(at: dict[str, tf.Tensor]) -> tuple[Any, Any]:
         asked = requests(at)
-        return asked, model.choose(asked, model.controls(at, tf.shape(at["request_timestamp"])[0]))
+        return asked, model.choose(asked, model.read_options(at, tf.shape(at["request_timestamp"])[0]))
 
     def encode(at: dict[str, tf.Tensor]) -> Any:
         asked, chosen = choose(at)
@@ -152,8 +153,8 @@ def _padded_tower(model: Any, config: Config) -> Any:
     """Events of N subsequences -> e_u, [N, D]: tokens and tower of the model, every row padded to L."""
     import tensorflow as tf
 
-    from longretriever_tf.data.hard_search import Events
-    from longretriever_tf.data.tokens import make_tokens
+    from longretriever_tf.data.recipe.tokens import make_tokens
+    from longretriever_tf.data.search.hard_search import Events
 
     def encode(
         item: tf.Tensor, age: tf.Tensor, length: tf.Tensor, count: tf.Tensor, category: tf.Tensor, activity: tf.Tensor
@@ -166,9 +167,9 @@ def _padded_tower(model: Any, config: Config) -> Any:
         pad = config.model.max_length - tf.shape(tokens.item)[1]
         items, features = tf.pad(tokens.item, [[0, 0], [0, pad]]), tf.pad(tokens.features, [[0, 0], [0, pad], [0, 0]])
         profile = tf.zeros([num, len(model.profile_names)], tf.int32)
-        taste = tf.zeros([num, config.model.svd_dim if config.model.reads_taste else 0])
+        history_embedding = tf.zeros([num, config.model.svd_dim if config.model.reads_history_embedding else 0])
         vectors = tf.gather(model._token_vectors, items)
-        return model._user_tower(vectors, items > 0, features, category, profile, taste).embedding
+        return model._user_tower(vectors, items > 0, features, category, profile, history_embedding).embedding
 
     def spec(name: str, dtype: tf.DType) -> tf.TensorSpec:
         return tf.TensorSpec([None], dtype, name)
@@ -201,13 +202,15 @@ def _in_fresh_process(what: str, folder: str, plan: Mapping[str, Any]) -> dict[s
 def ask_ours(folder: str, plan: Mapping[str, Any]) -> None:
     """Times each signature and the JSON around the last; keeps what was drawn; prints JSON."""
     from longretriever_tf.data.corpus import load_corpus
-    from longretriever_tf.serving.loaded import LoadedModel
+    from longretriever_tf.serving.server.loaded import LoadedModel
 
     corpus = load_corpus(os.path.join(folder, "corpus.npz"))
     model = LoadedModel("bench", 1, os.path.join(folder, "model"))
     found: dict[str, dict[str, float]] = {}
     for size in plan["batches"]:
-        feeds = _columns(corpus, model.signatures["search"], _lives(corpus, size, plan["length"]), plan["interests"])
+        feeds = _columns(
+            corpus, model.signatures["search"], _histories(corpus, size, plan["length"]), plan["interests"]
+        )
         steps = {part: _caller(model, part, feeds) for part in _PARTS}
         answer = dict(zip(sorted(model.signatures["search"].outputs), steps["search"](), strict=True))
         steps |= _json_steps(model, feeds, answer)
@@ -223,15 +226,15 @@ def ask_ours(folder: str, plan: Mapping[str, Any]) -> None:
 
 
 def ask_plain(folder: str, plan: Mapping[str, Any]) -> None:
-    """Times the plain design and ours in turn, round by round, over the same lives; prints JSON."""
+    """Times the plain design and ours in turn, round by round, over the same histories; prints JSON."""
     import longretriever_tf  # noqa: F401, I001 - selects Keras 2 before TensorFlow is imported
     import tensorflow as tf
     import tensorflow_recommenders  # noqa: F401 - registers ScaNN's operations
 
     from longretriever_tf.data.corpus import load_corpus
-    from longretriever_tf.retrieval.scann_index import load_ops
-    from longretriever_tf.retrieval.scann_tuning import recall_of
-    from longretriever_tf.serving.loaded import LoadedModel
+    from longretriever_tf.retrieval.index.scann import load_ops
+    from longretriever_tf.retrieval.index.scann_tuning import recall_of
+    from longretriever_tf.serving.server.loaded import LoadedModel
 
     load_ops()
     corpus, drawn = load_corpus(os.path.join(folder, "corpus.npz")), np.load(os.path.join(folder, "drawn.npy"))
@@ -240,12 +243,12 @@ def ask_plain(folder: str, plan: Mapping[str, Any]) -> None:
     by_id = 2 + np.argsort(corpus.item_id[2:])
     catalogue = plain_design.Catalogue(corpus.item_id, by_id, corpus.item_category, corpus.num_categories)
     retriever = plain_design.PlainRetriever(catalogue, model.encode_padded, layers, plan["max_events"])
-    lives = _lives(corpus, len(drawn), plan["length"])
+    histories = _histories(corpus, len(drawn), plan["length"])
     with np.load(os.path.join(folder, "items.npz")) as stored:
         vectors, bias = (stored[name] for name in stored.files)
     recall = []
-    for life, interests in zip(lives, drawn, strict=True):  # warms up, too
-        _, embedding = retriever.retrieve(life, interests, _TOP)
+    for user_history, interests in zip(histories, drawn, strict=True):  # warms up, too
+        _, embedding = retriever.retrieve(user_history, interests, _TOP)
         for one, vector in zip(interests.tolist(), embedding, strict=True):
             low, high = corpus.category_offset[one : one + 2]
             items = layers[one](np.append(vector, np.float32(1.0))[None])[1].numpy() - low
@@ -254,10 +257,12 @@ def ask_plain(folder: str, plan: Mapping[str, Any]) -> None:
     ours = LoadedModel("bench", 1, os.path.join(folder, "model"))
     facts: dict[str, Any] = {"recall": float(np.mean(recall)), "layers": len(layers)}
     for size in plan["batches"]:
-        some = [*zip(lives[:size], drawn[:size], strict=True)]
-        feeds = _columns(corpus, ours.signatures["search"], lives[:size], plan["interests"])
+        some = [*zip(histories[:size], drawn[:size], strict=True)]
+        feeds = _columns(corpus, ours.signatures["search"], histories[:size], plan["interests"])
         steps = {
-            "plain": lambda some=some: [retriever.retrieve(life, interests, _TOP) for life, interests in some],
+            "plain": lambda some=some: [
+                retriever.retrieve(user_history, interests, _TOP) for user_history, interests in some
+            ],
             "ours": _caller(ours, "search", feeds),
         }
         took = {name: ms / size for name, ms in _interleaved(steps, plan["rounds"]).items()}
@@ -266,28 +271,30 @@ def ask_plain(folder: str, plan: Mapping[str, Any]) -> None:
     print(json.dumps(facts))
 
 
-def _lives(corpus: Any, size: int, length: int) -> list[plain_design.Life]:
-    """Made-up lives, the same for every batch size: life r is a function of r alone."""
+def _histories(corpus: Any, size: int, length: int) -> list[plain_design.HistoryMeasures]:
+    """Made-up histories, the same for every batch size: history r is a function of r alone."""
     known = corpus.item_id[2 : corpus.num_offered]
-    lives = []
+    histories = []
     for row in range(size):
         rng = np.random.default_rng([1, row])
         own = rng.choice(known, 2000)
         items = own[np.minimum(rng.zipf(1.2, length), len(own)) - 1]
         times = np.sort(corpus.cut - rng.integers(1, 730 * 86_400, length))
-        lives.append(plain_design.Life(items, times, int(corpus.cut)))
-    return lives
+        histories.append(plain_design.HistoryMeasures(items, times, int(corpus.cut)))
+    return histories
 
 
-def _columns(corpus: Any, signature: Any, lives: list[plain_design.Life], interests: int) -> dict[str, np.ndarray]:
+def _columns(
+    corpus: Any, signature: Any, histories: list[plain_design.HistoryMeasures], interests: int
+) -> dict[str, np.ndarray]:
     def numbers(value: int, dtype: type = np.int32) -> np.ndarray:
-        return np.full(len(lives), value, dtype)
+        return np.full(len(histories), value, dtype)
 
     return dict(signature.defaults) | {
-        "history_item_id": np.stack([life.item_id for life in lives]),
-        "history_timestamp": np.stack([life.timestamp for life in lives]),
-        "request_timestamp": np.array([life.time for life in lives]),
-        **{name: np.full(len(lives), b"", object) for name in set(signature.inputs) & set(corpus.profile_values)},
+        "history_item_id": np.stack([user_history.item_id for user_history in histories]),
+        "history_timestamp": np.stack([user_history.timestamp for user_history in histories]),
+        "request_timestamp": np.array([user_history.time for user_history in histories]),
+        **{name: np.full(len(histories), b"", object) for name in set(signature.inputs) & set(corpus.profile_values)},
         "num_interests": numbers(interests),
         "top_interests": numbers(_TOP),
         "k": numbers(plain_design.K),
@@ -302,8 +309,8 @@ def _caller(model: Any, name: str, feeds: Mapping[str, np.ndarray]) -> Callable[
 
 
 def _json_steps(model: Any, feeds: Mapping[str, np.ndarray], answer: Mapping[str, np.ndarray]) -> dict[str, Callable]:
-    from longretriever_tf.serving.json_replies import write_columns
-    from longretriever_tf.serving.json_requests import Expected, parse_predict
+    from longretriever_tf.serving.server.json_replies import write_columns
+    from longretriever_tf.serving.server.json_requests import Expected, parse_predict
 
     def plain(array: np.ndarray) -> Any:
         return np.vectorize(bytes.decode, [object])(array).tolist() if array.dtype == object and array.size else array

@@ -3,7 +3,7 @@
   python benchmarks/bench_serving.py --export_dir=exports/longretriever --output=results/bench_serving.json
 
 Starts `python -m longretriever_tf.serve` on a copy of the newest version, asks it in a closed loop over both transports
-and with short and long lives, then asks --bench_swap_requests in a row while version 2 and a broken version 3 are
+and with short and long histories, then asks --bench_swap_requests in a row while version 2 and a broken version 3 are
 published and version 4 replaces both. Callers and server share this machine; `load_average` says what else ran.
 """
 
@@ -23,10 +23,10 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from longretriever_tf import flags
+from longretriever_tf.config import flags
 
 _EXPORT_DIR = absl_flags.DEFINE_string("export_dir", "exports/longretriever", "Export that is served.")
-_LENGTHS = absl_flags.DEFINE_list("bench_lengths", ["200", "20000"], "Events per life.")
+_LENGTHS = absl_flags.DEFINE_list("bench_lengths", ["200", "20000"], "Events per history.")
 _CONCURRENCY = absl_flags.DEFINE_integer("bench_concurrency", 2, "Callers.", lower_bound=1)
 _DURATION = absl_flags.DEFINE_float("bench_duration_s", 20.0, "Of each load test.", lower_bound=0.1)
 _SWAP = absl_flags.DEFINE_integer("bench_swap_requests", 10_000, "Requests across the swaps.", lower_bound=1)
@@ -37,9 +37,9 @@ _MODEL = "longretriever"
 def main(argv: list[str]) -> None:
     """Runs the benchmark."""
     del argv
-    from longretriever_tf.files import write_text_atomically
-    from longretriever_tf.provenance import describe_origin
-    from longretriever_tf.retrieval.saved_model import latest_version
+    from longretriever_tf.common.files import write_text_atomically
+    from longretriever_tf.common.provenance import describe_origin
+    from longretriever_tf.retrieval.export.saved_model import latest_version
 
     facts: dict[str, Any] = describe_origin("python benchmarks/bench_serving.py", 1)
     facts |= {"concurrency": _CONCURRENCY.value, "batch_size": 1, "k": 100, "load": []}
@@ -102,10 +102,10 @@ def _wait_for(rest: int, version: int, state: str, timeout_s: float = 300) -> No
 
 def _load(url: str, length: int, num_requests: int) -> dict[str, Any]:
     """A closed loop: for some seconds, or a number of requests."""
-    from longretriever_tf.serving.client import Client, ClientOptions
-    from longretriever_tf.serving.load_run import Arrivals, Lives, make_requests, run_load
+    from longretriever_tf.serving.client.client import Client, ClientOptions
+    from longretriever_tf.serving.load_run import Arrivals, SampledHistories, make_requests, run_load
 
-    requests = make_requests(Lives(_EXPORT_DIR.value, length, 1, 100), 16, 1)
+    requests = make_requests(SampledHistories(_EXPORT_DIR.value, length, 1, 100), 16, 1)
     arrivals = Arrivals(None, _DURATION.value, num_requests, _CONCURRENCY.value, 1)
     with Client(url, _MODEL, ClientOptions(timeout_s=60.0)) as client:
         calls = [client.prepare(rows) for rows in requests]
@@ -117,7 +117,7 @@ def _load(url: str, length: int, num_requests: int) -> dict[str, Any]:
 
 
 def _swap(folder: str, newest: str, rest: int) -> dict[str, Any]:
-    """Publishes beside a load of short lives: a good version, a broken one, a good one; then what each came to."""
+    """Publishes beside a load of short histories: a good version, a broken one, a good one; then what each came to."""
     failure: list[BaseException] = []
     settled_s, start = {}, time.monotonic()
 

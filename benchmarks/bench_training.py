@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from longretriever_tf import flags
+from longretriever_tf.config import flags
 
 flags.define_config_flags("data", "model", "train", "retrieval")
 _BATCHES = absl_flags.DEFINE_integer(
@@ -34,8 +34,8 @@ def main(argv: list[str]) -> None:
     import tensorflow as tf
     from tower_start import start_towers
 
-    from longretriever_tf.files import write_text_atomically
-    from longretriever_tf.provenance import describe_origin
+    from longretriever_tf.common.files import write_text_atomically
+    from longretriever_tf.common.provenance import describe_origin
     from longretriever_tf.training.device_phase import make_device_phase
 
     begun = start_towers(config)
@@ -68,10 +68,10 @@ def _describe(device: Any) -> str:
 
 def _measure(config: Any, phase: Any) -> dict[str, Any]:
     """Pipeline, step, both: over the first batches of an epoch."""
-    from longretriever_tf.models.optimizer import SplitAdam
+    from longretriever_tf.models.optimizer import LazyAdamW
     from longretriever_tf.training.loop import make_step
 
-    step = make_step(phase, SplitAdam(phase.variables(), config.train.learning_rate, 0.0, 10_000), config.train.xla)
+    step = make_step(phase, LazyAdamW(phase.variables(), config.train.learning_rate, 0.0, 10_000), config.train.xla)
     dataset = phase.make_dataset(0)
     batches = list(dataset.take(_BATCHES.value))
     count = sum(int(batch.category.shape[0]) for batch in batches)
@@ -109,10 +109,10 @@ def _measure(config: Any, phase: Any) -> dict[str, Any]:
 
 def _measure_device(config: Any, phase: Any) -> dict[str, Any]:
     """The first epoch by the call, with its losses and compilation; then later epochs whole, start to last step."""
-    from longretriever_tf.models.optimizer import SplitAdam
+    from longretriever_tf.models.optimizer import LazyAdamW
     from longretriever_tf.training.loop import make_step
 
-    optimizer = SplitAdam(phase.variables(), config.train.learning_rate, config.train.weight_decay, 10_000)
+    optimizer = LazyAdamW(phase.variables(), config.train.learning_rate, config.train.weight_decay, 10_000)
     step = make_step(phase, optimizer, config.train.xla)
     phase.epochs = _REPEATS.value + 1  # each is planned while the one before it runs, as in a long training
     seen, losses, compile_s = set(), [], 0.0

@@ -199,7 +199,7 @@ def _bytes(seeds: Seeds, rng: random.Random) -> HttpRequest:
 
 
 def _numbers(seeds: Seeds, rng: random.Random) -> HttpRequest:
-    """Knobs at their limits, and more rows or events than anyone has."""
+    """Options at their limits, and more rows or events than anyone has."""
     signature = rng.choice([name for name in seeds.columns if "k" in seeds.columns[name]] or list(seeds.columns))
     columns = dict(seeds.columns[signature])
     rows = max(map(len, columns.values()))

@@ -32,8 +32,8 @@ from fuzz_clients import Target, run_client
 from fuzz_grpc import good_call
 from fuzz_http import Seeds
 
-from longretriever_tf import flags
-from longretriever_tf.errors import UserError
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config import flags
 
 _EXPORT_DIR = absl_flags.DEFINE_string("export_dir", "exports/longretriever", "Export that is served.")
 _REQUESTS = absl_flags.DEFINE_integer("requests", 20_000, "How many.", lower_bound=1)
@@ -247,7 +247,7 @@ def _post(rest: int, body: Any) -> bytes:
 
 
 def _read_seeds(rest: int) -> tuple[Seeds, dict[str, dict[str, int]]]:
-    """A valid request for every signature that takes one made of the export's own warm-up lives."""
+    """A valid request for every signature that takes one made of the export's own warm-up histories."""
     signatures = _get(rest, f"/v1/models/{_MODEL}/metadata")["metadata"]["signature_def"]
     signatures = signatures.get("signature_def", signatures)
     users = _get(rest, f"/explorer/models/{_MODEL}/users.json")["users"][:2]
@@ -276,7 +276,7 @@ def _read_seeds(rest: int) -> tuple[Seeds, dict[str, dict[str, int]]]:
 
 def _column(name: str, dtype: str, users: list[dict[str, Any]], category: str) -> list[Any]:
     """Two rows of an input."""
-    knobs = {
+    request_options = {
         "k": 5,
         "num_interests": 2,
         "top_interests": 3,
@@ -297,7 +297,7 @@ def _column(name: str, dtype: str, users: list[dict[str, Any]], category: str) -
         return [category] * 2
     if name in ("exclude_item_id", "allowed_category", "forbidden_category", "forced_category", "forced_weight"):
         return [[], []]
-    return [knobs.get(name, "" if dtype == "DT_STRING" else 0)] * 2
+    return [request_options.get(name, "" if dtype == "DT_STRING" else 0)] * 2
 
 
 if __name__ == "__main__":

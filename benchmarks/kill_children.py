@@ -1,4 +1,4 @@
-"""Starts a command, waits for a line of its output, and kills it with all its children a moment later."""
+"""Starts a command, waits for a line of its output, and kills it with all its children a time later."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
-class Moment(NamedTuple):
+class AsOf(NamedTuple):
     """When to kill: so many seconds after the first line of output that matches; from the start where it is ""."""
 
     line: str
@@ -26,17 +26,17 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def run_and_kill(command: Sequence[str], moment: Moment, environment: Mapping[str, str]) -> Outcome:
-    """Runs the command up to the moment; it may end before."""
+def run_and_kill(command: Sequence[str], as_of: AsOf, environment: Mapping[str, str]) -> Outcome:
+    """Runs the command up to the time; it may end before."""
     with _start(command, environment) as child:
         assert child.stdout is not None
         lines: list[str] = []
-        killer = threading.Timer(moment.after_s, _kill_all, [child])
-        if not moment.line:
+        killer = threading.Timer(as_of.after_s, _kill_all, [child])
+        if not as_of.line:
             killer.start()
         for line in child.stdout:
             lines.append(line)
-            if not killer.is_alive() and moment.line and re.search(moment.line, line):
+            if not killer.is_alive() and as_of.line and re.search(as_of.line, line):
                 killer.start()
                 break
         rest = child.stdout.read()
@@ -44,7 +44,7 @@ def run_and_kill(command: Sequence[str], moment: Moment, environment: Mapping[st
         if killer.ident is not None:
             killer.cancel()
             killer.join()
-    return Outcome(None if status == -signal.SIGKILL else status, "".join(lines) + rest, moment.after_s)
+    return Outcome(None if status == -signal.SIGKILL else status, "".join(lines) + rest, as_of.after_s)
 
 
 def end_of(command: Sequence[str], environment: Mapping[str, str], begin: str = "", end: str = "") -> Outcome:

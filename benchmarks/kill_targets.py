@@ -43,7 +43,7 @@ class World:
 
     folder: str
     environment: dict[str, str]
-    moments: dict[str, "Part"]
+    as_of_times: dict[str, "Part"]
 
     def path(self, *parts: str) -> str:
         return os.path.join(self.folder, *parts)
@@ -97,7 +97,7 @@ def make_world(folder: str, targets: Sequence[Target], parallel: int) -> World:
 
     with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
         for target, part in zip(targets, pool.map(run_whole, targets), strict=True):
-            world.moments[target.name] = part
+            world.as_of_times[target.name] = part
     return world
 
 

@@ -1,4 +1,4 @@
-"""Kills commands at random moments, runs them again, and compares what they leave with an uninterrupted run.
+"""Kills commands at random times, runs them again, and compares what they leave with an uninterrupted run.
 
   python benchmarks/kill_trials.py --kills=120 --parallel=14 --seed=1 --output=results/kill_trials.json
 
@@ -21,16 +21,16 @@ import time
 from typing import Any
 
 from absl import flags as absl_flags
-from kill_children import Moment, Outcome, end_of, run_and_kill
+from kill_children import AsOf, Outcome, end_of, run_and_kill
 from kill_targets import TARGETS, Target, World, make_world
 
-from longretriever_tf import flags
+from longretriever_tf.config import flags
 
 _KILLS = absl_flags.DEFINE_integer("kills", 100, "Kills to count.", 1)
 _PER_TRIAL = absl_flags.DEFINE_integer("kills_per_trial", 2, "Kills of one command before it may run to its end.", 1)
 _PARALLEL = absl_flags.DEFINE_integer("parallel", 2, "Trials at once.", 1)
 _TARGETS = absl_flags.DEFINE_list("targets", list(TARGETS), f"Which parts to kill: {', '.join(TARGETS)}.")
-_SEED = absl_flags.DEFINE_integer("seed", 1, "Of the moments.")
+_SEED = absl_flags.DEFINE_integer("seed", 1, "Of the times.")
 _WORK_DIR = absl_flags.DEFINE_string("work_dir", "", "Keeps everything there; empty: a temporary folder, removed.")
 _OUTPUT = absl_flags.DEFINE_string("output", "", "Also write the JSON there.")
 
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     unknown = sorted(set(_TARGETS.value) - set(TARGETS))
     if unknown:
         raise ValueError(f"--targets: {', '.join(unknown)}: expected some of {', '.join(TARGETS)}")
-    from longretriever_tf.provenance import describe_origin
+    from longretriever_tf.common.provenance import describe_origin
 
     start = time.monotonic()
     folder = _WORK_DIR.value or tempfile.mkdtemp(prefix="kill_trials.")
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
         "moments": {name: [k for t in trials if t["target"] == name for k in t["kills"]] for name in _TARGETS.value},
     }
     if _OUTPUT.value:
-        from longretriever_tf.files import write_text_atomically
+        from longretriever_tf.common.files import write_text_atomically
 
         write_text_atomically(_OUTPUT.value, json.dumps(made, indent=2) + "\n")
     print(json.dumps({name: value for name, value in made.items() if name not in ("moments", "by_target")}))
@@ -105,12 +105,12 @@ def _trial(world: World, target: Target, number: int) -> dict[str, Any]:
     place = os.path.join(world.folder, "trials", f"{number}")
     os.makedirs(place)
     command, problems = target.start(world, place), []
-    part = world.moments[target.name]
+    part = world.as_of_times[target.name]
     kills: list[dict[str, float]] = []
     outcome = Outcome(None, "", 0.0)
     for _ in range(_PER_TRIAL.value):
         wanted = draw.uniform(0.0, 1.2) * part.seconds
-        outcome = run_and_kill(command, Moment(target.begin, wanted), world.environment)
+        outcome = run_and_kill(command, AsOf(target.begin, wanted), world.environment)
         if outcome.status is not None:
             break  # it ended first
         kills.append({"after_s": round(wanted, 3), "of_s": round(part.seconds, 3)})

@@ -9,8 +9,8 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from longretriever_tf.config import ModelConfig
-from longretriever_tf.data.batches import Batch
+from longretriever_tf.config.config import ModelConfig
+from longretriever_tf.data.batches.in_context import Batch
 
 Product = tuple[int, int, int, int]
 """A batched product [b, m, k] x [b, k, n] as (b, m, k, n)."""
@@ -20,7 +20,7 @@ def useful_products(config: ModelConfig, batch: Batch) -> list[Product]:
     """The forward products of one batch of LongRetriever, counted on real tokens."""
     rows, dim = int(batch.category.shape[0]), config.dim
     real = int(np.count_nonzero(batch.token_item))
-    prefix = 1 + int(config.reads_taste) + (int(batch.profile.shape[1]) if config.profile else 0)
+    prefix = 1 + int(config.reads_history_embedding) + (int(batch.profile.shape[1]) if config.profile else 0)
     tokens, items, width = real + rows * prefix, int(batch.item.shape[0]), int(batch.features.shape[2])
     length = max(1, round(tokens / rows))
     made = [(1, real, width, dim)]
@@ -33,7 +33,7 @@ def useful_products(config: ModelConfig, batch: Batch) -> list[Product]:
         made += [(1, written, dim, config.ff_dim), (1, written, config.ff_dim, dim)]
     if config.copy:
         made += [(1, real, dim + width, dim), (1, real, dim, 1)]
-    if config.reads_taste:
+    if config.reads_history_embedding:
         made.append((1, rows, config.svd_dim, dim))
     if config.svd_dim:
         made.append((1, items, config.svd_dim, dim))

@@ -81,14 +81,14 @@ def _endless(phase: Any) -> Iterator[Any]:
 
 def _make_step(config: Any, phase: Any, budget_s: float) -> Callable[[Any], Any]:
     """The step, traced for the shapes to come, the weights as they were; its learning rate ends with the budget."""
-    from longretriever_tf.models.optimizer import SplitAdam
+    from longretriever_tf.models.optimizer import LazyAdamW
     from longretriever_tf.training.loop import make_step
 
     variables, batches = phase.variables(), list(itertools.islice(phase.make_dataset(0), _TRIED))
-    still = make_step(phase, SplitAdam(variables, 0.0, 0.0, 1), config.train.xla)  # rate 0: no weight moves
+    still = make_step(phase, LazyAdamW(variables, 0.0, 0.0, 1), config.train.xla)  # rate 0: no weight moves
     _run(still, batches)
     total = max(1, round(budget_s / _run(still, batches)))
-    optimizer = SplitAdam(variables, config.train.learning_rate, config.train.weight_decay, total)
+    optimizer = LazyAdamW(variables, config.train.learning_rate, config.train.weight_decay, total)
     step = make_step(phase, optimizer, config.train.xla)
     state = [*variables, *optimizer.variables]
     before = [variable.numpy() for variable in state]
@@ -111,8 +111,8 @@ def _run(step: Callable[[Any], Any], batches: list[Any]) -> float:
 
 
 def _make_scorer(config: Any, prepared: Any, models: dict[str, Any]) -> Any:
-    from longretriever_tf.retrieval.recent_scorer import RecentScorer
-    from longretriever_tf.retrieval.scorer import LongRetrieverScorer
+    from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
+    from longretriever_tf.models.baselines.scorer import RecentScorer
 
     if "interest" not in models:
         return RecentScorer(config, prepared, models["retriever"])

@@ -85,7 +85,7 @@ class Catalogue(NamedTuple):
     num_categories: int
 
 
-class Life(NamedTuple):
+class HistoryMeasures(NamedTuple):
     """One user's raw history, and when it is asked about: [T] int64, [T] int64 seconds, seconds."""
 
     item_id: np.ndarray
@@ -108,22 +108,24 @@ class PlainRetriever:
     ) -> None:
         self._catalogue, self._encode, self._layers, self._max_events = catalogue, encode, layers, max_events
 
-    def retrieve(self, life: Life, interests: np.ndarray, top: int) -> tuple[list[tuple[float, int]], np.ndarray]:
+    def retrieve(
+        self, history: HistoryMeasures, interests: np.ndarray, top: int
+    ) -> tuple[list[tuple[float, int]], np.ndarray]:
         """The best (score, item index), best first, and the user vector of each interest.
 
         Args:
-          life: the request.
+          history: the request.
           interests: the categories that are searched; the draw by eq. 3 is made all the same, and paid for.
           top: M.
         """
         known = self._catalogue
         ids = known.item_id[known.by_id]
-        item = known.by_id[np.minimum(np.searchsorted(ids, life.item_id), len(ids) - 1)]
-        keep = (known.item_id[item] == life.item_id) & (life.timestamp > 0) & (life.timestamp < life.time)
-        item, timestamp = item[keep], life.timestamp[keep]
+        item = known.by_id[np.minimum(np.searchsorted(ids, history.item_id), len(ids) - 1)]
+        keep = (known.item_id[item] == history.item_id) & (history.timestamp > 0) & (history.timestamp < history.time)
+        item, timestamp = item[keep], history.timestamp[keep]
         order = np.argsort(timestamp, kind="stable")
         item, timestamp = item[order], timestamp[order]
-        category, age = known.category[item], ((life.time - timestamp) / 86_400).astype(np.float32)
+        category, age = known.category[item], ((history.time - timestamp) / 86_400).astype(np.float32)
         score = np.bincount(category, 1 / np.maximum(age, 1.0), known.num_categories)
         np.random.default_rng(1).choice(np.argsort(-score)[:top], len(interests), replace=False)
         runs = [np.flatnonzero(category == one) for one in interests]

@@ -6,20 +6,20 @@ import numpy as np
 import tensorflow as tf
 from plain_training import PlainRetriever, read_plain_rows
 
-from longretriever_tf.config import Config, RetrievalConfig
-from longretriever_tf.data.prepared import Prepared
-from longretriever_tf.retrieval.scorer import LongRetrieverScorer
-from longretriever_tf.schema import FIRST_KNOWN
+from longretriever_tf.common.schema import FIRST_KNOWN
+from longretriever_tf.config.config import Config, RetrievalConfig
+from longretriever_tf.data.batches.prepared_data import Prepared
+from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
 
 _BATCH = 2048
 
 
 class PlainLogits:
-    """Logits of every item by its own category's user vector, as `retrieval.category_scorer` has them.
+    """Logits of every item by its own category's user vector, as `evaluation.category_scorer` has them.
 
     Args:
       config: the run's.
-      prepared: the window before the moment.
+      prepared: the window before the time.
       model: trained.
     """
 
@@ -36,15 +36,15 @@ class PlainLogits:
         """
         corpus, order = self._prepared.corpus, self._prepared.order
         categories = np.arange(FIRST_KNOWN, corpus.num_categories)
-        run = order.find_runs(np.repeat(users, len(categories)), np.tile(categories, len(users)))
-        touched = np.flatnonzero(run >= 0)
-        # Who never touched a category gets its empty history's vector: encoded once, after the others.
-        start = np.append(order.run_offset[run[touched]], np.zeros(len(categories), np.int64))
-        stop = np.append(order.run_offset[run[touched] + 1], np.zeros(len(categories), np.int64))
-        category = np.append(categories[touched % len(categories)], categories)
+        run = order.find_segments(np.repeat(users, len(categories)), np.tile(categories, len(users)))
+        seen = np.flatnonzero(run >= 0)
+        # Who never seen a category gets its empty history's vector: encoded once, after the others.
+        start = np.append(order.segment_offset[run[seen]], np.zeros(len(categories), np.int64))
+        stop = np.append(order.segment_offset[run[seen] + 1], np.zeros(len(categories), np.int64))
+        category = np.append(categories[seen % len(categories)], categories)
         vectors = self._user_vectors(start, stop, category)
-        made = np.tile(vectors[len(touched) :], (len(users), 1))
-        made[touched] = vectors[: len(touched)]
+        made = np.tile(vectors[len(seen) :], (len(users), 1))
+        made[seen] = vectors[: len(seen)]
         made = made.reshape(len(users), len(categories), -1)
         scores = np.full((len(users), corpus.num_items), -np.inf, np.float32)
         for place, one in enumerate(categories.tolist()):
@@ -53,13 +53,13 @@ class PlainLogits:
         return scores
 
     def _user_vectors(self, start: np.ndarray, stop: np.ndarray, category: np.ndarray) -> np.ndarray:
-        keys = np.stack([start, stop, np.full(len(start), self._prepared.moment), category, np.zeros(len(start))], 1)
+        keys = np.stack([start, stop, np.full(len(start), self._prepared.as_of), category, np.zeros(len(start))], 1)
         rows = read_plain_rows(self._prepared, self._length, keys.astype(np.int64)).batch(_BATCH)
         return np.concatenate([self._encode(item, features, at).numpy() for item, features, at, _ in rows])
 
 
 def make_plain_scorer(ours: LongRetrieverScorer, retrieval: RetrievalConfig, logits: PlainLogits) -> Any:
     """The `Scorer` of the plain model, by the interest scores of `ours` and the merge of `retrieval`."""
-    made = ours.ask_otherwise("plain", retrieval, every_category=True)
+    made = ours.with_retrieval("plain", retrieval, every_category=True)
     made._categories, made._cache = logits, {}
     return made

@@ -11,12 +11,12 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from longretriever_tf.config import Config
-from longretriever_tf.data.examples import Examples
-from longretriever_tf.data.prepared import Prepared
+from longretriever_tf.common.schema import DAY_S
+from longretriever_tf.config.config import Config
+from longretriever_tf.data.batches.examples import Examples
+from longretriever_tf.data.batches.prepared_data import Prepared
 from longretriever_tf.models.encoder import Encoder
-from longretriever_tf.models.random import StepRandom
-from longretriever_tf.schema import DAY_S
+from longretriever_tf.models.stateless_dropout import StatelessRng
 
 _SHUFFLE = 10_000
 
@@ -40,7 +40,7 @@ def read_plain_rows(prepared: Prepared, length: int, keys: np.ndarray) -> tf.dat
     Args:
       prepared: the window.
       length: L.
-      keys: start and stop of the history in the category order, moment, category, position of the target, [X, 5] int64.
+      keys: start and stop of the history in the category order, time, category, position of the target, [X, 5] int64.
     """
     items, timestamps = tf.constant(prepared.order.item), tf.constant(prepared.order.timestamp)
 
@@ -75,7 +75,7 @@ class PlainRetriever(tfrs.Model):
     def compute_loss(self, inputs: tuple[tf.Tensor, ...], training: bool = False) -> tf.Tensor:
         """The in-batch softmax over one category's batch."""
         item, features, category, target = inputs
-        random = StepRandom(self._seed, self.optimizer.iterations) if training else None
+        random = StatelessRng(self._seed, self.optimizer.iterations) if training else None
         user = self.user_vectors(item, features, category, random)
         return self._task(user, self._items(target), candidate_ids=target, compute_metrics=False)
 
@@ -84,7 +84,7 @@ class PlainRetriever(tfrs.Model):
         return tf.function(lambda batch: self.train_step(batch)["loss"], reduce_retracing=True)
 
     def user_vectors(
-        self, item: tf.Tensor, features: tf.Tensor, category: tf.Tensor, random: StepRandom | None = None
+        self, item: tf.Tensor, features: tf.Tensor, category: tf.Tensor, random: StatelessRng | None = None
     ) -> tf.Tensor:
         """[R, D] of the rows that `read_plain_rows` makes."""
         tokens = self._items(item) + self._features(features)

@@ -32,8 +32,8 @@ class Start(NamedTuple):
 
 def start_towers(config: Any) -> Start:
     """Reads the log that `config` names, and builds what `train` would."""
-    from longretriever_tf.data.batches import BatchSource
-    from longretriever_tf.data.prepared import load_split, prepare, prepare_examples, training_cut
+    from longretriever_tf.data.batches.in_context import BatchSource
+    from longretriever_tf.data.batches.prepared_data import load_split, prepare, prepare_examples, training_cut
     from longretriever_tf.models.build import build_models, set_token_scale
     from longretriever_tf.training.phases import TowerPhase
 

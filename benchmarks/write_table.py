@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from absl import flags as absl_flags
 
-from longretriever_tf import flags
+from longretriever_tf.config import flags
 
 _RESULTS = absl_flags.DEFINE_string("results", "results", "Folder of the bench_*.json files.")
 _OUTPUT = absl_flags.DEFINE_string("output", "results/benchmarks.md", "The table; the same as JSON beside it.")
@@ -56,7 +56,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row("matrix_multiply.share", "time of the useful matrix products alone over that of the step", ""),
     ),
     "bench_request": (
-        Row("ours.*.model", "one request inside the model, per life, batch", "CPU ms"),
+        Row("ours.*.model", "one request inside the model, per history, batch", "CPU ms"),
         Row("ours.*.json_decode", "its JSON to arrays, batch", "CPU ms"),
         Row("plain.*.ratio", "plain per-category TFRS over ours, batch", "times"),
         Row("plain_reordered.*.ratio", "the same with layers of more effort, batch", "times"),
@@ -96,7 +96,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
 def main(argv: list[str]) -> None:
     """Writes the table."""
     del argv
-    from longretriever_tf.files import write_text_atomically
+    from longretriever_tf.common.files import write_text_atomically
 
     rows = make_rows(_RESULTS.value)
     write_text_atomically(_OUTPUT.value, as_markdown(rows))

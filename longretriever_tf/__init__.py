@@ -1,7 +1,7 @@
-"""LongRetriever: candidate retrieval that reads a user's whole life, in TensorFlow.
+"""LongRetriever: candidate retrieval that reads a user's whole history, in TensorFlow.
 
 Ren, Chai, Xiao, Zheng, Wu (ByteDance, 2025), "LongRetriever: Towards Ultra-Long Sequence based Candidate Retrieval
-for Recommendation". Commands: `train`, `evaluate`, `export`, `recommend`, `serve`, `reproduce`, `data.inspect` and
+for Recommendation". Commands: `train`, `evaluate`, `export`, `recommend`, `serve`, `reproduce`, `inspect_log` and
 `doctor`, each run as `python -m longretriever_tf.NAME --help`.
 """
 

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 from absl import flags as absl_flags
 
-from longretriever_tf import flags
-from longretriever_tf.config import load_config
+from longretriever_tf.config import flags
+from longretriever_tf.config.config import load_config
 
 flags.define_config_flags("retrieval")
 _RUN_DIR = absl_flags.DEFINE_string("run_dir", "runs/default", "Run directory of a finished training.")
@@ -64,18 +64,20 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     del argv
     config = flags.config_from_flags(load_config(_RUN_DIR.value))
+    from longretriever_tf.common.files import require_output
     from longretriever_tf.evaluation.charts import draw_evaluation
-    from longretriever_tf.evaluation.judge import judge_run  # after the flags are checked: TensorFlow takes seconds
-    from longretriever_tf.evaluation.judge_baselines import BaselineChoice, beside
+    from longretriever_tf.evaluation.evaluate_baselines import BaselineChoice, beside
+    from longretriever_tf.evaluation.evaluate_run import (
+        judge_run,  # after the flags are checked: TensorFlow takes seconds
+    )
     from longretriever_tf.evaluation.per_user import per_user_path
     from longretriever_tf.evaluation.table import text_table, write_json
-    from longretriever_tf.evaluation.variants import Ways
-    from longretriever_tf.files import require_output
+    from longretriever_tf.evaluation.variants import RetrievalVariants
 
     output = _OUTPUT.value or os.path.join(_RUN_DIR.value, "metrics.json")
     require_output(output)
     choice = BaselineChoice(_BASELINES.value, _SETTINGS.value, beside(output))
-    ways = Ways(_VARIANTS.value, _DRAW_SEEDS.value, _EXPORT_DIR.value)
+    ways = RetrievalVariants(_VARIANTS.value, _DRAW_SEEDS.value, _EXPORT_DIR.value)
     metrics = judge_run(
         config, _SPLIT.value, _MAX_USERS.value, choice, ways, per_user_path(output), other_log=_OTHER_LOG.value
     )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import flags as absl_flags
 
-from longretriever_tf import flags
+from longretriever_tf.config import flags
 
 flags.define_config_flags("data", "model", "train", "retrieval", "index")
 _SPLIT = absl_flags.DEFINE_enum(
@@ -31,9 +31,9 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     del argv
     config = flags.config_from_flags()
-    from longretriever_tf.evaluation.judge_baselines import BaselineChoice, beside, judge_baselines
+    from longretriever_tf.common.files import require_output
+    from longretriever_tf.evaluation.evaluate_baselines import BaselineChoice, beside, judge_baselines
     from longretriever_tf.evaluation.table import text_table, write_json
-    from longretriever_tf.files import require_output
 
     output = _OUTPUT.value
     require_output(output)

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags as absl_flags
 
-from longretriever_tf import flags
-from longretriever_tf.config import load_config
-from longretriever_tf.progress import stage
+from longretriever_tf.common.progress import stage
+from longretriever_tf.config import flags
+from longretriever_tf.config.config import load_config
 
 flags.define_config_flags("retrieval", "index")
 _RUN_DIR = absl_flags.DEFINE_string("run_dir", "runs/default", "Run directory of a finished training.")
@@ -51,9 +51,9 @@ def main(argv: Sequence[str]) -> None:
     del argv
     config = flags.config_from_flags(load_config(_RUN_DIR.value))
     with stage("loading TensorFlow"):
-        from longretriever_tf.retrieval.catalogue_version import export_version
-        from longretriever_tf.retrieval.publish import publish
-        from longretriever_tf.serving.replay import check_in_fresh_process
+        from longretriever_tf.retrieval.export.catalogue_version import export_version
+        from longretriever_tf.retrieval.export.publish import publish
+        from longretriever_tf.serving.server.replay import check_in_fresh_process
 
     with stage(f"reading the run {_RUN_DIR.value}"):
         source, holds = export_version(config, _CATALOGUE.value, _NEW_ITEMS.value)

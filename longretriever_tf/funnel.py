@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from absl import flags as absl_flags
 
-from longretriever_tf import flags
-from longretriever_tf.config import load_config
+from longretriever_tf.config import flags
+from longretriever_tf.config.config import load_config
 
 _RUN_DIR = absl_flags.DEFINE_string(
     "run_dir", "runs/default", "Run directory of a LongRetriever trained with --cut=validation."
@@ -59,19 +59,19 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     del argv
     config = flags.config_from_flags(load_config(_RUN_DIR.value))
-    from longretriever_tf.evaluation.channel_spec import parse_channel
-    from longretriever_tf.evaluation.funnel import FunnelConfig
-    from longretriever_tf.evaluation.funnel_text import text_report, write_report
-    from longretriever_tf.evaluation.ranker import RankerConfig, import_lightgbm
-    from longretriever_tf.files import require_output
+    from longretriever_tf.common.files import require_output
+    from longretriever_tf.evaluation.funnel.channel_spec import parse_channel
+    from longretriever_tf.evaluation.funnel.exposure import FunnelConfig
+    from longretriever_tf.evaluation.funnel.ranker import RankerConfig, import_lightgbm
+    from longretriever_tf.evaluation.funnel.text import text_report, write_report
 
     specs = tuple(map(parse_channel, _CHANNEL_RUN.value))
     output = _OUTPUT.value or os.path.join(_RUN_DIR.value, "funnel.json")
     require_output(output)
     import_lightgbm()  # that it does not load is told before minutes of retrieval, not after
-    from longretriever_tf.evaluation.judge_funnel import Contest, judge_funnel  # TensorFlow takes seconds
+    from longretriever_tf.evaluation.funnel.run_funnel import FunnelSetup, judge_funnel  # TensorFlow takes seconds
 
-    contest = Contest(specs, tuple(_CHANNELS.value), _OWN_ITEMS.value, _MAX_USERS.value)
+    contest = FunnelSetup(specs, tuple(_CHANNELS.value), _OWN_ITEMS.value, _MAX_USERS.value)
     funnel = FunnelConfig(
         k=_K.value,
         num_exposed=_EXPOSED.value,

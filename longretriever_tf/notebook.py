@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 
-from longretriever_tf.errors import UserError
+from longretriever_tf.common.errors import UserError
 
 _STYLE = {
     "figure.figsize": (8, 4.2),

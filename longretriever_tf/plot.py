@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from absl import flags as absl_flags
 
-from longretriever_tf import flags
-from longretriever_tf.errors import UserError
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config import flags
 
 _RUN_DIR = absl_flags.DEFINE_string("run_dir", "", "Run directory: its training.json and metrics.json are drawn.")
 _METRICS = absl_flags.DEFINE_list("metrics", [], "Metrics files of `evaluate`; each gets a PNG beside it.")

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from absl import flags as absl_flags
 
-from longretriever_tf import flags
-from longretriever_tf.config import load_config
+from longretriever_tf.config import flags
+from longretriever_tf.config.config import load_config
 
 _EXPORT_DIR = absl_flags.DEFINE_string("export_dir", "exports/longretriever", "Export whose latest version answers.")
 _USER = absl_flags.DEFINE_string("user", "", "The user's id, as in the log; empty: the first user of the log.")
@@ -19,7 +19,7 @@ _NUM_INTERESTS = absl_flags.DEFINE_integer("num_interests", None, "N; the export
 _TOP_INTERESTS = absl_flags.DEFINE_integer("top_interests", None, "M; the export's own by default.", lower_bound=1)
 _SEED = absl_flags.DEFINE_integer("seed", 1, "Seed of the draw; -1: a fresh one each time.")
 _AS_OF = absl_flags.DEFINE_string(
-    "as_of", "", "Moment of the request, UTC (2017-12-04 or 2017-12-04T04:01:20); empty: the training cut."
+    "as_of", "", "Time of the request, UTC (2017-12-04 or 2017-12-04T04:01:20); empty: the training cut."
 )
 _DATA_DIR = absl_flags.DEFINE_string("data_dir", "", "Where TFDS keeps prepared data, if not where training found it.")
 
@@ -27,11 +27,11 @@ _DATA_DIR = absl_flags.DEFINE_string("data_dir", "", "Where TFDS keeps prepared 
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     del argv
-    from longretriever_tf.retrieval.saved_model import extra_config_dir, latest_version
+    from longretriever_tf.retrieval.export.saved_model import extra_config_dir, latest_version
 
     version_dir = latest_version(_EXPORT_DIR.value)
     config = flags.config_from_flags(load_config(extra_config_dir(version_dir)))
-    from longretriever_tf.retrieval.explanation import Question, explain_user
+    from longretriever_tf.retrieval.export.explanation import Question, explain_user
 
     question = Question(_USER.value, _K.value, _NUM_INTERESTS.value, _TOP_INTERESTS.value, _SEED.value, _AS_OF.value)
     print(explain_user(version_dir, config, question))

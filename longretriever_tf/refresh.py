@@ -19,9 +19,9 @@ from collections.abc import Sequence
 
 from absl import flags as absl_flags
 
-from longretriever_tf import flags
-from longretriever_tf.config import load_config
-from longretriever_tf.progress import stage
+from longretriever_tf.common.progress import stage
+from longretriever_tf.config import flags
+from longretriever_tf.config.config import load_config
 
 flags.define_config_flags("index")
 _RUN_DIR = absl_flags.DEFINE_string("run_dir", "runs/default", "Run directory that the export was made from.")
@@ -65,10 +65,10 @@ def main(argv: Sequence[str]) -> None:
     del argv
     run_config = load_config(_RUN_DIR.value)
     with stage("loading TensorFlow"):
-        from longretriever_tf.retrieval.publish import publish
-        from longretriever_tf.retrieval.refreshed_version import Catalogue, refresh_version
-        from longretriever_tf.retrieval.saved_model import latest_version
-        from longretriever_tf.serving.replay import check_in_fresh_process
+        from longretriever_tf.retrieval.export.publish import publish
+        from longretriever_tf.retrieval.export.refresh import Catalogue, refresh_version
+        from longretriever_tf.retrieval.export.saved_model import latest_version
+        from longretriever_tf.serving.server.replay import check_in_fresh_process
 
     version_dir = latest_version(_EXPORT_DIR.value)
     catalogue = Catalogue(

@@ -16,9 +16,9 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from longretriever_tf import flags
-from longretriever_tf.errors import UserError
-from longretriever_tf.files import require_writable
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.files import require_writable
+from longretriever_tf.config import flags
 from longretriever_tf.reproduction.jobs import Job, State, expected_minutes, make_jobs, select_jobs
 from longretriever_tf.reproduction.plan import load_plan
 

@@ -1,4 +1,4 @@
-"""Writes lives of the log that an export was trained on, for the explorer page to choose from.
+"""Writes histories of the log that an export was trained on, for the explorer page to choose from.
 
   python -m longretriever_tf.sample_users --export_dir=exports/longretriever --output=users.json
   python -m longretriever_tf.serve --model_base_path=exports/longretriever --rest_api_port=8501 --explorer \
@@ -12,18 +12,18 @@ from collections.abc import Sequence
 
 from absl import flags as absl_flags
 
-from longretriever_tf import flags
-from longretriever_tf.config import load_config
-from longretriever_tf.files import require_output, write_text_atomically
+from longretriever_tf.common.files import require_output, write_text_atomically
+from longretriever_tf.config import flags
+from longretriever_tf.config.config import load_config
 
 _EXPORT_DIR = absl_flags.DEFINE_string("export_dir", "exports/longretriever", "Export whose log the users come from.")
 _OUTPUT = absl_flags.DEFINE_string("output", "users.json", "File to write.")
 _NUM_USERS = absl_flags.DEFINE_integer(
-    "num_users", 12, "How many, from the longest life to the shortest.", lower_bound=1
+    "num_users", 12, "How many, from the longest history to the shortest.", lower_bound=1
 )
 _USER_IDS = absl_flags.DEFINE_list("user_ids", [], "Ids of the users to write instead, as in the log.")
 _AS_OF = absl_flags.DEFINE_string(
-    "as_of", "", "Moment of the requests, UTC (2017-12-04 or 2017-12-04T04:01:20); empty: the training cut."
+    "as_of", "", "Time of the requests, UTC (2017-12-04 or 2017-12-04T04:01:20); empty: the training cut."
 )
 _DATA_DIR = absl_flags.DEFINE_string("data_dir", "", "Where TFDS keeps prepared data, if not where training found it.")
 
@@ -31,16 +31,16 @@ _DATA_DIR = absl_flags.DEFINE_string("data_dir", "", "Where TFDS keeps prepared 
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     del argv
-    from longretriever_tf.data.load import load_log
-    from longretriever_tf.retrieval.explanation import parse_moment
-    from longretriever_tf.retrieval.saved_model import extra_config_dir, latest_version, load_extra
-    from longretriever_tf.serving.explorer_users import sample_users
+    from longretriever_tf.datasets.load import load_log
+    from longretriever_tf.retrieval.export.explanation import parse_time
+    from longretriever_tf.retrieval.export.saved_model import extra_config_dir, latest_version, load_extra
+    from longretriever_tf.serving.explorer.users import sample_users
 
     require_output(_OUTPUT.value)
     version_dir = latest_version(_EXPORT_DIR.value)
     config = flags.config_from_flags(load_config(extra_config_dir(version_dir)))
-    moment = parse_moment(_AS_OF.value, load_extra(version_dir).cut)
-    users = sample_users(load_log(config.data), moment, _NUM_USERS.value, _USER_IDS.value)
+    as_of = parse_time(_AS_OF.value, load_extra(version_dir).cut)
+    users = sample_users(load_log(config.data), as_of, _NUM_USERS.value, _USER_IDS.value)
     write_text_atomically(_OUTPUT.value, json.dumps({"made_up": False, "users": users}))
     print(f"{_OUTPUT.value}: {len(users)} users, {sum(len(user['item_id']) for user in users):,} events")
 

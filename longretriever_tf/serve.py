@@ -3,7 +3,7 @@
   python -m longretriever_tf.serve --model_base_path=exports/longretriever --model_name=longretriever \
     --rest_api_port=8501 --explorer
 
-With --explorer, http://localhost:8501/explorer/ is a page that shows how a list comes about and turns every knob.
+With --explorer, http://localhost:8501/explorer/ is a page that shows how a list comes about and turns every options.
 
 New versions under the base path are taken over within a second, without a failed request. SIGTERM or Ctrl-C stops the
 server after the requests in flight.
@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
 
-from longretriever_tf import flags
-from longretriever_tf.errors import UserError
-from longretriever_tf.serving.limits import DEFAULT_LIMITS, RequestLimits
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config import flags
+from longretriever_tf.serving.server.limits import DEFAULT_LIMITS, RequestLimits
 
 if TYPE_CHECKING:
-    from longretriever_tf.serving.server import ServerOptions
+    from longretriever_tf.serving.server.server import ServerOptions
 
 _PORT = absl_flags.DEFINE_integer("port", 8500, "Port of the gRPC API; 0: none.", 0, 65535)
 _REST_PORT = absl_flags.DEFINE_integer("rest_api_port", 0, "Port of the REST API, usually 8501; 0: none.", 0, 65535)
@@ -122,13 +122,13 @@ _DEFAULT_INPUTS = absl_flags.DEFINE_bool(
     "Fill left-out REST inputs from the signature's defaults; TensorFlow Serving does so over gRPC only.",
 )
 _EXPLORER = absl_flags.DEFINE_bool(
-    "explorer", False, "Serve a page at /explorer/ of the REST port: turn the knobs, see why each item is listed."
+    "explorer", False, "Serve a page at /explorer/ of the REST port: turn the options, see why each item is listed."
 )
 _EXPLORER_USERS = absl_flags.DEFINE_string(
     "explorer_users",
     "",
-    "JSON file of the lives that the explorer page offers, as longretriever_tf.sample_users writes it; everyone who "
-    "reaches the port can read it. Empty: made-up lives, from the export's warm-up requests.",
+    "JSON file of the histories that the explorer page offers, as longretriever_tf.sample_users writes it; whoever "
+    "reaches the port can read it. Empty: made-up histories, from the export's warm-up requests.",
 )
 _GRACE = absl_flags.DEFINE_float(
     "shutdown_grace_seconds", 10, "What requests in flight get after SIGTERM; then the process ends.", 0
@@ -161,14 +161,14 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _serve() -> None:
-    # oneDNN's kernels prepare themselves anew for each shape, and no two lives are of one length. Read once, at
+    # oneDNN's kernels prepare themselves anew for each shape, and no two histories are of one length. Read once, at
     # TensorFlow's import, so before the next line.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    from longretriever_tf.serving import memory
+    from longretriever_tf.serving.server import memory
 
     memory.keep_freed_memory()  # before TensorFlow starts threads that get arenas of their own
-    from longretriever_tf.serving import config_files
-    from longretriever_tf.serving.server import ModelServer  # TensorFlow takes seconds to load
+    from longretriever_tf.serving.server import config_files
+    from longretriever_tf.serving.server.server import ModelServer  # TensorFlow takes seconds to load
 
     gc.freeze()  # what TensorFlow's import left is there to stay: looking for garbage skips it
     if _CONFIG_FILE.value:
@@ -221,9 +221,9 @@ class _StopSignal:
 
 
 def _options() -> "ServerOptions":
-    from longretriever_tf.serving import config_files
-    from longretriever_tf.serving.manager import LoadOptions
-    from longretriever_tf.serving.server import ServerOptions
+    from longretriever_tf.serving.server import config_files
+    from longretriever_tf.serving.server.manager import LoadOptions
+    from longretriever_tf.serving.server.server import ServerOptions
 
     given: dict[str, Any] = {"num_threads": _THREADS.value} if _THREADS.value else {}
     return ServerOptions(

@@ -9,9 +9,9 @@ run of other flags or of another log is refused, and so is a second training in 
 
 from collections.abc import Sequence
 
-from longretriever_tf import flags
-from longretriever_tf.config_check import evaluation_only
-from longretriever_tf.progress import stage
+from longretriever_tf.common.progress import stage
+from longretriever_tf.config import flags
+from longretriever_tf.config.check import evaluation_only
 
 flags.define_config_flags("data", "model", "train", "retrieval", "baseline")
 

@@ -78,8 +78,8 @@ def toy_server(tmp_path_factory):
     from serving_clients import serving
     from toy_models import save_toy
 
-    from longretriever_tf.serving import config_files
-    from longretriever_tf.serving.manager import LoadOptions
+    from longretriever_tf.serving.server import config_files
+    from longretriever_tf.serving.server.manager import LoadOptions
 
     base = str(tmp_path_factory.mktemp("toy"))
     for version in (1, 2):

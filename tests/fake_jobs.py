@@ -10,13 +10,13 @@ import sys
 import time
 
 import numpy as np
-from small_lives import NUM_ITEMS, encode, random_lives
+from small_histories import NUM_ITEMS, encode, random_histories
 
+from longretriever_tf.common.files import write_text_atomically
 from longretriever_tf.evaluation.calibration import CalibrationMeter
 from longretriever_tf.evaluation.evaluator import evaluate_many
+from longretriever_tf.evaluation.ground_truth import build_truth
 from longretriever_tf.evaluation.per_user import per_user_path, tabulate_users, write_users
-from longretriever_tf.evaluation.truth import build_truth
-from longretriever_tf.files import write_text_atomically
 
 CUT, WINDOW = 70, (70, 90)
 OFFSET = np.array([0, 1, 2, 5, 8, 19, NUM_ITEMS])
@@ -41,7 +41,7 @@ def evaluate(flags: dict[str, str]) -> None:
     with open(os.path.join(flags["run_dir"], "training.json"), encoding="utf-8") as file:
         trained = json.load(file)
     seed, noise = int(trained["seed"]), float(trained.get("noise", 0.5))
-    log = encode(random_lives(8, 61))
+    log = encode(random_histories(8, 61))
     truth = build_truth(log, NUM_ITEMS, CUT, WINDOW)
     scorers = [Noisy("longretriever", truth, noise, seed)]
     if "baselines" in flags:

@@ -17,7 +17,9 @@ PACKAGE = "longretriever_tf"
 def flags_of(command: str) -> dict[str, list[str] | None]:
     runpy.run_module(f"{PACKAGE}.{command}", run_name="__main__")
     owners = flags.FLAGS.flags_by_module_dict()
-    own = [flag for owner, owned in owners.items() if PACKAGE in owner or owner == sys.argv[0] for flag in owned]
+    own = [
+        flag for owner, interacted in owners.items() if PACKAGE in owner or owner == sys.argv[0] for flag in interacted
+    ]
     found = {}
     for flag in own:
         found[flag.name] = list(flag.parser.enum_values) if isinstance(flag, flags.EnumFlag) else None

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from longretriever_tf.data.log import LifelongLog
+from longretriever_tf.datasets.log import LifelongLog
 
 DAY_S = 86_400
 HALF_LIVES = (10, 30, 90, 180)
@@ -31,18 +31,18 @@ def list_metrics(items: list[int], truth: set[int], k: int) -> dict[str, float]:
     }
 
 
-def window_truth(lives: list[list[tuple[int, int]]], cut: int, start: int, stop: int) -> dict[int, tuple[set, set]]:
+def window_truth(histories: list[list[tuple[int, int]]], cut: int, start: int, stop: int) -> dict[int, tuple[set, set]]:
     """Per user with history and truth: (items taken in [start, stop) that anyone took before cut, items owned).
 
     Args:
-      lives: per user (item, timestamp) events; items below 2 are outside the vocabulary.
+      histories: per user (item, timestamp) events; items below 2 are outside the vocabulary.
     """
-    sold = {item for life in lives for item, t in life if t < cut and item >= 2}
+    sold = {item for history in histories for item, t in history if t < cut and item >= 2}
     found = {}
-    for user, life in enumerate(lives):
-        taken = {item for item, t in life if start <= t < stop} & sold
-        if taken and any(t < cut for _, t in life):
-            found[user] = (taken, {item for item, t in life if t < cut and item >= 2})
+    for user, history in enumerate(histories):
+        taken = {item for item, t in history if start <= t < stop} & sold
+        if taken and any(t < cut for _, t in history):
+            found[user] = (taken, {item for item, t in history if t < cut and item >= 2})
     return found
 
 
@@ -56,7 +56,7 @@ class Behavior(NamedTuple):
     weight: float
 
 
-def raw_life(log: LifelongLog, user: int) -> list[Behavior]:
+def request_history(log: LifelongLog, user: int) -> list[Behavior]:
     """Every behavior of a user row, oldest first, in raw ids."""
     events = range(int(log.offset[user]), int(log.offset[user + 1]))
     category = log.items.features[log.context]
@@ -73,15 +73,16 @@ def raw_life(log: LifelongLog, user: int) -> list[Behavior]:
     ]
 
 
-def hard_search(life: Iterable[Behavior], category: str, time: int, basket: int, limit: int) -> list[Behavior]:
+def hard_search(history: Iterable[Behavior], category: str, time: int, basket: int, limit: int) -> list[Behavior]:
     """S_u(c, t), oldest first: the last `limit` of the category, strictly before by time and never of the basket."""
-    found = [b for b in life if b.category == category and b.timestamp < time and (b.basket != basket or basket < 0)]
+    found = [b for b in history if b.category == category and b.timestamp < time and (b.basket != basket or basket < 0)]
     return found[-limit:]
 
 
-def visible(life: Sequence[Behavior], time: int, history_events: int) -> list[Behavior]:
-    """What --history_events leaves of a life before `time`: behaviors with fewer than so many strictly after them."""
-    past = [b for b in life if b.timestamp < time]
+def visible(history: Sequence[Behavior], time: int, history_events: int) -> list[Behavior]:
+    """What --history_events leaves of a history before `time`: behaviors with fewer than so many strictly after
+    them."""
+    past = [b for b in history if b.timestamp < time]
     return [b for b in past if not history_events or sum(o.timestamp > b.timestamp for o in past) < history_events]
 
 
@@ -112,7 +113,7 @@ def item_tokens(found: list[Behavior], num_before: int, time: int, length: int) 
     return tokens[:length]
 
 
-def stats_at(log: LifelongLog, moment: int, owner: Callable[[int], Any]) -> dict[Any, list[float]]:
+def stats_at(log: LifelongLog, as_of: int, owner: Callable[[int], Any]) -> dict[Any, list[float]]:
     """Popularity, staleness and repeat rate strictly before `moment` of whatever `owner` makes of an item row.
 
     An event is a repeat if its user had taken the same item at an earlier event.
@@ -122,10 +123,10 @@ def stats_at(log: LifelongLog, moment: int, owner: Callable[[int], Any]) -> dict
     for user in range(log.num_users):
         taken = set()
         for e in range(int(log.offset[user]), int(log.offset[user + 1])):
-            if log.timestamp[e] < moment:
+            if log.timestamp[e] < as_of:
                 row = int(log.item_row[e])
                 key = owner(row)
-                ages.setdefault(key, []).append((moment - int(log.timestamp[e])) / DAY_S)
+                ages.setdefault(key, []).append((as_of - int(log.timestamp[e])) / DAY_S)
                 repeats[key] = repeats.get(key, 0) + (row in taken)
                 taken.add(row)
     return {
@@ -138,9 +139,9 @@ NEVER_STATS = [math.log(0.05), math.log1p(NEVER_DAYS), 0.0]
 """`stats_at` of what nobody took."""
 
 
-def activity_at(times: Iterable[int], moment: int) -> list[float]:
+def activity_at(times: Iterable[int], as_of: int) -> list[float]:
     """The user's activity strictly before `moment`: log1p of events, days since the last, 30-day decayed count."""
-    ages = [(moment - t) / DAY_S for t in times if t < moment]
+    ages = [(as_of - t) / DAY_S for t in times if t < as_of]
     return [math.log1p(x) for x in (len(ages), min(ages, default=NEVER_DAYS), sum(2 ** (-age / 30) for age in ages))]
 
 

@@ -14,9 +14,9 @@ import grpc
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 from tensorflow_serving.config import model_server_config_pb2
 
-from longretriever_tf.serving import config_files
-from longretriever_tf.serving.manager import LoadOptions
-from longretriever_tf.serving.server import ModelServer, ServerOptions
+from longretriever_tf.serving.server import config_files
+from longretriever_tf.serving.server.manager import LoadOptions
+from longretriever_tf.serving.server.server import ModelServer, ServerOptions
 
 QUICK = LoadOptions(poll_wait_s=0.05, max_num_load_retries=1, load_retry_interval_micros=50_000)
 """Looks for versions 20 times a second, gives a broken one up after its second failure."""

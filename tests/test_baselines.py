@@ -4,24 +4,24 @@ import math
 import numpy as np
 import pytest
 import reference
-from small_lives import NUM_ITEMS, encode, random_lives
+from small_histories import NUM_ITEMS, encode, random_histories
 
-from longretriever_tf.evaluation.baselines import (
+from longretriever_tf.evaluation.counting.popularity import (
     CategoryPopularity,
     OwnItems,
     Popularity,
     fit_baselines,
     fit_popularity,
 )
-from longretriever_tf.evaluation.metrics import top_k
+from longretriever_tf.evaluation.ranking import top_k
 
 DAY = 86_400
 CUT = 100 * DAY
 OFFSET = np.array([0, 1, 2, 5, 8, 19, NUM_ITEMS])  # two reserved categories, then items 2-4, 5-7, 8-18, 19-22
 
 
-def days(lives: list[list[tuple[int, int]]]) -> list[list[tuple[int, int]]]:
-    return [[(item, day * DAY) for item, day in life] for life in lives]
+def days(histories: list[list[tuple[int, int]]]) -> list[list[tuple[int, int]]]:
+    return [[(item, day * DAY) for item, day in history] for history in histories]
 
 
 def test_popularity_by_hand():
@@ -55,8 +55,8 @@ def test_own_items_by_decayed_count_then_popularity_then_the_rest():
 @pytest.mark.parametrize("place", range(3))
 def test_contract_of_every_baseline(place):
     """Shape, dtype, no NaN, batch equals single, blind to the future, and a fresh array each time."""
-    lives = [[(item, t * DAY) for item, t in life] for life in random_lives(6)]
-    log, cut = encode(lives), 60 * DAY
+    histories = [[(item, t * DAY) for item, t in history] for history in random_histories(6)]
+    log, cut = encode(histories), 60 * DAY
     scorer = fit_baselines(log, NUM_ITEMS, OFFSET, cut)[place]
     users = np.array([31, 2, 2, 17])
     scores = scorer.score(users)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from worlds import START, block_world, crowded_world
 
-from longretriever_tf.config import Config, ModelConfig, TrainConfig
-from longretriever_tf.data import taste as tastes
-from longretriever_tf.data.batches import BatchSource, plan_epoch
-from longretriever_tf.data.interest_batches import InterestSource, LifeReader
-from longretriever_tf.data.prepared import example_tastes, prepare, prepare_examples
-from longretriever_tf.data.taste import build_tastes, fit_folds, fold_of_users, item_keys
-from longretriever_tf.schema import DAY_S
+from longretriever_tf.common.schema import DAY_S
+from longretriever_tf.config.config import Config, ModelConfig, TrainConfig
+from longretriever_tf.data.batches.in_context import BatchSource, plan_epoch
+from longretriever_tf.data.batches.interests import HistoryReader, InterestSource
+from longretriever_tf.data.batches.prepared_data import example_history_embeddings, prepare, prepare_examples
+from longretriever_tf.data.recipe import history_embedding as history_embeddings
+from longretriever_tf.data.recipe.history_embedding import build_history_embeddings, fit_folds, fold_of_users, item_keys
 
 CUT = START + 130 * DAY_S
 
@@ -134,8 +134,8 @@ def test_a_batch_holds_what_its_rows_say(train):
         taken = counts[corpus.item_category == corpus.item_category[item[0]]].sum()
         total = taken if ready.config.train.in_context else counts.sum()
         np.testing.assert_allclose(batch.target_probability, counts[item] / total, rtol=1e-6)
-        wholes.add(bool(batch.is_whole))
-        if batch.is_whole:
+        wholes.add(bool(batch.scores_full_category))
+        if batch.scores_full_category:
             assert_whole(ready, rows, batch)
         else:
             assert batch.stats.shape[0] == 0 and batch.is_available.shape == (len(rows), 0)
@@ -144,7 +144,7 @@ def test_a_batch_holds_what_its_rows_say(train):
 
 
 def assert_whole(ready, rows, batch):
-    """The batch holds its category's whole slice, with statistics and availability at each row's own moment."""
+    """The batch holds its category's whole slice, with statistics and availability at each row's own time."""
     corpus, stats, category = ready.prepared.corpus, ready.prepared.stats, batch.category[0]
     low, high = corpus.category_offset[category], corpus.category_offset[category + 1]
     np.testing.assert_array_equal(batch.item, np.arange(low, high))
@@ -152,7 +152,7 @@ def assert_whole(ready, rows, batch):
     np.testing.assert_array_equal(batch.stats[batch.stats_row], stats.item[stats_row, low:high])
     time = ready.examples.time[rows]
     np.testing.assert_array_equal(batch.is_available, stats.first_time[low:high] < time[:, None])
-    # What anyone took before the moment is on offer: a token is, so the copy term can reach it.
+    # What anyone took before the time is on offer: a token is, so the copy term can reach it.
     row, slot = np.nonzero(batch.token_item)
     assert batch.is_available[row, batch.token_local[row, slot]].all()
 
@@ -163,7 +163,7 @@ def test_small_categories_are_scored_whole_in_batch(small_category):
     size = np.diff(ready.prepared.corpus.category_offset)
     assert set(size[2:]) == {13, 14}  # 97 items in 7 categories
     for batch in ready.source.make_dataset(ready.plan()).take(60).as_numpy_iterator():
-        assert batch.is_whole == (size[batch.category[0]] <= small_category)
+        assert batch.scores_full_category == (size[batch.category[0]] <= small_category)
 
 
 @pytest.mark.parametrize("max_logits", [1, 14 * 3, 14 * 8 + 1, 4_000_000])
@@ -195,42 +195,44 @@ def test_batches_hold_histories_of_like_length():
 
 
 @KINDS
-def test_the_taste_of_a_life_is_strictly_past_and_of_other_folds(train):
+def test_the_history_embedding_of_a_history_is_strictly_past_and_of_other_folds(train):
     ready = make_ready(make_config({"svd_dim": 5}, taste_folds=3, **train))
     prepared, examples, log = ready.prepared, ready.examples, ready.prepared.log
     fold = fold_of_users(log, item_keys(prepared.corpus.item_id), 3)
     folds = fit_folds(log, prepared.corpus, prepared.item_svd, fold, 3, ready.config.train.seed)
     rows = np.arange(0, len(examples), 17)
-    taste = ready.source.build(rows).taste.numpy()
+    embedding = ready.source.build(rows).history_embedding.numpy()
     for row, x in enumerate(rows):
-        user, moment = examples.user[x], prepared.stats.time[examples.stats_row[x]]
+        user, as_of = examples.user[x], prepared.stats.time[examples.stats_row[x]]
         sums = np.zeros(5)
         for e in range(log.offset[user], log.offset[user + 1]):
-            if log.timestamp[e] < moment:
-                age = (moment - log.timestamp[e]) / DAY_S
+            if log.timestamp[e] < as_of:
+                age = (as_of - log.timestamp[e]) / DAY_S
                 sums += 2 ** (-age / 90) * folds[fold[user], log.item[e]]
-        assert moment <= examples.time[x] or row == 0
-        np.testing.assert_allclose(taste[row], 3 * sums / max(np.linalg.norm(sums), 1e-6), atol=1e-5)
-    assert np.ptp(np.linalg.norm(taste, axis=1)) < 4 and (np.linalg.norm(taste, axis=1) > 2.9).any()
+        assert as_of <= examples.time[x] or row == 0
+        np.testing.assert_allclose(embedding[row], 3 * sums / max(np.linalg.norm(sums), 1e-6), atol=1e-5)
+    assert np.ptp(np.linalg.norm(embedding, axis=1)) < 4 and (np.linalg.norm(embedding, axis=1) > 2.9).any()
 
 
 @pytest.mark.parametrize("shown, train", [(0, {}), (9, {}), (0, {"examples": "event"})])
-def test_tastes_are_kept_for_pairs_that_have_examples_alone(shown, train, monkeypatch):
-    """Against the table of every user at every moment, made in one go."""
-    monkeypatch.setattr(tastes, "_CHUNK_EVENTS", 71)
+def test_history_embeddings_are_kept_for_pairs_that_have_examples_alone(shown, train, monkeypatch):
+    """Against the table of every user at every time, made in one go."""
+    monkeypatch.setattr(history_embeddings, "_CHUNK_EVENTS", 71)
     config = make_config({"svd_dim": 5, "history_events": shown}, taste_folds=3, **train)
     ready = make_ready(config)
     prepared, examples, log = ready.prepared, ready.examples, ready.prepared.log
-    kept = example_tastes(config, prepared, examples)
+    kept = example_history_embeddings(config, prepared, examples)
     pairs = set(zip(examples.stats_row.tolist(), examples.user.tolist(), strict=True))
-    moments = prepared.stats.time
-    assert len(kept.vector) == len(pairs) < len(moments) * log.num_users and len(kept.row) == len(examples)
-    monkeypatch.setattr(tastes, "_CHUNK_EVENTS", 10**9)
-    everyone, everywhere = np.tile(np.arange(log.num_users), len(moments)), np.repeat(moments, log.num_users)
-    dense = tastes.build_tastes(log, prepared.user_fold, prepared.taste_rows, everyone, everywhere, shown)
-    dense = dense.reshape(len(moments), log.num_users, 5)
+    as_of_times = prepared.stats.time
+    assert len(kept.vector) == len(pairs) < len(as_of_times) * log.num_users and len(kept.row) == len(examples)
+    monkeypatch.setattr(history_embeddings, "_CHUNK_EVENTS", 10**9)
+    everyone, everywhere = np.tile(np.arange(log.num_users), len(as_of_times)), np.repeat(as_of_times, log.num_users)
+    dense = history_embeddings.build_history_embeddings(
+        log, prepared.user_fold, prepared.history_embedding_rows, everyone, everywhere, shown
+    )
+    dense = dense.reshape(len(as_of_times), log.num_users, 5)
     np.testing.assert_array_equal(kept.vector[kept.row], dense[examples.stats_row, examples.user])
-    np.testing.assert_array_equal(prepared.taste, dense[-1])
+    np.testing.assert_array_equal(prepared.history_embedding, dense[-1])
     assert np.ptp(dense, axis=0).max() > 0.1
 
 
@@ -240,7 +242,7 @@ def test_a_folds_svd_has_not_seen_its_users():
     log, corpus = prepared.log, prepared.corpus
     fold = fold_of_users(log, item_keys(corpus.item_id), 3)
     folds = fit_folds(log, corpus, prepared.item_svd, fold, 3, 1)
-    later = log.timestamp > log.timestamp[log.offset[log.event_user()]]  # how a life begins tells its fold
+    later = log.timestamp > log.timestamp[log.offset[log.event_user()]]  # how a history begins tells its fold
     mine = later & (fold[log.event_user()] == 1)
     item = log.item.copy()
     item[mine] = np.random.default_rng(1).integers(2, 9, mine.sum())
@@ -255,20 +257,20 @@ def interest_source(seed=1, **train):
     config = make_config(**train)
     prepared = prepare(config, crowded_world(seed=13), CUT)
     _, snapshots = prepare_examples(config, prepared)
-    reader = LifeReader(prepared.corpus, prepared.log, prepared.stats, 1.0)
-    source = InterestSource(prepared, snapshots, example_tastes(config, prepared, snapshots), reader, seed)
+    reader = HistoryReader(prepared.corpus, prepared.log, prepared.stats, 1.0)
+    source = InterestSource(prepared, snapshots, example_history_embeddings(config, prepared, snapshots), reader, seed)
     source.batch_size = 11
     return prepared, snapshots, source
 
 
 @pytest.mark.parametrize("kind", ["snapshot", "event", "both"])
-def test_the_interest_score_reads_each_lifes_own_taste(kind):
-    """Of the snapshot's moment, whatever the towers' examples and the moments of the item statistics are."""
+def test_the_interest_score_reads_each_lifes_own_history_embedding(kind):
+    """Of the snapshot's time, whatever the towers' examples and the times of the item statistics are."""
     prepared, snapshots, source = interest_source(examples=kind)
     user, time = np.unique(np.stack([snapshots.user, snapshots.time], 1).astype(np.int64), axis=0).T
-    expected = build_tastes(prepared.log, prepared.user_fold, prepared.taste_rows, user, time)
+    expected = build_history_embeddings(prepared.log, prepared.user_fold, prepared.history_embedding_rows, user, time)
     rows = np.random.default_rng(5).permutation(source.num_rows)[:17]
-    np.testing.assert_array_equal(source.build(rows).taste, expected[rows])
+    np.testing.assert_array_equal(source.build(rows).history_embedding, expected[rows])
     assert source.num_rows == len(user) and len(np.unique(expected, axis=0)) > len(user) // 2
 
 
@@ -282,10 +284,10 @@ def test_interest_snapshots_count_what_comes_next():
         every, novel = np.zeros([2, corpus.num_categories])
         mine = slice(log.offset[user], log.offset[user + 1])
         item, when = log.item[mine], log.timestamp[mine]
-        owned = set(item[when < time])
+        interacted = set(item[when < time])
         for taken in set(item[(when >= time) & (when < time + 14 * DAY_S)]):
             every[corpus.item_category[taken]] += 1
-            novel[corpus.item_category[taken]] += taken not in owned
+            novel[corpus.item_category[taken]] += taken not in interacted
         np.testing.assert_array_equal(batch.counts[row], np.stack([every, novel], 1))
         np.testing.assert_allclose(np.expm1(batch.features[row, 0, 15]), (when < time).sum(), rtol=1e-5)
         assert batch.weight[row] == snapshots.weight[(snapshots.user == user) & (snapshots.time == time)][0]

@@ -14,10 +14,10 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "benchmarks"))
 import peer_marks
 from peer_scorer import PeerScorer, judge_marks, seconds_to_the_same
 
-from longretriever_tf.config import Config, ModelConfig, TrainConfig
-from longretriever_tf.data.prepared import prepare
-from longretriever_tf.evaluation.truth import Truth
-from longretriever_tf.schema import DAY_S
+from longretriever_tf.common.schema import DAY_S
+from longretriever_tf.config.config import Config, ModelConfig, TrainConfig
+from longretriever_tf.data.batches.prepared_data import prepare
+from longretriever_tf.evaluation.ground_truth import Truth
 
 
 def test_an_item_counts_by_the_nearest_interest():
@@ -94,11 +94,11 @@ def test_the_plain_models_logits_are_those_of_rows_written_out_by_hand():
     users, log, corpus = np.array([1, 4, 5]), prepared.log, prepared.corpus
     scores = PlainLogits(config, prepared, model).all_logits(users)
     for row, user in enumerate(users):
-        life = slice(log.offset[user], log.offset[user + 1])
+        history = slice(log.offset[user], log.offset[user + 1])
         for category in range(2, corpus.num_categories):
             low, high = corpus.category_offset[category : category + 2]
-            mine = [e for e in range(life.start, life.stop) if low <= log.item[e] < high][-5:][::-1]
-            age = [(prepared.moment - log.timestamp[e]) / DAY_S for e in mine]
+            mine = [e for e in range(history.start, history.stop) if low <= log.item[e] < high][-5:][::-1]
+            age = [(prepared.as_of - log.timestamp[e]) / DAY_S for e in mine]
             item, features = np.zeros([1, 5], np.int32), np.zeros([1, 5, 2], np.float32)
             item[0, : len(mine)] = log.item[mine]
             for i, days in enumerate(age):

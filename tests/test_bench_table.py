@@ -25,14 +25,14 @@ def test_figures_are_found_by_path_and_shown_under_their_command(tmp_path):
     write(tmp_path, "bench_request", origin | {"ours": parts, "plain": {"recall": 0.9, "1": {"ratio": 5.5}}})
     rows = write_table.make_rows(str(tmp_path))
     assert [(row["figure"], row["value"]) for row in rows] == [
-        ("one request inside the model, per life, batch 1", 2.5),
-        ("one request inside the model, per life, batch 32", 1234.4),
+        ("one request inside the model, per history, batch 1", 2.5),
+        ("one request inside the model, per history, batch 32", 1234.4),
         ("its JSON to arrays, batch 1", 4.0),
         ("plain per-category TFRS over ours, batch 1", 5.5),
     ]
     text = write_table.as_markdown(rows)
     assert "`python benchmarks/bench_request.py` (2026-01-02, M, load 1.2)" in text
-    assert "| one request inside the model, per life, batch 32 | 1,234 CPU ms |" in text
+    assert "| one request inside the model, per history, batch 32 | 1,234 CPU ms |" in text
 
 
 def test_places_of_lists_are_named(tmp_path):

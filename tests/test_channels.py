@@ -1,12 +1,20 @@
 import numpy as np
 import pytest
 import reference
-from small_lives import NUM_ITEMS, encode, random_lives
+from small_histories import NUM_ITEMS, encode, random_histories
 
-from longretriever_tf.evaluation.channels import COUNTS, RATIOS, count_channel, cut_lists, expose, pool, translate_lists
-from longretriever_tf.evaluation.funnel import bootstrap_ratios, list_places, ratios_of
-from longretriever_tf.evaluation.judge_funnel import sample_users
-from longretriever_tf.evaluation.truth import Truth, build_truth
+from longretriever_tf.evaluation.funnel.channels import (
+    COUNTS,
+    RATIOS,
+    count_channel,
+    cut_lists,
+    expose,
+    pool,
+    translate_lists,
+)
+from longretriever_tf.evaluation.funnel.exposure import bootstrap_ratios, list_places, ratios_of
+from longretriever_tf.evaluation.funnel.run_funnel import sample_users
+from longretriever_tf.evaluation.ground_truth import Truth, build_truth
 
 V = 11
 MINE = np.array([[2, 3, 4, 5], [6, 7, 8, -1]])
@@ -17,8 +25,8 @@ TRUTH = Truth(
     offset=np.array([0, 2, 4]),
     item=np.array([4, 9, 6, 10]),
     is_novel=np.array([True, True, False, True]),
-    owned_offset=np.array([0, 1, 3]),
-    owned_item=np.array([3, 6, 9]),
+    interacted_offset=np.array([0, 1, 3]),
+    interacted_item=np.array([3, 6, 9]),
     num_items=V,
 )
 SCORE = {(0, 2): 9, (0, 3): 1, (0, 4): 8, (0, 5): 7, (0, 9): 7, (0, 10): 2, (1, 6): 3, (1, 7): 3, (1, 8): 1, (1, 9): 2}
@@ -86,7 +94,7 @@ def test_only_candidates_are_exposed_and_short_users_show_what_they_have():
 
 def test_counts_against_sets():
     rng = np.random.default_rng(3)
-    truth = build_truth(encode(random_lives(8)), NUM_ITEMS, 70, (70, 90))
+    truth = build_truth(encode(random_histories(8)), NUM_ITEMS, 70, (70, 90))
     drawn = [np.array([rng.permutation(np.arange(2, NUM_ITEMS))[:7] for _ in truth.users]) for _ in range(3)]
     pairs = pool(drawn, NUM_ITEMS)
     exposed = rng.random(len(pairs.row)) < 0.4
@@ -96,9 +104,16 @@ def test_counts_against_sets():
         mine = set(drawn[0][u].tolist())
         unique = mine - set(drawn[1][u].tolist()) - set(drawn[2][u].tolist())
         taken = set(truth.item[truth.offset[u] : truth.offset[u + 1]].tolist())
-        owned = set(truth.owned_item[truth.owned_row() == u].tolist())
+        interacted = set(truth.interacted_item[truth.interacted_row() == u].tolist())
         expected = [mine, mine & seen, mine & seen & taken, unique, unique & seen, unique & seen & taken]
-        expected += [mine & owned, mine & owned & seen, mine - owned, (mine - owned) & seen, seen, seen & taken]
+        expected += [
+            mine & interacted,
+            mine & interacted & seen,
+            mine - interacted,
+            (mine - interacted) & seen,
+            seen,
+            seen & taken,
+        ]
         assert [int(counts[name][u]) for name in COUNTS] == [len(items) for items in expected]
 
 
@@ -152,11 +167,11 @@ def test_bootstrap_against_a_loop_of_repeats():
 
 
 def test_sampled_users_keep_their_truth():
-    truth = build_truth(encode(random_lives(8)), NUM_ITEMS, 70, (70, 90))
+    truth = build_truth(encode(random_histories(8)), NUM_ITEMS, 70, (70, 90))
     sampled = sample_users(truth, 5, seed=2)
     assert sampled.num_users == 5 and sample_users(truth, 0, 2) is truth
     for i, user in enumerate(sampled.users):
         at = int(np.flatnonzero(truth.users == user)[0])
         one = truth.rows(at, at + 1)
         mine = sampled.rows(i, i + 1)
-        assert mine.item.tolist() == one.item.tolist() and mine.owned_item.tolist() == one.owned_item.tolist()
+        assert mine.item.tolist() == one.item.tolist() and mine.interacted_item.tolist() == one.interacted_item.tolist()

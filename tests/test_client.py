@@ -15,13 +15,11 @@ import pytest
 from serving_clients import serving
 from trained import ROOT
 
-from longretriever_tf.errors import UserError
-from longretriever_tf.schema import DAY_S
-from longretriever_tf.serving import client as client_lib
-from longretriever_tf.serving.client import CallError, Client, ClientOptions, Model
-from longretriever_tf.serving.config_files import BatchingOptions
-from longretriever_tf.serving.rest_transport import read_metadata
-from longretriever_tf.serving.schema import (
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.schema import DAY_S
+from longretriever_tf.serving.client import client as client_lib
+from longretriever_tf.serving.client.client import CallError, Client, ClientOptions, Model
+from longretriever_tf.serving.client.request import (
     Candidate,
     InputSpec,
     Interest,
@@ -30,6 +28,8 @@ from longretriever_tf.serving.schema import (
     make_rows,
     read_responses,
 )
+from longretriever_tf.serving.client.rest_transport import read_metadata
+from longretriever_tf.serving.server.config_files import BatchingOptions
 
 NOW = 1_600_000_000 + 130 * DAY_S
 INPUTS = {
@@ -82,7 +82,7 @@ def test_weights_of_one_user_pad_with_nothing_and_the_others_count_one():
     assert columns["history_weight"].tolist() == [[1.0, 0.0, 0.0], [0.5, 2.0, 3.0]]
 
 
-def test_an_empty_life_has_the_models_type_of_ids():
+def test_an_empty_history_has_the_models_type_of_ids():
     for dtype, kind in (("DT_INT64", "i"), ("DT_STRING", "O")):
         columns = make_columns([Request([], [], 5)], INPUTS | {"history_item_id": InputSpec(dtype)})
         assert columns["history_item_id"].shape == (1, 0) and columns["history_item_id"].dtype.kind == kind
@@ -275,7 +275,7 @@ def test_waits_double_and_heed_the_server(monkeypatch):
 
 
 def test_rest_needs_no_tensorflow():
-    code = "import sys, longretriever_tf.serving.client; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, longretriever_tf.serving.client.client; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=600).returncode == 0
 
 
@@ -329,7 +329,7 @@ def test_both_transports_and_both_forms_agree(server, requests):
 
 
 @pytest.mark.serving
-def test_batches_of_unequal_lives_change_no_answer(trained):
+def test_batches_of_unequal_histories_change_no_answer(trained):
     """The server repeats each request's first element; what it repeats must be nothing."""
     batching = BatchingOptions(max_batch_size=16, batch_timeout_micros=300_000, pad_variable_length_inputs=True)
     with serving(os.path.abspath(trained.export_dir), num_threads=16, batching=batching) as server:
@@ -385,9 +385,9 @@ def test_vectors_and_fingerprints(server):
 
 
 @pytest.mark.serving
-def test_a_long_life_is_a_small_body(server):
-    life = Request(list(range(20_000)), list(range(NOW - 20_000, NOW)), NOW, {"taste": "b0"})
+def test_a_long_history_is_a_small_body(server):
+    history = Request(list(range(20_000)), list(range(NOW - 20_000, NOW)), NOW, {"taste": "b0"})
     with connect(urls(server)[0]) as client:
-        call = client.prepare([life])
+        call = client.prepare([history])
         assert len(call) < 17.5 * 20_000  # ten digits of time, up to five of id, two commas
-        assert len(client.retrieve([life])[0].candidates) > 50
+        assert len(client.retrieve([history])[0].candidates) > 50

@@ -10,10 +10,10 @@ import pytest
 import tensorflow as tf
 from trained import ROOT, command, run_module
 
-from longretriever_tf.errors import UserError
+from longretriever_tf.common.errors import UserError
 from longretriever_tf.models.finished import load_for_export
-from longretriever_tf.retrieval import saved_model
-from longretriever_tf.retrieval.category_index import build_index
+from longretriever_tf.retrieval.export import saved_model
+from longretriever_tf.retrieval.index.build import build_index
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 
 AT_ONCE = 2
@@ -61,7 +61,7 @@ def cases(trained, directory) -> dict[str, tuple[str, tuple[str, ...], tuple[str
         "recommend half": ("recommend", (f"--export_dir={half}", "--user=1001"), ("half/1", "export again")),
         "recommend bare": ("recommend", (f"--export_dir={bare}", "--user=1001"), ("bare/1", "export again")),
         "recommend unknown user": ("recommend", (export, "--user=nobody"), ("--user='nobody'", "53 users", "1000")),
-        "recommend no moment": ("recommend", (export, "--as_of=yesterday"), ("--as_of='yesterday'", "2017-12-04")),
+        "recommend no time": ("recommend", (export, "--as_of=yesterday"), ("--as_of='yesterday'", "2017-12-04")),
         "recommend k of 0": ("recommend", (export, "--k=0"), ("--k=0",)),
         "recommend k below 0": ("recommend", (export, "--k=-5"), ("--k=-5",)),
         "recommend k beyond the limit": (
@@ -69,7 +69,7 @@ def cases(trained, directory) -> dict[str, tuple[str, tuple[str, ...], tuple[str
             (export, "--k=1000000"),
             ("`k` must be at most 10000", "1000000"),
         ),
-        "recommend no time": ("recommend", (export, "--as_of=NaT"), ("--as_of='NaT'", "2017-12-04")),
+        "recommend not a time": ("recommend", (export, "--as_of=NaT"), ("--as_of='NaT'", "2017-12-04")),
         "evaluate into a directory": ("evaluate", (run, f"--output={directory}"), (str(directory), "is a directory")),
         "baselines into a directory": ("evaluate_baselines", (f"--output={directory}",), ("is a directory",)),
         "funnel into a directory": ("funnel", (run, f"--output={directory}"), (str(directory), "is a directory")),
@@ -86,7 +86,7 @@ def cases(trained, directory) -> dict[str, tuple[str, tuple[str, ...], tuple[str
 NAMES = """unknown flag,no such choice,nothing to divide by,negative seed,run dir below a file,evaluate no run,
 evaluate unfinished,evaluate just begun,evaluate no such split,evaluate into a file,evaluate N above M,export no run,
 export below a file,export N of 0,recommend no export,recommend half,recommend bare,
-recommend unknown user,recommend no moment,recommend k of 0,recommend k below 0,recommend N above M,
+recommend unknown user,recommend no time,recommend k of 0,recommend k below 0,recommend N above M,
 recommend k beyond the limit,recommend no time,evaluate into a directory,baselines into a directory,
 funnel into a directory,users into a directory,run dir of no name"""
 NAMES = [name.strip() for name in NAMES.replace("\n", "").split(",")]
@@ -134,7 +134,7 @@ def test_bad_input_is_one_line_and_status_2(outcomes, name):
 
 
 def test_a_window_that_the_run_has_seen_is_refused(trained, tmp_path):
-    from longretriever_tf.evaluation.judge import judge_run
+    from longretriever_tf.evaluation.evaluate_run import judge_run
 
     config = trained.config
     seen = dataclasses.replace(config.data, window_days=20.0)  # its validation window begins before the run's cut

@@ -3,9 +3,9 @@ import json
 
 import pytest
 
-from longretriever_tf import config as config_lib
-from longretriever_tf.config import Config, DataConfig, ModelConfig, RetrievalConfig, TrainConfig
-from longretriever_tf.errors import UserError
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config import config as config_lib
+from longretriever_tf.config.config import Config, DataConfig, ModelConfig, RetrievalConfig, TrainConfig
 
 SECTIONS = (DataConfig, ModelConfig, TrainConfig, RetrievalConfig)
 

@@ -1,4 +1,5 @@
-"""What a request must not cost, read from its graph: copies of variables, sorts of whole lives, rows that no one reads.
+"""What a request must not cost, read from its graph: copies of variables, sorts of whole histories, rows that no one
+reads.
 
 Answers would be right without these cures, so only the work itself can be tested; clocks would test the machine.
 """
@@ -10,14 +11,14 @@ import pytest
 import tensorflow as tf
 from worlds import START, crowded_world
 
-from longretriever_tf import schema
-from longretriever_tf.config import Config, DataConfig, ModelConfig
-from longretriever_tf.data import raw_lives
+from longretriever_tf.common import schema
+from longretriever_tf.config.config import Config, DataConfig, ModelConfig
 from longretriever_tf.data.corpus import fit_corpus
-from longretriever_tf.data.interest_features import NUM_FEATURES, summarise_life
-from longretriever_tf.data.tokens import num_token_features
+from longretriever_tf.data.recipe.interest_features import NUM_FEATURES, summarise_history
+from longretriever_tf.data.recipe.tokens import num_token_features
+from longretriever_tf.data.search.request_history import RawHistories, order_segments, read_histories
 from longretriever_tf.models.build import build_models
-from longretriever_tf.retrieval.frozen import freeze
+from longretriever_tf.retrieval.freeze import freeze
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.signatures import make_signatures
 
@@ -64,7 +65,7 @@ def variable_uses(nodes, functions, given):
             yield from variable_uses(function.node_def, functions, inner)
 
 
-def test_a_long_life_is_never_sorted_whole(corpus, monkeypatch):
+def test_a_long_history_is_never_sorted_whole(corpus, monkeypatch):
     sorted_sizes, argsort = [], tf.argsort
 
     def spy(values, *args, **kwargs):
@@ -77,17 +78,17 @@ def test_a_long_life_is_never_sorted_whole(corpus, monkeypatch):
     timestamp = START + rng.integers(0, 190 * schema.DAY_S, [1, length])
     time, category = np.array([START + 200 * schema.DAY_S]), corpus.item_category
     weight = np.ones([1, length], np.float32)
-    raw = raw_lives.RawHistories(item, timestamp, weight, time)
-    lives = raw_lives.read_lives(raw, tf.identity, category, corpus.num_categories)
-    summarise_life(lives.life, category, 1, corpus.num_categories, 1.0)
+    raw = RawHistories(item, timestamp, weight, time)
+    histories = read_histories(raw, tf.identity, category, corpus.num_categories)
+    summarise_history(histories.history, category, 1, corpus.num_categories, 1.0)
     assert not sorted_sizes
-    raw_lives.order_runs(
-        lives, np.zeros(2, np.int32), np.array([2, 3], np.int32), corpus.num_categories, corpus.num_categories
+    order_segments(
+        histories, np.zeros(2, np.int32), np.array([2, 3], np.int32), corpus.num_categories, corpus.num_categories
     )
     assert set(sorted_sizes) == {int(np.isin(category[item], [2, 3]).sum())} and max(sorted_sizes) < length
 
 
-def test_a_life_in_order_of_time_is_not_sorted_at_all(corpus, monkeypatch):
+def test_a_history_in_order_of_time_is_not_sorted_at_all(corpus, monkeypatch):
     """Nor is what is cut out of it, and the runs are those of the same events in any order."""
     length, rng = 2_003, np.random.default_rng(2)
     item = rng.integers(schema.FIRST_KNOWN, corpus.num_items, [2, length]).astype(np.int32)
@@ -97,9 +98,9 @@ def test_a_life_in_order_of_time_is_not_sorted_at_all(corpus, monkeypatch):
     shuffled = rng.permutation(length)
 
     def runs(*columns):
-        raw = raw_lives.RawHistories(*columns, np.ones([2, length], np.float32), time)
-        lives = raw_lives.read_lives(raw, tf.identity, category, many)
-        return raw_lives.order_runs(lives, row, asked, 2 * many, many)
+        raw = RawHistories(*columns, np.ones([2, length], np.float32), time)
+        histories = read_histories(raw, tf.identity, category, many)
+        return order_segments(histories, row, asked, 2 * many, many)
 
     expected = runs(item[:, shuffled], timestamp[:, shuffled])
     monkeypatch.setattr(tf, "argsort", lambda *_, **__: pytest.fail("sorted"))
@@ -136,8 +137,8 @@ def test_the_last_layer_writes_only_what_is_read(corpus, copy, rows):
     @tf.function
     def encode():
         index = tf.zeros([3, len(corpus.profile_values)], tf.int32)
-        taste = tf.zeros([3, config.model.svd_dim])
-        return tower(tf.zeros([3, 7, 6]), tf.ones([3, 7], tf.bool), features, index[:, 0], index, taste)
+        history_embedding = tf.zeros([3, config.model.svd_dim])
+        return tower(tf.zeros([3, 7, 6]), tf.ones([3, 7], tf.bool), features, index[:, 0], index, history_embedding)
 
     layers = {"layer_0": 9, "layer_1": rows}
     for layer, expected in layers.items():

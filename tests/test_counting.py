@@ -9,22 +9,22 @@ import sys
 import numpy as np
 import pytest
 import reference
-from small_lives import NUM_ITEMS, encode, random_lives
+from small_histories import NUM_ITEMS, encode, random_histories
 from worlds import block_world
 
-from longretriever_tf.config import DataConfig
-from longretriever_tf.data.splits import global_time_cuts
-from longretriever_tf.errors import UserError
-from longretriever_tf.evaluation import tuning
-from longretriever_tf.evaluation.baseline_settings import describe_log, read_settings, tune_settings, write_settings
-from longretriever_tf.evaluation.baselines import fit_popularity
-from longretriever_tf.evaluation.ease import Ease, EaseWithOwn
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.schema import FIRST_KNOWN
+from longretriever_tf.config.config import DataConfig
+from longretriever_tf.datasets.splits import global_time_cuts
+from longretriever_tf.evaluation.counting import tuning
+from longretriever_tf.evaluation.counting.ease import Ease, EaseWithOwn
+from longretriever_tf.evaluation.counting.interactions import InteractionMatrix
+from longretriever_tf.evaluation.counting.neighbors import ItemKnn, TifuKnn, find_similar, neighbor_mean
+from longretriever_tf.evaluation.counting.popularity import fit_popularity
+from longretriever_tf.evaluation.counting.settings import describe_log, read_settings, tune_settings, write_settings
 from longretriever_tf.evaluation.evaluator import evaluate_scorer
-from longretriever_tf.evaluation.metrics import is_in_top_k
-from longretriever_tf.evaluation.neighbors import ItemKnn, TifuKnn, find_similar, neighbor_mean
-from longretriever_tf.evaluation.past import Past
-from longretriever_tf.evaluation.truth import build_truth
-from longretriever_tf.schema import FIRST_KNOWN
+from longretriever_tf.evaluation.ground_truth import build_truth
+from longretriever_tf.evaluation.ranking import is_in_top_k
 
 DAY = 86_400
 CUT = 60 * DAY
@@ -40,21 +40,21 @@ CHOSEN = {
 }
 
 
-def make_lives():
+def make_histories():
     """Lives at whole days, `ABSENT` only after the cut; user 5 has no past."""
-    lives = [[(v, t * DAY) for v, t in life if v != ABSENT or t >= 60] for life in random_lives(6)]
-    lives[5] = [(ABSENT, 80 * DAY)]
-    return lives
+    histories = [[(v, t * DAY) for v, t in history if v != ABSENT or t >= 60] for history in random_histories(6)]
+    histories[5] = [(ABSENT, 80 * DAY)]
+    return histories
 
 
-LIVES = make_lives()
-LOG = encode(LIVES)
+HISTORIES = make_histories()
+LOG = encode(HISTORIES)
 
 
-def decayed(life, days):
+def decayed(history, days):
     """Decayed count of each known item before the cut, by item."""
     counts = {}
-    for item, time in life:
+    for item, time in history:
         if time < CUT and item >= FIRST_KNOWN:
             counts[item] = counts.get(item, 0.0) + math.exp((time - CUT) / DAY / days)
     return counts
@@ -74,11 +74,11 @@ def with_fallback(scores):
 
 
 def slow_tifu(decay_days, num_neighbors, alpha):
-    counts = [decayed(life, decay_days) for life in LIVES]
+    counts = [decayed(history, decay_days) for history in HISTORIES]
     logs = [{item: math.log1p(value) for item, value in own.items()} for own in counts]
-    scores = np.zeros((len(LIVES), NUM_ITEMS))
-    for u in range(len(LIVES)):
-        near = sorted((-cosine(logs[u], logs[w]), w) for w in range(len(LIVES)) if w != u)
+    scores = np.zeros((len(HISTORIES), NUM_ITEMS))
+    for u in range(len(HISTORIES)):
+        near = sorted((-cosine(logs[u], logs[w]), w) for w in range(len(HISTORIES)) if w != u)
         near = [w for distance, w in near if distance < 0][:num_neighbors]
         for item, value in counts[u].items():
             scores[u, item] += alpha * value
@@ -89,12 +89,15 @@ def slow_tifu(decay_days, num_neighbors, alpha):
 
 
 def takers():
-    return {v: {u for u, life in enumerate(LIVES) if v in decayed(life, 1.0)} for v in range(FIRST_KNOWN, NUM_ITEMS)}
+    return {
+        v: {u for u, history in enumerate(HISTORIES) if v in decayed(history, 1.0)}
+        for v in range(FIRST_KNOWN, NUM_ITEMS)
+    }
 
 
 def slow_item_knn(shrinkage, num_similar):
     sets = {v: users for v, users in takers().items() if users}
-    scores = np.zeros((len(LIVES), NUM_ITEMS))
+    scores = np.zeros((len(HISTORIES), NUM_ITEMS))
     for v, mine in sets.items():
         near = sorted((-len(mine & sets[j]) / (math.sqrt(len(mine) * len(sets[j])) + shrinkage), j) for j in sets)
         for similarity, j in near[:num_similar]:
@@ -105,21 +108,21 @@ def slow_item_knn(shrinkage, num_similar):
 
 def slow_ease(regularization, items):
     """By the definition, on these items; the others below all of them, by popularity."""
-    taken = np.zeros((len(LIVES), NUM_ITEMS))
+    taken = np.zeros((len(HISTORIES), NUM_ITEMS))
     for v, users in takers().items():
         taken[list(users), v] = 1.0
     x = taken[:, items]
     p = np.linalg.inv(x.T @ x + regularization * np.eye(len(items)))
     weights = np.eye(len(items)) - p / np.diag(p)
-    scores = with_fallback(np.zeros((len(LIVES), NUM_ITEMS))) - 1000.0
+    scores = with_fallback(np.zeros((len(HISTORIES), NUM_ITEMS))) - 1000.0
     scores[:, items] = x @ weights
     return scores
 
 
 def slow_ease_with_own(regularization, decay_days, weight):
     scores = slow_ease(regularization, [v for v, users in takers().items() if users])
-    for u, life in enumerate(LIVES):
-        for item, value in decayed(life, decay_days).items():
+    for u, history in enumerate(HISTORIES):
+        for item, value in decayed(history, decay_days).items():
             scores[u, item] += weight * value
     return scores
 
@@ -139,12 +142,12 @@ def assert_same(scores, expected, has_score):
 
 
 def score_all(scorer):
-    return scorer.score(np.arange(len(LIVES)))
+    return scorer.score(np.arange(len(HISTORIES)))
 
 
 @pytest.mark.parametrize("decay_days, num_neighbors, alpha", [(20, 3, 0.6), (7, 1, 0.0), (50, 1000, 1.0), (9, 8, 0.3)])
 def test_tifu_knn_equals_the_oracle(decay_days, num_neighbors, alpha):
-    past = Past(LOG, NUM_ITEMS, CUT)
+    past = InteractionMatrix(LOG, NUM_ITEMS, CUT)
     expected = slow_tifu(decay_days, num_neighbors, alpha)
     scores = score_all(TifuKnn(past, decay_days, alpha, neighbor_mean(past, decay_days, num_neighbors)))
     assert_same(scores, expected, expected > 0)
@@ -152,7 +155,7 @@ def test_tifu_knn_equals_the_oracle(decay_days, num_neighbors, alpha):
 
 @pytest.mark.parametrize("shrinkage, num_similar", [(2.0, 4), (0.0, 1), (10.0, 1000)])
 def test_item_knn_equals_the_oracle(shrinkage, num_similar):
-    past = Past(LOG, NUM_ITEMS, CUT)
+    past = InteractionMatrix(LOG, NUM_ITEMS, CUT)
     expected = slow_item_knn(shrinkage, num_similar)
     wide = find_similar(past, shrinkage, num_similar + 3)
     for similar in (wide, find_similar(past, shrinkage, num_similar)):
@@ -161,10 +164,10 @@ def test_item_knn_equals_the_oracle(shrinkage, num_similar):
 
 @pytest.mark.parametrize("max_dense", [3, 11, 8000])
 def test_ease_equals_its_definition_whichever_side_is_inverted(max_dense):
-    past = Past(LOG, NUM_ITEMS, CUT)
+    past = InteractionMatrix(LOG, NUM_ITEMS, CUT)
     sold = [v for v, users in takers().items() if users]
     items = sorted(sorted(sold, key=lambda v: (-past.num_takers[v], v))[:max_dense])
-    assert len(LIVES) > len(sold) and ABSENT not in sold  # by items here; by users below
+    assert len(HISTORIES) > len(sold) and ABSENT not in sold  # by items here; by users below
     expected = slow_ease(3.0, items)
     has_score = np.zeros_like(expected, bool)
     has_score[:, items] = True
@@ -172,9 +175,10 @@ def test_ease_equals_its_definition_whichever_side_is_inverted(max_dense):
 
 
 def test_ease_by_users_equals_ease_by_items():
-    few = LIVES[:9]  # fewer users than items; lives without events change nothing but that
+    few = HISTORIES[:9]  # fewer users than items; histories without events change nothing but that
     by_users, by_items = (
-        Ease(Past(encode(lives), NUM_ITEMS, CUT), 2.0) for lives in (few, [*few, *[[]] * 2 * NUM_ITEMS])
+        Ease(InteractionMatrix(encode(histories), NUM_ITEMS, CUT), 2.0)
+        for histories in (few, [*few, *[[]] * 2 * NUM_ITEMS])
     )
     assert (by_users.by_user, by_items.by_user) == (True, False)
     users = np.arange(len(few))
@@ -182,7 +186,7 @@ def test_ease_by_users_equals_ease_by_items():
 
 
 def test_ease_with_own_items_equals_the_oracle():
-    past = Past(LOG, NUM_ITEMS, CUT)
+    past = InteractionMatrix(LOG, NUM_ITEMS, CUT)
     expected = slow_ease_with_own(3.0, 20, 0.5)
     has_score = np.zeros_like(expected, bool)
     has_score[:, [v for v, users in takers().items() if users]] = True
@@ -288,23 +292,26 @@ def test_wrong_settings_files_are_named_with_their_cure(world, tmp_path):
 
 
 def test_the_counting_baselines_import_no_tensorflow():
-    code = "import sys, longretriever_tf.evaluation.tuning; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, longretriever_tf.evaluation.counting.tuning; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=600).returncode == 0
 
 
 def test_baselines_alone_are_judged_by_tuned_or_given_settings(world, tmp_path, monkeypatch):
-    from longretriever_tf.config import Config
-    from longretriever_tf.evaluation import judge_baselines as judge
+    from longretriever_tf.config.config import Config
+    from longretriever_tf.evaluation import evaluate_baselines
 
-    monkeypatch.setattr(judge, "load_split", lambda config: world)
+    monkeypatch.setattr(evaluate_baselines, "load_split", lambda config: world)
     output = str(tmp_path / "baseline_settings.json")
-    made = judge.judge_baselines(Config(), "test", judge.BaselineChoice("all", "", output))
+    made = evaluate_baselines.judge_baselines(Config(), "test", evaluate_baselines.BaselineChoice("all", "", output))
     assert list(made["models"]) == ["popularity", "category popularity", "own items", *tuning.YARDSTICKS]
     assert made["models"]["EASE"]["novel"]["recall@20"] > 1.2 * made["models"]["popularity"]["novel"]["recall@20"]
     assert made["baseline_settings"] == read_settings(output, *world)
-    monkeypatch.setattr(judge, "tune_settings", None)  # nothing is tuned where settings are given
-    again = judge.judge_baselines(Config(), "test", judge.BaselineChoice("all", output))
+    monkeypatch.setattr(evaluate_baselines, "tune_settings", None)  # nothing is tuned where settings are given
+    again = evaluate_baselines.judge_baselines(Config(), "test", evaluate_baselines.BaselineChoice("all", output))
     assert again["models"] == made["models"]
-    assert len(judge.judge_baselines(Config(), "test", judge.BaselineChoice("simple"))["models"]) == 3
+    assert (
+        len(evaluate_baselines.judge_baselines(Config(), "test", evaluate_baselines.BaselineChoice("simple"))["models"])
+        == 3
+    )
     with pytest.raises(UserError, match="--baseline_settings='f.json' with --baselines=simple"):
-        judge.judge_baselines(Config(), "test", judge.BaselineChoice("simple", "f.json"))
+        evaluate_baselines.judge_baselines(Config(), "test", evaluate_baselines.BaselineChoice("simple", "f.json"))

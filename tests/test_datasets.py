@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from longretriever_tf.config import DataConfig
-from longretriever_tf.data.load import load_log
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets import complete_journey, event_log
-from longretriever_tf.datasets.prepare import prepare
-from longretriever_tf.errors import UserError
+from longretriever_tf.datasets.load import load_log
+from longretriever_tf.datasets.tfds_prepare import prepare
 
 import tensorflow_datasets as tfds  # isort: skip  (after the package, which selects Keras 2)
 import tensorflow as tf  # isort: skip
@@ -185,9 +185,9 @@ def test_event_log_is_prepared_anew_when_its_file_changes(tmp_path):
 def test_tfds_load_reads_an_event_log(tmp_path):
     spec = {"events": write_events(tmp_path)}
     kwargs = {"split": "log", "data_dir": str(tmp_path / "tfds"), "builder_kwargs": {"spec": spec}}
-    lives = {record["user_id"].decode(): record for record in tfds.as_numpy(tfds.load("event_log", **kwargs))}
-    assert lives["zoé"]["timestamp"].tolist() == [200, 300]
-    assert lives["zoé"]["item_id"].tolist() == [20, 10]
+    histories = {record["user_id"].decode(): record for record in tfds.as_numpy(tfds.load("event_log", **kwargs))}
+    assert histories["zoé"]["timestamp"].tolist() == [200, 300]
+    assert histories["zoé"]["item_id"].tolist() == [20, 10]
     items = list(tfds.as_numpy(tfds.load("event_log/items", **kwargs)))
     assert sorted((item["item_id"], item["feature"]["category"]) for item in items) == [(10, b"tea"), (20, b"")]
     with pytest.raises(UserError, match="spec"):
@@ -221,16 +221,17 @@ def test_a_data_dir_that_cannot_be_written(fake_complete_journey, tmp_path):
 
 KILLED = """
 import os, sys
-from longretriever_tf.config import DataConfig
-from longretriever_tf.data.load import load_log
-from longretriever_tf.datasets import complete_journey, lifelong_builder
+from longretriever_tf.config.config import DataConfig
+from longretriever_tf.datasets.load import load_log
+from longretriever_tf.datasets import complete_journey
+from longretriever_tf.datasets import tfds_builder
 complete_journey.package_data = lambda: sys.argv[1]
-records = lifelong_builder.user_records
+records = tfds_builder.user_records
 def die_at_the_second(log):
     iterator = records(log)
     yield next(iterator)
     os.kill(os.getpid(), 9)
-lifelong_builder.user_records = die_at_the_second
+tfds_builder.user_records = die_at_the_second
 load_log(DataConfig(data_dir=sys.argv[2]))
 """
 
@@ -251,9 +252,9 @@ def test_a_run_killed_while_preparing_leaves_nothing_that_looks_whole(fake_compl
 
 FULL = """
 import resource, signal, sys
-from longretriever_tf.config import DataConfig
-from longretriever_tf.data.load import load_log
-from longretriever_tf.errors import UserError
+from longretriever_tf.config.config import DataConfig
+from longretriever_tf.datasets.load import load_log
+from longretriever_tf.common.errors import UserError
 import tensorflow_datasets
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))

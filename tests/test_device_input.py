@@ -9,13 +9,13 @@ import pytest
 import tensorflow as tf
 from worlds import block_world
 
-from longretriever_tf import schema
-from longretriever_tf.config import Config, DataConfig, ModelConfig, TrainConfig
-from longretriever_tf.data.batches import BatchSource
-from longretriever_tf.data.prepared import prepare, prepare_examples
-from longretriever_tf.errors import UserError
+from longretriever_tf.common import schema
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config.config import Config, DataConfig, ModelConfig, TrainConfig
+from longretriever_tf.data.batches.in_context import BatchSource
+from longretriever_tf.data.batches.prepared_data import prepare, prepare_examples
 from longretriever_tf.models.build import build_models, set_token_scale
-from longretriever_tf.models.optimizer import SplitAdam
+from longretriever_tf.models.optimizer import LazyAdamW
 from longretriever_tf.training.device_phase import DeviceTowerPhase, make_device_phase
 from longretriever_tf.training.phases import TowerPhase
 
@@ -91,7 +91,7 @@ def test_shapes_are_few_and_hold_what_they_must():
     assert len(world.device.shapes) <= 4
 
 
-def ordinary_steps(world: World, epoch: int, optimizer: SplitAdam) -> list[float]:
+def ordinary_steps(world: World, epoch: int, optimizer: LazyAdamW) -> list[float]:
     """The same steps by the ordinary batches: the mean gradient of the groups' own losses."""
     losses = []
     for step in steps_of(world, epoch):
@@ -115,11 +115,11 @@ def ordinary_steps(world: World, epoch: int, optimizer: SplitAdam) -> list[float
 )
 def test_an_epoch_on_the_device_makes_the_ordinary_steps(model, examples, groups, xla):
     found = build(model, batches_per_step=groups, examples=examples)
-    optimizer = SplitAdam(found.device.variables(), 0.01, 0.01, found.device.num_steps())
+    optimizer = LazyAdamW(found.device.variables(), 0.01, 0.01, found.device.num_steps())
     step = found.device.make_step(optimizer, xla)
     losses = [float(step(block)) for block in found.device.make_dataset(0)]
     oracle = build(model, batches_per_step=groups, examples=examples)
-    expected = ordinary_steps(oracle, 0, SplitAdam(oracle.device.variables(), 0.01, 0.01, found.device.num_steps()))
+    expected = ordinary_steps(oracle, 0, LazyAdamW(oracle.device.variables(), 0.01, 0.01, found.device.num_steps()))
     sizes = [block.num_steps for block in found.device.plan(0)[1]]
     means = [part.mean() for part in np.split(np.array(expected), np.cumsum(sizes)[:-1])]
     np.testing.assert_allclose(losses, means, rtol=1e-4)
@@ -146,7 +146,7 @@ def test_xla_draws_the_same_dropout():
     losses = []
     for xla in (False, True):
         world = build({"dropout": 0.5, "unknown_rate": 0.3}, num_snapshots=1, batches_per_step=2)
-        optimizer = SplitAdam(world.device.variables(), 0.01, 0.01, world.device.num_steps())
+        optimizer = LazyAdamW(world.device.variables(), 0.01, 0.01, world.device.num_steps())
         losses.append(float(world.device.make_step(optimizer, xla)(next(world.device.make_dataset(0)))))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 

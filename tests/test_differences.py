@@ -6,15 +6,15 @@ import re
 import numpy as np
 import pytest
 from fake_jobs import CUT, OFFSET, WINDOW, Noisy
-from small_lives import NUM_ITEMS, encode, random_lives
+from small_histories import NUM_ITEMS, encode, random_histories
 
 from longretriever_tf.evaluation.differences import differences_to_best
 from longretriever_tf.evaluation.evaluator import evaluate_many
-from longretriever_tf.evaluation.metrics import paired_bootstrap, resampled_sums
+from longretriever_tf.evaluation.ground_truth import build_truth
+from longretriever_tf.evaluation.ranking import paired_bootstrap, resampled_sums
 from longretriever_tf.evaluation.table import COLUMNS, text_table
-from longretriever_tf.evaluation.truth import build_truth
 
-TRUTH = build_truth(encode(random_lives(8, 37)), NUM_ITEMS, CUT, WINDOW)
+TRUTH = build_truth(encode(random_histories(8, 37)), NUM_ITEMS, CUT, WINDOW)
 SMALL = tuple((section, metric.replace("@500", "@20")) for section, metric in COLUMNS) + (
     ("within_category", "recall@10"),
 )

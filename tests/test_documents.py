@@ -14,10 +14,10 @@ from documents import all_documents, anchors, code, commands, fences, links, pro
 from trained import ROOT, write_tables
 from worlds import block_world
 
-from longretriever_tf.config import DataConfig
-from longretriever_tf.data.splits import global_time_cuts
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets.event_log.source import read_event_log
-from longretriever_tf.errors import UserError
+from longretriever_tf.datasets.splits import global_time_cuts
 
 DOCUMENTS = {str(path.relative_to(ROOT)): path for path in all_documents()}
 OURS = [name for name in DOCUMENTS if not name.startswith("results/")]
@@ -78,8 +78,12 @@ def test_wrong_flags_and_values_are_noticed():
     known = {"merge": ["raw", "quota"], "k": None}
     written = ["--merge=raw|quota", "--k=5", "--merge=best", "--nope", "--merge=raw|best"]
     assert wrong_flags(written, known) == ["--merge=best", "--nope", "--merge=raw|best"]
-    assert exists("data.splits.global_time_cuts") and exists("serving.client.Request") and exists("data.log")
-    assert not exists("data.splits.cut_by_time") and not exists("data.nowhere.cut")
+    assert (
+        exists("datasets.splits.global_time_cuts")
+        and exists("serving.client.client.Request")
+        and exists("datasets.log")
+    )
+    assert not exists("datasets.splits.cut_by_time") and not exists("data.nowhere.cut")
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -317,4 +321,4 @@ def test_the_readme_takes_a_newcomer_to_an_explained_list(tmp_path):
         "exports/mine/1/saved_model.pb",
     ):
         assert (tmp_path / path).exists(), path
-    assert ran == ["data.inspect", "train", "evaluate", "evaluate_baselines", "export", "recommend"]
+    assert ran == ["inspect_log", "train", "evaluate", "evaluate_baselines", "export", "recommend"]

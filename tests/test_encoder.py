@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from longretriever_tf.models.encoder import Encoder, LayerNorm, PreLNLayer
-from longretriever_tf.models.random import StepRandom, dropout
+from longretriever_tf.models.stateless_dropout import StatelessRng, dropout
 
 BATCH, LENGTH, HEADS, HEAD_DIM, FF = 2, 7, 3, 5, 11  # each a different prime: a swapped axis fails
 DIM = HEADS * HEAD_DIM
@@ -123,7 +123,7 @@ def test_dropout_is_a_function_of_seed_and_step():
     x, mask = tokens_and_mask()
 
     def drop(seed: int, step: int) -> np.ndarray:
-        return layer(x, tf.constant(mask), random=StepRandom(seed, tf.constant(step, tf.int64))).numpy()
+        return layer(x, tf.constant(mask), random=StatelessRng(seed, tf.constant(step, tf.int64))).numpy()
 
     np.testing.assert_array_equal(drop(1, 7), drop(1, 7))
     plain = layer(x, tf.constant(mask)).numpy()
@@ -132,7 +132,7 @@ def test_dropout_is_a_function_of_seed_and_step():
 
 
 def test_dropout_keeps_the_mean_and_call_sites_differ():
-    random = StepRandom(3, tf.constant(0))
+    random = StatelessRng(3, tf.constant(0))
     first, second = (dropout(tf.ones([101, 103]), 0.25, random).numpy() for _ in range(2))
     assert set(np.unique(first)) == {0.0, np.float32(4 / 3)}
     assert abs((first == 0).mean() - 0.25) < 0.02 and abs(first.mean() - 1) < 0.03
@@ -142,5 +142,5 @@ def test_dropout_keeps_the_mean_and_call_sites_differ():
 
 @pytest.mark.parametrize("seed", [0, 3_000_000, 2**31 - 1])
 def test_any_seed_of_the_config_draws(seed):
-    kept = StepRandom(seed, tf.constant(5, tf.int64)).keep(tf.constant([1001]), 0.5).numpy()
+    kept = StatelessRng(seed, tf.constant(5, tf.int64)).keep(tf.constant([1001]), 0.5).numpy()
     assert 0.4 < kept.mean() < 0.6

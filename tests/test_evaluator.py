@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import reference
-from small_lives import NUM_ITEMS, encode, random_lives
+from small_histories import NUM_ITEMS, encode, random_histories
 
 from longretriever_tf.evaluation.evaluator import evaluate_scorer, evaluate_users
-from longretriever_tf.evaluation.truth import Truth, build_truth
+from longretriever_tf.evaluation.ground_truth import Truth, build_truth
 
 NUM_USERS = 37
 OFFSET = np.array([0, 1, 2, 5, 8, 19, NUM_ITEMS])  # two reserved categories, then items 2-4, 5-7, 8-18, 19-22
@@ -39,7 +39,7 @@ class ThreeHeads(Table):
 
 @pytest.fixture
 def truth() -> Truth:
-    return build_truth(encode(random_lives(8, NUM_USERS)), NUM_ITEMS, 70, (70, 90))
+    return build_truth(encode(random_histories(8, NUM_USERS)), NUM_ITEMS, 70, (70, 90))
 
 
 def scores_of(seed: int) -> np.ndarray:
@@ -51,10 +51,10 @@ def expected_recall(truth: Truth, scores: np.ndarray, k: int, is_novel: bool) ->
     recalls = []
     for i, user in enumerate(truth.users):
         wanted = set(truth.item[truth.offset[i] : truth.offset[i + 1]].tolist())
-        owned = set(truth.owned_item[truth.owned_row() == i].tolist()) if is_novel else set()
-        row = np.where([v < 2 or v in owned for v in range(NUM_ITEMS)], -np.inf, scores[user])
-        if wanted - owned:
-            recalls.append(reference.list_metrics(reference.ranked_list(row, k), wanted - owned, k)[f"recall@{k}"])
+        interacted = set(truth.interacted_item[truth.interacted_row() == i].tolist()) if is_novel else set()
+        row = np.where([v < 2 or v in interacted for v in range(NUM_ITEMS)], -np.inf, scores[user])
+        if wanted - interacted:
+            recalls.append(reference.list_metrics(reference.ranked_list(row, k), wanted - interacted, k)[f"recall@{k}"])
     return recalls
 
 
@@ -104,8 +104,8 @@ def test_within_category_counts_over_pairs(truth):
 
 
 def test_no_novel_pair_leaves_counts_alone_and_a_wrong_shape_is_named():
-    lives = [[(2, 1), (2, 80)], [(3, 1), (3, 80)]]
-    truth = build_truth(encode(lives), NUM_ITEMS, 70, (70, 90))
+    histories = [[(2, 1), (2, 80)], [(3, 1), (3, 80)]]
+    truth = build_truth(encode(histories), NUM_ITEMS, 70, (70, 90))
     found = evaluate_scorer(Table(scores_of(1)), truth, OFFSET, KS)
     assert found["novel"] == {"num_users": 0, "num_pairs": 0}
     assert found["within_category_novel"] == {}
@@ -114,8 +114,8 @@ def test_no_novel_pair_leaves_counts_alone_and_a_wrong_shape_is_named():
 
 
 def test_lists_of_users_without_novel_truth_do_not_count_in_novel_coverage():
-    lives = [[(2, 1), (2, 80)], [(3, 1), (2, 80)]]  # user 0 only repeats
-    truth = build_truth(encode(lives), NUM_ITEMS, 70, (70, 90))
+    histories = [[(2, 1), (2, 80)], [(3, 1), (2, 80)]]  # user 0 only repeats
+    truth = build_truth(encode(histories), NUM_ITEMS, 70, (70, 90))
     scores = np.zeros((2, NUM_ITEMS))
     scores[0, 9] = scores[1, 20] = 1.0
     found = evaluate_scorer(Table(scores), truth, OFFSET, (1,))
@@ -124,7 +124,7 @@ def test_lists_of_users_without_novel_truth_do_not_count_in_novel_coverage():
     assert found["novel"]["item_coverage@1"] == 1 / known
 
 
-def test_untouched_counts_what_lies_in_categories_never_touched(truth):
+def test_untouched_counts_what_lies_in_categories_never_seen(truth):
     scores = scores_of(6)
     evaluation = evaluate_users(Table(scores), truth, OFFSET, KS, chunk=5)
 
@@ -134,11 +134,11 @@ def test_untouched_counts_what_lies_in_categories_never_touched(truth):
     for task, is_novel in ((evaluation.all, False), (evaluation.novel, True)):
         recalls = []
         for i, user in enumerate(truth.users):
-            owned = set(truth.owned_item[truth.owned_row() == i].tolist())
-            touched = {category(item) for item in owned}
+            interacted = set(truth.interacted_item[truth.interacted_row() == i].tolist())
+            seen = {category(item) for item in interacted}
             pairs = truth.item[truth.offset[i] : truth.offset[i + 1]].tolist()
-            wanted = {item for item in pairs if category(item) not in touched}
-            gone = owned if is_novel else set()
+            wanted = {item for item in pairs if category(item) not in seen}
+            gone = interacted if is_novel else set()
             row = np.where([v < 2 or v in gone for v in range(NUM_ITEMS)], -np.inf, scores[user])
             if wanted:
                 recalls.append(reference.list_metrics(reference.ranked_list(row, 3), wanted, 3)["recall@3"])

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from longretriever_tf.config import DataConfig
-from longretriever_tf.data.load import load_log
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets import accounts
 from longretriever_tf.datasets.event_log.source import read_event_log
-from longretriever_tf.errors import UserError
+from longretriever_tf.datasets.load import load_log
 
 NOW = 1_700_000_000
 EVENTS = {
@@ -43,7 +43,7 @@ def read(events, **fields):
     return read_event_log(DataConfig(dataset="event_log", events=events, **fields), now=NOW)
 
 
-def lives_of(log):
+def histories_of(log):
     """{user id: [(timestamp, item id)]}."""
     item = log.items.item_id[log.item_row].tolist()
     return {
@@ -54,7 +54,7 @@ def lives_of(log):
 
 def test_events_alone(write):
     log = read(write(EVENTS))
-    assert lives_of(log) == {3: [(100, 30), (300, 10)], 7: [(100, 10), (200, 20), (500, 20)]}
+    assert histories_of(log) == {3: [(100, 30), (300, 10)], 7: [(100, 10), (200, 20), (500, 20)]}
     assert log.items.item_id.tolist() == [10, 20, 30]
     assert log.items.features["category"].tolist() == ["milk", "tea", ""]
     assert log.items.name.tolist() == ["10", "20", "30"]
@@ -98,7 +98,7 @@ def test_three_tables_with_baskets_and_weights(write):
         context="aisle",
     )
     # "x" of a and "x" of b are two baskets; a's moves to 80 and holds item 2 once, its weights added
-    assert lives_of(log) == {"a": [(10, 3), (80, 1), (80, 2)], "b": [(70, 2)]}
+    assert histories_of(log) == {"a": [(10, 3), (80, 1), (80, 2)], "b": [(70, 2)]}
     assert log.weight.tolist() == [5.0, 2.0, 5.5, 3.0]
     assert log.basket_id[0] == -1
     assert log.basket_id[1] == log.basket_id[2] != log.basket_id[3] >= 0
@@ -124,7 +124,7 @@ def test_ids_that_only_look_like_numbers_stay_text(tmp_path):
 def test_ids_are_text_if_either_table_has_text(write):
     items = write({"item_id": ["10", "20", "30", "x"], "category": list("abcd")}, "items")
     log = read(write(EVENTS), items=items)
-    assert lives_of(log)[3] == [(100, "30"), (300, "10")]
+    assert histories_of(log)[3] == [(100, "30"), (300, "10")]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_items_table_with_two_contexts_for_an_item(write):
 def test_events_of_unknown_items_are_left_out_loudly(write, caplog):
     items = write({"item_id": [10, 30], "category": ["a", "b"]}, "items")
     log = read(write(EVENTS), items=items)
-    assert lives_of(log) == {3: [(100, 30), (300, 10)], 7: [(100, 10)]}
+    assert histories_of(log) == {3: [(100, 30), (300, 10)], 7: [(100, 10)]}
     assert "2 of 5 events are left out" in caplog.text
     assert "(item 20, for one)" in caplog.text
     only = write({"item_id": [77], "category": ["a"]}, "items")
@@ -283,7 +283,7 @@ RECEIPTS = {  # receipt 1 of user a on three days, half an hour each; receipt 2 
 def test_receipt_numbers_that_restart_are_parted(write):
     path = write(RECEIPTS)
     log = read(path, basket_column="receipt")
-    assert lives_of(log) == {
+    assert histories_of(log) == {
         "a": [(500, 4), (1000, 1), (1000, 2), (90_000, 1), (90_000, 3), (9_000_000, 1), (9_000_000, 2)],
         "b": [(400, 1)],
     }
@@ -293,7 +293,7 @@ def test_receipt_numbers_that_restart_are_parted(write):
     assert (log.counts["same_basket"], log.counts["kept"]) == (0, 8)
 
     kept = read(path, basket_column="receipt", long_baskets="keep")
-    assert lives_of(kept)["a"] == [(500, 4), (1000, 1), (1000, 2), (1000, 3)]
+    assert histories_of(kept)["a"] == [(500, 4), (1000, 1), (1000, 2), (1000, 3)]
     assert (kept.counts["same_basket"], kept.counts["kept"]) == (3, 5)
     with pytest.raises(
         UserError,
@@ -308,10 +308,10 @@ def test_basket_columns_that_say_little(write, column):
     events = {**EVENTS, "timestamp": [500, 100, 300, 200, 100], "basket": column}
     log = read(write(events), basket_column="basket")
     assert log.num_events == log.counts["kept"] and accounts.adds_up(log.counts)
-    if column[0] == "same":  # one basket of each user, within a day: one moment
-        assert lives_of(log) == {3: [(100, 10), (100, 30)], 7: [(100, 10), (100, 20)]}
+    if column[0] == "same":  # one basket of each user, within a day: one time
+        assert histories_of(log) == {3: [(100, 10), (100, 30)], 7: [(100, 10), (100, 20)]}
     else:
-        assert lives_of(log) == {3: [(100, 30), (300, 10)], 7: [(100, 10), (200, 20), (500, 20)]}
+        assert histories_of(log) == {3: [(100, 30), (300, 10)], 7: [(100, 10), (200, 20), (500, 20)]}
 
 
 def test_every_row_is_accounted_for(write):

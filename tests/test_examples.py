@@ -1,4 +1,4 @@
-"""Training examples against an oracle that asks every user, category and moment in turn."""
+"""Training examples against an oracle that asks every user, category and time in turn."""
 
 import dataclasses
 
@@ -7,12 +7,12 @@ import pytest
 import reference
 from worlds import START, crowded_world, make_log
 
-from longretriever_tf.config import Config, ModelConfig, TrainConfig
-from longretriever_tf.data.batches import BatchSource
-from longretriever_tf.data.examples import build_examples, snapshot_times, stats_times
-from longretriever_tf.data.prepared import prepare, prepare_examples
-from longretriever_tf.errors import UserError
-from longretriever_tf.schema import DAY_S
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.schema import DAY_S
+from longretriever_tf.config.config import Config, ModelConfig, TrainConfig
+from longretriever_tf.data.batches.examples import build_examples, snapshot_times, stats_times
+from longretriever_tf.data.batches.in_context import BatchSource
+from longretriever_tf.data.batches.prepared_data import prepare, prepare_examples
 
 CUT = START + 170 * DAY_S
 
@@ -52,11 +52,11 @@ def snapshot_oracle(log, config):
     for step in range(config.train.num_snapshots):
         time = int(CUT - horizon - step * config.train.snapshot_every_days * DAY_S)
         for user in range(log.num_users):
-            life = [b for b in reference.raw_life(log, user) if b.timestamp < CUT]
-            past = [b.timestamp for b in life if b.timestamp < time]
-            ahead = [b for b in life if time <= b.timestamp < time + horizon]
+            user_history = [b for b in reference.request_history(log, user) if b.timestamp < CUT]
+            past = [b.timestamp for b in user_history if b.timestamp < time]
+            ahead = [b for b in user_history if time <= b.timestamp < time + horizon]
             for category in {b.category for b in ahead} if past else ():
-                history = reference.hard_search(life, category, time, -1, config.model.max_events)
+                history = reference.hard_search(user_history, category, time, -1, config.model.max_events)
                 targets = [b.item for b in ahead if b.category == category]
                 found[log.user_id[user], category, time] = (
                     [b.item for b in history],
@@ -70,10 +70,10 @@ def snapshot_oracle(log, config):
 def event_oracle(log, limit):
     found = []
     for user in range(log.num_users):
-        life = [b for b in reference.raw_life(log, user) if b.timestamp < CUT]
-        for b in life:
-            history = reference.hard_search(life, b.category, b.timestamp, b.basket, limit)
-            same_moment = sum(other.timestamp == b.timestamp for other in life)
+        user_history = [b for b in reference.request_history(log, user) if b.timestamp < CUT]
+        for b in user_history:
+            history = reference.hard_search(user_history, b.category, b.timestamp, b.basket, limit)
+            same_time = sum(other.timestamp == b.timestamp for other in user_history)
             found.append(
                 (
                     log.user_id[user],
@@ -81,8 +81,8 @@ def event_oracle(log, limit):
                     b.timestamp,
                     b.item,
                     [h.item for h in history],
-                    same_moment**-0.5,
-                    reference.activity_at((h.timestamp for h in life), b.timestamp),
+                    same_time**-0.5,
+                    reference.activity_at((h.timestamp for h in user_history), b.timestamp),
                 )
             )
     return found
@@ -105,7 +105,7 @@ def test_snapshots_are_what_the_oracle_asks():
     expected = snapshot_oracle(log, config)
     assert len(found) == len(examples) and found.keys() == expected.keys() and len(expected) > 50
     late = [time for user, _, time in expected if user == log.user_id[-2]]
-    assert min(late) > START + 120 * DAY_S  # nobody is asked about a user whose life has not begun
+    assert min(late) > START + 120 * DAY_S  # nobody is asked about a user whose history has not begun
     assert any(not history for history, *_ in expected.values())  # a first visit to a category is an example too
     for key, value in expected.items():
         assert_same(found[key], value)
@@ -137,7 +137,7 @@ def test_both_kinds_of_examples_are_the_two_together():
         found[kind] = sorted(described(prepared, examples))
         found[kind, "snapshots"] = sorted(described(prepared, snapshots).items())
         assert len(found[kind]) == len(examples)
-        # The statistics of each snapshot are of its own moment.
+        # The statistics of each snapshot are of its own time.
         np.testing.assert_array_equal(prepared.stats.time[snapshots.stats_row], snapshots.time)
     assert found["both"] == sorted(found["snapshot"] + found["event"])
     assert found["snapshot", "snapshots"] == found["event", "snapshots"] == found["both", "snapshots"]
@@ -158,23 +158,25 @@ def test_lengths_are_the_tokens_that_the_graph_makes(kind, subsequence, max_even
 
 
 @pytest.mark.parametrize("kind", ["snapshot", "event", "both"])
-def test_slices_stay_in_their_run_and_before_their_moment(kind):
+def test_slices_stay_in_their_run_and_before_their_as_of(kind):
     config = make_config(kind, max_events=256)
     prepared = prepare(config, crowded_world(seed=10), CUT)
     examples, _ = prepare_examples(config, prepared)
     order, stats = prepared.order, prepared.stats
-    run = order.find_runs(examples.user, examples.category)
-    np.testing.assert_array_equal(examples.start, order.run_offset[run])  # no life here is longer than max_events
+    run = order.find_segments(examples.user, examples.category)
+    np.testing.assert_array_equal(
+        examples.start, order.segment_offset[run]
+    )  # no history here is longer than max_events
     assert (examples.start <= examples.stop).all() and (examples.stop <= examples.target_start).all()
     assert (examples.target_start < examples.target_stop).all()
-    assert (examples.target_stop <= order.run_offset[run + 1]).all()
+    assert (examples.target_stop <= order.segment_offset[run + 1]).all()
     with_history = examples.stop > examples.start
     assert (order.timestamp[examples.stop - 1] < examples.time)[with_history].all()
     assert (order.timestamp[examples.target_start] >= examples.time).all()
     assert (stats.time[examples.stats_row] <= examples.time).all()
     next_row = np.minimum(examples.stats_row + 1, len(stats.time) - 1)
     assert ((stats.time[next_row] > examples.time) | (next_row == examples.stats_row)).all()
-    # Asking again later only ever adds to the history: in a run, later moments hold earlier histories as prefixes.
+    # Asking again later only ever adds to the history: in a run, later times hold earlier histories as prefixes.
     by_run = np.lexsort((examples.time, run))
     later = run[by_run][1:] == run[by_run][:-1]
     assert (np.diff(examples.stop[by_run])[later] >= 0).all() and later.any()
@@ -185,14 +187,14 @@ def test_distinct_items_of_a_window_against_sets():
     for window in (1, 2, 7, 1000):
         expected = [
             len(set(order.item[max(low, p + 1 - window) : p + 1].tolist()))
-            for low, high in zip(order.run_offset[:-1], order.run_offset[1:], strict=True)
+            for low, high in zip(order.segment_offset[:-1], order.segment_offset[1:], strict=True)
             for p in range(low, high)
         ]
         np.testing.assert_array_equal(order.num_distinct_within(window), expected)
     np.testing.assert_array_equal(order.num_distinct_within(10**6), order.num_distinct)
 
 
-def test_moments_count_back_from_the_cut():
+def test_as_of_times_count_back_from_the_cut():
     config = make_config()
     day = (snapshot_times(config, START, CUT) - START) / DAY_S
     np.testing.assert_array_equal(day, 170 - 20 - 11 * np.arange(7)[::-1])
@@ -200,7 +202,7 @@ def test_moments_count_back_from_the_cut():
     np.testing.assert_array_equal((times - START) / DAY_S, [117, 128, 139, 150, 170])
     weekly = stats_times(make_config("event"), START, START + 15 * DAY_S)
     np.testing.assert_array_equal((weekly - START) / DAY_S, [0, 7, 14, 15])
-    decade = stats_times(make_config("both"), START, START + 3650 * DAY_S)  # coarser: each moment costs memory
+    decade = stats_times(make_config("both"), START, START + 3650 * DAY_S)  # coarser: each time costs memory
     snapshots = snapshot_times(config, START, START + 3650 * DAY_S)
     assert len(np.setdiff1d(decade, snapshots)) == 105 and np.isin(snapshots, decade).all()
     assert decade[0] == START and decade[-1] == START + 3650 * DAY_S and (np.diff(decade) > 0).all()

@@ -1,4 +1,4 @@
-"""The explorer's server side: the page's files, lives to choose from, names of items, and what is refused."""
+"""The explorer's server side: the page's files, histories to choose from, names of items, and what is refused."""
 
 import configparser
 import dataclasses
@@ -13,14 +13,15 @@ from serving_clients import call, serving
 from trained import run_module
 from worlds import START, block_world, make_log
 
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.schema import DAY_S
+from longretriever_tf.common.text import as_text
 from longretriever_tf.data.corpus import load_corpus, save_corpus
-from longretriever_tf.errors import UserError
-from longretriever_tf.schema import DAY_S
-from longretriever_tf.serving import config_files, explorer_page
-from longretriever_tf.serving.explorer_users import read_users, sample_users
-from longretriever_tf.text import as_text
+from longretriever_tf.serving.explorer import page
+from longretriever_tf.serving.explorer.users import read_users, sample_users
+from longretriever_tf.serving.server import config_files
 
-PAGE = pathlib.Path(explorer_page.__file__).parent / "explorer"
+PAGE = pathlib.Path(page.__file__).parent
 USER = {"label": "a", "request_timestamp": 9, "item_id": [3, 4], "timestamp": [1, 2]}
 
 
@@ -40,7 +41,7 @@ def test_every_file_of_the_page_is_installed_with_the_package():
     assert [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)] == []
 
 
-def test_pasted_lives_and_replies_keep_every_id(tmp_path):
+def test_pasted_histories_and_replies_keep_every_id(tmp_path):
     """Numbers beyond 2^53, which JavaScript rounds, and text with all that separates cells."""
     if not (node := shutil.which("node")):
         pytest.skip("node is not installed, and no browser stands in for it here")
@@ -90,7 +91,7 @@ def test_without_the_flag_there_is_no_page(toy_server):
 
 
 @pytest.mark.serving
-def test_without_a_file_lives_are_made_up_and_said_to_be(explored):
+def test_without_a_file_histories_are_made_up_and_said_to_be(explored):
     users = json.loads(call(explored, "GET", "/explorer/models/longretriever/users.json")[1])
     assert users["made_up"] is True
     assert [len(user["item_id"]) for user in users["users"]] == [8, 512] + [64] * 8  # the warm-up file's shapes
@@ -111,11 +112,11 @@ def test_names_are_read_from_the_corpus(tmp_path, trained):
     corpus = load_corpus(f"{trained.export_dir}/1/assets.extra/corpus.npz")
     named = dataclasses.replace(corpus, item_name=as_text(f"tea {item}" for item in corpus.item_id))
     save_corpus(named, str(tmp_path / "corpus.npz"))
-    names = explorer_page._read_names(str(tmp_path / "corpus.npz"))
+    names = page._read_names(str(tmp_path / "corpus.npz"))
     assert names["101"] == "tea 101" and len(names) == len(corpus.item_id) - 2
 
 
-def test_sampled_lives_are_those_of_the_log_before_the_moment():
+def test_sampled_histories_are_those_of_the_log_before_the_as_of():
     log = make_log(
         ["x"] * 3 + ["y"] * 5 + ["z"],
         [1, 2, 1, 4, 5, 4, 6, 5, 1],
@@ -176,4 +177,4 @@ def test_the_command_writes_a_file_that_serve_takes(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     users = json.loads(read_users(str(path)))["users"]
     assert [user["label"] for user in users] == ["user 1003", "user 1001"]
-    assert users[0]["profile"] == {"taste": "b1"}  # user u is of taste u % 2
+    assert users[0]["profile"] == {"taste": "b1"}  # user u is of history embedding u % 2

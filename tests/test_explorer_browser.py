@@ -9,15 +9,15 @@ import pytest
 from serving_clients import serving
 from worlds import START, block_world
 
-from longretriever_tf.schema import DAY_S
-from longretriever_tf.serving import config_files
-from longretriever_tf.serving.client import Client, Request
-from longretriever_tf.serving.explorer_users import sample_users
+from longretriever_tf.common.schema import DAY_S
+from longretriever_tf.serving.client.client import Client, Request
+from longretriever_tf.serving.explorer.users import sample_users
+from longretriever_tf.serving.server import config_files
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 pytestmark = pytest.mark.serving
 
-MOMENT = START + 120 * DAY_S
+AS_OF = START + 120 * DAY_S
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1360, "height": 900}
 
@@ -43,7 +43,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def users():
-    return sample_users(block_world(num_users=53, num_items=97), MOMENT, 3)
+    return sample_users(block_world(num_users=53, num_items=97), AS_OF, 3)
 
 
 @pytest.fixture(scope="module")
@@ -85,16 +85,18 @@ def drawn(page) -> set[str]:
     return set(page.locator(".interest.on").evaluate_all("rows => rows.map(r => r.dataset.category)"))
 
 
-def ask(url, user, **knobs):
+def ask(url, user, **request_options):
     """The answer of the same endpoint to a client of its own."""
     history = {"history_item_id": user["item_id"], "history_timestamp": user["timestamp"]}
-    request = Request(**history, request_timestamp=user["request_timestamp"], profile=user["profile"], **knobs)
+    request = Request(
+        **history, request_timestamp=user["request_timestamp"], profile=user["profile"], **request_options
+    )
     with Client(url) as client:
         return client.retrieve([request])[0]
 
 
-def expect(page, url, user, side="A", **knobs) -> None:
-    answer = ask(url, user, **({"k": 20, "seed": 1} | knobs))
+def expect(page, url, user, side="A", **request_options) -> None:
+    answer = ask(url, user, **({"k": 20, "seed": 1} | request_options))
     assert listed(page, side) == [str(candidate.item_id) for candidate in answer.candidates]
 
 
@@ -180,21 +182,21 @@ def test_two_settings_side_by_side(page, url, users):
     assert page.locator(".pane").count() == 1 and listed(page) == a
 
 
-def test_the_life_and_its_interests(page, users):
+def test_the_history_and_its_interests(page, users):
     user = users[0]
     sizes = {f"c{c}": sum((item - 100) % 7 == c for item in user["item_id"]) for c in range(7)}
     for category, size in sizes.items():
         row = page.locator(f".interest[data-category={category}]")
-        assert (f"{size} event" if size else "never touched") in row.locator(".who").inner_text()
+        assert (f"{size} event" if size else "never seen") in row.locator(".who").inner_text()
         times = {
             t for item, t in zip(user["item_id"], user["timestamp"], strict=True) if f"c{(item - 100) % 7}" == category
         }
-        place = {round((t - user["timestamp"][0]) / (MOMENT - user["timestamp"][0]) * 1000) for t in times}
-        assert (row.locator("svg.life path").get_attribute("d") or "").count("M") == len(place)
+        place = {round((t - user["timestamp"][0]) / (AS_OF - user["timestamp"][0]) * 1000) for t in times}
+        assert (row.locator("svg.history path").get_attribute("d") or "").count("M") == len(place)
     top = max(sizes, key=sizes.get)
     page.click(f"[data-key='score-{top}']")
     days = [
-        max((MOMENT - t) / DAY_S, 1)
+        max((AS_OF - t) / DAY_S, 1)
         for i, t in zip(user["item_id"], user["timestamp"], strict=True)
         if f"c{(i - 100) % 7}" == top
     ]
@@ -207,7 +209,7 @@ def test_candidates_are_those_of_the_category(page, url, users):
     cards = page.locator(".card").all()
     assert len(cards) == 5
     with Client(url) as client:
-        request = Request(**history, request_timestamp=MOMENT, profile=users[0]["profile"], k=5, seed=1)
+        request = Request(**history, request_timestamp=AS_OF, profile=users[0]["profile"], k=5, seed=1)
         _, columns = client.encode([request])
         for card in cards:
             category = np.array([card.locator("h3").inner_text()])
@@ -239,14 +241,14 @@ def test_a_malformed_paste_gives_a_sentence(page):
     page.select_option("#user", "paste")
     for text, words in PASTES:
         page.fill("#paste", text)
-        page.click("text=Use this life")
+        page.click("text=Use this history")
         assert words in page.locator("#paste-fault").inner_text(), text
         assert page.locator("#paste").get_attribute("aria-invalid") == "true"
     assert listed(page) == before
 
 
 @pytest.mark.parametrize("form", ["lines", "dates", "events", "columns"])
-def test_a_pasted_life_is_asked_about(page, url, form):
+def test_a_pasted_history_is_asked_about(page, url, form):
     times = [START + day * DAY_S for day in (3, 1, 2)]
     items = [101, 102, 108]
     events = list(zip(items, times, strict=True))
@@ -259,7 +261,7 @@ def test_a_pasted_life_is_asked_about(page, url, form):
     page.select_option("#user", "paste")
     page.fill("#paste", text)
     page.fill("[name=taste]", "b1")
-    page.click("text=Use this life")
+    page.click("text=Use this history")
     settle(page)
     user = {"item_id": items, "timestamp": times, "request_timestamp": max(times) + 1, "profile": {"taste": "b1"}}
     expect(page, url, user)
@@ -273,17 +275,17 @@ def test_a_pasted_life_is_asked_about(page, url, form):
 def test_unknown_ids_and_no_history_are_said(page, url):
     page.select_option("#user", "paste")
     page.fill("#paste", "101, 2020-09-16\n9007199254740993, 2020-09-17")
-    page.click("text=Use this life")
+    page.click("text=Use this history")
     settle(page)
     assert "does not know 1 item and ignores them: 9007199254740993." in page.locator("#about").inner_text()
     page.fill("#paste", "7, 2020-09-16")
-    page.click("text=Use this life")
+    page.click("text=Use this history")
     settle(page)
     assert "The model knows none of these items" in page.locator("#about").inner_text()
     page.select_option("#user", "nobody")
     settle(page)
     assert "no history. The list rests on everyone's behaviour alone." in page.locator("#about").inner_text()
-    nobody = {"item_id": [], "timestamp": [], "request_timestamp": MOMENT, "profile": {}}
+    nobody = {"item_id": [], "timestamp": [], "request_timestamp": AS_OF, "profile": {}}
     expect(page, url, nobody)
     assert "popular with everyone" in page.locator(".interest.on .badges >> nth=0").inner_text()
 
@@ -334,10 +336,10 @@ def test_a_model_that_is_not_there_gives_a_sentence(page, url):
     assert "This endpoint has no model “nobody” ready to answer." in page.locator("#alert").inner_text()
 
 
-def test_words_of_a_life_are_never_markup(page):
+def test_words_of_a_history_are_never_markup(page):
     page.select_option("#user", "paste")
     page.fill("#paste", "<img src=x onerror=alert(1)>, 2020-09-16")
-    page.click("text=Use this life")
+    page.click("text=Use this history")
     assert "“<img src=x onerror=alert(1)>”" in page.locator("#paste-fault").inner_text()
     assert page.locator("img").count() == 0
 
@@ -378,13 +380,13 @@ def test_items_find_their_categories_when_subsequences_are_short(page):
           };
           const events = [...Array(17).keys()].map((id) => ({ id: String(id), seconds: id + 1, weight: 1 }));
           const interests = ["c0", "c1", "c2", "c9"].map((category) => ({ category, events: 1 }));
-          return [...await new Model(endpoint).categories({ events, moment: 99, profile: {} }, interests)];
+          return [...await new Model(endpoint).categories({ events, time: 99, profile: {} }, interests)];
         }"""
     )
     assert dict(found) == {str(item): f"c{item % 3}" for item in range(17) if item != 7}
 
 
-def test_eq_3_draws_from_touched_categories_and_forces_any(page):
+def test_eq_3_draws_from_seen_categories_and_forces_any(page):
     """An export of interest=paper tells untouched categories as explored ones, with score 0."""
     rows = page.evaluate(
         """async () => {
@@ -402,7 +404,7 @@ def test_eq_3_draws_from_touched_categories_and_forces_any(page):
               interest_last_timestamp: row([9, 8, 0, 0]),
             }),
           };
-          const all = await new Model(endpoint).interests({ events: [], moment: 99, profile: {} });
+          const all = await new Model(endpoint).interests({ events: [], time: 99, profile: {} });
           const settings = { topInterests: 20, numInterests: 5, forbidden: ["once"] };
           return [all.map(({ category }) => category), [...readDraw(all, settings, []).top]];
         }"""
@@ -421,7 +423,7 @@ def test_axe_finds_no_serious_fault(page, scheme, size):
     settle(page)
     page.click(".score >> nth=0")
     page.select_option("#user", "paste")
-    page.click("text=Use this life")
+    page.click("text=Use this history")
     assert_accessible(axe, page)
     page.select_option("#user", "0")
     page.click("#compare")

@@ -11,10 +11,10 @@ import time
 import numpy as np
 import pytest
 
-from longretriever_tf import files
-from longretriever_tf.errors import UserError
-from longretriever_tf.files import replace_directory, require_writable, write_text_atomically
-from longretriever_tf.locks import LOCK_FILE, hold_lock
+from longretriever_tf.common import files
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.files import replace_directory, require_writable, write_text_atomically
+from longretriever_tf.common.locks import LOCK_FILE, hold_lock
 
 BUSY = "the place is in use ({}): wait"
 
@@ -178,7 +178,7 @@ def test_a_killed_process_holds_no_lock(tmp_path, monkeypatch, has_locks):
     code = "import sys, time\n"
     if not has_locks:
         code += "import errno, fcntl\ndef no_locks(*_): raise OSError(errno.ENOLCK, 'none')\nfcntl.flock = no_locks\n"
-    code += "from longretriever_tf.locks import hold_lock\n"
+    code += "from longretriever_tf.common.locks import hold_lock\n"
     code += "with hold_lock(sys.argv[1], '{}'):\n    print('held', flush=True)\n    time.sleep(600)\n"
     arguments = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as child:

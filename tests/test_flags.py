@@ -10,13 +10,14 @@ import sys
 
 import pytest
 
-from longretriever_tf.config import Config, from_dict
+from longretriever_tf.config.config import Config, from_dict
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COMMAND = """
 import json, sys
-from longretriever_tf import config, flags
-from longretriever_tf.errors import UserError
+from longretriever_tf.config import config
+from longretriever_tf.config import flags
+from longretriever_tf.common.errors import UserError
 flags.define_config_flags("data", "model", "train", "retrieval")
 def main(argv):
     made = flags.config_from_flags()
@@ -96,7 +97,7 @@ def test_a_flagfile_that_is_none_is_one_line(tmp_path, content, said):
 
 @pytest.mark.parametrize(
     ("module", "flag"),
-    [("refresh", "max_retired"), ("serve", "shutdown_grace_seconds"), ("serving.load", "rate")],
+    [("refresh", "max_retired"), ("serve", "shutdown_grace_seconds"), ("serving.load_test", "rate")],
 )
 def test_no_command_takes_what_is_no_number(module, flag):
     needed = ["--items=x.csv"] if module == "refresh" else []
@@ -189,7 +190,7 @@ def test_there_are_ablations():
 
 @pytest.mark.parametrize(
     ("module", "asked"),
-    [("train", "--help"), ("export", "-h"), ("data.inspect", "--helpfull"), ("serving.load", "--help=true")],
+    [("train", "--help"), ("export", "-h"), ("inspect_log", "--helpfull"), ("serving.load_test", "--help=true")],
 )
 def test_help_is_no_failure(module, asked):
     """It is printed by code that all commands share."""

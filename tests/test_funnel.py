@@ -5,19 +5,19 @@ import shutil
 
 import numpy as np
 import pytest
-from small_lives import NUM_ITEMS, encode, random_lives
+from small_histories import NUM_ITEMS, encode, random_histories
 from trained import run_module
 
-from longretriever_tf.config import to_json
-from longretriever_tf.errors import UserError
-from longretriever_tf.evaluation.channel_spec import parse_channel
-from longretriever_tf.evaluation.channels import COUNTS, RATIOS
-from longretriever_tf.evaluation.directions import HOLDS, REVERSED
-from longretriever_tf.evaluation.funnel import FunnelConfig, Row, Window, run_funnel
-from longretriever_tf.evaluation.funnel_text import markdown_report, stand_json, text_report
-from longretriever_tf.evaluation.metrics import Interval
-from longretriever_tf.evaluation.ranker import RankerConfig
-from longretriever_tf.evaluation.truth import build_truth
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config.config import to_json
+from longretriever_tf.evaluation.funnel.channel_spec import parse_channel
+from longretriever_tf.evaluation.funnel.channels import COUNTS, RATIOS
+from longretriever_tf.evaluation.funnel.exposure import FunnelConfig, Row, Window, run_funnel
+from longretriever_tf.evaluation.funnel.paper_directions import HOLDS, REVERSED
+from longretriever_tf.evaluation.funnel.ranker import RankerConfig
+from longretriever_tf.evaluation.funnel.text import markdown_report, stand_json, text_report
+from longretriever_tf.evaluation.ground_truth import build_truth
+from longretriever_tf.evaluation.ranking import Interval
 
 K = 6
 RANKER = RankerConfig(max_rounds=20, num_leaves=4, min_leaf=5, num_threads=1)
@@ -29,7 +29,7 @@ def window(seed: int) -> Window:
     `oracle` retrieves what the user takes and then others, `chance` and `noise` anything, `twin` what `oracle` does.
     """
     random = np.random.default_rng(seed)
-    truth = build_truth(encode(random_lives(seed, 67)), NUM_ITEMS, 70, (70, 90))
+    truth = build_truth(encode(random_histories(seed, 67)), NUM_ITEMS, 70, (70, 90))
     pairs = set(zip(truth.users[truth.pair_row()].tolist(), truth.item.tolist(), strict=True))
 
     def features(user: np.ndarray, item: np.ndarray) -> np.ndarray:
@@ -155,10 +155,10 @@ def test_the_command_over_a_trained_run(trained, tmp_path):
 
 @pytest.fixture
 def judge(trained):
-    from longretriever_tf.evaluation.judge_funnel import Contest, judge_funnel
+    from longretriever_tf.evaluation.funnel.run_funnel import FunnelSetup, judge_funnel
 
     def run(*channels: str, others: tuple[str, ...] = ("popularity",), own_items: str = "both", config=trained.config):
-        return judge_funnel(config, Contest(tuple(map(parse_channel, channels)), others, own_items), FunnelConfig())
+        return judge_funnel(config, FunnelSetup(tuple(map(parse_channel, channels)), others, own_items), FunnelConfig())
 
     return run
 
@@ -183,8 +183,8 @@ def test_a_run_of_another_log_is_refused(trained, judge, tmp_path):
 
 
 def test_settings_for_a_model_without_interests_are_refused(trained, monkeypatch):
-    from longretriever_tf.data.prepared import load_split
-    from longretriever_tf.evaluation import run_channels
+    from longretriever_tf.data.batches.prepared_data import load_split
+    from longretriever_tf.evaluation.funnel import run_channels
 
     class OneVector:
         name = "one vector"

@@ -1,4 +1,4 @@
-"""Hard search in the graph against the oracle on raw lives: whole logs, and one request's raw history."""
+"""Hard search in the graph against the oracle on raw histories: whole logs, and one request's raw history."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,13 @@ import reference
 import tensorflow as tf
 from worlds import START, crowded_world, make_log
 
-from longretriever_tf import schema
-from longretriever_tf.data import hard_search, raw_lives
-from longretriever_tf.data.activity import user_activity
-from longretriever_tf.data.category_order import build_category_order
+from longretriever_tf.common import schema
 from longretriever_tf.data.corpus import encode_log, fit_corpus
-from longretriever_tf.data.interest_features import life_activity, summarise_life
+from longretriever_tf.data.recipe.interest_features import history_activity, summarise_history
+from longretriever_tf.data.search import hard_search
+from longretriever_tf.data.search.behavior_index import build_category_order
+from longretriever_tf.data.search.request_history import RawHistories, order_segments, read_histories
+from longretriever_tf.data.search.user_activity import user_activity
 
 END = START + 400 * schema.DAY_S
 SIZES = [(1, 1), (3, 7), (50, 256)]  # max_length, max_events
@@ -23,19 +24,19 @@ def encoded(log):
     return corpus, encode_log(log, corpus)
 
 
-def every_request(log, corpus, moments):
-    """All (user row, category index) pairs, and the slices of each at each moment: columns [R]."""
+def every_request(log, corpus, as_of_times):
+    """All (user row, category index) pairs, and the slices of each at each time: columns [R]."""
     order = build_category_order(encode_log(log, corpus), corpus)
     users, categories = (
         axis.ravel() for axis in np.meshgrid(np.arange(log.num_users), np.arange(2, corpus.num_categories))
     )
-    parts = [(*order.slices_before(users, categories, moment), np.full(len(users), moment)) for moment in moments]
+    parts = [(*order.slices_before(users, categories, as_of), np.full(len(users), as_of)) for as_of in as_of_times]
     start, stop, time = (np.concatenate(column) for column in zip(*parts, strict=True))
     return order, np.tile(users, len(parts)), np.tile(categories, len(parts)), start, stop, time
 
 
-def moments_of(log):
-    """Moments that matter: those of events to the second (strictness), before all, after all."""
+def as_of_times_of(log):
+    """Times that matter: those of events to the second (strictness), before all, after all."""
     return [*np.unique(log.timestamp)[::23].tolist(), START - 1, START, END]
 
 
@@ -57,14 +58,14 @@ def assert_tokens(tokens, corpus, expected):
 def test_event_tokens_of_a_log(max_length):
     log = crowded_world()
     corpus, _ = encoded(log)
-    order, users, categories, start, stop, time = every_request(log, corpus, moments_of(log))
+    order, users, categories, start, stop, time = every_request(log, corpus, as_of_times_of(log))
     events = hard_search.slice_events(
         order.item, order.timestamp, order.weight, np.maximum(start, stop - max_length), stop, time
     )
-    lives = [reference.raw_life(log, user) for user in range(log.num_users)]
+    histories = [reference.request_history(log, user) for user in range(log.num_users)]
     expected = [
         reference.event_tokens(
-            reference.hard_search(lives[user], corpus.category_name[category], t, -1, max_length), t, max_length
+            reference.hard_search(histories[user], corpus.category_name[category], t, -1, max_length), t, max_length
         )
         for user, category, t in zip(users, categories, time, strict=True)
     ]
@@ -76,13 +77,13 @@ def test_event_tokens_of_a_log(max_length):
 def test_item_tokens_of_a_log(max_length, max_events):
     log = crowded_world(seed=2)
     corpus, _ = encoded(log)
-    order, users, categories, start, stop, time = every_request(log, corpus, moments_of(log))
+    order, users, categories, start, stop, time = every_request(log, corpus, as_of_times_of(log))
     low = np.maximum(start, stop - max_events)
     events = hard_search.slice_events(order.item, order.timestamp, order.weight, low, stop, time)
-    lives = [reference.raw_life(log, user) for user in range(log.num_users)]
+    histories = [reference.request_history(log, user) for user in range(log.num_users)]
     expected = []
     for user, category, t in zip(users, categories, time, strict=True):
-        whole = reference.hard_search(lives[user], corpus.category_name[category], t, -1, 10**9)
+        whole = reference.hard_search(histories[user], corpus.category_name[category], t, -1, 10**9)
         expected.append(reference.item_tokens(whole[-max_events:], len(whole), t, max_length))
     assert_tokens(hard_search.item_tokens(events, len(time), stop - start, max_length), corpus, expected)
 
@@ -100,12 +101,12 @@ def test_no_event_at_all():
         (hard_search.item_tokens(nothing, 3, np.zeros(3, np.int64), 50), 13),
     ):
         assert tokens.item.shape == (3, 0) and tokens.features.shape == (3, 0, width)
-    summary = summarise_life(nothing, tf.zeros([2], tf.int32), 3, 2, 1.0)
-    np.testing.assert_allclose(life_activity(summary), [reference.activity_at([], END)] * 3, rtol=1e-6)
+    summary = summarise_history(nothing, tf.zeros([2], tf.int32), 3, 2, 1.0)
+    np.testing.assert_allclose(history_activity(summary), [reference.activity_at([], END)] * 3, rtol=1e-6)
 
 
-def test_one_life_by_hand():
-    """Tea at days 0, 10, 30, cake at day 30, and a request on day 40: the same moment is in, the next is not."""
+def test_one_history_by_hand():
+    """Tea at days 0, 10, 30, cake at day 30, and a request on day 40: the same time is in, the next is not."""
     day = START + np.array([0, 10, 30, 30, 40]) * schema.DAY_S
     log = make_log([1] * 5, [8, 8, 8, 9, 9], day, {"category": ["c", "c"]}, basket=[1, 2, 3, 3, 4])
     corpus, _ = encoded(log)
@@ -121,18 +122,18 @@ def test_one_life_by_hand():
 
 
 def test_the_same_second_and_the_same_basket_are_no_history():
-    """A basket over two seconds is one moment: neither of its lines is the other's history; nor is a tie of another."""
+    """A basket over two seconds is one time: neither of its lines is the other's history; nor is a tie of another."""
     log = make_log(
         [1] * 4, [5, 6, 7, 8], [START, START + 50, START + 90, START + 50], {"category": ["c"] * 4}, basket=[1, 2, 2, 3]
     )
     assert log.timestamp.tolist() == [START, START + 50, START + 50, START + 50]
     corpus, _ = encoded(log)
-    life = reference.raw_life(log, 0)
-    for moment, wanted in ((START, []), (START + 50, [5]), (START + 51, [5, 6, 7, 8])):
-        order, _, _, start, stop, time = every_request(log, corpus, [moment])
+    history = reference.request_history(log, 0)
+    for as_of, wanted in ((START, []), (START + 50, [5]), (START + 51, [5, 6, 7, 8])):
+        order, _, _, start, stop, time = every_request(log, corpus, [as_of])
         events = hard_search.slice_events(order.item, order.timestamp, order.weight, start, stop, time)
         assert corpus.item_id[events.item].tolist() == wanted
-        assert [b.item for b in reference.hard_search(life, "c", moment, 2, 50)] == [i for i in wanted if i in (5, 8)]
+        assert [b.item for b in reference.hard_search(history, "c", as_of, 2, 50)] == [i for i in wanted if i in (5, 8)]
 
 
 def raw_histories(log, corpus, rng):
@@ -145,9 +146,9 @@ def raw_histories(log, corpus, rng):
     index = {raw: i for i, raw in enumerate(corpus.item_id.tolist())}
     time = np.full(log.num_users, END)
     for user in range(log.num_users):
-        life = reference.raw_life(log, user)
-        time[user] = life[len(life) * 3 // 4].timestamp if user % 2 else END
-        rows = [(index[b.item], b.timestamp) for b in life] + [(schema.UNKNOWN, START + 5), (3, 0)]
+        history = reference.request_history(log, user)
+        time[user] = history[len(history) * 3 // 4].timestamp if user % 2 else END
+        rows = [(index[b.item], b.timestamp) for b in history] + [(schema.UNKNOWN, START + 5), (3, 0)]
         at = rng.permutation(width)[: len(rows)]
         for second in {t for _, t in rows}:
             same = [n for n, (_, t) in enumerate(rows) if t == second]
@@ -167,26 +168,24 @@ def test_raw_histories_give_the_tokens_of_the_log(max_length, max_events):
 
     @tf.function
     def call(*raw):
-        lives = raw_lives.read_lives(
-            raw_lives.RawHistories(*raw), tf.identity, corpus.item_category, corpus.num_categories
-        )
-        return lives, raw_lives.order_runs(lives, user, category, len(user), corpus.num_categories)
+        histories = read_histories(RawHistories(*raw), tf.identity, corpus.item_category, corpus.num_categories)
+        return histories, order_segments(histories, user, category, len(user), corpus.num_categories)
 
-    lives_read, runs = call(item, timestamp, weight, time)
+    histories_read, runs = call(item, timestamp, weight, time)
     np.testing.assert_array_equal(runs.weight, 1 + runs.item.numpy() % 5)  # weights follow their events
-    lives = [reference.raw_life(log, user) for user in range(log.num_users)]
+    histories = [reference.request_history(log, user) for user in range(log.num_users)]
     low = tf.maximum(runs.start, runs.stop - max_events)
     events = hard_search.slice_events(runs.item, runs.timestamp, runs.weight, low, runs.stop, time[user])
     expected = []
     for u, c in zip(user, category, strict=True):
-        whole = reference.hard_search(lives[u], corpus.category_name[c], time[u], -1, 10**9)
+        whole = reference.hard_search(histories[u], corpus.category_name[c], time[u], -1, 10**9)
         expected.append(reference.item_tokens(whole[-max_events:], len(whole), int(time[u]), max_length))
     assert_tokens(hard_search.item_tokens(events, len(user), runs.stop - runs.start, max_length), corpus, expected)
-    summary = summarise_life(lives_read.life, corpus.item_category, log.num_users, corpus.num_categories, 1.0)
-    activity = life_activity(summary)
+    summary = summarise_history(histories_read.history, corpus.item_category, log.num_users, corpus.num_categories, 1.0)
+    activity = history_activity(summary)
     np.testing.assert_allclose(
         activity,
-        [reference.activity_at((b.timestamp for b in lives[u]), time[u]) for u in range(log.num_users)],
+        [reference.activity_at((b.timestamp for b in histories[u]), time[u]) for u in range(log.num_users)],
         rtol=1e-5,
         atol=1e-6,
     )
@@ -199,19 +198,19 @@ def test_a_request_alone_equals_the_request_in_a_batch():
     item, timestamp, time = raw_histories(log, corpus, np.random.default_rng(6))
     ones = np.ones(item.shape, np.float32)
     raw, catalogue = (item, timestamp, ones, time), (tf.identity, corpus.item_category, corpus.num_categories)
-    together = raw_lives.read_lives(raw_lives.RawHistories(*raw), *catalogue)
+    together = read_histories(RawHistories(*raw), *catalogue)
     categories = np.arange(corpus.num_categories, dtype=np.int32)
     for row in range(log.num_users):
         one = slice(row, row + 1)
-        alone = raw_lives.read_lives(raw_lives.RawHistories(*(part[one] for part in raw)), *catalogue)
-        mine = together.life.request.numpy() == row
-        np.testing.assert_array_equal(alone.life.item, together.life.item.numpy()[mine])
-        np.testing.assert_array_equal(alone.life.age, together.life.age.numpy()[mine])
+        alone = read_histories(RawHistories(*(part[one] for part in raw)), *catalogue)
+        mine = together.history.request.numpy() == row
+        np.testing.assert_array_equal(alone.history.item, together.history.item.numpy()[mine])
+        np.testing.assert_array_equal(alone.history.age, together.history.age.numpy()[mine])
         # Some categories of one row, in an order of their own, are what the row has among all rows.
-        some, num_runs = categories[::-2], log.num_users * corpus.num_categories
+        some, num_segments = categories[::-2], log.num_users * corpus.num_categories
         runs = [
-            raw_lives.order_runs(lives, np.full(len(some), at, np.int32), some, size, corpus.num_categories)
-            for lives, at, size in ((alone, 0, corpus.num_categories), (together, row, num_runs))
+            order_segments(histories, np.full(len(some), at, np.int32), some, size, corpus.num_categories)
+            for histories, at, size in ((alone, 0, corpus.num_categories), (together, row, num_segments))
         ]
         for left, right in zip(*runs, strict=True):
             np.testing.assert_array_equal(left, right)

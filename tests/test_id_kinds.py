@@ -17,11 +17,11 @@ import pytest
 from serving_clients import call, serving
 from trained import run_module
 
+from longretriever_tf.common.schema import DAY_S
+from longretriever_tf.common.text_table import printable, shorten
 from longretriever_tf.data.corpus import load_corpus
-from longretriever_tf.schema import DAY_S
-from longretriever_tf.serving import config_files
-from longretriever_tf.serving.client import Client, ClientOptions, Request
-from longretriever_tf.text_table import printable, shorten
+from longretriever_tf.serving.client.client import Client, ClientOptions, Request
+from longretriever_tf.serving.server import config_files
 
 START = 1_700_000_000
 DAYS, WINDOW = 60, 10
@@ -119,7 +119,7 @@ def chain(request, tmp_path_factory) -> Chain:
     run, export = f"--run_dir={directory}/run", f"--export_dir={directory}/export"
     users = ",".join('"' + str(user).replace('"', '""') + '"' for user in kind.users[:4])
     stages: tuple[dict[str, tuple[str, ...]], ...] = (
-        {"data.inspect": (*data, f"--output={directory}/inspect", "--noplots")},
+        {"inspect_log": (*data, f"--output={directory}/inspect", "--noplots")},
         {"train": (*data, *small, *once, run)},
         {"evaluate": (run, "--split=test", "--baselines=simple"), "export": (run, export, "--nocheck")},
         {
@@ -166,12 +166,12 @@ def test_no_command_loses_an_item_or_a_user(chain):
     assert ", 1 retired" in chain.said["refresh"]
 
 
-def question(chain: Chain, **knobs: Any) -> Request:
-    """A life of all items, one a day, and a list that is long enough for all."""
+def question(chain: Chain, **request_options: Any) -> Request:
+    """A history of all items, one a day, and a list that is long enough for all."""
     ids = [*chain.kind.items, chain.kind.stranger]
     times = [START + day * DAY_S // 2 for day in range(len(ids))]
     everything: dict[str, Any] = {"k": len(ids) + 5, "num_interests": 20, "top_interests": 20, "seed": 1}
-    return Request(ids, times, START + DAYS * DAY_S, **everything | knobs)
+    return Request(ids, times, START + DAYS * DAY_S, **everything | request_options)
 
 
 @pytest.mark.slow
@@ -197,9 +197,9 @@ def test_ids_come_back_equal_and_each_can_be_left_out(chain, server, way):
 @pytest.mark.serving
 def test_plain_json_holds_every_id(chain, server):
     """The digits and letters of the body themselves, as any other client would read them."""
-    life = question(chain)
-    body = {"history_item_id": [life.history_item_id], "history_timestamp": [life.history_timestamp]}
-    body |= {"request_timestamp": [life.request_timestamp], "k": [life.k]}
+    history = question(chain)
+    body = {"history_item_id": [history.history_item_id], "history_timestamp": [history.history_timestamp]}
+    body |= {"request_timestamp": [history.request_timestamp], "k": [history.k]}
     path = "/v1/models/longretriever:predict"
     status, reply = call(server, "POST", path, {"signature_name": "top_k", "inputs": body})
     assert status == 200, reply

@@ -1,4 +1,4 @@
-"""The command `data.inspect`: what it says and writes, and how it refuses."""
+"""The command `inspect_log`: what it says and writes, and how it refuses."""
 
 import dataclasses
 import json
@@ -9,14 +9,14 @@ import sys
 import numpy as np
 import pytest
 
-from longretriever_tf.config import Config, DataConfig, RetrievalConfig
-from longretriever_tf.data.inspect import inspect_log, log_title
-from longretriever_tf.data.life_plots import draw_life
-from longretriever_tf.errors import UserError
-from longretriever_tf.schema import DAY_S
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.schema import DAY_S
+from longretriever_tf.config.config import Config, DataConfig, RetrievalConfig
+from longretriever_tf.inspect_log import inspect_log, log_title
+from longretriever_tf.inspection.plots import draw_history
 from tests.worlds import START, block_world, make_log
 
-_COMMAND = [sys.executable, "-m", "longretriever_tf.data.inspect"]
+_COMMAND = [sys.executable, "-m", "longretriever_tf.inspect_log"]
 
 
 def test_report_shows_the_numbers_of_the_log_and_fits_a_terminal() -> None:
@@ -32,7 +32,7 @@ def test_report_shows_the_numbers_of_the_log_and_fits_a_terminal() -> None:
 
 def test_plots_are_whole_pictures(tmp_path: pathlib.Path) -> None:
     report = inspect_log(block_world(), Config())
-    paths = draw_life(str(tmp_path), report.title, report.life, report.windows, report.figures)
+    paths = draw_history(str(tmp_path), report.title, report.history, report.windows, report.figures)
     assert {pathlib.Path(path).relative_to(tmp_path).as_posix() for path in paths} >= {"life.png", "panels/targets.png"}
     assert len(paths) == 10
     for path in paths:
@@ -48,9 +48,9 @@ def test_a_log_too_short_to_split_is_still_described(days: int) -> None:
     assert report.windows == {} and report.figures["split"] == {}
 
 
-def test_one_moment_can_be_drawn(tmp_path: pathlib.Path) -> None:
+def test_one_as_of_can_be_drawn(tmp_path: pathlib.Path) -> None:
     report = inspect_log(make_log([1], [1], [START], {"category": ["a"]}), Config())
-    draw_life(str(tmp_path), "moment", report.life, report.windows, report.figures)
+    draw_history(str(tmp_path), "moment", report.history, report.windows, report.figures)
     assert (tmp_path / "panels/time.png").stat().st_size > 1000
 
 
@@ -114,8 +114,8 @@ def test_the_verdict_goes_on_or_names_flags_or_stops() -> None:
         features={**constant.items.features, **world.items.features, "category": constant.items.features["category"]},
     )
     assert "--context=clusters:2" in _verdict(dataclasses.replace(constant, items=brands))  # a brand holds half, too
-    moment = dataclasses.replace(world, timestamp=np.full_like(world.timestamp, START))
-    assert "Verdict: don't: all events lie within 0 hours" in _verdict(moment)
+    as_of = dataclasses.replace(world, timestamp=np.full_like(world.timestamp, START))
+    assert "Verdict: don't: all events lie within 0 hours" in _verdict(as_of)
     lone = make_log(
         range(50), [v % 3 for v in range(50)], [START + d * DAY_S for d in range(50)], {"category": list("abc")}
     )

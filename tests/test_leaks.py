@@ -1,4 +1,4 @@
-"""Nothing at or after its moment reaches an example, and nothing at or after the cut reaches training."""
+"""Nothing at or after its time reaches an example, and nothing at or after the cut reaches training."""
 
 import dataclasses
 import os
@@ -10,15 +10,15 @@ import pytest
 import reference
 from worlds import START, block_world, make_log
 
-from longretriever_tf.config import Config, ModelConfig, TrainConfig
-from longretriever_tf.data.batches import BatchSource, _sampling_probability, plan_epoch
-from longretriever_tf.data.interest_batches import InterestSource, LifeReader
-from longretriever_tf.data.prepared import example_tastes, prepare, prepare_examples
-from longretriever_tf.data.splits import global_time_cuts
+from longretriever_tf.common.schema import DAY_S
+from longretriever_tf.config.config import Config, ModelConfig, TrainConfig
+from longretriever_tf.data.batches.in_context import BatchSource, _sampling_probability, plan_epoch
+from longretriever_tf.data.batches.interests import HistoryReader, InterestSource
+from longretriever_tf.data.batches.prepared_data import example_history_embeddings, prepare, prepare_examples
 from longretriever_tf.datasets.complete_journey import complete_journey_dataset_builder as complete_journey
+from longretriever_tf.datasets.splits import global_time_cuts
 from longretriever_tf.models.build import build_models
 from longretriever_tf.retrieval.item_vectors import embed_corpus
-from longretriever_tf.schema import DAY_S
 
 SAMPLES = 10_000
 CUT = START + 100 * DAY_S
@@ -26,7 +26,7 @@ CUT = START + 100 * DAY_S
 
 @pytest.fixture(scope="module")
 def journey():
-    """Complete Journey as a log, and its raw lives read by pandas alone: a basket is one moment, its earliest."""
+    """Complete Journey as a log, and its raw histories read by pandas alone: a basket is one time, its earliest."""
     folder = complete_journey.package_data()
     log = complete_journey.read_complete_journey(folder)
     category = pd.read_parquet(os.path.join(folder, "products.parquet"), columns=["product_id", "product_category"])
@@ -38,22 +38,23 @@ def journey():
     rows["time"] = rows.groupby("basket_id").time.transform("min")
     rows = rows.drop_duplicates(["basket_id", "product_id"])
     rows = rows.sort_values(["time", "basket_id", "product_id"])
-    lives = {
+    histories = {
         household: [
             reference.Behavior(*values, 1.0)
             for values in zip(
-                *(life[name].tolist() for name in ("product_id", "product_category", "time", "basket_id")), strict=True
+                *(user_history[name].tolist() for name in ("product_id", "product_category", "time", "basket_id")),
+                strict=True,
             )
         ]
-        for household, life in rows.groupby("household_id")
+        for household, user_history in rows.groupby("household_id")
     }
-    return log, lives
+    return log, histories
 
 
 @pytest.mark.realdata
 @pytest.mark.parametrize("kind", ["snapshot", "event"])
 def test_no_history_of_complete_journey_reaches_its_target(journey, kind):
-    log, lives = journey
+    log, histories = journey
     # Mixed batches: the sample is of all categories, and its targets are read from the batch.
     config = Config(
         model=ModelConfig(svd_dim=0, user_context=False, copy=False, item_stats=False),
@@ -72,7 +73,7 @@ def test_no_history_of_complete_journey_reaches_its_target(journey, kind):
         target_row, target = batch.target_row.numpy(), batch.item.numpy()[batch.target_local]
         for row, x in enumerate(rows):
             case = SimpleNamespace(
-                life=lives[log.user_id[examples.user[x]]],
+                user_history=histories[log.user_id[examples.user[x]]],
                 time=int(examples.time[x]),
                 category=str(prepared.corpus.category_name[examples.category[x]]),
                 horizon=horizon,
@@ -89,14 +90,16 @@ def test_no_history_of_complete_journey_reaches_its_target(journey, kind):
 
 
 def assert_strictly_past(prepared, case, history, targets, found):
-    """The history is the oracle's, event by event and token by token, and shares no moment or basket with a target."""
+    """The history is the oracle's, event by event and token by token, and shares no time or basket with a target."""
     order, model = prepared.order, ModelConfig()
     taken = [
-        b for b in case.life if b.category == case.category and case.time <= b.timestamp < case.time + case.horizon
+        b
+        for b in case.user_history
+        if b.category == case.category and case.time <= b.timestamp < case.time + case.horizon
     ]
     ahead = [b for b in taken if b.item in targets] if case.kind == "event" else taken
     assert ahead and {b.item for b in ahead} == set(targets) and len(set(targets)) == len(targets)
-    whole = reference.hard_search(case.life, case.category, case.time, ahead[0].basket, 10**9)
+    whole = reference.hard_search(case.user_history, case.category, case.time, ahead[0].basket, 10**9)
     assert not {b.basket for b in ahead} & {b.basket for b in whole}
     wanted = whole[-model.max_events :]
     assert prepared.corpus.item_id[order.item[history]].tolist() == [b.item for b in wanted]
@@ -176,19 +179,19 @@ def everything(log, config, cut=CUT):
     source = BatchSource(config, prepared, examples)
     plan = plan_epoch(config, examples, corpus.category_offset, 0)
     batches = [tensor for batch in source.make_dataset(plan).take(5) for tensor in batch]
-    reader = LifeReader(corpus, encoded, prepared.stats, 1.0)
-    interest = InterestSource(prepared, snapshots, example_tastes(config, prepared, snapshots), reader, 1)
+    reader = HistoryReader(corpus, encoded, prepared.stats, 1.0)
+    interest = InterestSource(prepared, snapshots, example_history_embeddings(config, prepared, snapshots), reader, 1)
     return {
         **fields("corpus", corpus),
         **fields("log", encoded, ["user_id", "profile", "offset"]),
         "log.user_id": encoded.user_id[living],
         "log.profile": encoded.profile[living],
         "log.offset": np.unique(encoded.offset),
-        **fields("order", order, ["run_user"]),
-        "order.run_user": encoded.user_id[order.run_user],
+        **fields("order", order, ["segment_user"]),
+        "order.segment_user": encoded.user_id[order.segment_user],
         **fields("stats", prepared.stats),
         "item_svd": prepared.item_svd,
-        "taste": prepared.taste[living],
+        "taste": prepared.history_embedding[living],
         **fields("examples", examples, ["user"]),
         "examples.user": encoded.user_id[examples.user],
         **fields("snapshots", snapshots, ["user"]),
@@ -238,7 +241,7 @@ def test_the_same_upset_before_the_cut_is_noticed(config):
     before = everything(make_world(*columns), config)
     after = everything(make_world(*upset(columns, CUT - 25 * DAY_S)), config)
     same = {name for name in before if is_same(before[name], after[name])}
-    # The cut, the name of the context column, and the moments are the config's and not the events'.
+    # The cut, the name of the context column, and the times are the config's and not the events'.
     assert same == {"corpus.cut", "corpus.context", "stats.time"}
 
 

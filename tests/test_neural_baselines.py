@@ -11,18 +11,18 @@ from test_user_batches import make_ready
 from trained import write_tables
 from worlds import block_world
 
-from longretriever_tf.baseline_config import BASELINES, BaselineConfig
-from longretriever_tf.config import Config, DataConfig, ModelConfig, TrainConfig
-from longretriever_tf.data.user_batches import UserBatch
-from longretriever_tf.errors import UserError
-from longretriever_tf.evaluation.judge import judge_run
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.schema import DAY_S
+from longretriever_tf.config.baselines import BASELINES, BaselineConfig
+from longretriever_tf.config.config import Config, DataConfig, ModelConfig, TrainConfig
+from longretriever_tf.evaluation.evaluate_run import judge_run
+from longretriever_tf.models.baselines.batches import UserBatch
 from longretriever_tf.models.baselines.comirec import SelfAttentiveInterests
-from longretriever_tf.models.baselines.interests import Interests
 from longretriever_tf.models.baselines.mind import CapsuleInterests, num_interests, route, squash
-from longretriever_tf.models.baselines.recent_retriever import RecentRetriever, build_baseline
+from longretriever_tf.models.baselines.model import RecentRetriever, build_baseline
+from longretriever_tf.models.baselines.scorer import RecentScorer
+from longretriever_tf.models.baselines.user_side import Interests
 from longretriever_tf.models.finished import load_for_export
-from longretriever_tf.retrieval.recent_scorer import RecentScorer
-from longretriever_tf.schema import DAY_S
 from longretriever_tf.training import run as run_lib
 from longretriever_tf.training.loop import Checkpoints
 
@@ -227,11 +227,11 @@ def test_scorer_takes_the_best_of_the_users_interests(name):
     scores = scorer.score(users)
     assert scorer.name == {"two_tower": "two_tower, last 7 events"}.get(name, name)
     vectors = model.item_tower(tf.range(prepared.corpus.num_items)).numpy()
-    assert len(set(np.minimum(np.diff(prepared.log.offset)[users], L))) > 1  # short and long lives
+    assert len(set(np.minimum(np.diff(prepared.log.offset)[users], L))) > 1  # short and long histories
     for row, user in enumerate(users):
         events = slice(*prepared.log.offset[user : user + 2])
         item = prepared.log.item[events][::-1][:L]
-        age = (prepared.moment - prepared.log.timestamp[events][::-1][: L + 1]) / DAY_S
+        age = (prepared.as_of - prepared.log.timestamp[events][::-1][: L + 1]) / DAY_S
         gap = np.append(np.diff(age), 0.0)[: len(item)]
         if len(age) > L:  # the gap of the oldest event read is to an event that is not
             gap[-1] = 0.0
@@ -274,7 +274,7 @@ def final_weights(config: Config) -> dict[str, np.ndarray]:
 
 
 def run_config(name: str, loss: str, negatives: int, tmp_path) -> Config:
-    """A run on a world of two tastes, whose tables it writes."""
+    """A run on a world of two history embeddings, whose tables it writes."""
     log = block_world(num_users=53, num_items=97, events_per_user=61)
     names = [flag.removeprefix("--").split("=") for flag in write_tables(log, tmp_path)]
     paths = {key: value for key, value in names if key != "users"}

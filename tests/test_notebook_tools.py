@@ -10,17 +10,17 @@ from serving_clients import serving
 from test_datasets import write_complete_journey
 
 from longretriever_tf import notebook
-from longretriever_tf.data.load import load_log
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.datasets import complete_journey
 from longretriever_tf.datasets.complete_journey import sample
-from longretriever_tf.errors import UserError
+from longretriever_tf.datasets.load import load_log
+from longretriever_tf.evaluation.evaluate_baselines import BaselineChoice
+from longretriever_tf.evaluation.evaluate_run import judge_run
 from longretriever_tf.evaluation.evaluator import evaluate_scorer
-from longretriever_tf.evaluation.judge import judge_run
-from longretriever_tf.evaluation.judge_baselines import BaselineChoice
-from longretriever_tf.evaluation.opened import open_run
-from longretriever_tf.schema import DAY_S
-from longretriever_tf.serving.client import Client, ClientOptions
-from longretriever_tf.serving.local import LocalClient, request_of
+from longretriever_tf.evaluation.open_run import open_run
+from longretriever_tf.serving.client.client import Client, ClientOptions
+from longretriever_tf.serving.client.in_process import LocalClient, request_of
 
 
 @pytest.fixture
@@ -41,15 +41,15 @@ def test_a_sample_of_all_households_is_the_whole_log(fake_households, tmp_path):
     assert [named[item] for item in log.items.item_id] == log.items.name.tolist()
 
 
-def test_a_sample_holds_whole_lives_and_follows_its_seed(fake_households, tmp_path):
-    lives = {
+def test_a_sample_holds_whole_histories_and_follows_its_seed(fake_households, tmp_path):
+    histories = {
         user: fake_households.timestamp[slice(*fake_households.offset[row : row + 2])].tolist()
         for row, user in enumerate(fake_households.user_id)
     }
     drawn = set()
     for seed in range(6):
         log = load_log(sample.write_sample(tmp_path / f"sample{seed}", 1, seed))
-        assert log.timestamp.tolist() == lives[log.user_id[0]] and log.num_users == 1
+        assert log.timestamp.tolist() == histories[log.user_id[0]] and log.num_users == 1
         drawn.add(int(log.user_id[0]))
     assert len(drawn) > 1
 
@@ -63,18 +63,18 @@ def test_an_opened_run_scores_as_evaluate_does(trained):
     run = open_run(trained.run_dir, "validation")
     mine = evaluate_scorer(run.scorer, run.truth, run.corpus.category_offset)
     assert mine == judge_run(trained.config, "validation", baselines=BaselineChoice("none"))["models"]["longretriever"]
-    assert run.prepared.log.timestamp.max() < run.prepared.moment <= run.log.timestamp.max()
+    assert run.prepared.log.timestamp.max() < run.prepared.as_of <= run.log.timestamp.max()
 
 
 def test_a_run_that_has_seen_the_window_is_not_opened(trained, monkeypatch):
-    from longretriever_tf.evaluation import opened
+    from longretriever_tf.evaluation import open_run as open_run_module
 
     def load_later(run_dir):
         corpus, arrays = load_saved(run_dir)
         return dataclasses.replace(corpus, cut=corpus.cut + 15 * DAY_S), arrays
 
-    load_saved = opened.load_saved
-    monkeypatch.setattr(opened, "load_saved", load_later)
+    load_saved = open_run_module.load_saved
+    monkeypatch.setattr(open_run_module, "load_saved", load_later)
     with pytest.raises(UserError, match="split='validation': .* the validation window .* has seen it"):
         open_run(trained.run_dir, "validation")
 
@@ -100,17 +100,17 @@ def test_the_local_client_answers_as_the_server_does(trained):
     assert [len(one) for one in local.interests(requests)] == [len(one) for one in asked[1]]
 
 
-def test_a_request_holds_the_life_strictly_before_its_moment(trained):
+def test_a_request_holds_the_history_strictly_before_its_as_of(trained):
     log = load_log(trained.config.data)
-    life = slice(*log.offset[3:5])
-    moment = int(log.timestamp[life][10])
-    request = request_of(log, str(log.user_id[3]), moment, k=9)
-    before = log.timestamp[life] < moment
-    assert request.history_timestamp == log.timestamp[life][before].tolist() and before.sum() > 0
-    assert request.history_item_id == log.items.item_id[log.item_row[life]][before].tolist()
-    assert (request.k, request.request_timestamp, request.profile) == (9, moment, {"taste": log.profile["taste"][3]})
+    history = slice(*log.offset[3:5])
+    as_of = int(log.timestamp[history][10])
+    request = request_of(log, str(log.user_id[3]), as_of, k=9)
+    before = log.timestamp[history] < as_of
+    assert request.history_timestamp == log.timestamp[history][before].tolist() and before.sum() > 0
+    assert request.history_item_id == log.items.item_id[log.item_row[history]][before].tolist()
+    assert (request.k, request.request_timestamp, request.profile) == (9, as_of, {"taste": log.profile["taste"][3]})
     with pytest.raises(UserError, match="'nobody' is not in the log"):
-        request_of(log, "nobody", moment)
+        request_of(log, "nobody", as_of)
 
 
 def test_a_command_that_fails_stops_the_notebook_and_says_why(capsys):

@@ -29,7 +29,7 @@ FORBIDDEN = re.compile(r"(?<![\w.])/(home|root|tmp|usr|mnt|content|work)/|[A-Z]:
 
 
 def _repository() -> str:
-    """Where the project lives, as setup.cfg says: the one place."""
+    """Where the project histories, as setup.cfg says: the one place."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     return config["metadata"]["url"]

@@ -13,8 +13,8 @@ import pytest
 from serving_clients import free_ports
 from trained import ROOT, command, run_module
 
-from longretriever_tf.serving import config_files
-from longretriever_tf.serving.replay import replay
+from longretriever_tf.serving.server import config_files
+from longretriever_tf.serving.server.replay import replay
 
 SERVING = ROOT / "serving"
 METRICS_PATH = "/monitoring/prometheus/metrics"

@@ -1,4 +1,5 @@
-"""One rule, three forms: the oracle on raw lives, the training graph, and the exported signature in a fresh process.
+"""One rule, three forms: the oracle on raw histories, the training graph, and the exported signature in a fresh
+process.
 
 The export is loaded by a child process that imports TensorFlow alone, as a server would.
 """
@@ -14,18 +15,18 @@ import tensorflow as tf
 from fresh import ask_fresh
 from trained import run_module
 
-from longretriever_tf import schema
-from longretriever_tf.data.activity import user_activity
-from longretriever_tf.data.batches import BatchSource
+from longretriever_tf.common import schema
+from longretriever_tf.data.batches.examples import Examples
+from longretriever_tf.data.batches.in_context import BatchSource
+from longretriever_tf.data.batches.prepared_data import load_saved, prepare_requests
 from longretriever_tf.data.corpus import load_corpus
-from longretriever_tf.data.examples import Examples
-from longretriever_tf.data.load import load_log
-from longretriever_tf.data.prepared import load_saved, prepare_requests
+from longretriever_tf.data.search.user_activity import user_activity
+from longretriever_tf.datasets.load import load_log
+from longretriever_tf.evaluation.category_scorer import CategoryScorer
+from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
 from longretriever_tf.models.finished import load_models
-from longretriever_tf.retrieval.category_scorer import CategoryScorer
 from longretriever_tf.retrieval.interests import draw_interests
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
-from longretriever_tf.retrieval.scorer import LongRetrieverScorer
 from longretriever_tf.retrieval.signatures import make_signatures
 
 K = 17
@@ -38,32 +39,32 @@ class Parts:
         self.config = trained.config
         self.version = os.path.join(trained.export_dir, "1")
         self.corpus, arrays = load_saved(trained.run_dir)
-        self.moment = self.corpus.cut
+        self.as_of = self.corpus.cut
         self.log = load_log(self.config.data)
-        self.prepared = prepare_requests(self.config, self.log, self.corpus, arrays, self.moment)
+        self.prepared = prepare_requests(self.config, self.log, self.corpus, arrays, self.as_of)
         self.models = load_models(self.config, self.corpus, arrays["item_svd"])
         self.users = np.arange(0, self.log.num_users, 4)
 
-    def life(self, user: int) -> list[reference.Behavior]:
-        return [b for b in reference.raw_life(self.log, user) if b.timestamp < self.moment]
+    def history(self, user: int) -> list[reference.Behavior]:
+        return [b for b in reference.request_history(self.log, user) if b.timestamp < self.as_of]
 
     def columns(self, users, shuffle: int | None = None, pad: int = 0, extra: int = 0) -> dict[str, np.ndarray]:
-        """Request columns; `extra` events that must be ignored join each life (unknown ids, the future)."""
-        lives = [[(b.item, b.timestamp) for b in self.life(u)] for u in users]
-        for life in lives:
-            life += [(999_000 + i, self.moment - 60 * (i + 1)) for i in range(extra)]  # items nobody knows
-            life += [(100, self.moment + i) for i in range(extra)]  # now, and later
-        width = max(map(len, lives)) + pad
-        item, time = np.zeros([len(lives), width], np.int64), np.zeros([len(lives), width], np.int64)
+        """Request columns; `extra` events that must be ignored join each history (unknown ids, the future)."""
+        histories = [[(b.item, b.timestamp) for b in self.history(u)] for u in users]
+        for history in histories:
+            history += [(999_000 + i, self.as_of - 60 * (i + 1)) for i in range(extra)]  # items nobody knows
+            history += [(100, self.as_of + i) for i in range(extra)]  # now, and later
+        width = max(map(len, histories)) + pad
+        item, time = np.zeros([len(histories), width], np.int64), np.zeros([len(histories), width], np.int64)
         rng = np.random.default_rng(shuffle)
-        for row, life in enumerate(lives):
-            at = np.arange(len(life)) if shuffle is None else rng.permutation(width)[: len(life)]
-            for place, (raw, moment) in zip(at, life, strict=True):
-                item[row, place], time[row, place] = raw, moment
+        for row, history in enumerate(histories):
+            at = np.arange(len(history)) if shuffle is None else rng.permutation(width)[: len(history)]
+            for place, (raw, as_of) in zip(at, history, strict=True):
+                item[row, place], time[row, place] = raw, as_of
         return {
             "history_item_id": item,
             "history_timestamp": time,
-            "request_timestamp": np.full(len(lives), self.moment),
+            "request_timestamp": np.full(len(histories), self.as_of),
             "taste": self.log.profile["taste"][np.asarray(users)].astype(str),
         }
 
@@ -74,7 +75,7 @@ def options(n: int = 5, m: int = 5, k: int = K, seed: int = 3) -> dict[str, np.n
 
 
 def pairs_of(parts: Parts) -> tuple[np.ndarray, np.ndarray]:
-    """Every (user, category) of the sampled users, touched or not."""
+    """Every (user, category) of the sampled users, seen or not."""
     categories = np.arange(schema.FIRST_KNOWN, parts.corpus.num_categories)
     return np.repeat(parts.users, len(categories)), np.tile(categories, len(parts.users))
 
@@ -99,7 +100,7 @@ def answers(parts, tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     questions = {
         "vectors": ("user_embeddings", {**parts.columns(user, shuffle=1, pad=3, extra=2), "category": names}),
         "merged": ("serving_default", {**plain, **options()}),
-        "without knobs": ("top_k", {**plain, "k": np.full(len(parts.users), K, np.int32)}),
+        "without options": ("top_k", {**plain, "k": np.full(len(parts.users), K, np.int32)}),
         "shuffled": ("serving_default", {**shuffled, **options()}),
         "single": ("serving_default", {**one, **options()}),
         "interests": ("interests", {**shuffled, **{n: v for n, v in options().items() if n != "k"}}),
@@ -128,8 +129,8 @@ def test_subsequence_of_rule_training_graph_and_signature(parts, answers):
     source = BatchSource(parts.config, parts.prepared, requests(parts))
     for at in range(len(user)):
         name = parts.corpus.category_name[category[at]]
-        found = reference.hard_search(parts.life(user[at]), name, parts.moment, -1, parts.config.model.max_events)
-        expected = reference.item_tokens(found, len(found), parts.moment, parts.config.model.max_length)
+        found = reference.hard_search(parts.history(user[at]), name, parts.as_of, -1, parts.config.model.max_events)
+        expected = reference.item_tokens(found, len(found), parts.as_of, parts.config.model.max_length)
         raw = answers["vectors"]["subsequence_item_id"][at]
         size = answers["vectors"]["subsequence_length"][at]
         assert raw[:size].tolist() == [item for item, _ in expected] and not raw[size:].any()
@@ -142,7 +143,7 @@ def test_subsequence_of_rule_training_graph_and_signature(parts, answers):
         vectors = parts.models.retriever.item_tower(batch.item)
         state = parts.models.retriever.encode(batch, vectors)
         assert_close(answers["vectors"]["embedding"][rows], state.embedding)
-        assert_close(answers["vectors"]["subsequence_boost"][rows][:, :width], state.boost)
+        assert_close(answers["vectors"]["subsequence_boost"][rows][:, :width], state.repeat_logit)
 
 
 def assert_close(found, expected) -> None:
@@ -150,11 +151,11 @@ def assert_close(found, expected) -> None:
 
 
 def requests(parts: Parts) -> Examples:
-    """The sampled pairs as training examples whose moment is the request's."""
+    """The sampled pairs as training examples whose time is the request's."""
     user, category = pairs_of(parts)
     order = parts.prepared.order
-    start, stop = order.slices_before(user, category, parts.moment)
-    time = np.full(len(user), parts.moment)
+    start, stop = order.slices_before(user, category, parts.as_of)
+    time = np.full(len(user), parts.as_of)
     return Examples(
         start=np.maximum(start, stop - parts.config.model.max_events),
         stop=stop,
@@ -190,8 +191,8 @@ def test_interests_of_rule_evaluation_and_signature(parts, answers):
     scorer = LongRetrieverScorer(
         parts.config, parts.prepared, parts.models.retriever, parts.models.interest, parts.config.retrieval
     )
-    life = {kind: scorer.interest(parts.users, kind) for kind in ("all", "paper")}
-    score = tf.constant(life["all"])
+    history = {kind: scorer.interest(parts.users, kind) for kind in ("all", "paper")}
+    score = tf.constant(history["all"])
     allowed = tf.range(score.shape[1])[None] >= tf.fill([len(parts.users), 1], schema.FIRST_KNOWN)
     five = tf.fill([len(parts.users)], 5)
     chosen = draw_interests(score, allowed, five, five, tf.zeros([len(parts.users)], tf.int64))
@@ -199,12 +200,12 @@ def test_interests_of_rule_evaluation_and_signature(parts, answers):
     assert_close(found["interest_score"], chosen.score)
     for row, user in enumerate(parts.users):
         for at, name in enumerate(found["interest_category"][row].astype(str)):
-            events = [b for b in parts.life(user) if b.category == name]
+            events = [b for b in parts.history(user) if b.category == name]
             assert found["interest_num_events"][row, at] == len(events)
             assert found["interest_last_timestamp"][row, at] == max((b.timestamp for b in events), default=0)
-            paper = reference.interest_score(events, parts.moment, parts.config.retrieval.day_floor)
+            paper = reference.interest_score(events, parts.as_of, parts.config.retrieval.day_floor)
             index = int(np.flatnonzero(parts.corpus.category_name == name)[0])
-            assert life["paper"][row, index] == pytest.approx(paper, rel=1e-5)
+            assert history["paper"][row, index] == pytest.approx(paper, rel=1e-5)
 
 
 def test_merged_list_is_the_evaluations(parts, answers):
@@ -304,7 +305,7 @@ def test_each_request_has_its_own_k(answers, parts):
 
 def test_the_signature_without_knobs_answers_by_the_defaults(answers):
     for name in ("item_id", "score", "interest_category", "num_valid"):
-        np.testing.assert_array_equal(answers["without knobs"][name], answers["merged"][name])
+        np.testing.assert_array_equal(answers["without options"][name], answers["merged"][name])
 
 
 def test_optional_columns_have_defaults_in_the_signature(parts):
@@ -338,8 +339,8 @@ def test_optional_columns_have_defaults_in_the_signature(parts):
 
 
 @pytest.mark.parametrize("merge", ["calibrated", "raw", "round_robin", "quota"])
-def test_eq3_falls_back_to_popular_categories_for_an_empty_life_and_says_so(parts, trained, merge):
-    """Two requests, the first without history; eq. 3 draws touched categories alone, and is silent without any."""
+def test_eq3_falls_back_to_popular_categories_for_an_empty_history_and_says_so(parts, trained, merge):
+    """Two requests, the first without history; eq. 3 draws seen categories alone, and is silent without any."""
     retrieval = dataclasses.replace(parts.config.retrieval, interest="paper", merge=merge)
     _, arrays = load_saved(trained.run_dir)
     served = MultiContextRetriever(
@@ -360,10 +361,10 @@ def test_eq3_falls_back_to_popular_categories_for_an_empty_life_and_says_so(part
         assert all(value.dtype.kind != "f" or np.isfinite(value).all() for value in answer.values())
     # The neighbor's interests are eq. 3's best, by the oracle.
     found = ask(**{name: tf.constant(value) for name, value in columns.items()})
-    life = parts.life(parts.users[1])
+    history = parts.history(parts.users[1])
     scores = {
-        name: reference.interest_score([b for b in life if b.category == name], parts.moment, retrieval.day_floor)
-        for name in {b.category for b in life}
+        name: reference.interest_score([b for b in history if b.category == name], parts.as_of, retrieval.day_floor)
+        for name in {b.category for b in history}
     }
     best = sorted(scores, key=lambda name: -scores[name])[:5]
     num = int(found["num_interests_drawn"][1])

@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 from fake_jobs import CUT, OFFSET, WINDOW, Noisy
-from small_lives import NUM_ITEMS, encode, random_lives
+from small_histories import NUM_ITEMS, encode, random_histories
 
-from longretriever_tf.evaluation import metrics
+from longretriever_tf.evaluation import ranking
 from longretriever_tf.evaluation.calibration import BINS_PER_DECADE, LOWEST, CalibrationMeter
 from longretriever_tf.evaluation.evaluator import evaluate_many
+from longretriever_tf.evaluation.ground_truth import build_truth
 from longretriever_tf.evaluation.per_user import RANK_CAP, per_user_path, tabulate_users, write_users
-from longretriever_tf.evaluation.truth import build_truth
 
-LOG = encode(random_lives(8, 37))
+LOG = encode(random_histories(8, 37))
 TRUTH = build_truth(LOG, NUM_ITEMS, CUT, WINDOW)
 
 
@@ -35,7 +35,7 @@ def test_means_and_ranks_of_the_table_are_those_of_the_summary(made):
         summary = evaluation.summary()
         for task in ("all", "novel"):
             for metric in ("recall@50", "recall@100", "ndcg@100"):
-                assert metrics.mean_over_users(table[f"{task}/{metric}"][i]) == summary[task][metric], name
+                assert ranking.mean_over_users(table[f"{task}/{metric}"][i]) == summary[task][metric], name
         for task, section in (("all", "within_category"), ("novel", "within_category_novel")):
             assert np.mean(table[f"{task}/rank"][i] < 10) == pytest.approx(summary[section]["recall@10"])
     assert (table["all/rank"][1][TRUTH.item < 5] == RANK_CAP).all() and (TRUTH.item < 5).any()
@@ -43,12 +43,12 @@ def test_means_and_ranks_of_the_table_are_those_of_the_summary(made):
 
 def test_users_and_pairs_of_the_table_are_those_of_the_log(made):
     table = tabulate_users(made, TRUTH, LOG, OFFSET, CUT)
-    lives = random_lives(8, 37)
+    histories = random_histories(8, 37)
     pairs = []
     for place, user in enumerate(table["user"]):
-        past = [item for item, time in lives[user] if time < CUT]
-        sold = {item for life in lives for item, time in life if time < CUT}
-        taken = sorted({item for item, t in lives[user] if WINDOW[0] <= t < WINDOW[1] and item >= 2} & sold)
+        past = [item for item, time in histories[user] if time < CUT]
+        sold = {item for history in histories for item, time in history if time < CUT}
+        taken = sorted({item for item, t in histories[user] if WINDOW[0] <= t < WINDOW[1] and item >= 2} & sold)
         assert table["history_length"][place] == len(past)
         assert table["repeat_share"][place] == pytest.approx(np.mean([item in past for item in taken]))
         pairs += [(place, item not in past, 3 if item < 8 else 11 if item < 19 else 4) for item in taken]
@@ -58,9 +58,9 @@ def test_users_and_pairs_of_the_table_are_those_of_the_log(made):
 
 def test_the_file_gives_back_the_arrays_and_leaves_nothing_aside(made, tmp_path):
     table = tabulate_users(made, TRUTH, LOG, OFFSET, CUT)
-    path = per_user_path(str(tmp_path / "deep" / "metrics.json"))
+    path = per_user_path(str(tmp_path / "deep" / "ranking.json"))
     write_users(path, table)
-    assert [found.name for found in (tmp_path / "deep").iterdir()] == ["metrics.per_user.npz"]
+    assert [found.name for found in (tmp_path / "deep").iterdir()] == ["ranking.per_user.npz"]
     with np.load(path, allow_pickle=False) as file:
         assert sorted(file.files) == sorted(table)
         for name in table:

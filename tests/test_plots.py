@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from trained import run_module
 
-from longretriever_tf.errors import UserError
+from longretriever_tf.common.errors import UserError
 from longretriever_tf.evaluation.charts import MAX_MODELS, chosen_models, draw_evaluation, evaluation_panels
 from longretriever_tf.plots.board import write_image
 from longretriever_tf.plots.page import draw_page

@@ -1,4 +1,4 @@
-"""Columns that people have, by the commands: whatever a feature is called, and without the life's token.
+"""Columns that people have, by the commands: whatever a feature is called, and without the history's token.
 
 A profile column becomes an input of the export by one rule (`input_names`), or is refused before anything is trained.
 """
@@ -9,11 +9,11 @@ import pytest
 from trained import FLAGS, run_module, write_tables
 from worlds import block_world
 
-from longretriever_tf import schema
-from longretriever_tf.errors import UserError
-from longretriever_tf.input_names import check_profile_columns, input_of_profile
-from longretriever_tf.serving.local import LocalClient
-from longretriever_tf.serving.schema import Request
+from longretriever_tf.common import schema
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config.input_names import check_profile_columns, input_of_profile
+from longretriever_tf.serving.client.in_process import LocalClient
+from longretriever_tf.serving.client.request import Request
 
 PROFILE = {"age band": "b0", "k": "x", "class": "y", "höhe/cm": "z"}
 """Named with a space, like a request column, like a keyword of Python, and with what no identifier holds."""
@@ -23,7 +23,7 @@ INPUTS = {"profile_age_band", "profile_k", "profile_class", "profile_huf6he_cm"}
 
 @pytest.fixture(scope="module")
 def export_dir(tmp_path_factory) -> str:
-    """A run without the life's token on a log of such columns, trained, exported and asked by the commands."""
+    """A run without the history's token on a log of such columns, trained, exported and asked by the commands."""
     directory = tmp_path_factory.mktemp("names")
     log = block_world(num_users=23, num_items=41, num_categories=5, events_per_user=31)
     tables = write_tables(log, directory)

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from worlds import START, crowded_world, make_log
 
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.data.corpus import encode_log, fit_corpus
-from longretriever_tf.data.item_svd import fit_item_svd
-from longretriever_tf.errors import UserError
-from longretriever_tf.evaluation.ranker import RankerConfig, fit_ranker
-from longretriever_tf.evaluation.ranker_features import RankerFeatures
-from longretriever_tf.schema import DAY_S
+from longretriever_tf.data.recipe.item_svd import fit_item_svd
+from longretriever_tf.evaluation.funnel.ranker import RankerConfig, fit_ranker
+from longretriever_tf.evaluation.funnel.ranker_features import RankerFeatures
 
 CUT = START + 100 * DAY_S
 
@@ -21,27 +21,27 @@ def everyone(log, corpus) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("later_days", [0, 28])
-def test_nothing_at_or_after_the_moment_reaches_the_ranker(later_days):
-    """Whatever happens from the moment on (other items, other users, nothing at all), the features are the same."""
+def test_nothing_at_or_after_the_as_of_reaches_the_ranker(later_days):
+    """Whatever happens from the time on (other items, other users, nothing at all), the features are the same."""
     log = crowded_world()
     corpus = fit_corpus(log, CUT)
-    encoded, moment = encode_log(log, corpus), CUT + later_days * DAY_S
+    encoded, as_of = encode_log(log, corpus), CUT + later_days * DAY_S
     vectors = fit_item_svd(encoded.before(CUT), corpus, 5, 1)
     pairs = everyone(encoded, corpus)
-    features = RankerFeatures(encoded, corpus, vectors, moment)
+    features = RankerFeatures(encoded, corpus, vectors, as_of)
     whole = features(*pairs)
-    future = encoded.timestamp >= moment
+    future = encoded.timestamp >= as_of
     assert future.sum() > 20
     shuffled = encoded.item.copy()
     shuffled[future] = np.random.default_rng(1).permutation(shuffled[future])
-    for other in (encoded.before(moment), dataclasses.replace(encoded, item=shuffled)):
-        np.testing.assert_array_equal(RankerFeatures(other, corpus, vectors, moment)(*pairs), whole)
+    for other in (encoded.before(as_of), dataclasses.replace(encoded, item=shuffled)):
+        np.testing.assert_array_equal(RankerFeatures(other, corpus, vectors, as_of)(*pairs), whole)
     assert len(set(features.names)) == whole.shape[1]
     # And the past does reach it: without this the test could not fail.
-    assert not np.array_equal(RankerFeatures(encoded.before(CUT - 9 * DAY_S), corpus, vectors, moment)(*pairs), whole)
+    assert not np.array_equal(RankerFeatures(encoded.before(CUT - 9 * DAY_S), corpus, vectors, as_of)(*pairs), whole)
 
 
-def test_an_event_at_the_moment_itself_is_not_seen():
+def test_an_event_at_the_as_of_itself_is_not_seen():
     made = [([1, 1, 1], [7, 8, 7], [START, START + DAY_S, CUT]), ([1, 1], [7, 8], [START, START + DAY_S])]
     found = []
     for user, item, timestamp in made:

@@ -11,19 +11,19 @@ import reference
 import tensorflow as tf
 from trained import run_module
 
-from longretriever_tf import schema
-from longretriever_tf.data.load import load_log
-from longretriever_tf.data.log import ItemTable
-from longretriever_tf.data.prepared import load_saved
+from longretriever_tf.common import schema
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.data.batches.prepared_data import load_saved
 from longretriever_tf.data.refreshed import refresh_corpus
-from longretriever_tf.errors import UserError
+from longretriever_tf.datasets.load import load_log
+from longretriever_tf.datasets.log import ItemTable
 from longretriever_tf.models.finished import load_for_export, load_models
-from longretriever_tf.retrieval.controls import default_columns
+from longretriever_tf.retrieval.export.publish import publish
+from longretriever_tf.retrieval.export.refresh import Catalogue, refresh_version
+from longretriever_tf.retrieval.export.saved_model import extra_config_dir, load_extra, versions
 from longretriever_tf.retrieval.fingerprint import fingerprint_towers, read_fingerprint
-from longretriever_tf.retrieval.publish import publish
-from longretriever_tf.retrieval.refreshed_version import Catalogue, refresh_version
-from longretriever_tf.retrieval.saved_model import extra_config_dir, load_extra, versions
-from longretriever_tf.serving.replay import replay
+from longretriever_tf.retrieval.request_options import default_columns
+from longretriever_tf.serving.server.replay import replay
 
 NEW, GONE, MOVED, ALTERED = 900, 103, 110, 121
 """A new item of brand b1 in c1; 103 (c3) leaves; 110 goes from c3 to c5; 121 (c0) changes its brand to one not seen."""
@@ -31,7 +31,7 @@ NEW, GONE, MOVED, ALTERED = 900, 103, 110, 121
 ROUNDING = {"rtol": 1e-5, "atol": 1e-6}
 """A matrix product rounds a row by its place in the matrix, and rows move."""
 
-TOUCHED = ("c0", "c1", "c3", "c5")
+SEEN = ("c0", "c1", "c3", "c5")
 DAY = schema.DAY_S
 
 
@@ -52,7 +52,7 @@ def changed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 class Version:
-    """A loaded export, asked about one made-up life."""
+    """A loaded export, asked about one made-up history."""
 
     def __init__(self, directory: str) -> None:
         self.directory, self.corpus = directory, load_extra(directory)
@@ -156,8 +156,8 @@ def test_unchanged_items_keep_their_vectors_and_biases(pair):
 def test_requests_that_the_changes_do_not_touch_get_the_same_answer(trained, pair):
     rng = np.random.default_rng(5)
     for _ in range(5):
-        history = rng.choice([100 + v for v in range(97) if f"c{v % 7}" not in TOUCHED], 11).tolist()
-        options = {"k": [23], "forbidden_category": [list(TOUCHED)], "seed": [7]}
+        history = rng.choice([100 + v for v in range(97) if f"c{v % 7}" not in SEEN], 11).tolist()
+        options = {"k": [23], "forbidden_category": [list(SEEN)], "seed": [7]}
         old, new = (version.ask("serving_default", history, trained.config, **options) for version in pair)
         assert old["num_valid"][0] == 23
         for name, value in old.items():

@@ -12,9 +12,9 @@ import time
 import numpy as np
 import pytest
 
-from longretriever_tf.errors import UserError
-from longretriever_tf.evaluation.metrics import paired_bootstrap
+from longretriever_tf.common.errors import UserError
 from longretriever_tf.evaluation.per_user import per_user_path
+from longretriever_tf.evaluation.ranking import paired_bootstrap
 from longretriever_tf.reproduction.jobs import Job, State, make_jobs, select_jobs
 from longretriever_tf.reproduction.plan import load_plan
 from longretriever_tf.reproduction.report import make_report, write_report

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from longretriever_tf.errors import UserError
-from longretriever_tf.serving import request_values
-from longretriever_tf.serving.schema import InputSpec, Request, make_columns
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.serving.client import request_values
+from longretriever_tf.serving.client.request import InputSpec, Request, make_columns
 
 INPUTS = {
     "history_item_id": InputSpec("DT_INT64"),
@@ -62,7 +62,8 @@ def test_lists_and_numbers_of_any_library_make_the_same_columns(make_list):
     }
     assert {name: column.dtype for name, column in made.items()} == {n: column.dtype for n, column in expected.items()}
     assert (
-        request.turns_knobs and not Request(np.array([7]), np.array([50]), 99, exclude_item_id=np.array([])).turns_knobs
+        request.takes_options
+        and not Request(np.array([7]), np.array([50]), 99, exclude_item_id=np.array([])).takes_options
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from trained import ROOT, command, run_module
 
-from longretriever_tf.models.optimizer import SplitAdam
+from longretriever_tf.models.optimizer import LazyAdamW
 from longretriever_tf.training.loop import Checkpoints, LoopOptions, LoopState, run_phase
 
 
@@ -130,7 +130,7 @@ class ScriptedPhase:
 
 def run_scripted(figures: list[float | None], directory, patience: int) -> tuple[ScriptedPhase, LoopState]:
     phase, state = ScriptedPhase(figures), LoopState.start()
-    optimizer = SplitAdam(phase.variables(), 0.1, 0.0, 1000)
+    optimizer = LazyAdamW(phase.variables(), 0.1, 0.0, 1000)
     checkpoints = Checkpoints(
         str(directory), {"weight": tf.train.Checkpoint(value=phase.weight), "adam_scripted": optimizer}, state
     )

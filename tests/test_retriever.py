@@ -9,14 +9,14 @@ import pytest
 import tensorflow as tf
 from worlds import block_world
 
-from longretriever_tf import schema
-from longretriever_tf.config import Config, DataConfig, ModelConfig, TrainConfig
-from longretriever_tf.data.batches import Batch, BatchSource
-from longretriever_tf.data.prepared import prepare, prepare_examples
+from longretriever_tf.common import schema
+from longretriever_tf.config.config import Config, DataConfig, ModelConfig, TrainConfig
+from longretriever_tf.data.batches.in_context import Batch, BatchSource
+from longretriever_tf.data.batches.prepared_data import prepare, prepare_examples
 from longretriever_tf.models.build import build_models, set_token_scale
-from longretriever_tf.models.optimizer import SplitAdam
-from longretriever_tf.models.random import StepRandom
+from longretriever_tf.models.optimizer import LazyAdamW
 from longretriever_tf.models.retriever import LongRetriever
+from longretriever_tf.models.stateless_dropout import StatelessRng
 from longretriever_tf.models.towers import ItemTower
 from longretriever_tf.training.loop import make_step
 from longretriever_tf.training.phases import TowerPhase
@@ -73,7 +73,7 @@ def shake(model: LongRetriever) -> None:
 
 def fit(world: World, batches: list[Batch], num: int) -> list[float]:
     """Passes over a few batches, eagerly (no tracing); returns the mean loss of each pass."""
-    optimizer = SplitAdam(world.phase.variables(), 0.01, 0.01, 10 * num * len(batches))
+    optimizer = LazyAdamW(world.phase.variables(), 0.01, 0.01, 10 * num * len(batches))
     means = []
     for _ in range(num):
         losses = []
@@ -95,7 +95,7 @@ def full_softmax_oracle(world: World, batch: Batch) -> float:
     """The weighted mean over targets, logit by logit: with boosts, and once more by the other vector."""
     vectors = world.model.item_tower(batch.item).numpy().astype(np.float64)
     state = world.model.encode(batch, tf.constant(vectors, tf.float32))
-    user, boost = state.embedding.numpy().astype(np.float64), state.boost.numpy()
+    user, repeat_logit = state.embedding.numpy().astype(np.float64), state.repeat_logit.numpy()
     head = world.model._vector_head
     alone = user + user @ head.kernel.numpy().astype(np.float64) if head else user
     weights = world.model._stats_weight.numpy()
@@ -110,7 +110,9 @@ def full_softmax_oracle(world: World, batch: Batch) -> float:
             popularity = b.stats[b.stats_row[row], v] @ weights + bias[b.item[v]]
             plain.append(alone[row] @ vectors[v] / world.config.model.temperature + popularity)
             logit = user[row] @ vectors[v] / world.config.model.temperature + popularity
-            logit += sum(boost[row, s] for s in range(b.token_item.shape[1]) if b.token_item[row, s] == b.item[v])
+            logit += sum(
+                repeat_logit[row, s] for s in range(b.token_item.shape[1]) if b.token_item[row, s] == b.item[v]
+            )
             available.append(v)
             logits.append(logit)
         place = available.index(target)
@@ -154,7 +156,7 @@ def test_in_batch_loss_is_the_tfrs_retrieval_task(logq):
     world = build(make_config(in_batch["model"], in_batch["train"] | {"logq": logq, "small_category": 1}))
     shake(world.model)
     batch = world.batches(1)[0]
-    assert not bool(batch.is_whole)
+    assert not bool(batch.scores_full_category)
     vectors = world.model.item_tower(batch.item).numpy()
     user = world.model.encode(batch, tf.constant(vectors)).embedding.numpy()
     b = Batch(*(part.numpy() for part in batch))
@@ -193,12 +195,12 @@ def test_small_categories_are_scored_whole_under_in_batch():
     seen = set()
     for batch in world.phase.make_dataset(0):
         category = int(batch.category[0])
-        assert bool(batch.is_whole) == (sizes[category] <= 14)
-        if bool(batch.is_whole) and True not in seen:
+        assert bool(batch.scores_full_category) == (sizes[category] <= 14)
+        if bool(batch.scores_full_category) and True not in seen:
             assert len(batch.item) == sizes[category]
             expected = full_softmax_without_stats(world, batch)
             assert float(world.model.compute_loss((batch, None))) == pytest.approx(expected, rel=1e-4)
-        seen.add(bool(batch.is_whole))
+        seen.add(bool(batch.scores_full_category))
     assert seen == {True, False}
 
 
@@ -219,7 +221,7 @@ VARIANTS = {
     "default": ({}, {}),
     "paper": (PAPER["model"], PAPER["train"] | {"small_category": 1}),
     "mixed batches": (PAPER["model"], PAPER["train"] | {"in_context": False}),
-    "no life token": ({"user_context": False}, {}),
+    "no history token": ({"user_context": False}, {}),
     "profile": ({"profile": True, "num_layers": 2}, {}),
     "cosine": ({"normalize": True, "temperature": 0.05}, {}),
     "bfloat16": ({}, {"mixed_precision": True}),
@@ -242,9 +244,9 @@ def test_every_variant_learns(name):
 def test_a_compiled_step_takes_batches_whole_and_not(name):
     """The first trace knows the first batch's shapes: with in-batch negatives there is no whole category in them."""
     world = build(make_config(VARIANTS[name][0], VARIANTS[name][1] | {"small_category": 14}))
-    batches = sorted(world.batches(12), key=lambda batch: bool(batch.is_whole))
-    assert [bool(batch.is_whole) for batch in (batches[0], batches[-1])] == [False, name == "paper"]
-    optimizer = SplitAdam(world.phase.variables(), 0.01, 0.01, 100)
+    batches = sorted(world.batches(12), key=lambda batch: bool(batch.scores_full_category))
+    assert [bool(batch.scores_full_category) for batch in (batches[0], batches[-1])] == [False, name == "paper"]
+    optimizer = LazyAdamW(world.phase.variables(), 0.01, 0.01, 100)
     step = make_step(world.phase, optimizer, xla=False)
     for batch in (batches[0], batches[-1]):
         expected = float(world.phase.loss(batch, optimizer.step))  # with this step's draws, before its update
@@ -265,7 +267,7 @@ def test_xla_takes_the_same_step():
     results = []
     for xla in (False, True):
         world = build(make_config({"dropout": 0.0, "unknown_rate": 0.0}))
-        optimizer = SplitAdam(world.phase.variables(), 0.01, 0.01, 100)
+        optimizer = LazyAdamW(world.phase.variables(), 0.01, 0.01, 100)
         batch = world.batches(1)[0]
         loss = make_step(world.phase, optimizer, xla)(batch)
         results.append((float(loss), [v.numpy() for v in world.phase.variables()]))
@@ -277,7 +279,7 @@ def test_xla_takes_the_same_step():
 @functools.cache
 def learned_world() -> World:
     world = build(make_config({"dim": 16, "svd_dim": 8, "user_context": False}))  # the items must tell the brands
-    optimizer = SplitAdam(world.phase.variables(), 0.01, 0.01, 400)
+    optimizer = LazyAdamW(world.phase.variables(), 0.01, 0.01, 400)
     step = make_step(world.phase, optimizer, xla=False)
     for epoch in range(99):
         for batch in world.phase.make_dataset(epoch):
@@ -332,7 +334,7 @@ def test_unknown_users_and_empty_histories_get_finite_vectors_that_differ_by_cat
         tf.fill([rows, 1], schema.UNKNOWN),
         tf.zeros([rows, TINY.svd_dim]),
     )
-    assert np.isfinite(state.embedding).all() and state.boost.shape == (rows, 0)
+    assert np.isfinite(state.embedding).all() and state.repeat_logit.shape == (rows, 0)
     apart = np.linalg.norm(state.embedding[:, None] - state.embedding[None], axis=2)
     assert (apart[~np.eye(rows, dtype=bool)] > 1e-3).all()
 
@@ -341,7 +343,7 @@ def test_the_user_tower_never_sees_the_targets():
     world = build(make_config())
     batch = world.batches(1)[0]
     vectors = world.model.item_tower(batch.item)
-    before = world.model.encode(batch, vectors, StepRandom(1, tf.constant(0))).embedding
+    before = world.model.encode(batch, vectors, StatelessRng(1, tf.constant(0))).embedding
     other = batch._replace(target_local=batch.target_local * 0, target_weight=batch.target_weight * 3)
-    after = world.model.encode(other, vectors, StepRandom(1, tf.constant(0))).embedding
+    after = world.model.encode(other, vectors, StatelessRng(1, tf.constant(0))).embedding
     np.testing.assert_array_equal(before, after)

@@ -12,17 +12,17 @@ import pandas as pd
 import pytest
 from trained import ROOT, command, run_module
 
-from longretriever_tf.config import Config, load_config
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.locks import hold_lock
+from longretriever_tf.config.config import Config, load_config
+from longretriever_tf.data.batches.prepared_data import load_saved
 from longretriever_tf.data.catalogue import CATALOGUE_FILE, load_catalogue
-from longretriever_tf.data.load import load_log
-from longretriever_tf.data.log_identity import LOG_FILE, fingerprint_log, identify_log, read_identity
-from longretriever_tf.data.prepared import load_saved
-from longretriever_tf.errors import UserError
-from longretriever_tf.evaluation.opened import open_run
-from longretriever_tf.locks import hold_lock
+from longretriever_tf.datasets.load import load_log
+from longretriever_tf.datasets.log_identity import LOG_FILE, fingerprint_log, identify_log, read_identity
+from longretriever_tf.evaluation.open_run import open_run
 from longretriever_tf.models.finished import load_for_export
-from longretriever_tf.retrieval import saved_model
-from longretriever_tf.retrieval.catalogue_version import export_version
+from longretriever_tf.retrieval.export import saved_model
+from longretriever_tf.retrieval.export.catalogue_version import export_version
 from longretriever_tf.retrieval.fingerprint import read_fingerprint
 from longretriever_tf.training.charts import draw_training
 from longretriever_tf.training.history import TrainingHistory
@@ -150,7 +150,7 @@ def test_the_fingerprint_follows_ids_times_features_and_weights(trained):
 
 def test_another_log_is_not_judged_unless_asked_for(moved):
     """New events may be what one wants to be judged by: then --other_log says so."""
-    from longretriever_tf.evaluation.opened import open_window
+    from longretriever_tf.evaluation.open_run import open_window
 
     add_event(moved)
     with pytest.raises(UserError, match=r"another log than this one.*--other_log"):
@@ -353,7 +353,7 @@ def test_an_export_of_a_run_with_a_window_holds_what_is_judged(trained):
 
 RACE = """
 import os, sys, time
-from longretriever_tf.retrieval import saved_model
+from longretriever_tf.retrieval.export import saved_model
 def write(model, config, corpus, report, directory):
     os.makedirs(directory)
     for part in range(20):

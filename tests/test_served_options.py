@@ -18,16 +18,16 @@ import tensorflow as tf
 from fresh import ask_fresh
 from worlds import START, crowded_world
 
-from longretriever_tf import schema
-from longretriever_tf.config import Config, DataConfig, TrainConfig, from_dict
-from longretriever_tf.config_check import evaluation_only
-from longretriever_tf.data.log import LifelongLog
-from longretriever_tf.data.prepared import prepare
+from longretriever_tf.common import schema
+from longretriever_tf.config.check import evaluation_only
+from longretriever_tf.config.config import Config, DataConfig, TrainConfig, from_dict
+from longretriever_tf.data.batches.prepared_data import prepare
+from longretriever_tf.datasets.log import LifelongLog
+from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
 from longretriever_tf.models.build import build_models
-from longretriever_tf.retrieval.explanation import request_columns
+from longretriever_tf.retrieval.export.explanation import request_columns
 from longretriever_tf.retrieval.merge import MERGES
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
-from longretriever_tf.retrieval.scorer import LongRetrieverScorer
 from longretriever_tf.retrieval.signatures import make_signatures
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -64,7 +64,8 @@ SWITCHES: dict[str, dict[str, dict]] = {
 PARSE = """
 import json, sys
 from absl.flags import FLAGS, DEFINE_integer, DEFINE_string
-from longretriever_tf import config, flags
+from longretriever_tf.config import config
+from longretriever_tf.config import flags
 flags.define_config_flags("data", "model", "train", "retrieval", "baseline")
 DEFINE_string("variants", "", ""), DEFINE_integer("draw_seeds", 1, "")  # of evaluate
 made = {}
@@ -135,7 +136,11 @@ def build_case(config: Config, log: LifelongLog, directory: pathlib.Path) -> Cas
         for variable in model.trainable_variables:
             variable.assign_add(rng.normal(0, 0.3, variable.shape))
     stats = prepared.stats
-    arrays = dict(item_stats=stats.item[-1], category_stats=stats.category[-1], taste_rows=prepared.taste_rows)
+    arrays = dict(
+        item_stats=stats.item[-1],
+        category_stats=stats.category[-1],
+        taste_rows=prepared.history_embedding_rows,
+    )
     served = MultiContextRetriever(config, prepared.corpus, models.retriever, models.interest, arrays)
     ask = make_signatures(served, config.retrieval)["serving_default"]
     tf.saved_model.save(served, str(directory), signatures={"serving_default": ask})
@@ -158,7 +163,7 @@ def columns_of(case: Case, log: LifelongLog, users: np.ndarray) -> dict[str, np.
 
 def evaluate(case: Case, users: np.ndarray, goal: str, merge: str, **retrieval: int) -> np.ndarray:
     """Evaluation's scores, [B, V]."""
-    asked = case.scorer.ask_otherwise("", dataclasses.replace(case.config.retrieval, merge=merge, **retrieval))
+    asked = case.scorer.with_retrieval("", dataclasses.replace(case.config.retrieval, merge=merge, **retrieval))
     return (asked.score if goal == "all" else asked.score_novel)(users)
 
 
@@ -166,11 +171,11 @@ def make_call(case: Case, log: LifelongLog, users: np.ndarray, ways: list[tuple[
     """Every user under each (goal, merge), in one call."""
     columns = columns_of(case, log, np.tile(users, len(ways)))
     goal, merge = (np.repeat(np.array(part), len(users)) for part in zip(*ways, strict=True))
-    knobs = {name: np.array([value], np.int32) for name, value in {"k": K, **retrieval}.items()}
+    request_options = {name: np.array([value], np.int32) for name, value in {"k": K, **retrieval}.items()}
     seeds = np.tile(users, len(ways))  # as evaluation draws
     return Call(
         case,
-        columns | knobs | {"goal": goal, "merge": merge, "seed": seeds},
+        columns | request_options | {"goal": goal, "merge": merge, "seed": seeds},
         merge.tolist(),
         np.concatenate([evaluate(case, users, *way, **retrieval) for way in ways]),
         np.concatenate([evaluate(case, users, way[0], "raw", **retrieval) for way in ways]),

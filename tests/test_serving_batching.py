@@ -9,12 +9,12 @@ from serving_clients import call, error_of, predict, serving, wait_until
 from serving_conformance import BATCHING, BATCHING_UTIL, OBSERVED, OURS, conforms
 from toy_models import save_toy
 
-from longretriever_tf.errors import UserError
-from longretriever_tf.serving import batching, config_files
-from longretriever_tf.serving.batching import BatchScheduler
-from longretriever_tf.serving.config_files import BatchingOptions
-from longretriever_tf.serving.metrics import Metrics
-from longretriever_tf.serving.status import ServingError
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.serving.server import batching, config_files
+from longretriever_tf.serving.server.batching import BatchScheduler
+from longretriever_tf.serving.server.config_files import BatchingOptions
+from longretriever_tf.serving.server.metrics import Metrics
+from longretriever_tf.serving.server.status import ServingError
 
 pytestmark = pytest.mark.serving
 SCHEDULER = "tensorflow: core/kernels/batching_util/shared_batch_scheduler.h"

@@ -29,7 +29,7 @@ from tensorflow_serving.apis import (
 )
 from toy_models import save_answer
 
-from longretriever_tf.serving import config_files
+from longretriever_tf.serving.server import config_files
 
 pytestmark = pytest.mark.serving
 

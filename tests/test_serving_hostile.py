@@ -20,11 +20,11 @@ from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
 from toy_models import save_answer, save_toy
 from trained import ROOT, command
 
-from longretriever_tf.errors import UserError
-from longretriever_tf.serving import config_files, http_connections, memory, quiet_log, versions
-from longretriever_tf.serving.limits import RequestLimits
-from longretriever_tf.serving.origins import OriginRules
-from longretriever_tf.serving.status import ServingError
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.serving.server import config_files, http_connections, memory, quiet_log, versions
+from longretriever_tf.serving.server.limits import RequestLimits
+from longretriever_tf.serving.server.origins import OriginRules
+from longretriever_tf.serving.server.status import ServingError
 
 pytestmark = pytest.mark.serving
 SLOW = {"signature_name": "slow", "instances": [10**9]}
@@ -93,7 +93,7 @@ def test_a_tensor_of_unknown_rank(toy_server):
     assert "unknown rank" in _raw_call(toy_server, request.SerializeToString())[1]
 
 
-def _rows(num: int = 1, **knobs) -> dict:
+def _rows(num: int = 1, **request_options) -> dict:
     rows = {name: [value] * num for name, value in HISTORY.items()} | {"request_timestamp": [NOW] * num}
     defaults = {
         "taste": "",
@@ -111,7 +111,7 @@ def _rows(num: int = 1, **knobs) -> dict:
         "forced_category": [],
         "forced_weight": [],
     }
-    return {"inputs": rows | {name: [value] * num for name, value in defaults.items()} | knobs}
+    return {"inputs": rows | {name: [value] * num for name, value in defaults.items()} | request_options}
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def _rows(num: int = 1, **knobs) -> dict:
         (_rows(3, history_item_id=[[100, 101]]), "`history_item_id` has 1"),
         (_rows(2, k=[5] * 3), "`k` has 3"),
         (_rows(2, goal=[{"b64": "//79"}] * 2), "which is not UTF-8"),
-        (_rows(1, taste=[{"b64": "//79"}]), "input `taste` holds b'\\xff\\xfe\\xfd', which is not UTF-8"),
+        (_rows(1, history_embedding=[{"b64": "//79"}]), "input `taste` holds b'\\xff\\xfe\\xfd', which is not UTF-8"),
         (_rows(1, forbidden_category=[["tea", {"b64": "7aCA"}]]), "input `forbidden_category` holds"),
     ],
 )

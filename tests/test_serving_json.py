@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from serving_conformance import JSON, conforms
 
-from longretriever_tf.serving import dtypes, json_replies, json_tensors, json_text
-from longretriever_tf.serving.status import ServingError
+from longretriever_tf.serving.server import json_replies, json_tensors, json_text
+from longretriever_tf.serving.server.status import ServingError
+from longretriever_tf.serving.server.tensors import BOOL, DTYPES, FLOATS, SMALL_INTS, STRING
 
 pytestmark = pytest.mark.serving
 
@@ -32,24 +33,24 @@ def _slow_array(value, dtype):
 
     if not walk(value, 0):
         return None
-    target = dtypes.DTYPES[dtype].numpy
-    if dtype == dtypes.STRING:
+    target = DTYPES[dtype].numpy
+    if dtype == STRING:
         leaves = [leaf.encode() for leaf in leaves]
-    elif dtype in dtypes.SMALL_INTS:
+    elif dtype in SMALL_INTS:
         leaves = np.array(leaves, np.int64).astype(target)
     return np.array(leaves, target).reshape(shape)
 
 
 def _fits(value, dtype):
     if isinstance(value, bool):
-        return dtype == dtypes.BOOL
+        return dtype == BOOL
     if isinstance(value, str):
-        return dtype == dtypes.STRING
+        return dtype == STRING
     if isinstance(value, float):
-        return dtype in dtypes.FLOATS
+        return dtype in FLOATS
     limits = {3: (-(2**31), 2**31), 4: (-(2**31), 2**31), 9: (-(2**63), 2**63), 22: (0, 2**32), 23: (0, 2**64)}
     return isinstance(value, int) and (
-        dtype in dtypes.FLOATS or dtype in limits and limits[dtype][0] <= value < limits[dtype][1]
+        dtype in FLOATS or dtype in limits and limits[dtype][0] <= value < limits[dtype][1]
     )
 
 
@@ -130,7 +131,7 @@ def test_malformed_text_says_where():
 
 def test_lone_surrogates_are_refused():
     with pytest.raises(ServingError, match="surrogate pair in string is invalid"):
-        json_tensors.to_array(json.loads('["\\ud800"]'), dtypes.STRING)
+        json_tensors.to_array(json.loads('["\\ud800"]'), STRING)
 
 
 def test_unknown_dtypes_are_not_implemented():

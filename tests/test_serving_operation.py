@@ -19,8 +19,8 @@ from serving_clients import call, error_of, free_ports, predict, serving, wait_u
 from serving_conformance import DOC, HTTP, MAIN, METRICS, OBSERVED, OURS, PROMETHEUS, conforms
 from toy_models import Hold, save_answer, save_toy
 
-from longretriever_tf.errors import UserError
-from longretriever_tf.serving import config_files
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.serving.server import config_files
 
 pytestmark = pytest.mark.serving
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -292,9 +292,8 @@ def test_exported_retriever(trained):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's settings")
 def test_glibc_takes_the_memory_settings():
     """In a child process: they are for good."""
-    code = (
-        "import sys; from longretriever_tf.serving.memory import keep_freed_memory; sys.exit(not keep_freed_memory())"
-    )
+    module = "longretriever_tf.serving.server.memory"
+    code = f"import sys; from {module} import keep_freed_memory; sys.exit(not keep_freed_memory())"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

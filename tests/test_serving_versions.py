@@ -11,9 +11,9 @@ from serving_clients import QUICK, call, error_of, predict, serving, states, wai
 from serving_conformance import CORE, HANDLER, MAIN, OBSERVED, OURS, STATUS, WARMUP, conforms
 from toy_models import Hold, save_answer, save_toy
 
-from longretriever_tf.errors import UserError
-from longretriever_tf.serving import config_files, versions
-from longretriever_tf.serving.manager import LoadOptions
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.serving.server import config_files, versions
+from longretriever_tf.serving.server.manager import LoadOptions
 
 pytestmark = pytest.mark.serving
 X = {"instances": [1.0]}

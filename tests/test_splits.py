@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from longretriever_tf.data.splits import Cuts, global_time_cuts, require_users
-from longretriever_tf.errors import UserError
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.datasets.splits import Cuts, global_time_cuts, require_users
 
 DAY = 86_400
 
@@ -43,9 +43,9 @@ def test_empty_log_and_bad_window_are_refused():
 
 def test_require_users_counts_those_with_a_past_and_a_present():
     cuts = Cuts(validation_start=10, test_start=20, end=30)
-    lives = [[1, 25], [], [12, 20, 30], [1, 19], [21, 22], [9, 10]]
-    offset = np.cumsum([0] + [len(life) for life in lives])
-    timestamp = np.array(sum(lives, []))
+    histories = [[1, 25], [], [12, 20, 30], [1, 19], [21, 22], [9, 10]]
+    offset = np.cumsum([0] + [len(history) for history in histories])
+    timestamp = np.array(sum(histories, []))
     assert require_users(offset, timestamp, cuts, "test") == 2  # users 0 and 2
     assert require_users(offset, timestamp, cuts, "validation") == 2  # users 3 and 5
     with pytest.raises(UserError, match=r"zero users after the split: of 1 users.*1 have one before the test window"):

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from longretriever_tf.errors import UserError
+from longretriever_tf.common.errors import UserError
 from longretriever_tf.evaluation.table import text_table, write_json
 
 METRICS = {

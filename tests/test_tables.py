@@ -16,11 +16,11 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
-from longretriever_tf.config import Config, DataConfig
-from longretriever_tf.data.load import load_log
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config.config import Config, DataConfig
 from longretriever_tf.datasets.event_log import delimited
 from longretriever_tf.datasets.event_log.source import read_event_log
-from longretriever_tf.errors import UserError
+from longretriever_tf.datasets.load import load_log
 
 NOW = 1_700_000_000
 HEADER = "user_id,item_id,timestamp,category\n"
@@ -413,14 +413,14 @@ def test_with_missing_values_too(tmp_path, kind):
     both_ways(tmp_path, FRAME.assign(item_id=["i1", "i2", "i3"], category=column))
 
 
-_MOMENTS = pd.to_datetime(["2020-09-13 12:26:40.25", "2020-09-13 12:26:40.125", "2020-09-14 00:00:00.5"])
+_AS_OF_TIMES = pd.to_datetime(["2020-09-13 12:26:40.25", "2020-09-13 12:26:40.125", "2020-09-14 00:00:00.5"])
 TIME_KINDS = {
     "seconds": [1_600_000_000, 1_600_000_001, 5],
     "fractions": [1_600_000_000.5, 1_600_000_000.25, 5.0],
     "decimals": [decimal.Decimal("1600000000.500"), decimal.Decimal("1600000000.250"), decimal.Decimal("5.000")],
-    "naive": _MOMENTS,
+    "naive": _AS_OF_TIMES,
     "nanoseconds": pd.to_datetime([1_600_000_000_000_000_002, 1_600_000_000_000_000_001, 5]),
-    "zoned": _MOMENTS.tz_localize("Asia/Jakarta"),
+    "zoned": _AS_OF_TIMES.tz_localize("Asia/Jakarta"),
     "dates": [datetime.date(2020, 9, 13), datetime.date(2020, 9, 12), datetime.date(2020, 9, 14)],
     "iso": ["2020-09-13T12:26:40.5Z", " 2020-09-13 14:26:40.25+02:00", "2020-09-14"],
     "number_text": ["1600000000", "1600000000.25 ", "5"],

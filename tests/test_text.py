@@ -8,15 +8,15 @@ import pandas as pd
 import pytest
 from worlds import START, make_log
 
-from longretriever_tf.config import DataConfig
+from longretriever_tf.common.schema import DAY_S
+from longretriever_tf.common.text import as_text, code_text, find_rows, is_text, pack_text, unpack_text
+from longretriever_tf.config.config import DataConfig
 from longretriever_tf.data.corpus import encode_log, fit_corpus, load_corpus, save_corpus
-from longretriever_tf.data.load import load_log
-from longretriever_tf.data.taste import item_keys
+from longretriever_tf.data.recipe.history_embedding import item_keys
+from longretriever_tf.datasets.build_log import fill_missing_context
 from longretriever_tf.datasets.event_log.source import read_item_table
-from longretriever_tf.datasets.lives import fill_missing_context
+from longretriever_tf.datasets.load import load_log
 from longretriever_tf.retrieval.fingerprint import fingerprint_items
-from longretriever_tf.schema import DAY_S
-from longretriever_tf.text import as_text, code_text, find_rows, is_text, pack_text, unpack_text
 
 LONG = "x" * 200_000
 """As fixed-width text in a column of 300 values: 240 MB."""

@@ -9,9 +9,9 @@ import sys
 import pytest
 from trained import ROOT
 
-from longretriever_tf.evaluation.funnel_text import text_report
+from longretriever_tf.common.text_table import display_width, render_table, shorten, terminal_width, wrap_command
+from longretriever_tf.evaluation.funnel.text import text_report
 from longretriever_tf.evaluation.table import text_table
-from longretriever_tf.text_table import display_width, render_table, shorten, terminal_width, wrap_command
 
 HEADER = ["model", *(f"recall@{k}" for k in (20, 50, 100, 500)), "ndcg@100", "an uncommonly long heading of a column"]
 GROUPS = ["", "all", "all", "novel", "novel", "within category, novel", "x"]
@@ -77,7 +77,7 @@ def test_a_wrapped_command_is_still_the_command():
 
 @pytest.mark.parametrize(("columns", "width"), [("132", 132), ("7", 40), ("", 80), ("wide", 80), ("-3", 80), ("0", 80)])
 def test_the_width_is_that_of_columns_or_80_where_nobody_watches(columns, width):
-    code = "from longretriever_tf.text_table import terminal_width; print(terminal_width())"
+    code = "from longretriever_tf.common.text_table import terminal_width; print(terminal_width())"
     env = os.environ | {"COLUMNS": columns, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert int(done.stdout) == width

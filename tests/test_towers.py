@@ -7,11 +7,11 @@ import pytest
 import tensorflow as tf
 from worlds import block_world
 
-from longretriever_tf import schema
-from longretriever_tf.config import Config, DataConfig, ModelConfig, TrainConfig
-from longretriever_tf.data.prepared import Prepared, prepare
+from longretriever_tf.common import schema
+from longretriever_tf.config.config import Config, DataConfig, ModelConfig, TrainConfig
+from longretriever_tf.data.batches.prepared_data import Prepared, prepare
 from longretriever_tf.models.build import Models, build_models
-from longretriever_tf.models.random import StepRandom
+from longretriever_tf.models.stateless_dropout import StatelessRng
 
 ROWS, TOKENS = 3, 5
 TINY = ModelConfig(dim=8, num_heads=2, ff_dim=16, svd_dim=4, max_length=7, profile=True, item_id=True)
@@ -41,10 +41,10 @@ class Asked:
     features: np.ndarray
     category: np.ndarray
     profile: np.ndarray
-    taste: np.ndarray
+    history_embedding: np.ndarray
 
-    def call(self, tower, random: StepRandom | None = None):
-        parts = (self.vectors, self.is_real, self.features, self.category, self.profile, self.taste)
+    def call(self, tower, random: StatelessRng | None = None):
+        parts = (self.vectors, self.is_real, self.features, self.category, self.profile, self.history_embedding)
         return tower(*map(tf.constant, parts), random)
 
 
@@ -71,18 +71,19 @@ class Recorder(tf.keras.layers.Layer):
 
 
 def test_tokens_are_the_sums_of_the_paper(prepared, asked):
-    """Eq. 1's input: [CLS] with the category, profile tokens, the life's token, behaviors; position and type added."""
+    """Eq. 1's input: [CLS] with the category, profile tokens, the history's token, behaviors; position and type
+    added."""
     tower = build(prepared).retriever.user_tower
     tower._encoder = recorder = Recorder()
     asked.call(tower)
     position, kind = tower._position.numpy(), tower._type.numpy()
     features = (asked.features - tower.feature_mean.numpy()) * tower.feature_scale.numpy()
     for row in range(ROWS):
-        life = asked.taste[row] @ tower._embed_life.kernel.numpy() + tower._embed_life.bias.numpy()
+        history = asked.history_embedding[row] @ tower._embed_history.kernel.numpy() + tower._embed_history.bias.numpy()
         expected = [
             tower._cls.numpy()[0] + kind[0] + tower.category_table.numpy()[asked.category[row]],
             tower.profile_tables[0].numpy()[asked.profile[row, 0]] + kind[1],
-            life + kind[2],
+            history + kind[2],
         ]
         for at in range(TOKENS):
             own = features[row, at] @ tower._embed_features.kernel.numpy() + tower._embed_features.bias.numpy()
@@ -92,15 +93,15 @@ def test_tokens_are_the_sums_of_the_paper(prepared, asked):
     assert not recorder.cls_only  # the repeat term reads every token
 
 
-def test_boosts_are_a_network_of_state_and_features(prepared, asked):
+def test_repeat_logits_are_a_network_of_state_and_features(prepared, asked):
     tower = build(prepared).retriever.user_tower
     tower._encoder = recorder = Recorder()
-    boost = asked.call(tower).boost.numpy()
+    repeat_logit = asked.call(tower).repeat_logit.numpy()
     features = (asked.features - tower.feature_mean.numpy()) * tower.feature_scale.numpy()
     read = np.concatenate([recorder.tokens[:, 3:], features], 2)
     hidden = np.maximum(read @ tower._copy_hidden.kernel.numpy() + tower._copy_hidden.bias.numpy(), 0)
     expected = (hidden @ tower._copy.kernel.numpy() + tower._copy.bias.numpy())[:, :, 0] * asked.is_real
-    np.testing.assert_allclose(boost, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(repeat_logit, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -132,9 +133,9 @@ def test_without_draws_nothing_is_dropped(prepared, asked):
     np.testing.assert_array_equal(asked.call(plain.user_tower).embedding, asked.call(rates.user_tower).embedding)
     items = np.arange(prepared.corpus.num_items, dtype=np.int32)
     np.testing.assert_array_equal(plain.item_tower(items), rates.item_tower(items))
-    drawn = asked.call(rates.user_tower, StepRandom(1, tf.constant(0))).embedding.numpy()
+    drawn = asked.call(rates.user_tower, StatelessRng(1, tf.constant(0))).embedding.numpy()
     assert np.abs(drawn - asked.call(rates.user_tower).embedding.numpy()).max() > 1e-3
-    assert np.abs(rates.item_tower(items, StepRandom(1, tf.constant(0))) - rates.item_tower(items)).max() > 1e-3
+    assert np.abs(rates.item_tower(items, StatelessRng(1, tf.constant(0))) - rates.item_tower(items)).max() > 1e-3
 
 
 def initial(models: Models) -> list[np.ndarray]:

@@ -8,15 +8,15 @@ import reference
 import tensorflow as tf
 from worlds import START, crowded_world
 
-from longretriever_tf import schema
-from longretriever_tf.config import Config, DataConfig, ModelConfig, RetrievalConfig, TrainConfig
-from longretriever_tf.data.prepared import prepare
-from longretriever_tf.errors import UserError
+from longretriever_tf.common import schema
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config.config import Config, DataConfig, ModelConfig, RetrievalConfig, TrainConfig
+from longretriever_tf.data.batches.prepared_data import prepare
 from longretriever_tf.evaluation import variants
-from longretriever_tf.evaluation.evaluator import Evaluation, Section
+from longretriever_tf.evaluation.evaluator import Evaluation, TaskMetrics
+from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
 from longretriever_tf.models.build import build_models
-from longretriever_tf.retrieval.publish import Source, publish
-from longretriever_tf.retrieval.scorer import LongRetrieverScorer
+from longretriever_tf.retrieval.export.publish import Source, publish
 
 CUT = START + 185 * schema.DAY_S
 TWO = RetrievalConfig(interest="paper", num_interests=2, top_interests=2, merge="raw")
@@ -52,13 +52,13 @@ def test_each_day_floor_has_interests_of_its_own(world):
     _, log, prepared, _ = world
     users = np.arange(log.num_users)
     first = scorer_of(world)
-    asked = [(floor, first.ask_otherwise("", dataclasses.replace(TWO, day_floor=floor))) for floor in (0.1, 1.0, 7.0)]
+    asked = [(floor, first.with_retrieval("", dataclasses.replace(TWO, day_floor=floor))) for floor in (0.1, 1.0, 7.0)]
     for floor, scorer in asked + asked[::-1]:  # the second time from the shared cache
         found = scorer.interest(users, "paper")
         for user in users:
-            life = [b for b in reference.raw_life(log, user) if b.timestamp < CUT]
+            history = [b for b in reference.request_history(log, user) if b.timestamp < CUT]
             for at, name in enumerate(prepared.corpus.category_name):
-                expected = reference.interest_score([b for b in life if b.category == name], CUT, floor)
+                expected = reference.interest_score([b for b in history if b.category == name], CUT, floor)
                 assert found[user, at] == pytest.approx(expected, rel=1e-4, abs=1e-7)
 
 
@@ -70,10 +70,10 @@ def test_a_draw_is_the_users_own_whoever_stands_beside_and_another_draw_is_anoth
     assert (whole.sum(1) <= 2).all() and len({tuple(row) for row in whole.tolist()}) > 3
     part = users[[7, 2, 5]]
     np.testing.assert_array_equal(drawn_by(first, world, part), whole[part])
-    np.testing.assert_array_equal(drawn_by(first.ask_otherwise("same", random), world, users), whole)
-    others = [drawn_by(first.ask_otherwise("", random, draw=draw), world, users) for draw in (1, 2)]
+    np.testing.assert_array_equal(drawn_by(first.with_retrieval("same", random), world, users), whole)
+    others = [drawn_by(first.with_retrieval("", random, draw=draw), world, users) for draw in (1, 2)]
     assert (others[0] != whole).any() and (others[1] != others[0]).any()
-    best = [drawn_by(first.ask_otherwise("", TWO, draw=draw), world, users) for draw in (0, 3)]
+    best = [drawn_by(first.with_retrieval("", TWO, draw=draw), world, users) for draw in (0, 3)]
     np.testing.assert_array_equal(*best)  # N = M leaves nothing to chance
 
 
@@ -90,13 +90,13 @@ def test_search_of_the_whole_corpus(world, merge, goal):
     bias = models.retriever.item_bias(tf.range(corpus.num_items), prepared.stats.item[-1]).numpy()
     for row, user in enumerate(users):
         best = [c for c in np.argsort(-eq3[row], kind="stable")[:2] if eq3[row, c] > 0]
-        owned = prepared.log.item[prepared.log.offset[user] : prepared.log.offset[user + 1]]
+        interacted = prepared.log.item[prepared.log.offset[user] : prepared.log.offset[user + 1]]
         expected = np.full(corpus.num_items, -np.inf)
         for place, category in enumerate(best):
             logits = by_hand(scorer._categories, prepared, user, int(category), vectors) + bias
             logits[:2] = -np.inf
             if goal == "novel":
-                logits[owned] = -np.inf
+                logits[interacted] = -np.inf
             if merge == "round_robin":
                 ranked = reference.ranked_list(logits, 500)
                 logits = np.full(corpus.num_items, -np.inf)
@@ -111,9 +111,9 @@ def by_hand(scorer, prepared, user: int, category: int, vectors: np.ndarray) -> 
     """e_u(c) times every item, plus the boosts of what S_u holds, [V]."""
     encoded = scorer.encode(scorer._find(np.array([user]), np.array([category])))
     logits = vectors @ encoded.embedding[0].astype(np.float64)
-    for item, boost in zip(encoded.item, encoded.boost, strict=True):
+    for item, repeat_logit in zip(encoded.item, encoded.repeat_logit, strict=True):
         assert prepared.corpus.item_category[item] == category
-        logits[item] += boost
+        logits[item] += repeat_logit
     return logits
 
 
@@ -169,13 +169,13 @@ def test_groups_of_variants():
 
 def test_draws_are_averaged_and_the_rest_left_alone():
     def evaluation(recall, coverage):
-        section = Section({"recall@20": np.array(recall)}, {"item_coverage@20": coverage}, np.array([3]))
+        section = TaskMetrics({"recall@20": np.array(recall)}, {"item_coverage@20": coverage}, np.array([3]))
         return Evaluation(section, section)
 
     class Asked:
         name = "run"
 
-        def ask_otherwise(self, name, retrieval, *, draw=0):
+        def with_retrieval(self, name, retrieval, *, draw=0):
             return name, retrieval.top_interests, draw
 
     asked = {"5 of 20": RetrievalConfig(num_interests=5), "Top5": RetrievalConfig(num_interests=5, top_interests=5)}

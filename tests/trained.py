@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from worlds import block_world
 
-from longretriever_tf.config import Config, load_config
-from longretriever_tf.data.log import LifelongLog
+from longretriever_tf.config.config import Config, load_config
+from longretriever_tf.datasets.log import LifelongLog
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLAGS = (

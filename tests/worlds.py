@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from longretriever_tf.data.log import ItemTable, LifelongLog
-from longretriever_tf.datasets import lives
-from longretriever_tf.schema import DAY_S
+from longretriever_tf.common.schema import DAY_S
+from longretriever_tf.datasets import build_log
+from longretriever_tf.datasets.log import ItemTable, LifelongLog
 
 START = 1_600_000_000
 """First second of the made worlds."""
@@ -34,7 +34,7 @@ def make_log(
     user_id, user_row = np.unique(user, return_inverse=True)
     ids = np.unique(item if item_id is None else item_id)
     features = {name: np.array(column, dtype=np.str_) for name, column in item_features.items()}
-    events = lives.Events(
+    events = build_log.Events(
         user_row,
         np.searchsorted(ids, item),
         np.array(timestamp, np.int64),
@@ -42,7 +42,7 @@ def make_log(
         None if weight is None else np.array(weight, np.float32),
     )
     columns = {name: np.array(column, dtype=np.str_) for name, column in (profile or {}).items()}
-    return lives.build_log(events, user_id, columns, ItemTable(ids, features, ids.astype(np.str_)), context)
+    return build_log.build_log(events, user_id, columns, ItemTable(ids, features, ids.astype(np.str_)), context)
 
 
 def block_world(
@@ -66,8 +66,8 @@ def block_world(
     user = np.repeat(np.arange(num_users), events_per_user)
     own = np.stack([rng.permutation(num_categories)[:3] for _ in range(num_users)])
     wanted = own[user, rng.integers(0, own.shape[1], len(user))]
-    taste = np.where(rng.random(len(user)) < 0.9, user % num_blocks, rng.integers(0, num_blocks, len(user)))
-    fits = (category == wanted[:, None]) & (brand == taste[:, None])  # [E, V]
+    history_embedding = np.where(rng.random(len(user)) < 0.9, user % num_blocks, rng.integers(0, num_blocks, len(user)))
+    fits = (category == wanted[:, None]) & (brand == history_embedding[:, None])  # [E, V]
     item = np.argmax(fits * rng.random(fits.shape), axis=1)
     timestamp = START + rng.integers(0, days * DAY_S, len(user))
     return make_log(
@@ -81,19 +81,19 @@ def block_world(
 
 
 def crowded_world(seed: int = 1, num_users: int = 11, num_items: int = 29, num_categories: int = 5) -> LifelongLog:
-    """A world full of hard cases: ties in time, baskets over two moments, weights, short, long and late lives.
+    """A world full of hard cases: ties in time, baskets over two times, weights, short, long and late histories.
 
     Each user has 1 to 90 draws at 17 whole hours of his own within 190 days, counted from day 0, but for the last two
-    users, whose lives start from day 120 and from day 190.
+    users, whose histories start from day 120 and from day 190.
     Text ids; item v has category v % num_categories, so a category's items are not neighbors in the raw table.
     """
     rng = np.random.default_rng(seed)
     sizes = np.append(rng.integers(1, 91, num_users - 3), [1, 40, 40])
     user = np.repeat(np.arange(num_users), sizes)
-    moments = rng.integers(0, 24 * 190, [num_users, 17])
+    as_of_times = rng.integers(0, 24 * 190, [num_users, 17])
     for late, day in ((-2, 120), (-1, 190)):
-        moments[late] += 24 * day - moments[late].min()
-    hour = moments[user, rng.integers(0, 17, len(user))]
+        as_of_times[late] += 24 * day - as_of_times[late].min()
+    hour = as_of_times[user, rng.integers(0, 17, len(user))]
     basket = np.where(rng.random(len(user)) < 0.3, -1, user * 10_000 + hour // 48)
     return make_log(
         [f"u{u:02d}" for u in user],

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from longretriever_tf import schema
+from longretriever_tf.common import schema
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.files import explain_os_errors, first_line, open_aside
 from longretriever_tf.data.corpus import Corpus
-from longretriever_tf.data.log import ItemTable, LifelongLog
-from longretriever_tf.errors import UserError
-from longretriever_tf.files import explain_os_errors, first_line, open_aside
+from longretriever_tf.datasets.log import ItemTable, LifelongLog
 
 CATALOGUE_FILE = "items_without_events.parquet"
 _FEATURE = "feature/"

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from longretriever_tf import schema
-from longretriever_tf.data.log import LifelongLog
-from longretriever_tf.errors import UserError
-from longretriever_tf.text import as_text, code_text, find_rows, is_text, pack_text, unpack_text
+from longretriever_tf.common import schema
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.text import as_text, code_text, find_rows, is_text, pack_text, unpack_text
+from longretriever_tf.datasets.log import LifelongLog
 
 _PLACEHOLDERS = as_text(["", "(unknown)"])
 """Rows 0 and 1 of text: what people see there. No look-up reads them, so a value of the log may be spelt alike."""
@@ -96,7 +96,7 @@ class EncodedLog:
         return np.repeat(np.arange(self.num_users), np.diff(self.offset))
 
     def before(self, time: int) -> "EncodedLog":
-        """The log as it stood strictly before `time`; users stay, with shorter or empty lives."""
+        """The log as it stood strictly before `time`; users stay, with shorter or empty histories."""
         keep = self.timestamp < time
         counts = np.bincount(self.event_user()[keep], minlength=self.num_users)
         return dataclasses.replace(

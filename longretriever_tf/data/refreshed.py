@@ -7,11 +7,11 @@ import dataclasses
 
 import numpy as np
 
-from longretriever_tf import schema
+from longretriever_tf.common import schema
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.text import as_text, is_text
 from longretriever_tf.data.corpus import Corpus, encode_values, offset_of
-from longretriever_tf.data.log import ItemTable
-from longretriever_tf.errors import UserError
-from longretriever_tf.text import as_text, is_text
+from longretriever_tf.datasets.log import ItemTable
 
 _SHOWN = 5
 

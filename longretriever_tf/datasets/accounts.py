@@ -91,7 +91,7 @@ def notes(counts: Mapping[str, int]) -> list[str]:
     return told
 
 
-def describe_baskets(counts: Mapping[str, int], uncut: str = "kept whole, each at its first moment") -> str:
+def describe_baskets(counts: Mapping[str, int], uncut: str = "kept whole, each at its first time") -> str:
     """What became of the baskets that last too long, in one sentence; `uncut` says it of those that were not cut."""
     longest, hours = counts[LONGEST_BASKET_S] / 3600, counts[MAX_BASKET_S] / 3600
     span = f"{longest / 24:,.0f} days" if longest >= 48 else f"{longest:,.0f} hours"

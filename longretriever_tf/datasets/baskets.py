@@ -1,14 +1,14 @@
-"""Baskets that last too long to be one moment: counted, and cut by a stated rule. Imports no TensorFlow."""
+"""Baskets that last too long to be one time: counted, and cut by a stated rule. Imports no TensorFlow."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from longretriever_tf.datasets import accounts
-from longretriever_tf.datasets.lives import first_of_runs
+from longretriever_tf.datasets.build_log import first_of_segments
 
 MAX_HOURS = 24.0
-"""A basket that spans more than this is no single moment."""
+"""A basket that spans more than this is no single time."""
 
 _PAUSE_SHARE = 0.25
 """Of the longest span: a pause of more than this within a basket that is too long begins another basket."""
@@ -48,7 +48,7 @@ def cut_long_baskets(basket_id: np.ndarray, timestamp: np.ndarray, max_hours: fl
     limit = int(max_hours * 3600)
     rows = np.flatnonzero(basket_id >= 0)
     order = rows[np.lexsort((timestamp[rows], basket_id[rows]))]
-    start = first_of_runs((basket_id,), order)
+    start = first_of_segments((basket_id,), order)
     if not len(start):
         return CutBaskets(basket_id, {accounts.BASKETS: 0}, -1)
     length = np.diff(start, append=len(order))

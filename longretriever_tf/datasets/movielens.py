@@ -4,11 +4,11 @@ import numpy as np
 import pyarrow as pa
 import tensorflow_datasets as tfds
 
-from longretriever_tf.data.log import ItemTable, LifelongLog
-from longretriever_tf.datasets import lives
+from longretriever_tf.common.text import as_text
+from longretriever_tf.datasets import build_log
 from longretriever_tf.datasets.event_log.columns import canonical_values
-from longretriever_tf.datasets.prepare import prepare
-from longretriever_tf.text import as_text
+from longretriever_tf.datasets.log import ItemTable, LifelongLog
+from longretriever_tf.datasets.tfds_prepare import prepare
 
 CONTEXT = "genre"
 _AGES = {1: "Under 18", 18: "18-24", 25: "25-34", 35: "35-44", 45: "45-49", 50: "50-55", 56: "56+"}
@@ -28,8 +28,10 @@ def load_movielens(version: str, data_dir: str) -> LifelongLog:
     movies, _ = _read(f"movielens/{version}-movies", data_dir)
     user_id, first, user_row = np.unique(_ids(ratings["user_id"]), return_index=True, return_inverse=True)
     items, item_row = _item_table(ratings, movies, genre_names)
-    events = lives.Events(user_row, item_row, ratings["timestamp"].astype(np.int64))  # shuffled by TFDS; sorted there
-    return lives.build_log(events, user_id, _profile(ratings, first), items, CONTEXT)
+    events = build_log.Events(
+        user_row, item_row, ratings["timestamp"].astype(np.int64)
+    )  # shuffled by TFDS; sorted there
+    return build_log.build_log(events, user_id, _profile(ratings, first), items, CONTEXT)
 
 
 def _read(name: str, data_dir: str) -> tuple[dict[str, np.ndarray], list[str]]:

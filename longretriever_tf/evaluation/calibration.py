@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from longretriever_tf.common.schema import FIRST_KNOWN
 from longretriever_tf.evaluation.evaluator import Scorer
-from longretriever_tf.evaluation.truth import Truth
-from longretriever_tf.schema import FIRST_KNOWN
+from longretriever_tf.evaluation.ground_truth import Truth
 
 LOWEST = -8.0
 """log10 of the smallest probability told apart; smaller ones share its bin."""

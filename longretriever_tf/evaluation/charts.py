@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from longretriever_tf.errors import UserError
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.files import explain_damage, read_arrays, read_json_object, write_bytes_atomically
 from longretriever_tf.evaluation.per_user import per_user_path
-from longretriever_tf.files import explain_damage, read_arrays, read_json_object, write_bytes_atomically
 from longretriever_tf.plots.board import write_image
 from longretriever_tf.plots.panels import Panel, Series, bin_means, calibration_series, quantile_bins
 

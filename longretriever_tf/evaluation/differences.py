@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from longretriever_tf.evaluation.evaluator import Evaluation
-from longretriever_tf.evaluation.metrics import resampled_sums
-from longretriever_tf.evaluation.truth import Truth
+from longretriever_tf.evaluation.ground_truth import Truth
+from longretriever_tf.evaluation.ranking import resampled_sums
 
 _SEED = 1
 _RESAMPLINGS = 2000

@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from longretriever_tf.evaluation import metrics
-from longretriever_tf.evaluation.truth import Truth
-from longretriever_tf.schema import FIRST_KNOWN
+from longretriever_tf.common.schema import FIRST_KNOWN
+from longretriever_tf.evaluation import ranking
+from longretriever_tf.evaluation.ground_truth import Truth
 
 KS = (20, 50, 100, 500)
 WITHIN_KS = (10, 20, 50)
@@ -41,21 +41,21 @@ class Scorer(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Section:
+class TaskMetrics:
     """One task ("all" or "novel") in full.
 
     Attributes:
       per_user: metric name to [U'] float64 in the order of `Truth.users`, NaN for users with empty truth: what
-        `metrics.paired_bootstrap` compares.
+        `ranking.paired_bootstrap` compares.
       coverage: item and category coverage by name.
       rank: rank of each truth pair within its category, [P] int64, 0 the best.
-      untouched: the same lists judged by the pairs alone whose category the user had never touched; no coverage.
+      untouched: the same lists judged by the pairs alone whose category the user had never seen; no coverage.
     """
 
     per_user: dict[str, np.ndarray]
     coverage: dict[str, float]
     rank: np.ndarray
-    untouched: "Section | None" = None
+    untouched: "TaskMetrics | None" = None
 
     def summary(self) -> dict[str, float]:
         """Means over users, coverage, and the numbers of users and pairs; of no users, the numbers alone."""
@@ -63,23 +63,23 @@ class Section:
         counts: dict[str, float] = {"num_users": num_users, "num_pairs": len(self.rank)}
         if num_users == 0:
             return counts
-        return counts | {name: metrics.mean_over_users(value) for name, value in self.per_user.items()} | self.coverage
+        return counts | {name: ranking.mean_over_users(value) for name, value in self.per_user.items()} | self.coverage
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """A scorer judged on both tasks."""
 
-    all: Section
-    novel: Section
+    all: TaskMetrics
+    novel: TaskMetrics
 
     def summary(self, within_ks: tuple[int, ...] = WITHIN_KS) -> dict[str, dict[str, float]]:
-        """The `metrics.json` entry of a model; within-category figures count over pairs."""
+        """The `ranking.json` entry of a model; within-category figures count over pairs."""
         tasks = {"": self.all, "_novel": self.novel}
         return {
             "all": self.all.summary(),
             "novel": self.novel.summary(),
-            **{f"within_category{end}": metrics.recall_of_ranks(one.rank, within_ks) for end, one in tasks.items()},
+            **{f"within_category{end}": ranking.recall_of_ranks(one.rank, within_ks) for end, one in tasks.items()},
             **{f"untouched{end}": one.untouched.summary() for end, one in tasks.items() if one.untouched is not None},
         }
 
@@ -101,7 +101,7 @@ def evaluate_scorer(
     Returns:
       `{"all": {"recall@100": ...}, "novel": {...}, "within_category": {"recall@20": ...},
       "within_category_novel": {...}, "untouched": {"recall@100": ...}, "untouched_novel": {...}}`; the last two judge
-      the lists of both tasks by what lies in categories that the user had never touched.
+      the lists of both tasks by what lies in categories that the user had never seen.
     """
     return evaluate_users(scorer, truth, category_offset, ks, chunk).summary()
 
@@ -176,7 +176,7 @@ def _judge_chunk(
     if within is None:
         within_scores = novel_scores
     for matrix in (novel_scores, within_scores):
-        matrix[truth.owned_row(), truth.owned_item] = -np.inf
+        matrix[truth.interacted_row(), truth.interacted_item] = -np.inf
     return every, _judge(novel_scores, within_scores, truth.novel(), category_offset, ks)
 
 
@@ -194,27 +194,27 @@ def _judge(
     scores: np.ndarray, within: np.ndarray, truth: Truth, category_offset: np.ndarray, ks: tuple[int, ...]
 ) -> _Chunk:
     size = np.diff(truth.offset)
-    lists = metrics.top_k(scores, max(ks))
+    lists = ranking.top_k(scores, max(ks))
     lists[size == 0] = -1  # a user without truth is in no mean, so not in coverage either
-    rank = metrics.rank_within_category(within, truth.pair_row(), truth.item, category_offset)
+    rank = ranking.rank_within_category(within, truth.pair_row(), truth.item, category_offset)
     untouched, is_untouched = truth.untouched(category_offset)
     return _Chunk(
-        per_user=metrics.per_user_metrics(metrics.hit_matrix(lists, truth.offset, truth.item), size, ks),
-        seen=metrics.seen_items(lists, ks, truth.num_items),
+        per_user=ranking.per_user_metrics(ranking.hit_matrix(lists, truth.offset, truth.item), size, ks),
+        seen=ranking.seen_items(lists, ks, truth.num_items),
         rank=rank,
-        untouched=metrics.per_user_metrics(
-            metrics.hit_matrix(lists, untouched.offset, untouched.item), np.diff(untouched.offset), ks
+        untouched=ranking.per_user_metrics(
+            ranking.hit_matrix(lists, untouched.offset, untouched.item), np.diff(untouched.offset), ks
         ),
         untouched_rank=rank[is_untouched],
     )
 
 
-def _join(chunks: tuple[_Chunk, ...], ks: tuple[int, ...], category_offset: np.ndarray) -> Section:
+def _join(chunks: tuple[_Chunk, ...], ks: tuple[int, ...], category_offset: np.ndarray) -> TaskMetrics:
     names = chunks[0].per_user
     untouched = {name: np.concatenate([chunk.untouched[name] for chunk in chunks]) for name in names}
-    return Section(
+    return TaskMetrics(
         per_user={name: np.concatenate([chunk.per_user[name] for chunk in chunks]) for name in names},
-        coverage=metrics.coverage(np.logical_or.reduce([chunk.seen for chunk in chunks]), ks, category_offset),
+        coverage=ranking.coverage(np.logical_or.reduce([chunk.seen for chunk in chunks]), ks, category_offset),
         rank=np.concatenate([chunk.rank for chunk in chunks]),
-        untouched=Section(untouched, {}, np.concatenate([chunk.untouched_rank for chunk in chunks])),
+        untouched=TaskMetrics(untouched, {}, np.concatenate([chunk.untouched_rank for chunk in chunks])),
     )

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from longretriever_tf.common.files import write_bytes_atomically
 from longretriever_tf.data.corpus import EncodedLog
 from longretriever_tf.evaluation.evaluator import Evaluation
-from longretriever_tf.evaluation.truth import Truth
-from longretriever_tf.files import write_bytes_atomically
+from longretriever_tf.evaluation.ground_truth import Truth
 
 METRICS = ("recall@50", "recall@100", "ndcg@100")
 """What is kept of every user, for each task."""

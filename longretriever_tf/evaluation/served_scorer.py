@@ -5,16 +5,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from longretriever_tf.config import load_config
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.text import as_raw_ids
+from longretriever_tf.config.config import load_config
 from longretriever_tf.data.corpus import Corpus
-from longretriever_tf.data.log import LifelongLog
-from longretriever_tf.errors import UserError
+from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.evaluation.evaluator import KS
-from longretriever_tf.retrieval.controls import default_columns
-from longretriever_tf.retrieval.explanation import request_columns
+from longretriever_tf.retrieval.export.explanation import request_columns
+from longretriever_tf.retrieval.export.saved_model import extra_config_dir, latest_version, load_extra, load_version
 from longretriever_tf.retrieval.fingerprint import read_fingerprint
-from longretriever_tf.retrieval.saved_model import extra_config_dir, latest_version, load_extra, load_version
-from longretriever_tf.text import as_raw_ids
+from longretriever_tf.retrieval.request_options import default_columns
 
 _MAX_VALUES = 200_000
 """Events of the histories of one call, padding included."""
@@ -32,13 +32,13 @@ class ServedScorer:
       towers: the fingerprint of the run that is judged beside it.
       corpus: of that run: what scores are rows of.
       log: the whole log.
-      moment: of the requests, seconds UTC.
+      time: of the requests, seconds UTC.
 
     Raises:
       UserError: there is no version, it cannot be loaded, or it was exported from other towers.
     """
 
-    def __init__(self, export_dir: str, towers: str, corpus: Corpus, log: LifelongLog, moment: int) -> None:
+    def __init__(self, export_dir: str, towers: str, corpus: Corpus, log: LifelongLog, as_of: int) -> None:
         directory = latest_version(export_dir)
         theirs = read_fingerprint(extra_config_dir(directory)).towers
         if theirs != towers:
@@ -48,7 +48,7 @@ class ServedScorer:
             )
         retrieval = load_config(extra_config_dir(directory)).retrieval
         self.name = f"as served, {retrieval.num_interests} of top {retrieval.top_interests}"
-        self._corpus, self._log, self._moment = corpus, log, moment
+        self._corpus, self._log, self._as_of = corpus, log, as_of
         self._profile = list(load_extra(directory).profile_values)
         # Held: the signatures of a version that is let go lose its variables.
         self._version = load_version(directory)
@@ -87,8 +87,15 @@ class ServedScorer:
             fits = length[order[start : start + _MAX_ROWS]] * np.arange(1, len(order[start:][:_MAX_ROWS]) + 1)
             stop = start + max(1, int((fits <= _MAX_VALUES).sum()))
             rows = order[start:stop]
-            lives = [request_columns(self._log, int(user), self._moment, self._profile) for user in users[rows]]
-            yield rows, {name: _stack([life[name] for life in lives]) for name in lives[0] if name in self._wanted}
+            histories = [request_columns(self._log, int(user), self._as_of, self._profile) for user in users[rows]]
+            yield (
+                rows,
+                {
+                    name: _stack([history[name] for history in histories])
+                    for name in histories[0]
+                    if name in self._wanted
+                },
+            )
             start = stop
 
 

@@ -5,9 +5,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from longretriever_tf.errors import UserError
-from longretriever_tf.files import write_text_atomically
-from longretriever_tf.text_table import render_table, wrap_command
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.files import write_text_atomically
+from longretriever_tf.common.text_table import render_table, wrap_command
 
 COLUMNS = (
     ("all", "recall@50"),

@@ -9,9 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
-from longretriever_tf.config import RetrievalConfig
-from longretriever_tf.errors import UserError
-from longretriever_tf.evaluation.evaluator import Evaluation, Scorer, Section
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config.config import RetrievalConfig
+from longretriever_tf.evaluation.evaluator import Evaluation, Scorer, TaskMetrics
 
 GROUPS = ("paper", "merges", "interests", "all")
 MERGES = ("calibrated", "quota", "raw", "round_robin")
@@ -21,7 +21,7 @@ GRID = ((5, 5), (5, 20), (10, 10), (10, 40), (20, 20), (20, 60), (40, 40), (60, 
 
 
 @dataclasses.dataclass(frozen=True)
-class Ways:
+class RetrievalVariants:
     """Which other ways a run is asked in.
 
     Attributes:
@@ -35,10 +35,10 @@ class Ways:
     export_dir: str = ""
 
 
-class Askable(Scorer, Protocol):
+class WithRetrieval(Scorer, Protocol):
     """A scorer that answers in other ways too."""
 
-    def ask_otherwise(self, name: str, retrieval: RetrievalConfig, *, draw: int = 0) -> Scorer:
+    def with_retrieval(self, name: str, retrieval: RetrievalConfig, *, draw: int = 0) -> Scorer:
         """The same models under other retrieval settings and another draw of random interests."""
         ...
 
@@ -89,13 +89,13 @@ def _interests(retrieval: RetrievalConfig) -> dict[str, RetrievalConfig]:
     return made
 
 
-def ask_variants(scorer: Askable, variants: Mapping[str, RetrievalConfig], num_draws: int) -> list[Scorer]:
+def ask_variants(scorer: WithRetrieval, variants: Mapping[str, RetrievalConfig], num_draws: int) -> list[Scorer]:
     """A scorer per variant; one per draw ("NAME, draw 2") where interests are random, for `average_draws`."""
     made = []
     for name, retrieval in variants.items():
         draws = num_draws if retrieval.num_interests < retrieval.top_interests else 1
         names = [name] if draws == 1 else [_draw_name(name, draw) for draw in range(draws)]
-        made += [scorer.ask_otherwise(full, retrieval, draw=draw) for draw, full in enumerate(names)]
+        made += [scorer.with_retrieval(full, retrieval, draw=draw) for draw, full in enumerate(names)]
     return made
 
 
@@ -128,9 +128,9 @@ def _draw_name(name: str, draw: int) -> str:
     return f"{name}, draw {draw + 1}"
 
 
-def _mean_section(draws: Sequence[Section]) -> Section:
+def _mean_section(draws: Sequence[TaskMetrics]) -> TaskMetrics:
     """Ranks within a category do not depend on the interests drawn: those of the first."""
-    return Section(
+    return TaskMetrics(
         per_user={name: np.mean([draw.per_user[name] for draw in draws], axis=0) for name in draws[0].per_user},
         coverage={name: float(np.mean([draw.coverage[name] for draw in draws])) for name in draws[0].coverage},
         rank=draws[0].rank,
@@ -138,6 +138,6 @@ def _mean_section(draws: Sequence[Section]) -> Section:
     )
 
 
-def _mean_untouched(draws: Sequence[Section]) -> Section | None:
+def _mean_untouched(draws: Sequence[TaskMetrics]) -> TaskMetrics | None:
     parts = [draw.untouched for draw in draws if draw.untouched is not None]
     return _mean_section(parts) if len(parts) == len(draws) else None

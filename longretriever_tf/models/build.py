@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from longretriever_tf.config import Config
+from longretriever_tf.config.config import Config
 from longretriever_tf.data.corpus import Corpus
-from longretriever_tf.data.interest_features import NUM_FEATURES
-from longretriever_tf.data.tokens import num_token_features
-from longretriever_tf.models.interest import InterestModel
+from longretriever_tf.data.recipe.interest_features import NUM_FEATURES
+from longretriever_tf.data.recipe.tokens import num_token_features
+from longretriever_tf.models.interest_model import InterestModel
 from longretriever_tf.models.retriever import LongRetriever
 
 
@@ -26,7 +26,10 @@ def build_models(config: Config, corpus: Corpus, item_svd: np.ndarray) -> Models
     tf.keras.utils.set_random_seed(config.train.seed)
     policy = "mixed_bfloat16" if config.train.mixed_precision else "float32"
     retriever = LongRetriever(config, corpus, item_svd, tf.keras.mixed_precision.Policy(policy))
-    one, taste = tf.ones([1, 1], tf.int32), tf.zeros([1, config.model.svd_dim if config.model.reads_taste else 0])
+    one, history_embedding = (
+        tf.ones([1, 1], tf.int32),
+        tf.zeros([1, config.model.svd_dim if config.model.reads_history_embedding else 0]),
+    )
     item_vectors = retriever.item_tower(tf.ones([1], tf.int32))
     retriever.user_tower(
         item_vectors[None],
@@ -34,10 +37,12 @@ def build_models(config: Config, corpus: Corpus, item_svd: np.ndarray) -> Models
         tf.zeros([1, 1, num_token_features(config.model)]),
         tf.ones([1], tf.int32),
         tf.ones([1, len(corpus.profile_values)], tf.int32),
-        taste,
+        history_embedding,
     )
     interest = InterestModel(corpus, config.model.taste_dropout)
-    interest(tf.zeros([1, corpus.num_categories, NUM_FEATURES]), tf.zeros([1, corpus.num_categories]), taste)
+    interest(
+        tf.zeros([1, corpus.num_categories, NUM_FEATURES]), tf.zeros([1, corpus.num_categories]), history_embedding
+    )
     return Models(retriever, interest)
 
 

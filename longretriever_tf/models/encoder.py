@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from longretriever_tf.models.random import StepRandom, dropout
+from longretriever_tf.models.stateless_dropout import StatelessRng, dropout
 
 _EPSILON = 1e-6
 """Added to the variance of LayerNorm."""
@@ -102,7 +102,7 @@ class PreLNLayer(tf.keras.layers.Layer):
         super().build(shape)
 
     def call(
-        self, x: tf.Tensor, mask: tf.Tensor, num_queries: int | None = None, random: StepRandom | None = None
+        self, x: tf.Tensor, mask: tf.Tensor, num_queries: int | None = None, random: StatelessRng | None = None
     ) -> tf.Tensor:
         """Reads all tokens, writes the first `num_queries` of them (all by default).
 
@@ -169,7 +169,7 @@ class Encoder(tf.keras.layers.Layer):
         self._layers = [PreLNLayer(dim, num_heads, ff_dim, rate, f"layer_{i}", dtype) for i in range(num_layers)]
         self._final_norm = LayerNorm(dtype=dtype, name="final_norm")
 
-    def call(self, x: tf.Tensor, mask: tf.Tensor, cls_only: bool, random: StepRandom | None = None) -> tf.Tensor:
+    def call(self, x: tf.Tensor, mask: tf.Tensor, cls_only: bool, random: StatelessRng | None = None) -> tf.Tensor:
         """[B, S, D] -> [B, 1, D] if `cls_only`, else [B, S, D]; `mask` is [B, S] bool."""
         for layer in self._layers[:-1]:
             x = layer(x, mask, random=random)

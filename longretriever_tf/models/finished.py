@@ -6,13 +6,13 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf import message
 
-from longretriever_tf.baseline_config import LONGRETRIEVER
-from longretriever_tf.config import Config
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.files import first_line
+from longretriever_tf.config.baselines import LONGRETRIEVER
+from longretriever_tf.config.config import Config
+from longretriever_tf.data.batches.prepared_data import load_saved
 from longretriever_tf.data.corpus import Corpus
-from longretriever_tf.data.prepared import load_saved
-from longretriever_tf.errors import UserError
-from longretriever_tf.files import first_line
-from longretriever_tf.models.baselines.recent_retriever import RecentRetriever, build_baseline
+from longretriever_tf.models.baselines.model import RecentRetriever, build_baseline
 from longretriever_tf.models.build import Models, build_models
 
 CHECKPOINT_ERRORS = (

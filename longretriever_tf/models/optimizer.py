@@ -9,11 +9,11 @@ _SMALL_TABLE = 16_384
 """Elements up to which passing over a whole table costs less than finding and moving the rows that a step read."""
 
 
-class SplitAdam(tf.Module):
+class LazyAdamW(tf.Module):
     """Two Adams over one list of variables, with one learning rate.
 
     Tables (2-D weights read by `tf.gather`, whose gradients are `IndexedSlices`) get a lazy Adam: Keras's own decays
-    the moments of every row at every step, which costs more than the towers when a table holds 100,000 rows.
+    the times of every row at every step, which costs more than the towers when a table holds 100,000 rows.
 
     Args:
       variables: trainable variables.
@@ -76,7 +76,7 @@ class SplitAdam(tf.Module):
 def _update_rows(
     variable: tf.Variable, mean: tf.Variable, square: tf.Variable, gradient: tf.IndexedSlices, rate: tf.Tensor
 ) -> None:
-    """Adam on the rows that the gradient holds; moments of other rows wait."""
+    """Adam on the rows that the gradient holds; times of other rows wait."""
     rows, where = tf.unique(gradient.indices)
     values = tf.math.unsorted_segment_sum(gradient.values, where, tf.size(rows))
     new_mean = 0.9 * tf.gather(mean, rows) + 0.1 * values

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from longretriever_tf.config import Config
+from longretriever_tf.config.config import Config
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.models.build import Models, build_models
 

@@ -4,12 +4,12 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from longretriever_tf.config import Config
-from longretriever_tf.data.batches import Batch
+from longretriever_tf.config.config import Config
+from longretriever_tf.data.batches.in_context import Batch
 from longretriever_tf.data.corpus import Corpus
-from longretriever_tf.data.item_stats import NUM_STATS
+from longretriever_tf.data.recipe.item_stats import NUM_STATS
 from longretriever_tf.models.encoder import flat_rows
-from longretriever_tf.models.random import StepRandom
+from longretriever_tf.models.stateless_dropout import StatelessRng
 from longretriever_tf.models.towers import ItemTower, UserState, UserTower
 
 
@@ -19,7 +19,7 @@ class LongRetriever(tfrs.Model):
     Args:
       config: the run's config.
       corpus: vocabularies.
-      item_svd: [V, svd_dim] float32, see `data.item_svd`.
+      item_svd: [V, svd_dim] float32, see `data.recipe.item_svd`.
       policy: precision of the Transformer; float32 by default.
     """
 
@@ -45,7 +45,7 @@ class LongRetriever(tfrs.Model):
             name="stats_weight", shape=[NUM_STATS], initializer="zeros", trainable=config.model.item_stats
         )
 
-    def encode(self, batch: Batch, item_vectors: tf.Tensor, random: StepRandom | None = None) -> UserState:
+    def encode(self, batch: Batch, item_vectors: tf.Tensor, random: StatelessRng | None = None) -> UserState:
         """The user tower over a batch; `item_vectors` are those of `batch.item`, [n, D]."""
         return self.user_tower(
             tf.gather(item_vectors, batch.token_local),
@@ -53,7 +53,7 @@ class LongRetriever(tfrs.Model):
             batch.features,
             batch.category,
             batch.profile,
-            batch.taste,
+            batch.history_embedding,
             random,
         )
 
@@ -69,14 +69,14 @@ class LongRetriever(tfrs.Model):
         """
         if not self._config.model.item_stats:
             return tf.zeros(tf.shape(stats)[:-1])
-        known = tf.matmul(flat_rows(stats), self._stats_weight[:, None])  # one product, not one for each moment
+        known = tf.matmul(flat_rows(stats), self._stats_weight[:, None])  # one product, not one for each time
         return tf.reshape(known, tf.shape(stats)[:-1]) + tf.gather(self.item_tower.bias, item)[:, 0]
 
     def score(self, embedding: tf.Tensor, item_vectors: tf.Tensor) -> tf.Tensor:
         """Inner products over temperature: [R, D], [n, D] -> [R, n]."""
         return tf.matmul(embedding, item_vectors, transpose_b=True) / self._config.model.temperature
 
-    def compute_loss(self, inputs: tuple[Batch, StepRandom | None], training: bool = False) -> tf.Tensor:
+    def compute_loss(self, inputs: tuple[Batch, StatelessRng | None], training: bool = False) -> tf.Tensor:
         """Mean weighted negative log-likelihood of the targets, scalar.
 
         Args:
@@ -86,30 +86,30 @@ class LongRetriever(tfrs.Model):
         del training
         return self._loss(*inputs)
 
-    def grouped_loss(self, batch: Batch, random: StepRandom | None, num_groups: int) -> tf.Tensor:
+    def grouped_loss(self, batch: Batch, random: StatelessRng | None, num_groups: int) -> tf.Tensor:
         """The mean of several batches' losses under the full softmax, scalar.
 
         Args:
           batch: batches of like size, one after the other: `item`, rows and targets are G equal parts, and the rows of
-            `stats_row` count through (moment, group).
+            `stats_row` count through (time, group).
           random: the draws of this step.
           num_groups: G.
         """
         return self._loss(batch, random, num_groups)
 
-    def _loss(self, batch: Batch, random: StepRandom | None, num_groups: int = 1) -> tf.Tensor:
+    def _loss(self, batch: Batch, random: StatelessRng | None, num_groups: int = 1) -> tf.Tensor:
         item_vectors = self.item_tower(batch.item, random)
         state = self.encode(batch, item_vectors, random)
         if self._config.train.loss == "full":
             return self._full_softmax(batch, item_vectors, state, num_groups)
         return tf.cond(
-            batch.is_whole,
+            batch.scores_full_category,
             lambda: self._full_softmax(batch, item_vectors, state),
             lambda: self._in_batch_softmax(batch, item_vectors, state),
         )
 
     def _full_softmax(self, batch: Batch, item_vectors: tf.Tensor, state: UserState, num_groups: int = 1) -> tf.Tensor:
-        """Softmax over the category's items that anyone had taken before the example's moment."""
+        """Softmax over the category's items that anyone had taken before the example's time."""
         num_items = tf.shape(item_vectors)[0] // num_groups
         bias = None
         if self._config.model.item_stats:
@@ -124,15 +124,15 @@ class LongRetriever(tfrs.Model):
         at = tf.stack([batch.target_row, target_column], 1)
         weight = batch.target_weight * tf.cast(tf.gather_nd(is_available, at), tf.float32)
 
-        def judge(embedding: tf.Tensor, boost: tf.Tensor | None) -> tf.Tensor:
+        def judge(embedding: tf.Tensor, repeat_logit: tf.Tensor | None) -> tf.Tensor:
             """Log-likelihood of each target, [t]."""
             logits = self._score_groups(embedding, item_vectors, num_groups)  # [R, n]
             logits = logits if bias is None else logits + bias
-            logits = logits if boost is None else add_padded_boosts(logits, boost, token_column)
+            logits = logits if repeat_logit is None else add_padded_repeat_logits(logits, repeat_logit, token_column)
             logits = tf.where(is_available, logits, logits.dtype.min)
             return tf.gather_nd(logits, at) - tf.gather(tf.reduce_logsumexp(logits, 1), batch.target_row)
 
-        log_likelihood = judge(state.embedding, state.boost if self._config.model.copy else None)
+        log_likelihood = judge(state.embedding, state.repeat_logit if self._config.model.copy else None)
         if self._vector_head is not None:
             # What copying explains would teach the towers nothing. A vector of its own has to explain repeats without
             # it; what the towers learn by that helps where nothing can be copied: on novel items.
@@ -165,7 +165,9 @@ class LongRetriever(tfrs.Model):
         return tf.math.divide_no_nan(loss, tf.reduce_sum(batch.target_weight))
 
 
-def add_boosts(logits: tf.Tensor, boost: tf.Tensor, is_real: tf.Tensor, token_local: tf.Tensor) -> tf.Tensor:
+def add_repeat_logits(
+    logits: tf.Tensor, repeat_logit: tf.Tensor, is_real: tf.Tensor, token_local: tf.Tensor
+) -> tf.Tensor:
     """Adds each token's boost to the logit of its own item (the copy term).
 
     Args:
@@ -176,10 +178,10 @@ def add_boosts(logits: tf.Tensor, boost: tf.Tensor, is_real: tf.Tensor, token_lo
     """
     where = tf.where(is_real)
     columns = tf.cast(tf.gather_nd(token_local, where), tf.int64)
-    return tf.tensor_scatter_nd_add(logits, tf.stack([where[:, 0], columns], 1), tf.gather_nd(boost, where))
+    return tf.tensor_scatter_nd_add(logits, tf.stack([where[:, 0], columns], 1), tf.gather_nd(repeat_logit, where))
 
 
-def add_padded_boosts(logits: tf.Tensor, boost: tf.Tensor, token_local: tf.Tensor) -> tf.Tensor:
+def add_padded_repeat_logits(logits: tf.Tensor, repeat_logit: tf.Tensor, token_local: tf.Tensor) -> tf.Tensor:
     """`add_boosts` in static shapes, for training: padded tokens add the 0 they hold, to some column of their row.
 
     Args:
@@ -189,4 +191,4 @@ def add_padded_boosts(logits: tf.Tensor, boost: tf.Tensor, token_local: tf.Tenso
     """
     shape = tf.shape(token_local)
     row = tf.broadcast_to(tf.range(shape[0])[:, None], shape)
-    return tf.tensor_scatter_nd_add(logits, tf.stack([row, token_local], 2), boost)
+    return tf.tensor_scatter_nd_add(logits, tf.stack([row, token_local], 2), repeat_logit)

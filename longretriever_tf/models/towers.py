@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from longretriever_tf import schema
-from longretriever_tf.config import ModelConfig
+from longretriever_tf.common import schema
+from longretriever_tf.config.config import ModelConfig
 from longretriever_tf.data.corpus import Corpus
-from longretriever_tf.data.tokens import num_token_features
+from longretriever_tf.data.recipe.tokens import num_token_features
 from longretriever_tf.models.encoder import Encoder, flat_rows
-from longretriever_tf.models.random import StepRandom, dropout
+from longretriever_tf.models.stateless_dropout import StatelessRng, dropout
 
 _EMBEDDING_STDDEV = 0.05
 
@@ -49,7 +49,7 @@ class ItemTower(tf.keras.layers.Layer):
             tf.keras.layers.Dense(config.dim, use_bias=False, name="project_svd") if config.svd_dim else None
         )
 
-    def call(self, item: tf.Tensor, random: StepRandom | None = None) -> tf.Tensor:
+    def call(self, item: tf.Tensor, random: StatelessRng | None = None) -> tf.Tensor:
         """Item index [n] int32 -> item vectors [n, D] float32."""
         features = tf.gather(self._features, item)
         svd = None if self.svd is None else tf.gather(self.svd, item)
@@ -61,7 +61,7 @@ class ItemTower(tf.keras.layers.Layer):
         features: tf.Tensor,
         item: tf.Tensor,
         svd: tf.Tensor | None,
-        random: StepRandom | None = None,
+        random: StatelessRng | None = None,
     ) -> tf.Tensor:
         """Vectors from feature indices, known item or not (`item` = UNKNOWN, svd = 0): [n, D] float32.
 
@@ -96,11 +96,11 @@ class UserState(NamedTuple):
     """
 
     embedding: tf.Tensor
-    boost: tf.Tensor
+    repeat_logit: tf.Tensor
 
 
 class UserTower(tf.keras.layers.Layer):
-    """[CLS] (with the category searched), profile tokens, an optional life token, then behaviors, newest first."""
+    """[CLS] (with the category searched), profile tokens, an optional history token, then behaviors, newest first."""
 
     def __init__(
         self, config: ModelConfig, corpus: Corpus, policy: tf.keras.mixed_precision.Policy | None = None
@@ -109,18 +109,19 @@ class UserTower(tf.keras.layers.Layer):
         self._config = config
         dim, width = config.dim, num_token_features(config)
         self._num_profile = len(corpus.profile_values) if config.profile else 0
-        self._num_prefix = 1 + self._num_profile + int(config.reads_taste)
+        self._num_prefix = 1 + self._num_profile + int(config.reads_history_embedding)
         self.category_table = _table(self, "category", corpus.num_categories, dim)
         self.profile_tables = [
             _table(self, f"profile_{name}", len(values), dim) for name, values in corpus.profile_values.items()
         ][: self._num_profile]
         self._cls = _table(self, "cls", 1, dim)
         self._position = _table(self, "position", self._num_prefix + config.max_length, dim)
-        self._type = _table(self, "token_type", 4, dim)  # cls, profile, life, behavior
+        self._type = _table(self, "token_type", 4, dim)  # cls, profile, history, behavior
         self.feature_mean = self.add_weight(name="feature_mean", shape=[width], trainable=False, initializer="zeros")
         self.feature_scale = self.add_weight(name="feature_scale", shape=[width], trainable=False, initializer="ones")
         self._embed_features = tf.keras.layers.Dense(dim, name="embed_features")
-        self._embed_life = tf.keras.layers.Dense(dim, name="embed_life") if config.reads_taste else None
+        self._embed_history = tf.keras.layers.Dense(dim, name="embed_life") if config.reads_history_embedding else None
+        self._embed_life = self._embed_history  # its name in checkpoints of before 0.2
         self._encoder = Encoder(dim, config.num_layers, config.num_heads, config.ff_dim, config.dropout, policy)
         self._copy_hidden = tf.keras.layers.Dense(dim, activation="relu", name="copy_hidden") if config.copy else None
         self._copy = tf.keras.layers.Dense(1, name="copy") if config.copy else None
@@ -132,8 +133,8 @@ class UserTower(tf.keras.layers.Layer):
         features: tf.Tensor,
         category: tf.Tensor,
         profile: tf.Tensor,
-        taste: tf.Tensor,
-        random: StepRandom | None = None,
+        history_embedding: tf.Tensor,
+        random: StatelessRng | None = None,
     ) -> UserState:
         """Encodes R subsequences.
 
@@ -143,14 +144,15 @@ class UserTower(tf.keras.layers.Layer):
           features: [R, L, F] float32.
           category: [R] int32.
           profile: [R, P] int32.
-          taste: what the whole life says across categories, [R, svd_dim] float32, read only with `user_context`.
+          history embedding: what the whole history says across categories, [R, svd_dim] float32, read only with
+            `user_context`.
           random: draws of this training step; None at inference.
         """
         standard = (features - self.feature_mean) * self.feature_scale
         real = tf.cast(is_real, tf.float32)[:, :, None]
         embedded = tf.reshape(self._embed_features(flat_rows(standard)), tf.shape(item_vectors))
         behaviors = (item_vectors + embedded) * real + self._type[3]
-        x = tf.concat([*self._prefix(category, profile, taste, random), behaviors], 1)  # [R, S, D]
+        x = tf.concat([*self._prefix(category, profile, history_embedding, random), behaviors], 1)  # [R, S, D]
         x = dropout(x + self._position[: tf.shape(x)[1]], self._config.dropout, random)
         mask = tf.concat([tf.ones([tf.shape(category)[0], self._num_prefix], tf.bool), is_real], 1)
         states = tf.cast(self._encoder(x, mask, cls_only=self._copy is None, random=random), tf.float32)
@@ -162,13 +164,13 @@ class UserTower(tf.keras.layers.Layer):
         if self._copy is None or self._copy_hidden is None:
             return UserState(embedding, tf.zeros(tf.shape(is_real)))
         read = tf.concat([parts[-1], standard], 2)
-        boost = tf.reshape(self._copy(self._copy_hidden(flat_rows(read))), tf.shape(is_real))
-        return UserState(embedding, boost * real[:, :, 0])
+        repeat_logit = tf.reshape(self._copy(self._copy_hidden(flat_rows(read))), tf.shape(is_real))
+        return UserState(embedding, repeat_logit * real[:, :, 0])
 
     def _prefix(
-        self, category: tf.Tensor, profile: tf.Tensor, taste: tf.Tensor, random: StepRandom | None
+        self, category: tf.Tensor, profile: tf.Tensor, history_embedding: tf.Tensor, random: StatelessRng | None
     ) -> list[tf.Tensor]:
-        """[CLS], profile and life tokens, each [R, 1, D]."""
+        """[CLS], profile and history tokens, each [R, 1, D]."""
         rate = self._config.unknown_rate
         if random is not None and rate > 0:
             category = tf.where(random.keep(tf.shape(category), rate), category, schema.UNKNOWN)
@@ -176,8 +178,10 @@ class UserTower(tf.keras.layers.Layer):
         tokens = [(self._cls + self._type[0] + tf.gather(self.category_table, category))[:, None]]
         for p, table in enumerate(self.profile_tables):
             tokens.append((tf.gather(table, profile[:, p]) + self._type[1])[:, None])
-        if self._embed_life is not None:
+        if self._embed_history is not None:
             tokens.append(
-                (self._embed_life(dropout(taste, self._config.taste_dropout, random)) + self._type[2])[:, None]
+                (self._embed_history(dropout(history_embedding, self._config.taste_dropout, random)) + self._type[2])[
+                    :, None
+                ]
             )
         return tokens

@@ -5,7 +5,7 @@ import os
 import struct
 import time
 
-from longretriever_tf.files import explain_os_errors
+from longretriever_tf.common.files import explain_os_errors
 
 
 def read_scalars(directory: str) -> dict[str, list[tuple[float, float]]]:

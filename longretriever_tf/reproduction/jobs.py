@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import longretriever_tf
-from longretriever_tf.errors import UserError
-from longretriever_tf.files import explain_os_errors, write_text_atomically
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.files import explain_os_errors, write_text_atomically
 from longretriever_tf.reproduction.plan import PLACEHOLDER, Plan
 
 STAMP = "job.json"

@@ -30,8 +30,8 @@ import re
 import sys
 from typing import Any
 
-from longretriever_tf.config import from_dict
-from longretriever_tf.errors import UserError
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config.config import from_dict
 
 if sys.version_info >= (3, 11):
     import tomllib

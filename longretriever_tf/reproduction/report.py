@@ -8,8 +8,8 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from longretriever_tf.files import write_text_atomically
-from longretriever_tf.provenance import describe_origin
+from longretriever_tf.common.files import write_text_atomically
+from longretriever_tf.common.provenance import describe_origin
 from longretriever_tf.reproduction.charts import draw_panel, hues_of
 from longretriever_tf.reproduction.jobs import Job
 from longretriever_tf.reproduction.plan import Plan, Table

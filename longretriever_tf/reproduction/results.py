@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from longretriever_tf.errors import UserError
+from longretriever_tf.common.errors import UserError
 from longretriever_tf.evaluation.per_user import per_user_path
 from longretriever_tf.reproduction.jobs import Job, State
 from longretriever_tf.reproduction.plan import Finding, Plan, Row

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from longretriever_tf.errors import UserError
-from longretriever_tf.files import explain_os_errors
-from longretriever_tf.provenance import git_hash
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.files import explain_os_errors
+from longretriever_tf.common.provenance import git_hash
 from longretriever_tf.reproduction.jobs import Job, State, expected_minutes
 
 _POLL_S = 0.2

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from longretriever_tf.evaluation import metrics
+from longretriever_tf.evaluation import ranking
 from longretriever_tf.reproduction.plan import Comparison
 from longretriever_tf.reproduction.results import Line, Results, Source
 
@@ -29,7 +29,7 @@ class Statement:
     metric: str
     text: str
     verdict: str
-    difference: metrics.Interval | None = None
+    difference: ranking.Interval | None = None
     claim: str = ""
     held: str = ""
     target: str = ""
@@ -69,14 +69,14 @@ def _state(comparison: Comparison, metric: str, results: Results) -> Statement:
     )
 
 
-def _verdict(difference: metrics.Interval | None) -> str:
+def _verdict(difference: ranking.Interval | None) -> str:
     if difference is None:
         return "unknown"
     return "ahead" if difference.low > 0 else "behind" if difference.high < 0 else "even"
 
 
 def _sentence(
-    metric: str, ours: Line, rival: Line, means: tuple[float, float], difference: metrics.Interval | None
+    metric: str, ours: Line, rival: Line, means: tuple[float, float], difference: ranking.Interval | None
 ) -> str:
     own, theirs = means
     gap = own - theirs
@@ -98,7 +98,7 @@ def _target(target: float | None, own: float) -> str:
     return f"target {target:g} {word} by {abs(own - target):.4f}"
 
 
-def paired_difference(ours: Line, rival: Line, metric: str) -> metrics.Interval | None:
+def paired_difference(ours: Line, rival: Line, metric: str) -> ranking.Interval | None:
     """Mean difference and 95% interval by resampling users, each model's seeds averaged first.
 
     Figures within a category count over pairs; whole users are resampled there too, since a user's pairs are not
@@ -109,22 +109,22 @@ def paired_difference(ours: Line, rival: Line, metric: str) -> metrics.Interval 
     section, _, name = metric.partition(" ")
     if section in ("all", "novel"):
         a, b = ours.user_means(f"{section}/{name}"), rival.user_means(f"{section}/{name}")
-        return None if a is None or b is None else metrics.paired_bootstrap(a, b, _SEED, _RESAMPLINGS)
+        return None if a is None or b is None else ranking.paired_bootstrap(a, b, _SEED, _RESAMPLINGS)
     if section in ("within_category", "within_category_novel") and name.startswith("recall@"):
         return _pair_difference(ours, rival, "novel" if section.endswith("novel") else "all", int(name[7:]))
     return None
 
 
-def _pair_difference(ours: Line, rival: Line, task: str, k: int) -> metrics.Interval | None:
+def _pair_difference(ours: Line, rival: Line, task: str, k: int) -> ranking.Interval | None:
     a, user, _ = pair_hits(ours, task, k)
     b, _, _ = pair_hits(rival, task, k)
     if not len(a):
         return None
     gain = np.bincount(user, a - b)
     size = np.bincount(user).astype(np.float64)
-    sums = metrics.resampled_sums(np.stack([gain, size]), _SEED, _RESAMPLINGS)
+    sums = ranking.resampled_sums(np.stack([gain, size]), _SEED, _RESAMPLINGS)
     low, high = np.percentile(sums[:, 0] / np.maximum(sums[:, 1], 1.0), [2.5, 97.5])
-    return metrics.Interval(float(gain.sum() / size.sum()), float(low), float(high))
+    return ranking.Interval(float(gain.sum() / size.sum()), float(low), float(high))
 
 
 def pair_hits(line: Line, task: str, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

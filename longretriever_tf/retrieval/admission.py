@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from longretriever_tf.config import RetrievalConfig
+from longretriever_tf.config.config import RetrievalConfig
 
 PER_CATEGORY = 30
 """Candidates that a (row, category) pair counts for: its features and its score take as much memory."""
@@ -148,15 +148,15 @@ def _check_times(columns: Mapping[str, tf.Tensor], bounds: Bounds) -> list[tf.Op
     """Seconds since 1970: a time in milliseconds, or of another log, would silently make another list."""
     if "request_timestamp" not in columns:
         return []
-    times, moment = columns["history_timestamp"], columns["request_timestamp"]
+    times, as_of = columns["history_timestamp"], columns["request_timestamp"]
     latest = min(bounds.cut + _YEARS_AFTER * _YEAR_S, LATEST_S)
     earliest = max(bounds.cut - _YEARS_BEFORE * _YEAR_S, 1)
     unit = "seconds since 1970 UTC (milliseconds are divided by 1000)"
     return [
         *require(
-            tf.reduce_all((moment >= earliest) & (moment <= latest)),
+            tf.reduce_all((as_of >= earliest) & (as_of <= latest)),
             f"`request_timestamp` must be {unit}, from {earliest} to {latest} for this model; got",
-            moment,
+            as_of,
         ),
         *require(
             tf.reduce_all((times >= 0) & (times <= latest)),

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from longretriever_tf.retrieval.controls import Controls
 from longretriever_tf.retrieval.interests import Interests
 from longretriever_tf.retrieval.merge import MERGES, Candidates
+from longretriever_tf.retrieval.request_options import RequestOptions
 
 
 class Lists(NamedTuple):
@@ -40,7 +40,7 @@ class Merged(NamedTuple):
     is_real: tf.Tensor
 
 
-def merge_lists(lists: Lists, interests: Interests, share: tf.Tensor, controls: Controls) -> Merged:
+def merge_lists(lists: Lists, interests: Interests, share: tf.Tensor, options: RequestOptions) -> Merged:
     """Merges and cuts at each request's k.
 
     Args:
@@ -49,29 +49,29 @@ def merge_lists(lists: Lists, interests: Interests, share: tf.Tensor, controls: 
       share: log p(category | user) for the request's goal, [B, C].
       controls: k (the result is as wide as the largest), merge, forced weights.
     """
-    shape, width = tf.shape(lists.item), tf.reduce_max(controls.k)
-    merged = _merge(lists, interests, share, controls)
+    shape, width = tf.shape(lists.item), tf.reduce_max(options.k)
+    merged = _merge(lists, interests, share, options)
     merged = tf.where(lists.item > 0, merged, merged.dtype.min)
     flat = tf.reshape(merged, [shape[0], -1])
     # A list is never longer than what its interests hold, and always as wide as asked.
     best, at = tf.math.top_k(flat, tf.minimum(width, tf.shape(flat)[1]))
     pad = [[0, 0], [0, width - tf.shape(best)[1]]]
     best, at = tf.pad(best, pad, constant_values=best.dtype.min), tf.pad(at, pad)
-    real = (best > best.dtype.min) & (tf.range(width)[None] < controls.k[:, None])
+    real = (best > best.dtype.min) & (tf.range(width)[None] < options.k[:, None])
     at = tf.where(real, at, 0)
     item = tf.gather(tf.reshape(lists.item, [shape[0], -1]), at, batch_dims=1)
     return Merged(tf.where(real, item, 0), tf.where(real, best, 0.0), at // tf.maximum(shape[2], 1), real)
 
 
-def _merge(lists: Lists, interests: Interests, share: tf.Tensor, controls: Controls) -> tf.Tensor:
+def _merge(lists: Lists, interests: Interests, share: tf.Tensor, options: RequestOptions) -> tf.Tensor:
     """Merged scores, [B, N, W]."""
     num_interests, width = tf.shape(lists.item)[1], tf.shape(lists.item)[2]
     log_interest = tf.gather(share, interests.category, batch_dims=1)
-    weight = tf.gather(controls.forced_weight, interests.category, batch_dims=1)
+    weight = tf.gather(options.forced_weight, interests.category, batch_dims=1)
     log_interest += tf.where(weight > 0, tf.math.log(tf.maximum(weight, 1e-30)), 0.0)
     log_interest = log_interest[:, :, None]
     rank = tf.cast(tf.range(width), tf.float32)[None, None]
-    quota = tf.math.ceil(tf.cast(controls.k, tf.float32)[:, None, None] * tf.exp(log_interest))
+    quota = tf.math.ceil(tf.cast(options.k, tf.float32)[:, None, None] * tf.exp(log_interest))
 
     def by(strategy: Callable[[Candidates], tf.Tensor]) -> tf.Tensor:
         candidates = Candidates(
@@ -88,11 +88,11 @@ def _merge(lists: Lists, interests: Interests, share: tf.Tensor, controls: Contr
     def row_by_row() -> tf.Tensor:
         merged = tf.zeros_like(lists.logit)
         for number, strategy in enumerate(MERGES.values()):
-            merged = tf.where((controls.merge == number)[:, None, None], by(strategy), merged)
+            merged = tf.where((options.merge == number)[:, None, None], by(strategy), merged)
         return merged
 
     # The strategy asked for alone is computed; requests of one call may ask for several.
-    first = tf.reduce_max(controls.merge)
-    asked = tf.where(tf.reduce_all(controls.merge == first), first, len(MERGES))
+    first = tf.reduce_max(options.merge)
+    asked = tf.where(tf.reduce_all(options.merge == first), first, len(MERGES))
     branches = [lambda strategy=strategy: by(strategy) for strategy in MERGES.values()]
     return tf.switch_case(asked, [*branches, row_by_row])

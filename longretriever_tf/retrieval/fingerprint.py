@@ -12,12 +12,12 @@ import os
 
 import numpy as np
 
-from longretriever_tf.config import Config
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.files import write_text_atomically
+from longretriever_tf.common.text import is_text
+from longretriever_tf.config.config import Config
 from longretriever_tf.data.corpus import Corpus
-from longretriever_tf.errors import UserError
-from longretriever_tf.files import write_text_atomically
 from longretriever_tf.models.build import Models
-from longretriever_tf.text import is_text
 
 FINGERPRINT_FILE = "fingerprint.json"
 _LENGTH = 32

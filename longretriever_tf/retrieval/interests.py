@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from longretriever_tf.retrieval.controls import Controls
+from longretriever_tf.retrieval.request_options import RequestOptions
 
 ORIGINS = ("drawn", "explored", "forced", "popular")
 """Why an interest is there; `popular`: the request has no history, so the draw rests on everyone's behavior."""
@@ -67,7 +67,7 @@ def draw_interests(
 
 
 def choose_interests(
-    score: tf.Tensor, affinity: tf.Tensor, is_interest: tf.Tensor, is_touched: tf.Tensor, controls: Controls
+    score: tf.Tensor, affinity: tf.Tensor, is_interest: tf.Tensor, is_seen: tf.Tensor, options: RequestOptions
 ) -> Interests:
     """The N interests of each request: the forced, `exploration` untouched ones, the rest drawn from the top M.
 
@@ -81,18 +81,18 @@ def choose_interests(
     Returns:
       Interests: the drawn ones best first, then the explored, then the forced.
     """
-    allowed = controls.is_allowed
+    allowed = options.is_allowed
     drawable = allowed & is_interest
 
     def draw(drawable: tf.Tensor, room: tf.Tensor) -> Interests:
-        return draw_interests(score, drawable, room, controls.top_interests, controls.seed)
+        return draw_interests(score, drawable, room, options.top_interests, options.seed)
 
     def with_special() -> Interests:
-        is_forced = allowed & (controls.forced_weight > 0)
-        forced, is_wanted = _best(controls.forced_weight, is_forced, _count(is_forced))
-        room = tf.maximum(controls.num_interests - _count(is_forced), 0)
-        unseen = allowed & ~is_touched & ~is_forced
-        explored, is_new = _best(affinity, unseen, tf.minimum(controls.exploration, room))
+        is_forced = allowed & (options.forced_weight > 0)
+        forced, is_wanted = _best(options.forced_weight, is_forced, _count(is_forced))
+        room = tf.maximum(options.num_interests - _count(is_forced), 0)
+        unseen = allowed & ~is_seen & ~is_forced
+        explored, is_new = _best(affinity, unseen, tf.minimum(options.exploration, room))
         taken = is_forced | _mark(explored, is_new, tf.shape(score))
         drawn = draw(drawable & ~taken, room - _count(is_new))
         parts = [(drawn.category, drawn.is_real), (explored, is_new), (forced, is_wanted)]
@@ -101,9 +101,9 @@ def choose_interests(
         own = tf.gather(score, category, batch_dims=1)
         return Interests(category, tf.where(is_real, own, 0.0), tf.zeros_like(category), is_real, origin)
 
-    is_special = tf.reduce_any(controls.forced_weight > 0) | tf.reduce_any(controls.exploration > 0)
+    is_special = tf.reduce_any(options.forced_weight > 0) | tf.reduce_any(options.exploration > 0)
     # A branch, since few requests force or explore, and each of both costs as much as the draw.
-    chosen = Interests(*tf.cond(is_special, with_special, lambda: draw(drawable, controls.num_interests)))
+    chosen = Interests(*tf.cond(is_special, with_special, lambda: draw(drawable, options.num_interests)))
     own = tf.gather(score, chosen.category, batch_dims=1)
     return chosen._replace(rank=tf.where(chosen.is_real, 1 + _num_better(score, allowed, own), 0))
 

@@ -5,35 +5,40 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from longretriever_tf import schema
-from longretriever_tf.config import Config
-from longretriever_tf.data import hard_search
+from longretriever_tf.common import schema
+from longretriever_tf.common.text import as_raw_ids, as_text, is_text
+from longretriever_tf.config.config import Config
+from longretriever_tf.config.input_names import profile_inputs
 from longretriever_tf.data.corpus import Corpus
-from longretriever_tf.data.interest_features import (
+from longretriever_tf.data.recipe.history_embedding import item_keys
+from longretriever_tf.data.recipe.interest_features import (
     category_bag,
+    history_activity,
     interest_features,
-    life_activity,
-    summarise_life,
+    summarise_history,
 )
-from longretriever_tf.data.owned_items import life_taste
-from longretriever_tf.data.raw_lives import RawHistories, order_runs, read_folds, read_lives
-from longretriever_tf.data.taste import item_keys
-from longretriever_tf.data.tokens import make_tokens, max_sliced
-from longretriever_tf.input_names import profile_inputs
-from longretriever_tf.models.interest import GOALS, InterestModel
+from longretriever_tf.data.recipe.tokens import make_tokens, max_sliced
+from longretriever_tf.data.search import hard_search
+from longretriever_tf.data.search.request_history import RawHistories, order_segments, read_folds, read_histories
+from longretriever_tf.data.search.unique_items import embed_history_before
+from longretriever_tf.models.interest_model import GOALS, InterestModel
 from longretriever_tf.models.retriever import LongRetriever
 from longretriever_tf.models.towers import UserState
 from longretriever_tf.retrieval.admission import bounds_of, require
 from longretriever_tf.retrieval.best_of import Lists, merge_lists
-from longretriever_tf.retrieval.controls import Controls, check_history, read_controls, unknown_names
 from longretriever_tf.retrieval.fingerprint import UNSTAMPED, Fingerprint
-from longretriever_tf.retrieval.frozen import freeze
+from longretriever_tf.retrieval.freeze import freeze
+from longretriever_tf.retrieval.index.exact import PackedIndex, Queries, SearchResult
 from longretriever_tf.retrieval.interests import ORIGINS, Interests, choose_interests
 from longretriever_tf.retrieval.item_vectors import embed_corpus
-from longretriever_tf.retrieval.like_lengths import encode_by_length
-from longretriever_tf.retrieval.packed_index import Found, PackedIndex, Queries
+from longretriever_tf.retrieval.length_buckets import encode_by_length
+from longretriever_tf.retrieval.request_options import (
+    RequestOptions,
+    check_history,
+    read_request_options,
+    unknown_names,
+)
 from longretriever_tf.retrieval.requests import Histories, InterestScores, Requests, Subsequences
-from longretriever_tf.text import as_raw_ids, as_text, is_text
 
 
 class MultiContextRetriever(tf.Module):
@@ -44,8 +49,8 @@ class MultiContextRetriever(tf.Module):
       corpus: the corpus.
       retriever: trained towers.
       interest: trained interest score.
-      arrays: as of the cut: `item_stats` [V, 3], `category_stats` [C, 3], and `taste_rows`, what the life token reads,
-        a table per fold, [K, V, D]; D = 0 where the tower has none.
+      arrays: as of the cut: `item_stats` [V, 3], `category_stats` [C, 3], and `taste_rows`, what the history token
+        reads, a table per fold, [K, V, D]; D = 0 where the tower has none.
       fingerprint: of the towers and the catalogue; the model refuses variables that do not belong to its graph.
     """
 
@@ -83,11 +88,12 @@ class MultiContextRetriever(tf.Module):
         self._item_stats = tf.Variable(arrays["item_stats"][None], trainable=False, name="item_stats")
         self._category_stats = tf.constant(arrays["category_stats"][None])
         self._user_tower, self._interest = freeze(retriever.user_tower), freeze(interest)
-        taste_rows = arrays["taste_rows"]
-        self._num_folds, num_items, dim = taste_rows.shape
-        # Lives read a thousand of these rows each, from all over memory: half as wide, they are read in half the time.
-        halved = tf.cast(taste_rows.reshape(self._num_folds * num_items, dim), tf.bfloat16)
-        self._taste_rows = tf.Variable(halved, trainable=False, name="taste_rows") if dim else None
+        history_embedding_rows = arrays["taste_rows"]
+        self._num_folds, num_items, dim = history_embedding_rows.shape
+        # Histories read a thousand of these rows each, from all over memory: half as wide, they are read in half the
+        # time.
+        halved = tf.cast(history_embedding_rows.reshape(self._num_folds * num_items, dim), tf.bfloat16)
+        self._history_embedding_rows = tf.Variable(halved, trainable=False, name="taste_rows") if dim else None
         vectors, bias = embed_corpus(retriever, corpus, arrays["item_stats"])
         # Two copies on purpose: one is gathered (tokens), one is read densely by the index; sharing one variable would
         # make each dense read copy it.
@@ -98,20 +104,22 @@ class MultiContextRetriever(tf.Module):
     def read(
         self, history_item_id: tf.Tensor, history_timestamp: tf.Tensor, history_weight: tf.Tensor, time: tf.Tensor
     ) -> Histories:
-        """The raw columns of `look_up` to what they say of each category, touched or not."""
+        """The raw columns of `look_up` to what they say of each category, seen or not."""
         with tf.control_dependencies(check_history(history_item_id, history_timestamp, history_weight)):
             item_id, timestamp = tf.identity(history_item_id), tf.identity(history_timestamp)
             weight = tf.broadcast_to(history_weight, tf.shape(item_id))
         raw = RawHistories(item_id, timestamp, weight, time)
         visible = self._config.model.history_events
-        lives = read_lives(raw, self._item_index.lookup, self._item_category, self._num_categories, visible)
+        raw_histories = read_histories(raw, self._item_index.lookup, self._item_category, self._num_categories, visible)
         num, floor = tf.shape(time)[0], self._config.retrieval.day_floor
-        fold = read_folds(lives.begun, self._item_key, num, self._num_folds)
+        fold = read_folds(raw_histories.begun, self._item_key, num, self._num_folds)
         categories = self._item_category, num, self._num_categories
-        summary = summarise_life(lives.life, *categories, floor, lives.owned, lives.item_ages(time))
+        summary = summarise_history(
+            raw_histories.history, *categories, floor, raw_histories.interacted, raw_histories.item_ages(time)
+        )
         stats = tf.broadcast_to(self._category_stats, [num, self._num_categories, self._category_stats.shape[2]])
         features = interest_features(summary, stats, self._category_size)
-        return Histories(lives, fold, summary, category_bag(summary), features, stats)
+        return Histories(raw_histories, fold, summary, category_bag(summary), features, stats)
 
     def look_up(
         self,
@@ -132,44 +140,46 @@ class MultiContextRetriever(tf.Module):
         """
         histories = self.read(history_item_id, history_timestamp, history_weight, time)
         columns = [table.lookup(column) for table, column in zip(self._profile_index, profile, strict=True)]
-        taste = self._taste(histories, tf.shape(time)[0])
-        interests = self._interests(histories, taste)
+        user_history_embedding = self._history_embedding(histories, tf.shape(time)[0])
+        interests = self._interests(histories, user_history_embedding)
         return Requests(
-            lives=histories.lives,
+            histories=histories.histories,
             count=histories.summary.count,
             time=time,
             profile=tf.stack(columns, 1) if columns else tf.zeros([tf.shape(time)[0], 0], tf.int32),
-            activity=life_activity(histories.summary),
-            taste=taste,
+            activity=history_activity(histories.summary),
+            history_embedding=user_history_embedding,
             interests=interests,
         )
 
-    def _taste(self, histories: Histories, num_requests: tf.Tensor) -> tf.Tensor:
-        if self._taste_rows is None:
+    def _history_embedding(self, histories: Histories, num_requests: tf.Tensor) -> tf.Tensor:
+        if self._history_embedding_rows is None:
             return tf.zeros([num_requests, 0])
         first_row = histories.fold * self._item_category.shape[0]
-        return life_taste(histories.lives.owned, self._taste_rows.read_value(), first_row, num_requests)
+        return embed_history_before(
+            histories.histories.interacted, self._history_embedding_rows.read_value(), first_row, num_requests
+        )
 
-    def _interests(self, histories: Histories, taste: tf.Tensor) -> InterestScores:
+    def _interests(self, histories: Histories, user_history_embedding: tf.Tensor) -> InterestScores:
         known = (tf.range(self._num_categories) >= schema.FIRST_KNOWN)[None]
         summary, stats = histories.summary, histories.stats
         if self._config.train.interest_epochs:
-            learned = self._interest(histories.features, histories.bag, taste)
+            learned = self._interest(histories.features, histories.bag, user_history_embedding)
             every, novel = learned[:, :, GOALS.index("all")], learned[:, :, GOALS.index("novel")]
         else:
             every = novel = tf.nn.log_softmax(tf.where(known, stats[:, :, 0], stats.dtype.min), 1)
         if self._config.retrieval.interest != "paper":
             return InterestScores(every, tf.broadcast_to(known, tf.shape(every)), every, novel, novel)
-        # Without history eq. 3 is silent: everyone's categories speak. Untouched ones count as the weakest touched one.
-        touched = summary.count > 0
-        nobody = ~tf.reduce_any(touched, 1, keepdims=True)
-        least = tf.reduce_min(tf.where(touched, summary.score, summary.score.dtype.max), 1, keepdims=True)
-        filled = tf.where(nobody, tf.exp(every), tf.where(touched, summary.score, least))
-        total = tf.reduce_sum(tf.where(touched | nobody, filled, 0.0), 1, keepdims=True)
+        # Without history eq. 3 is silent: everyone's categories speak. Untouched ones count as the weakest seen one.
+        seen = summary.count > 0
+        nobody = ~tf.reduce_any(seen, 1, keepdims=True)
+        least = tf.reduce_min(tf.where(seen, summary.score, summary.score.dtype.max), 1, keepdims=True)
+        filled = tf.where(nobody, tf.exp(every), tf.where(seen, summary.score, least))
+        total = tf.reduce_sum(tf.where(seen | nobody, filled, 0.0), 1, keepdims=True)
         log_share = tf.math.log(tf.maximum(filled / tf.maximum(total, 1e-30), 1e-30))
         score = tf.where(nobody, tf.exp(every), summary.score)
         # Eq. 3 knows one goal: the share that it merges novel items by is the same.
-        return InterestScores(score, known & (touched | nobody), log_share, log_share, novel)
+        return InterestScores(score, known & (seen | nobody), log_share, log_share, novel)
 
     def encode(self, requests: Requests, row: tf.Tensor, category: tf.Tensor) -> Subsequences:
         """Hard search and user tower for R (request, category) pairs, in one batched run.
@@ -179,7 +189,7 @@ class MultiContextRetriever(tf.Module):
           row: request of each pair, [R] int32; no pair occurs twice.
           category: [R] int32.
         """
-        runs = order_runs(requests.lives, row, category, tf.size(requests.count), self._num_categories)
+        runs = order_segments(requests.histories, row, category, tf.size(requests.count), self._num_categories)
         start = tf.maximum(runs.start, runs.stop - max_sliced(self._config.model))
         events = hard_search.slice_events(
             runs.item, runs.timestamp, runs.weight, start, runs.stop, tf.gather(requests.time, row)
@@ -195,32 +205,37 @@ class MultiContextRetriever(tf.Module):
 
         def run_tower(some: hard_search.Tokens, pairs: tf.Tensor) -> UserState:
             vectors, request = tf.gather(self._token_vectors, some.item), tf.gather(row, pairs)
-            profile, taste = tf.gather(requests.profile, request), tf.gather(requests.taste, request)
-            return self._user_tower(vectors, some.item > 0, some.features, tf.gather(category, pairs), profile, taste)
+            profile, user_history_embedding = (
+                tf.gather(requests.profile, request),
+                tf.gather(requests.history_embedding, request),
+            )
+            return self._user_tower(
+                vectors, some.item > 0, some.features, tf.gather(category, pairs), profile, user_history_embedding
+            )
 
         return Subsequences(row, category, runs, tokens, encode_by_length(run_tower, tokens, self._config.model.dim))
 
-    def search(self, pairs: Subsequences, controls: Controls) -> Found:
+    def search(self, pairs: Subsequences, options: RequestOptions) -> SearchResult:
         """The best items of each pair's category, less the excluded ones: as many as the longest list asked for.
 
         No list is longer than the largest category, however large k is.
         """
-        row, item = self._exclusions(pairs, controls)
+        row, item = self._exclusions(pairs, options)
         # Retired items are read as history, but no index holds them: they are padding there.
         tokens = tf.where(pairs.tokens.item < self._num_offered, pairs.tokens.item, schema.PADDING)
-        queries = Queries(pairs.state.embedding, pairs.category, tokens, pairs.state.boost, row, item)
-        return self.index.search(queries, tf.minimum(tf.reduce_max(controls.k), self._largest))
+        queries = Queries(pairs.state.embedding, pairs.category, tokens, pairs.state.repeat_logit, row, item)
+        return self.index.search(queries, tf.minimum(tf.reduce_max(options.k), self._largest))
 
-    def choose(self, requests: Requests, controls: Controls) -> Interests:
+    def choose(self, requests: Requests, options: RequestOptions) -> Interests:
         """The interests of each request; see `interests.choose_interests`."""
-        touched = requests.count > 0
+        seen = requests.count > 0
         scores = requests.interests
-        chosen = choose_interests(scores.drawn_by, scores.affinity, scores.is_interest, touched, controls)
+        chosen = choose_interests(scores.drawn_by, scores.affinity, scores.is_interest, seen, options)
         # Who has no history is shown what everyone likes, and the answer says so.
-        nobody = ~tf.reduce_any(touched, 1, keepdims=True) & (chosen.origin == ORIGINS.index("drawn"))
+        nobody = ~tf.reduce_any(seen, 1, keepdims=True) & (chosen.origin == ORIGINS.index("drawn"))
         return chosen._replace(origin=tf.where(nobody, ORIGINS.index("popular"), chosen.origin))
 
-    def retrieve(self, requests: Requests, interests: Interests, controls: Controls) -> dict[str, tf.Tensor]:
+    def retrieve(self, requests: Requests, interests: Interests, options: RequestOptions) -> dict[str, tf.Tensor]:
         """Encodes, searches and merges.
 
         Args:
@@ -234,7 +249,7 @@ class MultiContextRetriever(tf.Module):
         """
         where = tf.where(interests.is_real)
         row, category = tf.cast(where[:, 0], tf.int32), tf.gather_nd(interests.category, where)
-        found = self.search(self.encode(requests, row, category), controls)
+        found = self.search(self.encode(requests, row, category), options)
         shape = tf.concat([tf.shape(interests.category), tf.shape(found.item)[1:]], 0)  # [B, N, W]
         shape = tf.cast(shape, tf.int64)
         lists = Lists(
@@ -243,8 +258,8 @@ class MultiContextRetriever(tf.Module):
             tf.scatter_nd(where, found.log_partition, shape[:2]),
         )
         scores = requests.interests
-        share = tf.where(controls.is_novel[:, None], scores.log_share_novel, scores.log_share)
-        merged = merge_lists(lists, interests, share, controls)
+        share = tf.where(options.is_novel[:, None], scores.log_share_novel, scores.log_share)
+        merged = merge_lists(lists, interests, share, options)
         rank = tf.gather(interests.rank, merged.place, batch_dims=1)
         return {
             "item_id": tf.gather(self._item_id, merged.item),
@@ -258,8 +273,8 @@ class MultiContextRetriever(tf.Module):
         """The chosen interests: names, scores, ranks, origins, events, time of the last one; [B, N] each."""
         at = interests.category
         count = tf.where(interests.is_real, tf.gather(requests.count, at, batch_dims=1), 0.0)
-        lives, shape = requests.lives, tf.shape(requests.count)
-        last = tf.math.unsorted_segment_max(lives.last, lives.owned.run, tf.size(requests.count))
+        raw_histories, shape = requests.histories, tf.shape(requests.count)
+        last = tf.math.unsorted_segment_max(raw_histories.last, raw_histories.interacted.run, tf.size(requests.count))
         last = tf.gather(tf.reshape(last, shape), at, batch_dims=1)
         origin = tf.gather(tf.constant(ORIGINS), interests.origin)
         return {
@@ -272,11 +287,13 @@ class MultiContextRetriever(tf.Module):
             "num_interests_drawn": tf.reduce_sum(tf.cast(interests.is_real, tf.int32), 1),
         }
 
-    def controls(self, columns: Mapping[str, tf.Tensor], num_requests: tf.Tensor) -> Controls:
+    def read_options(self, columns: Mapping[str, tf.Tensor], num_requests: tf.Tensor) -> RequestOptions:
         """Looks the optional columns up; categories that a refresh emptied are allowed to no one."""
         tables = self._category_index, self._item_index
-        controls = read_controls(columns, num_requests, *tables, self._num_categories, self._config.retrieval.strict)
-        return controls._replace(is_allowed=controls.is_allowed & self._has_items)
+        options = read_request_options(
+            columns, num_requests, *tables, self._num_categories, self._config.retrieval.strict
+        )
+        return options._replace(is_allowed=options.is_allowed & self._has_items)
 
     def find_category(self, name: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Category index of each name, UNKNOWN where there is none, and the names that are none ("" elsewhere), [n].
@@ -312,15 +329,15 @@ class MultiContextRetriever(tf.Module):
         with tf.control_dependencies(whole + fits):
             return tuple(tf.fill(tf.shape(expected), loaded[part]) for part in range(2))
 
-    def _exclusions(self, pairs: Subsequences, controls: Controls) -> tuple[tf.Tensor, tf.Tensor]:
+    def _exclusions(self, pairs: Subsequences, options: RequestOptions) -> tuple[tf.Tensor, tf.Tensor]:
         """(pair, item) of every item that must not come back, items of other categories left out: [X] int32 each."""
-        is_any = tf.reduce_any(controls.is_novel) | (tf.size(controls.excluded) > 0)
+        is_any = tf.reduce_any(options.is_novel) | (tf.size(options.excluded) > 0)
         nothing = tf.zeros([0], tf.int32)
         # A branch, since few requests exclude anything.
-        return tf.cond(is_any, lambda: self._find_excluded(pairs, controls), lambda: (nothing, nothing))
+        return tf.cond(is_any, lambda: self._find_excluded(pairs, options), lambda: (nothing, nothing))
 
-    def _find_excluded(self, pairs: Subsequences, controls: Controls) -> tuple[tf.Tensor, tf.Tensor]:
-        listed, size = controls.excluded, tf.shape(controls.excluded)[0] * self._num_categories
+    def _find_excluded(self, pairs: Subsequences, options: RequestOptions) -> tuple[tf.Tensor, tf.Tensor]:
+        listed, size = options.excluded, tf.shape(options.excluded)[0] * self._num_categories
         # Each listed item asks for the pair of its own category, if there is one: no list is laid beside every pair.
         cell = (pairs.row * self._num_categories + pairs.category)[:, None]
         pair_of = tf.tensor_scatter_nd_update(tf.fill([size], -1), cell, tf.range(tf.size(pairs.row)))
@@ -328,9 +345,11 @@ class MultiContextRetriever(tf.Module):
         pair = tf.gather(pair_of, request * self._num_categories + tf.gather(self._item_category, listed))  # [B, E]
         where = tf.where((pair >= 0) & (listed >= schema.FIRST_KNOWN))
         start, stop = pairs.runs.start, pairs.runs.stop
-        owner, owned = hard_search.flat_ranges(start, tf.where(tf.gather(controls.is_novel, pairs.row), stop, start))
+        owner, interacted = hard_search.flat_ranges(
+            start, tf.where(tf.gather(options.is_novel, pairs.row), stop, start)
+        )
         row = tf.concat([tf.gather_nd(pair, where), owner], 0)
-        item = tf.concat([tf.gather_nd(listed, where), tf.gather(pairs.runs.item, owned)], 0)
+        item = tf.concat([tf.gather_nd(listed, where), tf.gather(pairs.runs.item, interacted)], 0)
         offered = tf.where(item < self._num_offered)[:, 0]  # the others are in no index, so nothing is to be excluded
         return tf.gather(row, offered), tf.gather(item, offered)
 

@@ -4,27 +4,27 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from longretriever_tf.data import hard_search
-from longretriever_tf.data.interest_features import LifeSummary
-from longretriever_tf.data.raw_lives import RawLives, Runs
+from longretriever_tf.data.recipe.interest_features import HistorySummary
+from longretriever_tf.data.search import hard_search
+from longretriever_tf.data.search.request_history import RequestHistories, Segments
 from longretriever_tf.models.towers import UserState
 
 
 class Histories(NamedTuple):
-    """B raw lives, read.
+    """B raw histories, read.
 
     Attributes:
-      lives: the events before each request.
-      fold: which table their tastes are read through, [B] int64; see `data.taste`.
+      histories: the events before each request.
+      fold: which table their history embeddings are read through, [B] int64; see `data.recipe.history_embedding`.
       summary: their sums by category.
-      bag: the lives as bags of categories, [B, C] float32.
+      bag: the histories as bags of categories, [B, C] float32.
       features: what the learned interest score reads, [B, C, F] float32.
       stats: of the categories, as of the cut, [B, C, 3] float32.
     """
 
-    lives: RawLives
+    histories: RequestHistories
     fold: tf.Tensor
-    summary: LifeSummary
+    summary: HistorySummary
     bag: tf.Tensor
     features: tf.Tensor
     stats: tf.Tensor
@@ -53,21 +53,21 @@ class Requests(NamedTuple):
     """B requests, looked up.
 
     Attributes:
-      lives: the events before each request.
+      histories: the events before each request.
       count: events of each category, [B, C] float32.
       time: [B] int64.
       profile: [B, P] int32.
       activity: [B, 3] float32.
-      taste: what each life says across categories, [B, D] float32; [B, 0] unless the model reads it.
+      history embedding: what each history says across categories, [B, D] float32; [B, 0] unless the model reads it.
       interests: their scores.
     """
 
-    lives: RawLives
+    histories: RequestHistories
     count: tf.Tensor
     time: tf.Tensor
     profile: tf.Tensor
     activity: tf.Tensor
-    taste: tf.Tensor
+    history_embedding: tf.Tensor
     interests: InterestScores
 
 
@@ -84,6 +84,6 @@ class Subsequences(NamedTuple):
 
     row: tf.Tensor
     category: tf.Tensor
-    runs: Runs
+    runs: Segments
     tokens: hard_search.Tokens
     state: UserState

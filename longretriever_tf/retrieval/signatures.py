@@ -10,11 +10,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from longretriever_tf import schema
-from longretriever_tf.config import RetrievalConfig
+from longretriever_tf.common import schema
+from longretriever_tf.config.config import RetrievalConfig
 from longretriever_tf.retrieval.admission import admit
-from longretriever_tf.retrieval.controls import Controls, default_columns
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
+from longretriever_tf.retrieval.request_options import RequestOptions, default_columns
 from longretriever_tf.retrieval.requests import Requests
 
 Columns = Mapping[str, tf.Tensor]
@@ -30,7 +30,7 @@ def make_signatures(
     serving_default, interests: history_item_id [B, T], history_timestamp [B, T] int64 seconds (0: padding),
       request_timestamp [B], one [B] string column per profile feature that the towers read (`input_names` says what it
       is called); optional: `controls.default_columns`.
-    top_k: the same question with k [B] int32 and no other knob, all of its inputs required.
+    top_k: the same question with k [B] int32 and no other options, all of its inputs required.
     retrieve_in_category, user_embeddings: the history columns and category [B] string (retrieve_in_category: also the
       optional ones).
     item_embeddings: item_id [n].
@@ -40,7 +40,7 @@ def make_signatures(
     A call is checked before anything is computed for it (`admission`). Answers tell what a request names and the model
     does not know: unknown_category [B, U], num_unknown_excluded [B], num_unknown_items [B] (events of the history).
     """
-    options = default_columns(retrieval, model.item_id_dtype)
+    defaults = default_columns(retrieval, model.item_id_dtype)
     history = {
         "history_item_id": tf.TensorSpec([None, None], model.item_id_dtype),
         "history_timestamp": tf.TensorSpec([None, None], tf.int64),
@@ -49,9 +49,9 @@ def make_signatures(
     }
     category = {"category": tf.TensorSpec([None], tf.string)}
     item = {"item_id": tf.TensorSpec([None], model.item_id_dtype)}
-    # TensorFlow Serving's REST reader wants every input, defaults or not: a body without knobs asks this signature.
+    # TensorFlow Serving's REST reader wants every input, defaults or not: a body without options asks this signature.
     k = {"k": tf.TensorSpec([None], tf.int32)}
-    weight = {"history_weight": options["history_weight"]}
+    weight = {"history_weight": defaults["history_weight"]}
     one = tf.constant([1])
 
     def make(
@@ -65,12 +65,12 @@ def make_signatures(
         return _make_signature(admitted, required, optional)
 
     return {
-        "serving_default": make(_retrieve, history, options, lambda at: at["num_interests"]),
+        "serving_default": make(_retrieve, history, defaults, lambda at: at["num_interests"]),
         "top_k": make(
-            lambda _, at: _retrieve(model, {**options, **at}), history | k, {}, lambda _: options["num_interests"]
+            lambda _, at: _retrieve(model, {**defaults, **at}), history | k, {}, lambda _: defaults["num_interests"]
         ),
-        "interests": make(_interests, history, options),
-        "retrieve_in_category": make(_in_category, history | category, options, lambda _: one),
+        "interests": make(_interests, history, defaults),
+        "retrieve_in_category": make(_in_category, history | category, defaults, lambda _: one),
         "user_embeddings": make(_user_embeddings, history | category, weight),
         "item_embeddings": make(_item_embeddings, item, {}),
         "fingerprint": make(_fingerprint, {"expected": tf.TensorSpec([None], tf.string)}, {}),
@@ -103,38 +103,45 @@ def _look_up(model: MultiContextRetriever, at: Columns) -> Requests:
     return model.look_up(*history, at["request_timestamp"], profile)
 
 
-def _controls(model: MultiContextRetriever, at: Columns) -> Controls:
-    return model.controls(at, tf.shape(at["request_timestamp"])[0])
+def _request_options(model: MultiContextRetriever, at: Columns) -> RequestOptions:
+    return model.read_options(at, tf.shape(at["request_timestamp"])[0])
 
 
 def _retrieve(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
-    requests, controls = _look_up(model, at), _controls(model, at)
-    chosen = model.choose(requests, controls)
-    return model.retrieve(requests, chosen, controls) | model.explain(requests, chosen) | _unknown(requests, controls)
+    requests, asked_options = _look_up(model, at), _request_options(model, at)
+    chosen = model.choose(requests, asked_options)
+    return (
+        model.retrieve(requests, chosen, asked_options)
+        | model.explain(requests, chosen)
+        | _unknown(requests, asked_options)
+    )
 
 
 def _interests(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
-    requests, controls = _look_up(model, at), _controls(model, at)
-    return model.explain(requests, model.choose(requests, controls)) | _unknown(requests, controls)
+    requests, asked_options = _look_up(model, at), _request_options(model, at)
+    return model.explain(requests, model.choose(requests, asked_options)) | _unknown(requests, asked_options)
 
 
-def _unknown(requests: Requests, controls: Controls) -> dict[str, tf.Tensor]:
+def _unknown(requests: Requests, asked_options: RequestOptions) -> dict[str, tf.Tensor]:
     """What the requests name and the model does not know."""
     return {
-        "unknown_category": controls.unknown_category,
-        "num_unknown_items": requests.lives.num_unknown,
-        "num_unknown_excluded": controls.num_unknown_excluded,
+        "unknown_category": asked_options.unknown_category,
+        "num_unknown_items": requests.histories.num_unknown,
+        "num_unknown_excluded": asked_options.num_unknown_excluded,
     }
 
 
 def _in_category(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
-    requests, controls = _look_up(model, at), _controls(model, at)
+    requests, asked_options = _look_up(model, at), _request_options(model, at)
     category, unknown = model.find_category(at["category"])
-    found = model.search(model.encode(requests, tf.range(tf.size(category)), category), controls)
-    pad = [[0, 0], [0, tf.reduce_max(controls.k) - tf.shape(found.item)[1]]]  # as wide as asked, whatever the category
+    found = model.search(model.encode(requests, tf.range(tf.size(category)), category), asked_options)
+    pad = [
+        [0, 0],
+        [0, tf.reduce_max(asked_options.k) - tf.shape(found.item)[1]],
+    ]  # as wide as asked, whatever the category
     item, score = tf.pad(found.item, pad), tf.pad(found.logit - found.log_partition[:, None], pad)
-    real = (item >= schema.FIRST_KNOWN) & (tf.range(tf.reduce_max(controls.k))[None] < controls.k[:, None])
-    told = _unknown(requests, controls)
+    real = (item >= schema.FIRST_KNOWN) & (tf.range(tf.reduce_max(asked_options.k))[None] < asked_options.k[:, None])
+    told = _unknown(requests, asked_options)
     return {
         "item_id": model.ids_of(tf.where(real, item, 0)),
         "score": tf.where(real, score, 0.0),
@@ -150,10 +157,10 @@ def _user_embeddings(model: MultiContextRetriever, at: Columns) -> dict[str, tf.
     return {
         "embedding": pairs.state.embedding,
         "subsequence_item_id": model.ids_of(pairs.tokens.item),
-        "subsequence_boost": pairs.state.boost,
+        "subsequence_boost": pairs.state.repeat_logit,
         "subsequence_length": tf.reduce_sum(tf.cast(pairs.tokens.item > 0, tf.int32), 1),
         "unknown_category": unknown[:, None],
-        "num_unknown_items": requests.lives.num_unknown,
+        "num_unknown_items": requests.histories.num_unknown,
     }
 
 

@@ -1,4 +1,4 @@
-"""A load test without flags: made-up lives, callers in threads, a report. Imports no TensorFlow."""
+"""A load test without flags: made-up histories, callers in threads, a report. Imports no TensorFlow."""
 
 import collections
 import dataclasses
@@ -12,19 +12,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from longretriever_tf import schema
+from longretriever_tf.common import schema
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.progress import Progress
 from longretriever_tf.data.corpus import load_corpus
-from longretriever_tf.errors import UserError
-from longretriever_tf.progress import Progress
-from longretriever_tf.serving.schema import Request
-from longretriever_tf.serving.transport import CallError
+from longretriever_tf.serving.client.request import Request
+from longretriever_tf.serving.client.transport import CallError
 
 PERCENTILES = (50, 95, 99)
 _DAYS = 730
 _LOOK_S = 0.2
 
 
-class Lives(NamedTuple):
+class SampledHistories(NamedTuple):
     """What requests are made of: an export's items and profiles; events per user, users per request, length asked."""
 
     export_dir: str
@@ -98,27 +98,27 @@ class Report:
         return "\n".join([*lines, *(f"  {count:,} x {what}" for what, count in self.errors.items())])
 
 
-def make_requests(lives: Lives, distinct: int, seed: int) -> list[list[Request]]:
+def make_requests(histories: SampledHistories, distinct: int, seed: int) -> list[list[Request]]:
     """Requests of `batch_size` users each: any offered items at any time of two years.
 
     Raises:
       UserError: the export is not on this machine.
     """
-    corpus = load_corpus(_corpus_path(lives.export_dir))
+    corpus = load_corpus(_corpus_path(histories.export_dir))
     rng = np.random.default_rng(seed)
     known = corpus.item_id[schema.FIRST_KNOWN : corpus.num_offered]
 
     def one() -> Request:
-        age = rng.integers(1, _DAYS * schema.DAY_S, lives.history_length)
+        age = rng.integers(1, _DAYS * schema.DAY_S, histories.history_length)
         return Request(
-            history_item_id=rng.choice(known, lives.history_length).tolist(),
+            history_item_id=rng.choice(known, histories.history_length).tolist(),
             history_timestamp=np.sort(np.maximum(corpus.cut - age, 1)).tolist(),
             request_timestamp=corpus.cut,
             profile={name: str(rng.choice(values)) for name, values in corpus.profile_values.items()},
-            k=lives.k,
+            k=histories.k,
         )
 
-    return [[one() for _ in range(lives.batch_size)] for _ in range(distinct)]
+    return [[one() for _ in range(histories.batch_size)] for _ in range(distinct)]
 
 
 def _corpus_path(export_dir: str) -> str:

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from longretriever_tf.errors import UserError
-from longretriever_tf.files import explain_damage, read_json_object, write_bytes_atomically
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.files import explain_damage, read_json_object, write_bytes_atomically
 from longretriever_tf.plots.board import read_scalars, write_image
 from longretriever_tf.plots.panels import Panel, Series
 

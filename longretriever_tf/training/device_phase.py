@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from longretriever_tf.config import Config
-from longretriever_tf.data.batches import BatchSource
-from longretriever_tf.data.device_batches import Block, DeviceSource, Epoch, Shape, plan_blocks
-from longretriever_tf.data.examples import Examples
-from longretriever_tf.data.histories import KeptHistories
-from longretriever_tf.data.prepared import ExampleTastes, Prepared
-from longretriever_tf.errors import UserError
-from longretriever_tf.models.optimizer import SplitAdam
-from longretriever_tf.models.random import StepRandom
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config.config import Config
+from longretriever_tf.data.batches.examples import Examples
+from longretriever_tf.data.batches.in_context import BatchSource
+from longretriever_tf.data.batches.on_device import Block, DeviceSource, Epoch, Shape, plan_blocks
+from longretriever_tf.data.batches.prepared_data import ExampleHistoryEmbeddings, Prepared
+from longretriever_tf.data.batches.token_cache import CachedTokens
+from longretriever_tf.models.optimizer import LazyAdamW
 from longretriever_tf.models.retriever import LongRetriever
+from longretriever_tf.models.stateless_dropout import StatelessRng
 from longretriever_tf.training.phases import TowerPhase
 
 LoadedBlock = tuple[Epoch, Block]
@@ -32,7 +32,7 @@ class DeviceTowerPhase:
       prepared: the training window.
       examples: the examples.
       kept: their histories.
-      tastes: their tastes.
+      history embeddings: their history embeddings.
 
     Raises:
       UserError: the histories were not kept.
@@ -47,13 +47,13 @@ class DeviceTowerPhase:
         model: LongRetriever,
         prepared: Prepared,
         examples: Examples,
-        kept: KeptHistories,
-        tastes: ExampleTastes,
+        kept: CachedTokens,
+        history_embeddings: ExampleHistoryEmbeddings,
     ) -> None:
         self.epochs = config.train.epochs
         self._config, self._towers, self._model, self._examples = config, towers, model, examples
         self._category_size = np.diff(prepared.corpus.category_offset)
-        self._source = DeviceSource(prepared, examples, kept, tastes)
+        self._source = DeviceSource(prepared, examples, kept, history_embeddings)
         self._ahead: dict[int, concurrent.futures.Future] = {}
         self.shapes: list[Shape] = []
         blocks = self.plan(0)[1]
@@ -95,7 +95,7 @@ class DeviceTowerPhase:
     def loss(self, batch: tuple[Epoch, tf.Tensor, Shape], step: tf.Tensor) -> tf.Tensor:
         """Mean loss of the groups of one step ([G, 4] bounds)."""
         made = self._source.build(*batch)
-        return self._model.grouped_loss(made, StepRandom(self._config.train.seed, step), batch[2].groups)
+        return self._model.grouped_loss(made, StatelessRng(self._config.train.seed, step), batch[2].groups)
 
     def variables(self) -> list[tf.Variable]:
         return self._model.trainable_variables
@@ -103,7 +103,7 @@ class DeviceTowerPhase:
     def on_epoch_end(self, epoch: int) -> float | None:
         return self._towers.on_epoch_end(epoch)
 
-    def make_step(self, optimizer: SplitAdam, xla: bool) -> Callable[[LoadedBlock], tf.Tensor]:
+    def make_step(self, optimizer: LazyAdamW, xla: bool) -> Callable[[LoadedBlock], tf.Tensor]:
         """The function from a block to the mean loss of its steps; compiled once per shape."""
         variables = self.variables()
         compiled: dict[Shape, Callable[..., tf.Tensor]] = {}
@@ -148,14 +148,14 @@ def make_device_phase(
       model: the towers.
       prepared: the training window.
       examples: the examples.
-      source: of the ordinary phase: its histories and tastes are used.
+      source: of the ordinary phase: its histories and history embeddings are used.
 
     Raises:
       UserError: they were not: --materialise_gb is too small.
     """
-    if not isinstance(source.histories, KeptHistories):
+    if not isinstance(source.histories, CachedTokens):
         raise UserError(
             f"--device_input keeps all histories, and they do not fit into "
             f"--materialise_gb={config.train.materialise_gb}: raise it, or train without --device_input"
         )
-    return DeviceTowerPhase(config, towers, model, prepared, examples, source.histories, source.tastes)
+    return DeviceTowerPhase(config, towers, model, prepared, examples, source.histories, source.history_embeddings)

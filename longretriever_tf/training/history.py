@@ -4,8 +4,8 @@ import json
 import os
 from typing import Any
 
-from longretriever_tf.files import explain_damage, read_json_object, write_text_atomically
-from longretriever_tf.provenance import describe_origin
+from longretriever_tf.common.files import explain_damage, read_json_object, write_text_atomically
+from longretriever_tf.common.provenance import describe_origin
 
 HISTORY_FILE = "training.json"
 

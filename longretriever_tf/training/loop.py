@@ -16,11 +16,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import tensorflow as tf
 
-from longretriever_tf.errors import UserError
-from longretriever_tf.files import first_line
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.files import first_line
+from longretriever_tf.common.progress import Progress
 from longretriever_tf.models.finished import CHECKPOINT_ERRORS
-from longretriever_tf.models.optimizer import SplitAdam
-from longretriever_tf.progress import Progress
+from longretriever_tf.models.optimizer import LazyAdamW
 
 _REPORT_EVERY = 20
 _LATER_STATE = ("loop_loss_sum", "loop_num_losses")
@@ -62,7 +62,7 @@ class Phase(Protocol):
 class OwnStep(Protocol):
     """A phase that compiles its own step: its batches are blocks of many steps."""
 
-    def make_step(self, optimizer: SplitAdam, xla: bool) -> Callable[[Any], tf.Tensor]:
+    def make_step(self, optimizer: LazyAdamW, xla: bool) -> Callable[[Any], tf.Tensor]:
         """The function from a block to the mean loss of its steps."""
 
 
@@ -223,7 +223,7 @@ class LoopOptions:
 
 
 def run_phase(
-    phase: Phase, index: int, state: LoopState, optimizer: SplitAdam, checkpoints: Checkpoints, options: LoopOptions
+    phase: Phase, index: int, state: LoopState, optimizer: LazyAdamW, checkpoints: Checkpoints, options: LoopOptions
 ) -> list[dict[str, float]]:
     """Trains one phase from where `state` stands to its end; returns a line of figures per epoch run here."""
     step_function = make_step(phase, optimizer, options.xla)
@@ -269,7 +269,7 @@ def _has_stalled(state: LoopState, patience: int) -> bool:
     return int(state.best_epoch) >= 0 and int(state.epoch) - 1 - int(state.best_epoch) >= patience
 
 
-def make_step(phase: Phase, optimizer: SplitAdam, xla: bool) -> Callable[[Any], tf.Tensor]:
+def make_step(phase: Phase, optimizer: LazyAdamW, xla: bool) -> Callable[[Any], tf.Tensor]:
     """One training step of the phase as a compiled function: batch in, loss out."""
     if isinstance(phase, OwnStep):
         return phase.make_step(optimizer, xla)
@@ -291,7 +291,7 @@ def _run_epoch(
     epoch: int,
     state: LoopState,
     step_function: Callable[[Any], tf.Tensor],
-    optimizer: SplitAdam,
+    optimizer: LazyAdamW,
     checkpoints: Checkpoints,
     options: LoopOptions,
 ) -> dict[str, float]:

@@ -5,15 +5,15 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from longretriever_tf.config import Config
-from longretriever_tf.data.batches import Batch, BatchSource, EpochPlan, plan_epoch
-from longretriever_tf.data.examples import Examples
-from longretriever_tf.data.interest_batches import InterestBatch, InterestSource
-from longretriever_tf.data.user_batches import UserBatch, UserBatchSource
-from longretriever_tf.models.baselines.recent_retriever import RecentRetriever
-from longretriever_tf.models.interest import InterestModel
-from longretriever_tf.models.random import StepRandom
+from longretriever_tf.config.config import Config
+from longretriever_tf.data.batches.examples import Examples
+from longretriever_tf.data.batches.in_context import Batch, BatchSource, EpochPlan, plan_epoch
+from longretriever_tf.data.batches.interests import InterestBatch, InterestSource
+from longretriever_tf.models.baselines.batches import UserBatch, UserBatchSource
+from longretriever_tf.models.baselines.model import RecentRetriever
+from longretriever_tf.models.interest_model import InterestModel
 from longretriever_tf.models.retriever import LongRetriever
+from longretriever_tf.models.stateless_dropout import StatelessRng
 
 
 class TowerPhase:
@@ -64,7 +64,7 @@ class TowerPhase:
         return int(batch.category.shape[0])
 
     def loss(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
-        return self._model.compute_loss((batch, StepRandom(self._config.train.seed, step)))
+        return self._model.compute_loss((batch, StatelessRng(self._config.train.seed, step)))
 
     def variables(self) -> list[tf.Variable]:
         return self._model.trainable_variables
@@ -75,7 +75,7 @@ class TowerPhase:
 
 
 class InterestPhase:
-    """Trains lambda(u, c) on snapshots of whole lives."""
+    """Trains lambda(u, c) on snapshots of whole histories."""
 
     name = "interest"
 
@@ -99,7 +99,7 @@ class InterestPhase:
         return int(batch.weight.shape[0])
 
     def loss(self, batch: InterestBatch, step: tf.Tensor) -> tf.Tensor:
-        return self._model.loss(batch, StepRandom(self._seed, step))
+        return self._model.loss(batch, StatelessRng(self._seed, step))
 
     def variables(self) -> list[tf.Variable]:
         return self._model.trainable_variables
@@ -138,7 +138,7 @@ class BaselinePhase:
         return int(batch.time.shape[0])
 
     def loss(self, batch: UserBatch, step: tf.Tensor) -> tf.Tensor:
-        return self._model.compute_loss((batch, StepRandom(self._seed, step)))
+        return self._model.compute_loss((batch, StatelessRng(self._seed, step)))
 
     def variables(self) -> list[tf.Variable]:
         return self._model.trainable_variables

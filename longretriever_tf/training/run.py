@@ -6,30 +6,29 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from longretriever_tf.baseline_config import LONGRETRIEVER
-from longretriever_tf.config import Config
-from longretriever_tf.data.batches import BatchSource
-from longretriever_tf.data.catalogue import save_catalogue
-from longretriever_tf.data.interest_batches import InterestSource, LifeReader
-from longretriever_tf.data.load import load_log
-from longretriever_tf.data.log import LifelongLog
-from longretriever_tf.data.log_identity import LogIdentity, identify_log, read_identity, write_identity
-from longretriever_tf.data.prepared import (
+from longretriever_tf.common.progress import stage
+from longretriever_tf.config.baselines import LONGRETRIEVER
+from longretriever_tf.config.config import Config
+from longretriever_tf.data.batches.in_context import BatchSource
+from longretriever_tf.data.batches.interests import HistoryReader, InterestSource
+from longretriever_tf.data.batches.prepared_data import (
     Prepared,
-    example_tastes,
+    example_history_embeddings,
     prepare,
     prepare_examples,
     save_prepared,
     training_cut,
     training_cuts,
 )
-from longretriever_tf.data.splits import Cuts
+from longretriever_tf.data.catalogue import save_catalogue
+from longretriever_tf.datasets.load import load_log
+from longretriever_tf.datasets.log import LifelongLog
+from longretriever_tf.datasets.log_identity import LogIdentity, identify_log, read_identity, write_identity
+from longretriever_tf.datasets.splits import Cuts
 from longretriever_tf.evaluation.evaluator import evaluate_users
+from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
 from longretriever_tf.models.build import Models, build_models, set_interest_scale, set_token_scale
-from longretriever_tf.models.optimizer import SplitAdam
-from longretriever_tf.progress import stage
-from longretriever_tf.retrieval.scorer import LongRetrieverScorer
-from longretriever_tf.training.assemble import Assembly, assemble_baseline, held_out_truth, validation_truth
+from longretriever_tf.models.optimizer import LazyAdamW
 from longretriever_tf.training.charts import draw_training
 from longretriever_tf.training.device_phase import make_device_phase
 from longretriever_tf.training.history import TrainingHistory
@@ -43,6 +42,7 @@ from longretriever_tf.training.run_dir import (
     require_same_log,
     write_config,
 )
+from longretriever_tf.training.setup import TrainingSetup, assemble_baseline, held_out_truth, validation_truth
 
 
 def train(config: Config) -> str:
@@ -109,15 +109,15 @@ def _train(config: Config, log: LifelongLog, identity: LogIdentity) -> None:
     print(f"written: {draw_training(run_dir)}")
 
 
-def _make_optimizer(config: Config, phase: Phase) -> SplitAdam:
+def _make_optimizer(config: Config, phase: Phase) -> LazyAdamW:
     num_steps = max(1, phase.epochs * phase.num_steps())
-    return SplitAdam(phase.variables(), config.train.learning_rate, config.train.weight_decay, num_steps)
+    return LazyAdamW(phase.variables(), config.train.learning_rate, config.train.weight_decay, num_steps)
 
 
 def _run_phases(
     config: Config,
     phases: list[Phase],
-    optimizers: list[SplitAdam],
+    optimizers: list[LazyAdamW],
     state: LoopState,
     checkpoints: Checkpoints,
     history: TrainingHistory,
@@ -137,7 +137,7 @@ def _run_phases(
     history.write()
 
 
-def assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) -> Assembly:
+def assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) -> TrainingSetup:
     """What `config.model.model` trains, in which phases.
 
     Args:
@@ -154,7 +154,7 @@ def assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) -
     models = build_models(config, prepared.corpus, prepared.item_svd)
     phases, set_scales = _make_phases(config, log, cuts, prepared, models)
     trained = {"retriever": models.retriever, "interest": models.interest}
-    return Assembly(phases, trained, set_scales)
+    return TrainingSetup(phases, trained, set_scales)
 
 
 def _make_phases(
@@ -164,9 +164,11 @@ def _make_phases(
     examples, snapshots = prepare_examples(config, prepared)
     source = BatchSource(config, prepared, examples)
     history_events = config.model.history_events
-    reader = LifeReader(prepared.corpus, prepared.log, prepared.stats, config.retrieval.day_floor, history_events)
-    tastes = source.tastes if snapshots is examples else example_tastes(config, prepared, snapshots)
-    interest_source = InterestSource(prepared, snapshots, tastes, reader, config.train.seed)
+    reader = HistoryReader(prepared.corpus, prepared.log, prepared.stats, config.retrieval.day_floor, history_events)
+    history_embeddings = (
+        source.history_embeddings if snapshots is examples else example_history_embeddings(config, prepared, snapshots)
+    )
+    interest_source = InterestSource(prepared, snapshots, history_embeddings, reader, config.train.seed)
     validate = _make_validate(config, log, cuts, prepared, models)
     towers = TowerPhase(config, models.retriever, source, examples, prepared.corpus.category_offset, validate)
     interest = InterestPhase(config, models.interest, interest_source)

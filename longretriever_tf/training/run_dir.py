@@ -7,18 +7,18 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from longretriever_tf.config import Config, from_dict, to_json
-from longretriever_tf.data.log_identity import LogIdentity, read_identity, require_log_of_run, source_of
-from longretriever_tf.data.prepared import Prepared, load_saved
-from longretriever_tf.errors import UserError
-from longretriever_tf.files import (
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.files import (
     explain_damage,
     read_json_object,
     remove_leftovers,
     require_writable,
     write_text_atomically,
 )
-from longretriever_tf.locks import hold_lock
+from longretriever_tf.common.locks import hold_lock
+from longretriever_tf.config.config import Config, from_dict, to_json
+from longretriever_tf.data.batches.prepared_data import Prepared, load_saved
+from longretriever_tf.datasets.log_identity import LogIdentity, read_identity, require_log_of_run, source_of
 from longretriever_tf.training.charts import FILE as CHART_FILE
 from longretriever_tf.training.history import HISTORY_FILE
 

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
 
-from longretriever_tf import schema
-from longretriever_tf.data.log import ItemTable, LifelongLog
-from longretriever_tf.datasets import baskets, lifelong_builder, lives
-from longretriever_tf.errors import UserError
-from longretriever_tf.text import as_text
+from longretriever_tf.common import schema
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.text import as_text
+from longretriever_tf.datasets import baskets, build_log, tfds_builder
+from longretriever_tf.datasets.log import ItemTable, LifelongLog
 
 CONTEXT = "product_category"
 _ITEM_FEATURES = ("product_category", "department", "brand", "product_type", "manufacturer", "package_size")
@@ -58,7 +58,7 @@ def read_complete_journey(folder: str) -> LifelongLog:
     rows = rows[is_known]
     user_id, user_row = np.unique(rows.household_id.to_numpy(np.int64), return_inverse=True)
     items = _item_table(products)
-    events = lives.Events(
+    events = build_log.Events(
         user_row=user_row,
         item_row=np.searchsorted(items.item_id, rows.product_id.to_numpy()),
         timestamp=rows.transaction_timestamp.to_numpy("datetime64[s]").astype(np.int64),
@@ -66,7 +66,7 @@ def read_complete_journey(folder: str) -> LifelongLog:
     cut = baskets.cut_long_baskets(rows.basket_id.to_numpy(np.int64), events.timestamp)
     households = pd.read_parquet(os.path.join(folder, "demographics.parquet")).set_index("household_id")
     profile = {name: _text(households[name].reindex(user_id)) for name in _PROFILE}
-    return lives.build_log(
+    return build_log.build_log(
         events._replace(basket_id=cut.basket_id), user_id, profile, items, CONTEXT, counts | cut.counts
     )
 
@@ -84,16 +84,16 @@ def _text(column: pd.Series) -> np.ndarray:
     return as_text(column.astype(object).where(column.notna(), schema.MISSING).tolist())
 
 
-class Builder(lifelong_builder.LifelongBuilder):
+class Builder(tfds_builder.LifelongBuilder):
     """`tfds.load("complete_journey/users")` or `/items`, after importing longretriever_tf.datasets."""
 
     BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
-        tfds.core.BuilderConfig(name="users", description="One record per household: profile and whole life."),
+        tfds.core.BuilderConfig(name="users", description="One record per household: profile and whole history."),
         tfds.core.BuilderConfig(name="items", description="One record per product."),
     ]
 
-    def layout(self) -> lifelong_builder.Layout:
-        return lifelong_builder.Layout(False, False, _PROFILE, _ITEM_FEATURES)
+    def layout(self) -> tfds_builder.Layout:
+        return tfds_builder.Layout(False, False, _PROFILE, _ITEM_FEATURES)
 
     def source_log(self) -> LifelongLog:
         return read_complete_journey(package_data())

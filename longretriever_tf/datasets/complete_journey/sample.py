@@ -6,19 +6,19 @@ import pathlib
 import numpy as np
 import pandas as pd
 
-from longretriever_tf.config import DataConfig
-from longretriever_tf.data.log import LifelongLog
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.files import explain_os_errors
+from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets.complete_journey.complete_journey_dataset_builder import (
     CONTEXT,
     package_data,
     read_complete_journey,
 )
-from longretriever_tf.errors import UserError
-from longretriever_tf.files import explain_os_errors
+from longretriever_tf.datasets.log import LifelongLog
 
 
 def write_sample(directory: str | os.PathLike, num_users: int, seed: int) -> DataConfig:
-    """Writes whole lives of households drawn at random: `events.parquet` and `items.parquet`.
+    """Writes whole histories of households drawn at random: `events.parquet` and `items.parquet`.
 
     The items are those that these households bought. Prepared data lie in the same directory, so that deleting it
     leaves nothing behind.

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from absl import logging
 
-from longretriever_tf import schema
+from longretriever_tf.common import schema
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.text import as_text
 from longretriever_tf.datasets.event_log.delimited import TextFormat
 from longretriever_tf.datasets.event_log.plain import is_number, is_text, is_time
 from longretriever_tf.datasets.event_log.tables import read_table
 from longretriever_tf.datasets.event_log.times import find_fault, read_times
-from longretriever_tf.errors import UserError
-from longretriever_tf.text import as_text
 
 _WHOLE = r"^-?(?:0|[1-9][0-9]*)(?:\.0+)?$"
 _ROUNDED = r"^-?[0-9](?:\.[0-9]+)?[eE]\+[0-9]+$"
@@ -39,7 +39,7 @@ class Coded(NamedTuple):
 
 
 class Times(NamedTuple):
-    """Moments: seconds UTC [N] int64, and nanoseconds within them [N] int64 (None: all whole)."""
+    """Times: seconds UTC [N] int64, and nanoseconds within them [N] int64 (None: all whole)."""
 
     second: np.ndarray
     nanosecond: np.ndarray | None
@@ -157,7 +157,7 @@ class Table:
         return values.astype(np.float32)
 
     def times(self, name: str, now: float) -> Times:
-        """Moments, from seconds since 1970 or from dates and times (without a zone: UTC), to the nanosecond.
+        """Times, from seconds since 1970 or from dates and times (without a zone: UTC), to the nanosecond.
 
         Raises:
           UserError: a time that cannot be read, is negative, in milliseconds, or later than a day after `now`.

@@ -8,14 +8,14 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from longretriever_tf import config as config_lib
-from longretriever_tf.config import DataConfig
-from longretriever_tf.data.log import LifelongLog
-from longretriever_tf.datasets import lifelong_builder
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.text import is_text
+from longretriever_tf.config import config as config_lib
+from longretriever_tf.config.config import DataConfig
+from longretriever_tf.datasets import tfds_builder
 from longretriever_tf.datasets.event_log import source
 from longretriever_tf.datasets.event_log.locate import locate
-from longretriever_tf.errors import UserError
-from longretriever_tf.text import is_text
+from longretriever_tf.datasets.log import LifelongLog
 
 CONTEXT = source.CONTEXT
 _PATHS = ("events", "items", "users")
@@ -61,7 +61,7 @@ def forget() -> None:
     _read.cache_clear()
 
 
-class Builder(lifelong_builder.LifelongBuilder):
+class Builder(tfds_builder.LifelongBuilder):
     """A user's own log; its config is made from a `DataConfig`.
 
     After importing longretriever_tf.datasets:
@@ -85,8 +85,8 @@ class Builder(lifelong_builder.LifelongBuilder):
         if not isinstance(config, EventLogConfig):
             if spec is None:
                 raise UserError("event_log needs its tables: builder_kwargs={'spec': {'events': 'log.parquet', ...}}")
-            if config not in lifelong_builder.KINDS:
-                raise UserError(f"event_log/{config}: expected one of {', '.join(lifelong_builder.KINDS)}")
+            if config not in tfds_builder.KINDS:
+                raise UserError(f"event_log/{config}: expected one of {', '.join(tfds_builder.KINDS)}")
             if isinstance(spec, dict):
                 spec = config_lib.from_dict(DataConfig, spec, "spec")
             config = make_config(spec, config)
@@ -101,9 +101,9 @@ class Builder(lifelong_builder.LifelongBuilder):
             return self.make_info(tfds.features.FeaturesDict.from_config(self.data_dir))
         return super()._info()
 
-    def layout(self) -> lifelong_builder.Layout:
+    def layout(self) -> tfds_builder.Layout:
         log = self.source_log()
-        return lifelong_builder.Layout(
+        return tfds_builder.Layout(
             is_user_text=is_text(log.user_id),
             is_item_text=is_text(log.items.item_id),
             profile=tuple(log.profile),

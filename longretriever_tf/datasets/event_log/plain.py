@@ -24,7 +24,7 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def is_time(kind: pa.DataType) -> bool:
-    """Whether the type names a moment: a timestamp or a date."""
+    """Whether the type names a time: a timestamp or a date."""
     return pa.types.is_timestamp(kind) or pa.types.is_date(kind)
 
 
@@ -84,7 +84,7 @@ def _why_not(kind: pa.DataType) -> str:
     if pa.types.is_time(kind):
         return "a time of day without its date; write a timestamp"
     if pa.types.is_duration(kind):
-        return "a length of time, no moment and no category; write a timestamp or a number"
+        return "a length of time, no time and no category; write a timestamp or a number"
     if "binary" in str(kind):
         return "bytes, not text; write them as text (ids as hexadecimal or UUID text)"
     return "no number, no text and no time; write it as text"

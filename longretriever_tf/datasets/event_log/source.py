@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from longretriever_tf import schema
-from longretriever_tf.config import DataConfig
-from longretriever_tf.config_check import asks_clusters
-from longretriever_tf.data.log import ItemTable, LifelongLog
-from longretriever_tf.datasets import accounts, baskets, lives
+from longretriever_tf.common import schema
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.text import as_text, find_rows, is_text
+from longretriever_tf.config.check import asks_clusters
+from longretriever_tf.config.config import DataConfig
+from longretriever_tf.datasets import accounts, baskets, build_log
 from longretriever_tf.datasets.event_log.columns import Coded, Table
 from longretriever_tf.datasets.event_log.delimited import TextFormat
-from longretriever_tf.errors import UserError
-from longretriever_tf.text import as_text, find_rows, is_text
+from longretriever_tf.datasets.log import ItemTable, LifelongLog
 
 CONTEXT = "category"
 """The context column unless --context names another, or asks for clusters and the table has no such column."""
@@ -58,7 +58,7 @@ def read_event_log(spec: DataConfig, now: float | None = None) -> LifelongLog:
     is_present = np.bincount(user_row, minlength=len(users.values)) > 0
     user_id = users.values[is_present]
     times = events.times(spec.timestamp_column, time.time() if now is None else now)
-    columns = lives.Events(
+    columns = build_log.Events(
         user_row=(np.cumsum(is_present) - 1)[user_row],
         item_row=np.searchsorted(listed.values, wanted.values)[wanted.row[is_known]],
         timestamp=times.second[is_known],
@@ -75,7 +75,7 @@ def read_event_log(spec: DataConfig, now: float | None = None) -> LifelongLog:
         columns, counts = columns._replace(basket_id=cut.basket_id), counts | cut.counts
     profile, without = _profile(spec, user_id)
     counts |= {accounts.USERS_WITHOUT_EVENTS: without} if spec.users else {}
-    return lives.build_log(columns, user_id, profile, items, own_context(spec), counts)
+    return build_log.build_log(columns, user_id, profile, items, own_context(spec), counts)
 
 
 def read_item_table(spec: DataConfig) -> ItemTable:
@@ -89,7 +89,7 @@ def read_item_table(spec: DataConfig) -> ItemTable:
     spec = _settle_context(spec)
     table = _open("items", spec, _item_columns(spec))
     items = _item_table(spec, table, table.ids(spec.item_column))
-    return lives.fill_missing_context(items, own_context(spec))
+    return build_log.fill_missing_context(items, own_context(spec))
 
 
 def _settle_context(spec: DataConfig) -> DataConfig:

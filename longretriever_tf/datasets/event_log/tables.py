@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.json as pa_json
 import pyarrow.parquet as pq
 
+from longretriever_tf.common.errors import UserError
 from longretriever_tf.datasets.event_log.delimited import BY_EXTENSION, DelimitedFile, TextFormat, Unreadable
 from longretriever_tf.datasets.event_log.locate import DataFile, Located, locate, one_line
 from longretriever_tf.datasets.event_log.plain import join_parts, plain_column
-from longretriever_tf.errors import UserError
 
 _PARQUET, _ARROW, _JSON = (".parquet", ".pq"), (".arrow", ".feather"), (".jsonl", ".ndjson", ".json")
 _PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}

@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from longretriever_tf import schema
+from longretriever_tf.common import schema
 from longretriever_tf.datasets.event_log.plain import is_text
 
 MAX_SECONDS = 100_000_000_000

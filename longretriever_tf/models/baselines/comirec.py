@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
-from longretriever_tf.config import Config
-from longretriever_tf.models.baselines.interests import Interests, Queries
-from longretriever_tf.models.random import StepRandom
+from longretriever_tf.config.config import Config
+from longretriever_tf.models.baselines.user_side import Interests, Queries
+from longretriever_tf.models.stateless_dropout import StatelessRng
 
 
 class SelfAttentiveInterests(tf.keras.layers.Layer):
@@ -17,7 +17,7 @@ class SelfAttentiveInterests(tf.keras.layers.Layer):
         self._hidden = tf.keras.layers.Dense(config.model.ff_dim, activation="tanh", use_bias=False, name="hidden")
         self._attend = tf.keras.layers.Dense(config.baseline.num_capsules, use_bias=False, name="attend")
 
-    def call(self, events: tf.Tensor, is_real: tf.Tensor, random: StepRandom | None = None) -> Interests:
+    def call(self, events: tf.Tensor, is_real: tf.Tensor, random: StatelessRng | None = None) -> Interests:
         """See `interests.UserSide`; K = `num_capsules`, all real."""
         del random
         logits = self._attend(self._hidden(events))  # [R, L, K]

@@ -4,9 +4,9 @@ import math
 
 import tensorflow as tf
 
-from longretriever_tf.config import Config
-from longretriever_tf.models.baselines.interests import Interests, Queries
-from longretriever_tf.models.random import StepRandom
+from longretriever_tf.config.config import Config
+from longretriever_tf.models.baselines.user_side import Interests, Queries
+from longretriever_tf.models.stateless_dropout import StatelessRng
 
 
 def squash(x: tf.Tensor) -> tf.Tensor:
@@ -16,7 +16,7 @@ def squash(x: tf.Tensor) -> tf.Tensor:
 
 
 def num_interests(num_events: tf.Tensor, most: int) -> tf.Tensor:
-    """K'_u = max(1, min(K, log2 |I_u|)), [R] int32: a short life has few interests."""
+    """K'_u = max(1, min(K, log2 |I_u|)), [R] int32: a short history has few interests."""
     log2 = tf.math.log(tf.maximum(tf.cast(num_events, tf.float32), 1.0)) / math.log(2.0)
     return tf.clip_by_value(tf.cast(tf.floor(log2 + 1e-4), tf.int32), 1, most)
 
@@ -72,7 +72,7 @@ class CapsuleInterests(tf.keras.layers.Layer):
         self._expand = tf.keras.layers.Dense(model.ff_dim, activation="relu", name="expand")
         self._contract = tf.keras.layers.Dense(model.dim, name="contract")
 
-    def call(self, events: tf.Tensor, is_real: tf.Tensor, random: StepRandom | None = None) -> Interests:
+    def call(self, events: tf.Tensor, is_real: tf.Tensor, random: StatelessRng | None = None) -> Interests:
         """See `interests.UserSide`; K = `num_capsules`."""
         del random
         most = self._config.num_capsules

@@ -2,10 +2,10 @@
 
 import tensorflow as tf
 
-from longretriever_tf.config import Config
-from longretriever_tf.models.baselines.interests import Interests, Queries
+from longretriever_tf.config.config import Config
+from longretriever_tf.models.baselines.user_side import Interests, Queries
 from longretriever_tf.models.encoder import Encoder
-from longretriever_tf.models.random import StepRandom
+from longretriever_tf.models.stateless_dropout import StatelessRng
 
 
 class TransformerInterest(tf.keras.layers.Layer):
@@ -26,7 +26,7 @@ class TransformerInterest(tf.keras.layers.Layer):
         )
         self._encoder = Encoder(model.dim, model.num_layers, model.num_heads, model.ff_dim, model.dropout, policy)
 
-    def call(self, events: tf.Tensor, is_real: tf.Tensor, random: StepRandom | None = None) -> Interests:
+    def call(self, events: tf.Tensor, is_real: tf.Tensor, random: StatelessRng | None = None) -> Interests:
         """See `interests.UserSide`; K = 1."""
         num = tf.shape(events)[0]
         x = tf.concat([tf.repeat(self._cls, num, axis=0), events], 1)  # [R, 1 + L, D]

@@ -1,0 +1,13 @@
+"""Every setting of a run: its dataclasses, what they must hold to, and their command-line flags."""
+
+from longretriever_tf.config.config import (
+    Config,
+    DataConfig,
+    IndexConfig,
+    ModelConfig,
+    RetrievalConfig,
+    TrainConfig,
+    load_config,
+)
+
+__all__ = ["Config", "DataConfig", "IndexConfig", "ModelConfig", "RetrievalConfig", "TrainConfig", "load_config"]

@@ -1,0 +1,102 @@
+"""Settings of the neural baselines, and which model reads which flag. Imports no TensorFlow."""
+
+import dataclasses
+from typing import Any
+
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config.field import setting
+
+LONGRETRIEVER = "longretriever"
+BASELINES = ("two_tower", "mind", "comirec")
+MODELS = (LONGRETRIEVER, *BASELINES)
+
+
+@dataclasses.dataclass(frozen=True)
+class BaselineConfig:
+    """What `--model=two_tower|mind|comirec` reads besides dim, item tower, temperature, dropout and training."""
+
+    recent_length: int = setting(
+        200, "model=two_tower|mind|comirec: the user's latest events, of any category, that the user side reads."
+    )
+    num_capsules: int = setting(5, "model=mind|comirec: interests (vectors) of a user, at most.")
+    routing_iterations: int = setting(3, "model=mind: iterations of dynamic routing.")
+    label_aware_power: float = setting(
+        2.0, "model=mind: power of label-aware attention in training; 1: plain attention, large: the nearest interest."
+    )
+    max_targets: int = setting(
+        0, "model=two_tower|mind|comirec: targets of a user's time in an epoch, drawn anew in each; 0: all of them."
+    )
+    uniform_negatives: int = setting(
+        0,
+        "model=two_tower|mind|comirec with loss=in_batch: items drawn uniformly from the corpus that every example of "
+        "a batch has as further negatives; the logQ correction then knows the mixture.",
+    )
+
+
+_READERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "model": dict.fromkeys(("num_layers", "num_heads"), (LONGRETRIEVER, "two_tower"))
+    | dict.fromkeys(
+        ("max_length", "subsequence", "max_events", "profile", "user_context", "taste_dropout", "copy", "item_stats"),
+        (LONGRETRIEVER,),
+    ),
+    "train": dict.fromkeys(
+        (
+            *("in_context", "small_category", "taste_folds", "vector_loss_weight"),
+            *("device_input", "steps_per_call", "batches_per_step"),
+        ),
+        (LONGRETRIEVER,),
+    )
+    | {"mixed_precision": (LONGRETRIEVER, "two_tower")},
+    "baseline": {
+        "recent_length": BASELINES,
+        "num_capsules": ("mind", "comirec"),
+        "routing_iterations": ("mind",),
+        "label_aware_power": ("mind",),
+        "max_targets": BASELINES,
+        "uniform_negatives": BASELINES,
+    },
+}
+"""Models that read a setting; every model reads one that is not listed."""
+
+
+def check_baselines(config: Any) -> None:
+    """Refuses settings of the baselines that cannot work, and settings that the model picked does not read.
+
+    Args:
+      config: a whole `Config`.
+
+    Raises:
+      UserError: names the flag.
+    """
+    baseline, model = config.baseline, config.model.model
+    for name in ("recent_length", "num_capsules", "routing_iterations"):
+        _require(getattr(baseline, name) > 0, f"--{name}={getattr(baseline, name)}: expected a value above 0")
+    for name in ("max_targets", "uniform_negatives"):
+        _require(getattr(baseline, name) >= 0, f"--{name}={getattr(baseline, name)}: expected 0 or more")
+    power = baseline.label_aware_power
+    _require(power >= 1, f"--label_aware_power={power}: expected 1 or more (attention sharpens with it)")
+    for section, readers in _READERS.items():
+        for name, models in readers.items():
+            _check_read(getattr(config, section), name, model, models)
+    if model != LONGRETRIEVER:
+        for field in dataclasses.fields(config.retrieval):
+            _check_read(config.retrieval, field.name, model, (LONGRETRIEVER,))
+    _require(
+        not (baseline.uniform_negatives and config.train.loss == "full"),
+        f"--uniform_negatives={baseline.uniform_negatives} belongs to --loss=in_batch: --loss=full has every item of "
+        "the corpus as a negative already",
+    )
+
+
+def _check_read(section: Any, name: str, model: str, readers: tuple[str, ...]) -> None:
+    default = next(field.default for field in dataclasses.fields(section) if field.name == name)
+    value = getattr(section, name)
+    _require(
+        model in readers or value == default,
+        f"--{name}={value!r} is not read by --model={model} but by {', '.join(readers)}; leave the flag out",
+    )
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise UserError(message)

@@ -1,0 +1,202 @@
+"""What a config must hold to: each value in its range, and values that go together. Imports no TensorFlow."""
+
+import dataclasses
+import math
+from typing import Any
+
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config.baselines import LONGRETRIEVER, check_baselines
+from longretriever_tf.config.input_names import check_profile_columns
+
+CLUSTERS = "clusters:"
+"""--context=clusters:N: the context is learned."""
+
+_TRAIN_FROM_0 = (
+    *("seed", "taste_folds", "interest_epochs", "patience", "weight_decay"),
+    *("small_category", "target_weight_power", "vector_loss_weight", "materialise_gb"),
+)
+"""Numbers of the training that may be 0."""
+
+
+def num_clusters(context: str) -> int:
+    """N of the context "clusters:N"; 0 where it is a column of the log, or N is no number."""
+    number = context.removeprefix(CLUSTERS)
+    return int(number) if asks_clusters(context) and number.isascii() and number.isdigit() else 0
+
+
+def asks_clusters(context: str) -> bool:
+    """Whether the context is learned; `num_clusters` says how many clusters, where that is a number."""
+    return context.startswith(CLUSTERS)
+
+
+def require(holds: bool, message: str) -> None:
+    """Raises UserError(message) unless `holds`."""
+    if not holds:
+        raise UserError(message)
+
+
+def evaluation_only(config: Any) -> str:
+    """What of a run `evaluate` alone can ask, in one line; "" where an export serves all of it.
+
+    Args:
+      config: a whole `Config`.
+    """
+    if config.model.model != LONGRETRIEVER:
+        return (
+            f"--model={config.model.model} is a baseline: evaluate judges it; it is never exported or asked for "
+            "recommendations"
+        )
+    if config.retrieval.search != "category":
+        return (
+            f"--search={config.retrieval.search} is for evaluation alone: an export searches categories; export with "
+            "--search=category"
+        )
+    return ""
+
+
+def check_config(config: Any) -> None:
+    """Refuses values that cannot work.
+
+    Args:
+      config: a whole `Config`.
+
+    Raises:
+      UserError: names the flag, its value and the cure.
+    """
+    _check_values(config)
+    check_baselines(config)
+    _check_combinations(config)
+
+
+def _check_values(config: Any) -> None:
+    """Each value on its own: one of its choices, in its range."""
+    for section in (config.data, config.model, config.train, config.retrieval, config.index):
+        for field in dataclasses.fields(section):
+            value, choices = getattr(section, field.name), field.metadata["choices"]
+            require(not choices or value in choices, f"--{field.name}={value!r}: expected one of {', '.join(choices)}")
+            is_number = not isinstance(value, float) or math.isfinite(value)
+            require(is_number, f"--{field.name}={value}: expected a finite number")
+    model, train, retrieval = config.model, config.train, config.retrieval
+    for section, names in (
+        (config.data, ("window_days", "max_basket_hours")),
+        (model, ("dim", "num_layers", "num_heads", "ff_dim", "max_length", "max_events", "temperature")),
+        (
+            train,
+            (
+                "batch_size",
+                "epochs",
+                "max_logits",
+                "num_snapshots",
+                "snapshot_every_days",
+                "horizon_days",
+                "learning_rate",
+                "checkpoint_every_s",
+                "steps_per_call",
+                "batches_per_step",
+            ),
+        ),
+        (retrieval, ("num_interests", "top_interests", "day_floor")),
+        (config.index, ("scann_min_items", "partition_sample")),
+    ):
+        for name in names:
+            require(getattr(section, name) > 0, f"--{name}={getattr(section, name)}: expected a value above 0")
+    for section, others in (
+        (model, ("svd_dim", "history_events")),
+        (train, _TRAIN_FROM_0),
+    ):
+        for name in others:
+            require(getattr(section, name) >= 0, f"--{name}={getattr(section, name)}: expected 0 or more")
+    _check_bounds(config)
+
+
+def _check_bounds(config: Any) -> None:
+    """Values with bounds of their own."""
+    model, train, retrieval, index = config.model, config.train, config.retrieval, config.index
+    require(
+        train.seed < 2**32, f"--seed={train.seed}: expected at most {2**32 - 1:,}, the largest seed of all generators"
+    )
+    require(
+        not set('"\r\n') & set(config.data.delimiter),
+        f"--delimiter={config.data.delimiter!r}: expected no quote and no end of line in it",
+    )
+    require(0 <= model.taste_dropout <= 0.99, f"--taste_dropout={model.taste_dropout}: expected 0 to 0.99")
+    require(
+        train.taste_folds != 1, "--taste_folds=1: expected 0 or at least 2; one fold would leave nobody to learn from"
+    )
+    require(0 <= model.dropout <= 0.99, f"--dropout={model.dropout}: expected 0 to 0.99")
+    require(0 <= model.unknown_rate <= 0.99, f"--unknown_rate={model.unknown_rate}: expected 0 to 0.99")
+    require(
+        0 <= train.validation_users <= 0.9, f"--validation_users={train.validation_users:g}: expected 0 to 0.9, a share"
+    )
+    require(0 < index.scann_recall <= 1, f"--scann_recall={index.scann_recall}: expected above 0 and at most 1")
+    require(
+        retrieval.max_candidates >= retrieval.max_k,
+        f"--max_candidates={retrieval.max_candidates}: expected at least --max_k={retrieval.max_k}, one list of it",
+    )
+    require(retrieval.max_values >= 1, f"--max_values={retrieval.max_values}: expected a value above 0")
+    require(retrieval.max_k >= 100, f"--max_k={retrieval.max_k}: expected at least 100, what requests get by default")
+    require(
+        index.check_queries >= 4,
+        f"--check_queries={index.check_queries}: expected at least 4: half tune a searcher, half judge it",
+    )
+
+
+def _check_combinations(config: Any) -> None:
+    """Values that do not go together."""
+    model, train, retrieval = config.model, config.train, config.retrieval
+    require(
+        not asks_clusters(config.data.context) or num_clusters(config.data.context) > 1,
+        f"--context={config.data.context}: expected {CLUSTERS} and a number above 1, such as {CLUSTERS}300",
+    )
+    require(
+        model.dim % model.num_heads == 0 or model.model in ("mind", "comirec"),
+        f"--dim={model.dim} is not a multiple of --num_heads={model.num_heads}; pick a divisor of {model.dim}",
+    )
+    require(
+        retrieval.num_interests <= retrieval.top_interests,
+        f"--num_interests={retrieval.num_interests} is above --top_interests={retrieval.top_interests}: "
+        "N interests are drawn from the top M, so N <= M",
+    )
+    require(
+        not train.validation_users or train.cut == "none",
+        f"--validation_users={train.validation_users:g} with --cut={train.cut}: that cut keeps windows apart for all "
+        "users; add --cut=none, or leave the flag out",
+    )
+    require(
+        not train.validation_users or model.model == LONGRETRIEVER,
+        f"--validation_users={train.validation_users:g} with --model={model.model}: only longretriever holds users "
+        "out; leave the flag out",
+    )
+    if model.model != LONGRETRIEVER:
+        return  # `check_baselines` has seen to the rest
+    if model.profile and config.data.dataset == "event_log":
+        check_profile_columns(config.data.user_features)
+    require(
+        model.svd_dim > 0 or not model.reads_history_embedding,
+        "--user_context reads the items' SVD: add --nouser_context, or leave --svd_dim above 0",
+    )
+    require(
+        train.loss == "full" or not (model.copy or model.item_stats),
+        "--loss=in_batch scores by inner products alone: add --nocopy --noitem_stats, or use --loss=full",
+    )
+    require(
+        train.loss == "full" or not train.device_input,
+        f"--device_input with --loss={train.loss}: batches on the device hold whole categories; use --loss=full",
+    )
+    require(
+        train.device_input or train.batches_per_step == 1,
+        f"--batches_per_step={train.batches_per_step} belongs to --device_input: add it, or leave the flag out",
+    )
+    require(
+        train.in_context or train.loss == "in_batch",
+        "--noin_context (mixed batches) needs --loss=in_batch: a mixed batch has no single category to score whole",
+    )
+    require(
+        retrieval.search == "category" or retrieval.merge in ("raw", "round_robin"),
+        f"--search=corpus with --merge={retrieval.merge}: lists of the whole corpus hold the same items, which have no "
+        "share of a category; use --merge=raw or --merge=round_robin",
+    )
+    require(
+        train.interest_epochs > 0 or retrieval.interest == "paper",
+        "--interest_epochs=0 trains no interest score: add --interest=paper (eq. 3), or let it train",
+    )

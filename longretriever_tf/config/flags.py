@@ -1,0 +1,156 @@
+"""absl flags derived from the config dataclasses; only commands import this module."""
+
+import dataclasses
+import io
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app, flags, logging
+
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config import config as config_lib
+
+flags.disclaim_key_flags()  # they belong to the command that asks for them, so that its --help lists them
+
+_HELP = ("help", "helpfull", "helpshort", "helpxml", "h", "?")
+
+_SECTIONS = {field.name: field.type for field in dataclasses.fields(config_lib.Config)}
+
+
+def define_config_flags(*sections: str) -> None:
+    """Defines one flag per field of the named sections (`data`, `model`, `train`, `retrieval`, `index`, `baseline`)."""
+    for section in sections:
+        for field in dataclasses.fields(_SECTIONS[section]):  # type: ignore[arg-type]
+            help_text, choices = field.metadata["help"], field.metadata["choices"]
+            default: Any = field.default
+            if choices:
+                flags.DEFINE_enum(field.name, default, choices, help_text)
+            elif isinstance(default, bool):
+                flags.DEFINE_bool(field.name, default, help_text)
+            elif isinstance(default, tuple):
+                flags.DEFINE_list(field.name, list(default), help_text)
+            elif isinstance(default, int):
+                flags.DEFINE_integer(field.name, default, help_text)
+            elif isinstance(default, float):
+                flags.DEFINE_float(field.name, default, help_text)
+            else:
+                flags.DEFINE_string(field.name, default, help_text)
+
+
+def config_from_flags(base: config_lib.Config | None = None) -> config_lib.Config:
+    """The config that the flags describe: `base` (or the defaults), with each flag that was given laid over it."""
+    base = base or config_lib.Config()
+    made: dict[str, Any] = {}
+    for section in _SECTIONS:
+        value = getattr(base, section)
+        given = {}
+        for field in dataclasses.fields(value):
+            if field.name in flags.FLAGS and flags.FLAGS[field.name].present:
+                flag = flags.FLAGS[field.name].value
+                given[field.name] = tuple(flag) if isinstance(flag, list) else flag
+        made[section] = dataclasses.replace(value, **given)
+    return config_lib.Config(**made)
+
+
+def run_command(main: Callable[[Sequence[str]], Any]) -> None:
+    """Runs a command: a user's mistake is one line on stderr and exit status 2, never a traceback."""
+
+    def guarded(argv: Sequence[str]) -> int:
+        if len(argv) > 1:
+            print(
+                f"error: unexpected argument {argv[1]!r}; flags are written --name=value (see --help)", file=sys.stderr
+            )
+            return 2
+        try:
+            status = main(argv) or 0
+            sys.stdout.flush()
+            return status
+        except BrokenPipeError:
+            return _end_of_pipe()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("stopped by the user; the same command goes on from the last checkpoint", file=sys.stderr)
+            return 130
+
+    _open_streams()
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.WARNING)  # TensorFlow and TFDS narrate their file handling at INFO
+    app.run(guarded, flags_parser=_parse)
+
+
+def _open_streams() -> None:
+    """Output that was closed (`>&-`) goes nowhere; a character that the terminal's encoding lacks is shown escaped."""
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w", encoding="utf-8") for stream in (sys.stdout, sys.stderr))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _end_of_pipe() -> int:
+    """Who read the output has left, as `| head` does: nothing is wrong, and nobody is there to be told."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered goes nowhere, without a word at the exit
+    return 128 + signal.SIGPIPE
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    name = getattr(sys.modules["__main__"].__spec__, "name", "longretriever_tf.NAME")
+    try:
+        if _wants_help(argv):
+            _print_help(argv)
+        rest: list[str] = flags.FLAGS(list(argv))
+        _check_given()
+        return rest
+    except flags.Error as error:
+        print(f"error: {_plain(error)}\nhelp: python -m {name} --help lists every flag", file=sys.stderr)
+    except BrokenPipeError:
+        sys.exit(_end_of_pipe())
+    except (OSError, UnicodeDecodeError) as error:
+        named = ", ".join(arg for arg in argv if _bare(arg) == "flagfile")
+        print(f"error: {named or 'a flagfile'} cannot be read as UTF-8 text: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _plain(error: Exception) -> str:
+    """Message of absl without its own mark, and in plain words where it gives a tuple."""
+    text = str(error).removeprefix("ERROR:: ")
+    head, _, _ = text.partition(": ('Non-boolean argument to boolean flag'")
+    return text if head == text else f"{head}: expected true or false; --name and --noname say so too"
+
+
+def _check_given() -> None:
+    """Refuses what absl lets pass: nan and inf, beyond any bound; and "" for a name, as an unset variable leaves it."""
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if not flag.present:
+            continue
+        if isinstance(flag.value, float) and not math.isfinite(flag.value):
+            raise flags.IllegalFlagValueError(f"flag --{name}={flag.value}: expected a finite number")
+        if flag.value == "" and flag.default:
+            raise flags.IllegalFlagValueError(
+                f"flag --{name}=: it is empty (a variable that is not set?); expected a value such as {flag.default}"
+            )
+
+
+def _wants_help(argv: Sequence[str]) -> bool:
+    return any(arg.startswith("-") and _bare(arg) in _HELP for arg in argv[1:])
+
+
+def _print_help(argv: Sequence[str]) -> None:
+    """Prints the help and ends with status 0: who asked for it made no mistake."""
+    asked = next(name for name in map(_bare, argv[1:]) if name in _HELP)
+    try:
+        flags.FLAGS([argv[0], f"--{'help' if asked in ('h', '?') else asked}"])
+    except SystemExit:
+        pass  # absl calls it a failure
+    sys.stdout.flush()
+    sys.exit(0)
+
+
+def _bare(arg: str) -> str:
+    return arg.lstrip("-").partition("=")[0]

@@ -1,0 +1,161 @@
+"""Training examples as light keys into the category order. Imports no TensorFlow.
+
+An example is a question that serving will ask: (user, category, time) and the items that the user took next. It
+holds positions, not histories: the search itself runs per batch, in the graph, by the code that serves.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from longretriever_tf.common import schema
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config.config import Config
+from longretriever_tf.data.corpus import EncodedLog
+from longretriever_tf.data.search.behavior_index import CategoryOrder
+from longretriever_tf.data.search.history_limit import visible_segments, visible_since
+from longretriever_tf.data.search.user_activity import user_activity
+
+_MAX_AS_OF_TIMES = 104
+"""Times of the grid of event examples: two years of weeks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """X examples, each a slice of history and a slice of targets in one run of the category order.
+
+    Attributes:
+      start, stop: history = events `start:stop` of the category order, all strictly before `time`, [X] int64.
+      target_start, target_stop: targets = the distinct items of events `target_start:target_stop`, none of them before
+        `time`, [X] int64.
+      user, category: [X] int32.
+      time: the request's time, seconds UTC, [X] int64.
+      stats_row: row of `ItemStats` as of `time`, [X] int32.
+      length: tokens that the history makes, at most L, [X] int32; where --history_events hides part of the window, no
+        fewer than it makes.
+      weight: weight of each target, [X] float32.
+      activity: `user_activity` at `time`, [X, 3] float32.
+    """
+
+    start: np.ndarray
+    stop: np.ndarray
+    target_start: np.ndarray
+    target_stop: np.ndarray
+    user: np.ndarray
+    category: np.ndarray
+    time: np.ndarray
+    stats_row: np.ndarray
+    length: np.ndarray
+    weight: np.ndarray
+    activity: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+def snapshot_times(config: Config, first: int, cut: int) -> np.ndarray:
+    """Times of the snapshots after `first`, oldest first, [S] int64: the last one's horizon ends at the cut.
+
+    >>> from longretriever_tf.config.config import Config, TrainConfig
+    >>> config = Config(train=TrainConfig(snapshot_every_days=7, num_snapshots=3, horizon_days=28))
+    >>> snapshot_times(config, first=60 * schema.DAY_S, cut=100 * schema.DAY_S) // schema.DAY_S
+    array([65, 72])
+    """
+    step = int(config.train.snapshot_every_days * schema.DAY_S)
+    last = cut - int(config.train.horizon_days * schema.DAY_S)
+    times = last - step * np.arange(config.train.num_snapshots - 1, -1, -1, dtype=np.int64)
+    return times[times > first]
+
+
+def stats_times(config: Config, first: int, cut: int) -> np.ndarray:
+    """Times at which item statistics are kept: the snapshots, for event examples a grid beside them; then the cut.
+
+    The grid is weekly, in a log of more than two years coarser: each time costs memory for every item and user.
+    """
+    times = snapshot_times(config, first, cut)
+    if config.train.examples != "snapshot":
+        step = max(7 * schema.DAY_S, -(-(cut - first) // _MAX_AS_OF_TIMES))
+        times = np.union1d(times, np.arange(first, cut, step, dtype=np.int64))
+    return np.append(times, cut)
+
+
+def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: np.ndarray) -> Examples:
+    """All training examples of `log`, which must end before the training cut.
+
+    Args:
+      config: the run's config; `train.examples` picks the kind or kinds.
+      log: the encoded log before the cut.
+      order: the category order of the same log.
+      grid: times of the item statistics, the cut last, [S] int64.
+
+    Raises:
+      UserError: the log makes no example.
+    """
+    parts = []
+    if config.train.examples != "event":
+        as_of_times = snapshot_times(config, int(log.timestamp.min()), int(grid[-1]))
+        parts.append(_snapshot_slices(order, as_of_times, int(config.train.horizon_days * schema.DAY_S)))
+    if config.train.examples != "snapshot":
+        parts.append(_event_slices(order))
+    run, stop, target_start, target_stop, time = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    if not len(run):
+        raise UserError(
+            "the training window makes no example: no user has an event after the first snapshot; lower "
+            "--horizon_days or --window_days (the learned interest score needs snapshots with --examples=event, too)"
+        )
+    user = order.segment_user[run]
+    start = order.segment_offset[run]
+    if config.model.history_events:
+        start = np.minimum(
+            stop, visible_segments(order, run, visible_since(log, user, time, config.model.history_events))
+        )
+    if config.model.subsequence == "items":
+        start = np.maximum(start, stop - config.model.max_events)
+        within = order.num_distinct_within(config.model.max_events)
+        distinct = np.where(stop > start, within[np.maximum(stop - 1, 0)], 0)
+    else:
+        start = np.maximum(start, stop - config.model.max_length)
+        distinct = stop - start
+    as_of_times, as_of = np.unique(time, return_inverse=True)
+    _, inverse = np.unique(user * len(as_of_times) + as_of, return_inverse=True)
+    targets = np.bincount(inverse, target_stop - target_start)[inverse]
+    return Examples(
+        start=start,
+        stop=stop,
+        target_start=target_start,
+        target_stop=target_stop,
+        user=user.astype(np.int32),
+        category=order.segment_category[run].astype(np.int32),
+        time=time,
+        stats_row=np.maximum(np.searchsorted(grid, time, side="right") - 1, 0).astype(np.int32),
+        length=np.minimum(np.minimum(distinct, stop - start), config.model.max_length).astype(np.int32),
+        weight=(np.maximum(targets, 1) ** -config.train.target_weight_power).astype(np.float32),
+        activity=user_activity(log, user, time, config.model.history_events),
+    )
+
+
+def _snapshot_slices(order: CategoryOrder, as_of_times: np.ndarray, horizon: int) -> tuple[np.ndarray, ...]:
+    """One example per time, user and category of which something is taken within `horizon` seconds."""
+    parts = []
+    first_history = np.full(int(order.segment_user.max(initial=0)) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(first_history, order.segment_user, order.timestamp[order.segment_offset[:-1]])
+    for time in as_of_times:
+        stop = order.segment_offset[:-1] + np.add.reduceat(order.timestamp < time, order.segment_offset[:-1])
+        target_stop = order.segment_offset[:-1] + np.add.reduceat(
+            order.timestamp < time + horizon, order.segment_offset[:-1]
+        )
+        # A user without any history before the time is not a request that serving ranks: nothing to read.
+        run = np.flatnonzero((target_stop > stop) & (first_history[order.segment_user] < time))
+        parts.append((run, stop[run], stop[run], target_stop[run], np.full(len(run), time)))
+    if not parts:
+        return tuple(np.zeros(0, np.int64) for _ in range(5))
+    return tuple(np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True))
+
+
+def _event_slices(order: CategoryOrder) -> tuple[np.ndarray, ...]:
+    """One example per event: the run's events of strictly earlier time are its history."""
+    position = np.arange(len(order.item), dtype=np.int64)
+    run = np.repeat(np.arange(len(order.segment_user)), np.diff(order.segment_offset))
+    is_new = (np.diff(order.timestamp, prepend=-1) != 0) | (np.diff(run, prepend=-1) != 0)
+    stop = np.maximum.accumulate(np.where(is_new, position, 0))
+    return run, stop, position, position + 1, order.timestamp

@@ -1,0 +1,219 @@
+"""In-context batches: light keys, regrouped by category each epoch, read in the graph batch by batch.
+
+The order of work: (1) numpy shuffles the epoch's keys by (seed, epoch) alone; (2) keys are regrouped by category and
+bucketed by history length, then cut into single-category batches, whose order is shuffled too; (3) a tf.data map looks
+up each batch's keys, gathers the histories that were searched once (or searches them, where --materialise_gb is too
+small to keep them) and pads to the longest of that batch. Nothing per element runs in Python, and batch i of an epoch
+is a pure function of (seed, epoch, i): resuming needs no iterator state.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from longretriever_tf.config.config import Config
+from longretriever_tf.data.batches.examples import Examples
+from longretriever_tf.data.batches.pipeline import numbered_batches
+from longretriever_tf.data.batches.prepared_data import Prepared, example_history_embeddings
+from longretriever_tf.data.batches.targets import distinct_targets
+from longretriever_tf.data.batches.token_cache import Histories, SearchedHistories, keep_histories, kept_bytes
+from longretriever_tf.data.corpus import Corpus, EncodedLog
+from longretriever_tf.data.search.hard_search import flat_ranges
+
+_BUCKETS = (0, 1, 2, 4, 8, 16, 32)
+DEVICE_BUCKETS = (1, 4, 16)
+"""Bounds of history length with --device_input: few, since each padded length is compiled once, which takes long."""
+
+
+class Batch(NamedTuple):
+    """R examples of one category (of several where batches are mixed).
+
+    Attributes:
+      category: [R] int32.
+      profile: [R, P] int32.
+      history embedding: what the whole history says across categories, [R, D] float32; [R, 0] unless the model reads
+        it.
+      token_item: [R, L] int32, 0 where padded.
+      token_local: row of each token's item in `item`, [R, L] int32.
+      features: [R, L, F] float32.
+      item: items whose vectors the step needs, [n] int32: the whole category, or those of tokens and targets.
+      is_whole: whether `item` is the whole category, scalar bool.
+      stats: statistics of `item` at the batch's times, [S, n, 3] float32; S = 0 unless `is_whole`.
+      stats_row: row of `stats` for each example, [R] int32.
+      is_available: whether anyone had taken the item before the example's time, [R, n] bool; [R, 0] unless
+        `is_whole`.
+      target_row: example of each target, [t] int32.
+      target_local: row of the target in `item`, [t] int32.
+      target_weight: [t] float32.
+      target_probability: Q(item | category) on the training window, for logQ, [t] float32.
+    """
+
+    category: tf.Tensor
+    profile: tf.Tensor
+    history_embedding: tf.Tensor
+    token_item: tf.Tensor
+    token_local: tf.Tensor
+    features: tf.Tensor
+    item: tf.Tensor
+    scores_full_category: tf.Tensor
+    stats: tf.Tensor
+    stats_row: tf.Tensor
+    is_available: tf.Tensor
+    target_row: tf.Tensor
+    target_local: tf.Tensor
+    target_weight: tf.Tensor
+    target_probability: tf.Tensor
+
+
+class EpochPlan(NamedTuple):
+    """The epoch's batches: batch i holds examples `rows[start[i]:stop[i]]`."""
+
+    rows: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+
+
+def plan_epoch(config: Config, examples: Examples, category_offset: np.ndarray, epoch: int) -> EpochPlan:
+    """Shuffles, regroups by category and length bucket, cuts into batches. Each example is used exactly once.
+
+    Small categories: a category's remainder shorter than a quarter of a batch joins its next longer bucket; the last
+    remainder is a short batch of its own. Short batches lose no negatives under the full softmax; under `in_batch`,
+    categories of at most `small_category` items are scored whole.
+    """
+    train = config.train
+    rng = np.random.default_rng([train.seed, epoch])
+    shuffled = rng.permutation(len(examples))
+    buckets = DEVICE_BUCKETS if train.device_input else _BUCKETS
+    bucket = np.searchsorted(buckets, examples.length[shuffled])
+    group = bucket.astype(np.int64)
+    if train.in_context:
+        group += examples.category[shuffled].astype(np.int64) * (len(buckets) + 1)
+    order = np.argsort(group, kind="stable")
+    rows, group = shuffled[order], group[order]
+    edges = np.append(np.flatnonzero(np.diff(group, prepend=-1)), len(group))
+    sizes = np.diff(category_offset)
+    bounds: list[tuple[int, int]] = []
+    pending, pending_owner, capacity = 0, -1, train.batch_size
+    for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        owner = int(group[start]) // (len(buckets) + 1)
+        if owner != pending_owner:
+            if pending_owner >= 0 and pending < start:
+                bounds.append((pending, start))
+            pending, pending_owner = start, owner
+            capacity = train.batch_size
+            if train.loss == "full":
+                capacity = max(1, min(capacity, train.max_logits // int(sizes[owner])))
+        while stop - pending >= max(1, capacity // 4):
+            bounds.append((pending, min(stop, pending + capacity)))
+            pending = bounds[-1][1]
+    if pending < len(rows):
+        bounds.append((pending, len(rows)))
+    table = np.array(bounds, np.int64)[rng.permutation(len(bounds))]
+    return EpochPlan(rows, table[:, 0], table[:, 1])
+
+
+class BatchSource:
+    """Columns of the log as tensors, and the graph that turns example rows into a `Batch`.
+
+    Args:
+      config: the run's config; histories are searched once and kept where `train.materialise_gb` holds them.
+      prepared: the training window.
+      examples: the examples.
+    """
+
+    def __init__(self, config: Config, prepared: Prepared, examples: Examples) -> None:
+        corpus, log, stats = prepared.corpus, prepared.log, prepared.stats
+        targets = distinct_targets(examples, prepared.order)
+        self._config, self.history_embeddings = config, example_history_embeddings(config, prepared, examples)
+        self.histories: Histories = SearchedHistories(config, prepared, examples)
+        if kept_bytes(config, examples) <= config.train.materialise_gb * 1e9:
+            self.histories = keep_histories(config, self.histories, examples)
+        with tf.device("/CPU:0"):
+            # One row per example: gathering a row of six costs what gathering one number does.
+            columns = (
+                *(examples.category, examples.user, examples.stats_row, self.history_embeddings.row),
+                *(targets.offset[:-1], targets.offset[1:]),
+            )
+            self._example = tf.constant(np.stack([column.astype(np.int64) for column in columns], 1))
+            self._time, self._weight = tf.constant(examples.time), tf.constant(examples.weight)
+            self._target = tf.constant(targets.item)
+            self._profile = tf.constant(log.profile)
+            self._stats, self._first_time = tf.constant(stats.item), tf.constant(stats.first_time)
+            self._category_offset = tf.constant(corpus.category_offset)
+            self._probability = tf.constant(_sampling_probability(config, corpus, log))
+            self._history_embedding = tf.constant(self.history_embeddings.vector)
+
+    def make_dataset(self, plan: EpochPlan, first: int = 0) -> tf.data.Dataset:
+        """Batches `first`, `first + 1`, ... of the plan, in order, prefetched."""
+        with tf.device("/CPU:0"):
+            rows, start, stop = tf.constant(plan.rows), tf.constant(plan.start), tf.constant(plan.stop)
+        return numbered_batches(lambda i: self.build(rows[start[i] : stop[i]]), first, len(plan.start))
+
+    def build(self, rows: tf.Tensor) -> Batch:
+        """Reads and pads one batch of example rows ([R] int64), in the graph."""
+        columns = tf.unstack(tf.gather(self._example, rows), 6, 1)
+        category, user, stats_at, history_embedding_row, target_start, target_stop = columns
+        time, tokens = tf.gather(self._time, rows), self.histories.read(rows)
+        target_row, at = flat_ranges(target_start, target_stop)
+        target = tf.gather(self._target, at)
+        low, high = self._category_offset[category[0]], self._category_offset[category[0] + 1]
+        scores_full_category = self._is_whole(high - low)
+        item, token_local, target_local = tf.cond(
+            scores_full_category, lambda: _whole(low, high, tokens.item, target), lambda: _subset(tokens.item, target)
+        )
+        # The two branches agree in rank, which `cond` forgets and the optimizer of the step's graph asks for.
+        token_local = tf.ensure_shape(token_local, [None, None])
+        item, target_local = tf.ensure_shape(item, [None]), tf.ensure_shape(target_local, [None])
+        stats_rows, stats_row = tf.unique(stats_at)
+        keep_stats = tf.where(scores_full_category, tf.size(stats_rows), 0)
+        stats = tf.gather(self._stats[:, low:high], stats_rows[:keep_stats])
+        first_time = self._first_time[low : tf.where(scores_full_category, high, low)]
+        # Snapshots share few times: comparing each time once and copying rows is far less than R n comparisons.
+        as_of_times, as_of = tf.unique(time)
+        return Batch(
+            category=tf.cast(category, tf.int32),
+            profile=tf.gather(self._profile, user),
+            history_embedding=tf.gather(self._history_embedding, history_embedding_row),
+            token_item=tokens.item,
+            token_local=token_local,
+            features=tokens.features,
+            item=item,
+            scores_full_category=scores_full_category,
+            stats=stats,
+            stats_row=stats_row,
+            is_available=tf.gather(first_time[None] < as_of_times[:, None], as_of),
+            target_row=target_row,
+            target_local=target_local,
+            target_weight=tf.gather(tf.gather(self._weight, rows), target_row),
+            target_probability=tf.gather(self._probability, target),
+        )
+
+    def _is_whole(self, size: tf.Tensor) -> tf.Tensor:
+        train = self._config.train
+        if train.loss == "full":
+            return tf.constant(True)
+        return tf.logical_and(train.in_context, size <= train.small_category)
+
+
+def _whole(low: tf.Tensor, high: tf.Tensor, token_item: tf.Tensor, target: tf.Tensor) -> tuple:
+    """The whole category, and where tokens and targets are among it."""
+    low, high = tf.cast(low, tf.int32), tf.cast(high, tf.int32)
+    return tf.range(low, high), tf.maximum(token_item - low, 0), target - low
+
+
+def _subset(token_item: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The distinct items of tokens and targets, and where each is among them."""
+    item, local = tf.unique(tf.concat([tf.reshape(token_item, [-1]), target], 0))
+    num_tokens = tf.size(token_item)
+    return item, tf.reshape(local[:num_tokens], tf.shape(token_item)), local[num_tokens:]
+
+
+def _sampling_probability(config: Config, corpus: Corpus, log: EncodedLog) -> np.ndarray:
+    """Q(item | category) from the training window, or Q(item) for mixed batches, [V] float32, above 0."""
+    counts = np.bincount(log.item, minlength=corpus.num_items).astype(np.float64)
+    if config.train.in_context:
+        totals = np.bincount(corpus.item_category, counts, corpus.num_categories)[corpus.item_category]
+    else:
+        totals = np.full(corpus.num_items, counts.sum())
+    return (np.maximum(counts, 0.5) / np.maximum(totals, 1)).astype(np.float32)

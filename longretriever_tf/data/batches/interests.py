@@ -1,0 +1,186 @@
+"""Snapshots for the learned interest score: whole histories before a time, categories of the items taken after it."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from longretriever_tf.data.batches.examples import Examples
+from longretriever_tf.data.batches.pipeline import numbered_batches
+from longretriever_tf.data.batches.prepared_data import ExampleHistoryEmbeddings, Prepared
+from longretriever_tf.data.corpus import Corpus, EncodedLog
+from longretriever_tf.data.ranges import flat_ranges
+from longretriever_tf.data.recipe.interest_features import (
+    category_bag,
+    interest_features,
+    interest_score,
+    summarise_history,
+)
+from longretriever_tf.data.recipe.item_stats import ItemStats
+from longretriever_tf.data.search import hard_search
+from longretriever_tf.data.search.behavior_index import CategoryOrder
+from longretriever_tf.data.search.history_limit import visible_histories
+
+_MAX_PAIRS = 60_000
+"""A batch holds about this many (history, category) pairs; bounds memory where categories are many."""
+
+
+class InterestBatch(NamedTuple):
+    """B lives at their times.
+
+    Attributes:
+      features: [B, C, F] float32.
+      bag: [B, C] float32.
+      history embedding: what the histories say across categories, [B, D] float32; [B, 0] unless the model reads it.
+      counts: distinct items taken within the horizon, by goal (all, novel), [B, C, 2] float32.
+      weight: [B] float32.
+    """
+
+    features: tf.Tensor
+    bag: tf.Tensor
+    history_embedding: tf.Tensor
+    counts: tf.Tensor
+    weight: tf.Tensor
+
+
+class HistoryReader:
+    """Interest features of (user, time) pairs of a log, in the graph.
+
+    Args:
+      corpus: the corpus.
+      log: the encoded log.
+      stats: its item statistics.
+      day_floor: floor of eq. 3, days.
+      history_events: those who slice the histories show only the latest so many events; 0: all. See
+        `data.search.history_limit`.
+    """
+
+    def __init__(
+        self, corpus: Corpus, log: EncodedLog, stats: ItemStats, day_floor: float, history_events: int = 0
+    ) -> None:
+        self.history_events = history_events
+        self._num_categories, self._day_floor = corpus.num_categories, day_floor
+        with tf.device("/CPU:0"):
+            self._log = (tf.constant(log.item), tf.constant(log.timestamp), tf.constant(log.weight))
+            self._item_category = tf.constant(corpus.item_category)
+            self._category_stats = tf.constant(stats.category)
+            self._category_size = tf.constant(np.diff(corpus.category_offset), tf.float32)
+
+    def read(
+        self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor, stats_row: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Histories `start:stop` of the time-ordered log before `time`, [B] each.
+
+        Returns:
+          features [B, C, F], the bag of categories [B, C], eq. 3's score [B, C].
+        """
+        history = hard_search.slice_events(*self._log, start, stop, time)
+        summary = summarise_history(
+            history, self._item_category, tf.shape(time)[0], self._num_categories, self._day_floor
+        )
+        features = interest_features(summary, tf.gather(self._category_stats, stats_row), self._category_size)
+        return features, category_bag(summary), summary.score
+
+    def score(self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor, day_floor: tf.Tensor) -> tf.Tensor:
+        """Eq. 3 alone, with any floor (days, scalar float32): [B, C]; the histories as `read` takes them."""
+        history = hard_search.slice_events(*self._log, start, stop, time)
+        pair = history.request * self._num_categories + tf.gather(self._item_category, history.item)
+        parts = interest_score(history.age, history.weight, day_floor)
+        num = tf.shape(time)[0]
+        sums = tf.math.unsorted_segment_sum(parts, pair, num * self._num_categories)
+        return tf.reshape(sums, [num, self._num_categories])
+
+
+class InterestSource:
+    """Batches of snapshots; batch i of an epoch is a function of (seed, epoch, i) alone.
+
+    Args:
+      prepared: the training window.
+      examples: snapshots.
+      history embeddings: of the snapshots.
+      reader: of their histories.
+      seed: of the order.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        examples: Examples,
+        history_embeddings: ExampleHistoryEmbeddings,
+        reader: HistoryReader,
+        seed: int,
+    ) -> None:
+        corpus, log, order, stats = prepared.corpus, prepared.log, prepared.order, prepared.stats
+        self._reader, self._seed = reader, seed
+        self._num_categories = corpus.num_categories
+        self.batch_size = int(np.clip(_MAX_PAIRS // corpus.num_categories, 8, 256))
+        by_row = np.lexsort((examples.time, examples.user))
+        user, time = examples.user[by_row].astype(np.int64), examples.time[by_row]
+        is_new = (np.diff(user, prepend=-1) != 0) | (np.diff(time, prepend=-1) != 0)
+        first = np.flatnonzero(is_new)
+        user, time = user[first], time[first]
+        self.num_rows = len(first)
+        every, novel = _target_counts(order, examples)
+        with tf.device("/CPU:0"):
+            self._start, self._stop = map(tf.constant, visible_histories(log, user, time, reader.history_events))
+            self._time, self._stats_row = tf.constant(time), tf.constant(stats.row_at(time))
+            self._weight = tf.constant(examples.weight[by_row][first])
+            self._history_embedding, self._history_embedding_row = (
+                tf.constant(history_embeddings.vector),
+                tf.constant(history_embeddings.row[by_row][first]),
+            )
+            self._targets = tf.constant(np.append(first, len(by_row)))  # row r owns targets _targets[r]:_targets[r + 1]
+            self._category = tf.constant(examples.category[by_row])
+            self._counts = tf.constant(np.stack([every, novel], 1)[by_row].astype(np.float32))
+
+    def num_batches(self) -> int:
+        """Batches in an epoch."""
+        return -(-self.num_rows // self.batch_size)
+
+    def make_dataset(self, epoch: int, first: int = 0) -> tf.data.Dataset:
+        """Batches `first`, `first + 1`, ... of the epoch."""
+        rows = np.random.default_rng([self._seed, 7, epoch]).permutation(self.num_rows)
+        with tf.device("/CPU:0"):
+            rows = tf.constant(rows)
+        size = self.batch_size
+        return numbered_batches(lambda i: self.build(rows[i * size : (i + 1) * size]), first, self.num_batches())
+
+    def build(self, rows: tf.Tensor) -> InterestBatch:
+        """One batch of snapshot rows, [B] int64."""
+        features, bag, _ = self._reader.read(
+            tf.gather(self._start, rows),
+            tf.gather(self._stop, rows),
+            tf.gather(self._time, rows),
+            tf.gather(self._stats_row, rows),
+        )
+        targets = tf.ragged.range(tf.gather(self._targets, rows), tf.gather(self._targets, rows + 1))
+        at = tf.stack([targets.value_rowids(), tf.cast(tf.gather(self._category, targets.values), tf.int64)], 1)
+        shape = tf.stack([tf.size(rows), self._num_categories, 2])
+        counts = tf.scatter_nd(at, tf.gather(self._counts, targets.values), tf.cast(shape, tf.int64))
+        history_embedding = tf.gather(self._history_embedding, tf.gather(self._history_embedding_row, rows))
+        return InterestBatch(features, bag, history_embedding, counts, tf.gather(self._weight, rows))
+
+
+def _target_counts(order: CategoryOrder, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct target items of each example, and how many of them the user had never taken; [X] each."""
+    last = examples.target_stop - 1
+    before = np.where(
+        examples.stop > order.segment_offset[order.find_segments(examples.user, examples.category)],
+        order.num_distinct[np.maximum(examples.stop - 1, 0)],
+        0,
+    )
+    novel = order.num_distinct[last] - before
+    previous = _previous_of_item(order)
+    owner, position = flat_ranges(examples.target_start, examples.target_stop)
+    every = np.bincount(owner, previous[position] < examples.target_start[owner], len(examples))
+    return every, novel
+
+
+def _previous_of_item(order: CategoryOrder) -> np.ndarray:
+    """Position of the same user's event before of the same item, -1 where there is none, [E] int64."""
+    run = np.repeat(np.arange(len(order.segment_user)), np.diff(order.segment_offset))
+    by_item = np.lexsort((order.item, run))
+    same = (np.diff(run[by_item], prepend=-1) == 0) & (np.diff(order.item[by_item], prepend=-1) == 0)
+    previous = np.full(len(run), -1, np.int64)
+    previous[by_item[1:]] = np.where(same[1:], by_item[:-1], -1)
+    return previous

@@ -1,0 +1,3 @@
+"""What goes beyond the paper: statistics, item SVD, history embeddings, learned contexts, the interest model's
+features.
+"""

@@ -1,0 +1,166 @@
+"""What a whole history says across categories: the decayed sum of its items' SVD rows. Imports no TensorFlow.
+
+The user tower reads one category at a time; this vector carries what the rest of the history says of it. The SVD of a
+user's history embedding must not have seen that user: in training, co-occurrence fitted on the user's own future would
+tell the targets away; in a request, the user's own past would make what is owned look like everybody's history
+embedding. So history embeddings are cross-fitted: histories fall into folds, and those of a fold are read through an
+SVD of the other folds' users, rotated onto the full one. A fold is told by how a history begins, which a raw history
+says too: requests need no user id, but must send the beginning. Of a history without it, every table but one has seen
+  the user: no error, a little of the gain is lost.
+"""
+
+import os
+import zlib
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from longretriever_tf.common import schema
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.text import is_text
+from longretriever_tf.data.corpus import Corpus, EncodedLog
+from longretriever_tf.data.ranges import flat_ranges
+from longretriever_tf.data.recipe.item_svd import fit_item_svd
+from longretriever_tf.data.search.history_limit import visible_histories
+
+HALF_LIFE_DAYS = 90.0
+LENGTH = 3.0
+"""Length of a history embedding vector: entries are then of the size of standardised features."""
+
+_PRIME = 2**31 - 1
+
+_CHUNK_EVENTS = 10_000_000
+"""Events of histories that are summed at once; bounds memory."""
+
+LEAST = 1e-30
+"""Squared sums below this, of histories that ended decades ago, shrink to 0."""
+
+
+def fit_folds(
+    log: EncodedLog, corpus: Corpus, item_svd: np.ndarray, user_fold: np.ndarray, num_folds: int, seed: int
+) -> np.ndarray:
+    """An SVD for each fold that has not seen its users, in the basis of the full one.
+
+    Args:
+      log: events before the cut.
+      corpus: the corpus.
+      item_svd: of all users, [V, D] float32.
+      user_fold: from `fold_of_users`, [U].
+      num_folds: K; 0 trusts the full SVD (quicker, smaller, and leaks).
+      seed: of the solver's start vector.
+
+    Returns:
+      [K, V, D] float32, every number one that bfloat16 holds, as exports store them; [1, V, D] for 0 folds.
+    """
+    if not num_folds:
+        return _rounded(item_svd)[None]
+    event_fold, full = user_fold[log.event_user()], item_svd.astype(np.float64)
+    tables = []
+    for fold in range(num_folds):
+        part = fit_item_svd(log, corpus, item_svd.shape[1], seed, event_fold != fold).astype(np.float64)
+        left, _, right = np.linalg.svd(part.T @ full)  # the rotation nearest to the full basis (Procrustes)
+        tables.append(_rounded((part @ (left @ right)).astype(np.float32)))
+    return np.stack(tables)
+
+
+def _rounded(rows: np.ndarray) -> np.ndarray:
+    """To the nearest number that bfloat16 holds, float32: half the bytes where they are read, and no other answer."""
+    bits = np.ascontiguousarray(rows).view(np.uint32)
+    even = (bits >> 16) & 1
+    return ((bits + 0x7FFF + even) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def item_keys(item_id: np.ndarray) -> np.ndarray:
+    """A number for each item by its raw id alone, the same in every corpus and process: [V] int64 below 2**31."""
+    if not is_text(item_id):
+        return item_id.astype(np.int64) % _PRIME * 1_012_924_417 % _PRIME
+    return np.array([zlib.crc32(raw.encode()) for raw in item_id.tolist()], np.int64) % _PRIME
+
+
+def fold_of_histories(first: Any, key: Any, num_folds: int) -> Any:
+    """Fold of each history, below `num_folds`; NumPy arrays and tensors alike.
+
+    Args:
+      first: time of the history's first events, seconds UTC, int64.
+      key: the largest of the `item_keys` of their items, int64. Logs whose histories all begin at one time tell them
+        apart by this.
+      num_folds: K, at least 1.
+    """
+    mixed = first % _PRIME * 1_012_924_417 + key * 906_185_749  # below 2**62
+    return mixed % _PRIME // 32_768 % num_folds
+
+
+def fold_of_users(log: EncodedLog, item_key: np.ndarray, num_folds: int) -> np.ndarray:
+    """Fold of each user of a log, [U] int64; whoever has no history is in fold 0.
+
+    Args:
+      log: the encoded log.
+      item_key: from `item_keys`, [V].
+      num_folds: K.
+    """
+    fold, living = np.zeros(log.num_users, np.int64), np.flatnonzero(np.diff(log.offset) > 0)
+    if not len(living):
+        return fold
+    user = log.event_user()
+    first = np.zeros(log.num_users, np.int64)
+    first[living] = log.timestamp[log.offset[living]]
+    key = np.zeros(log.num_users, np.int64)
+    begins = np.flatnonzero(log.timestamp == first[user])
+    np.maximum.at(key, user[begins], item_key[log.item[begins]])
+    fold[living] = fold_of_histories(first[living], key[living], max(num_folds, 1))
+    return fold
+
+
+def build_history_embeddings(
+    log: EncodedLog,
+    user_fold: np.ndarray,
+    history_embedding_rows: np.ndarray,
+    user: np.ndarray,
+    time: np.ndarray,
+    history_events: int = 0,
+) -> np.ndarray:
+    """History embeddings of users at times, from events strictly before each.
+
+    Args:
+      log: the encoded log.
+      user_fold: from `fold_of_users`, [U].
+      taste_rows: from `fit_folds`, [K, V, D]; each user is read through the table of the own fold.
+      user: rows of the log, [n].
+      time: seconds UTC, [n] int64.
+      history_events: see `data.search.history_limit`; 0: the whole history.
+
+    Returns:
+      [n, D] float32, rows of length `LENGTH`, or 0 for an empty history.
+
+    Raises:
+      UserError: they would fill more than half of the machine's memory.
+    """
+    _, num_items, dim = history_embedding_rows.shape
+    room, memory = 4 * len(user) * dim, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if room > 0.5 * memory:
+        raise UserError(
+            f"--user_context: history embeddings of {len(user):,} (user, time) pairs fill {room / 1e9:.0f} GB, and "
+            f"this machine has {memory / 1e9:.0f} GB; take fewer times (--examples=snapshot with fewer "
+            "--num_snapshots), lower --svd_dim, or use --nouser_context"
+        )
+    history_embeddings = np.zeros((len(user), dim), np.float32)
+    if not dim:
+        return history_embeddings
+    start, stop = visible_histories(log, user, time, history_events)
+    for rows in np.array_split(np.arange(len(user)), int((stop - start).sum()) // _CHUNK_EVENTS + 1):
+        row, event = flat_ranges(start[rows], stop[rows])
+        weight = np.exp2((log.timestamp[event] - time[rows][row]) / schema.DAY_S / HALF_LIFE_DAYS)
+        counts = scipy.sparse.csr_matrix(
+            (weight.astype(np.float32), (row, log.item[event])), shape=(len(rows), num_items)
+        )
+        fold = user_fold[user[rows]]
+        for k, table in enumerate(history_embedding_rows):
+            history_embeddings[rows[fold == k]] = _scaled(counts[fold == k] @ table)
+    return history_embeddings
+
+
+def _scaled(sums: np.ndarray) -> np.ndarray:
+    """Rows brought to `LENGTH`."""
+    norm = np.sqrt(np.maximum(np.sum(sums**2, axis=1, keepdims=True), LEAST))
+    return (LENGTH * sums / norm).astype(np.float32)

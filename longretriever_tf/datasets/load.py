@@ -1,0 +1,86 @@
+"""From a `DataConfig` to the whole log in memory: prepares what TFDS has not yet prepared, then reads it back."""
+
+import dataclasses
+
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config.check import CLUSTERS, asks_clusters
+from longretriever_tf.config.config import DataConfig
+from longretriever_tf.datasets import build_log, complete_journey, event_log, movielens, tfds_builder
+from longretriever_tf.datasets.log import LifelongLog
+from longretriever_tf.datasets.tfds_prepare import explain_damaged_records, prepare
+
+
+def load_log(config: DataConfig) -> LifelongLog:
+    """The log that the config names, users and items sorted by id, items without events included.
+
+    With --context=clusters:N its context is still the log's own, "" if it has none; `data.recipe.learned_context`
+    makes the clusters.
+
+    Prepared once under `config.data_dir` (seconds to minutes, with a progress bar), read back in seconds afterwards.
+
+    Raises:
+      UserError: a mistake in the config or the files, or a data_dir that cannot be written.
+    """
+    is_learned = asks_clusters(config.context)  # `data.recipe.learned_context` makes them, once the cut is known
+    if is_learned:
+        config = dataclasses.replace(config, context=CLUSTERS)  # their number is not of the log
+    with explain_damaged_records(config.data_dir, config.dataset, reads_records=False):
+        log = _LOADERS[config.dataset](config)
+    if is_learned:
+        return _fill(log)
+    context = config.context or log.context
+    if context not in log.items.features:
+        raise UserError(
+            f"--context={context!r} is not a column of the items; columns: {', '.join(sorted(log.items.features))}"
+        )
+    return _fill(dataclasses.replace(log, context=context))
+
+
+def _fill(log: LifelongLog) -> LifelongLog:
+    return dataclasses.replace(log, items=build_log.fill_missing_context(log.items, log.context))
+
+
+def own_context(config: DataConfig) -> str:
+    """The column that is the category where --context names none, or asks for clusters and there is one."""
+    return _OWN_CONTEXT[config.dataset]
+
+
+def _load_complete_journey(config: DataConfig) -> LifelongLog:
+    users, items = (
+        complete_journey.Builder(config=kind, data_dir=config.data_dir or None) for kind in tfds_builder.KINDS
+    )
+    prepare(users)
+    prepare(items)
+    with explain_damaged_records(config.data_dir, config.dataset):
+        return tfds_builder.read_log(users, items, complete_journey.CONTEXT)
+
+
+def _load_event_log(config: DataConfig) -> LifelongLog:
+    users, items = (
+        event_log.Builder(spec=config, config=kind, data_dir=config.data_dir or None) for kind in tfds_builder.KINDS
+    )
+    prepare(users)
+    prepare(items)
+    event_log.forget()
+    context = config.context or event_log.CONTEXT
+    with explain_damaged_records(config.data_dir, config.dataset):
+        if asks_clusters(context):
+            context = event_log.CONTEXT if event_log.CONTEXT in items.info.features["feature"] else ""
+        return tfds_builder.read_log(users, items, context)
+
+
+def _load_movielens(config: DataConfig) -> LifelongLog:
+    return movielens.load_movielens(config.movielens, config.data_dir)
+
+
+_LOADERS = {
+    "complete_journey": _load_complete_journey,
+    "event_log": _load_event_log,
+    "movielens": _load_movielens,
+}
+
+_OWN_CONTEXT = {
+    "complete_journey": complete_journey.CONTEXT,
+    "event_log": event_log.CONTEXT,
+    "movielens": movielens.CONTEXT,
+}

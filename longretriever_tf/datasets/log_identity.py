@@ -1,0 +1,153 @@
+"""What tells one log from another: a hash of what it holds, and the facts that people recognise it by.
+
+A run directory keeps it as log.json, so that no other log is taken for the one that the run was trained on.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.files import explain_damage, read_json_object, write_text_atomically
+from longretriever_tf.config.config import DataConfig
+from longretriever_tf.datasets import event_log
+from longretriever_tf.datasets.log import LifelongLog
+
+LOG_FILE = "log.json"
+_LENGTH = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class LogIdentity:
+    """A log, without its events.
+
+    Attributes:
+      fingerprint: hexadecimal hash of users, items, their features, and events; not of names, nor of the order of rows.
+      source: of the files it was read from, by size and time: equal ones need not be read to know that nothing changed.
+      num_users, num_items, num_events: sizes; items without an event among them.
+      num_items_without_events: of these.
+      first, last: seconds UTC of the events.
+    """
+
+    fingerprint: str
+    source: str
+    num_users: int
+    num_items: int
+    num_events: int
+    num_items_without_events: int
+    first: int
+    last: int
+
+    def describe(self) -> str:
+        """For the words of a refusal."""
+        first, last = (np.datetime64(second, "s").astype("datetime64[D]") for second in (self.first, self.last))
+        return (
+            f"{self.fingerprint} ({self.num_users:,} users, {self.num_items:,} items, {self.num_events:,} events from "
+            f"{first} to {last})"
+        )
+
+
+def identify_log(log: LifelongLog, config: DataConfig) -> LogIdentity:
+    """The identity of a log that `load_log(config)` read."""
+    has_events = np.zeros(len(log.items.item_id), bool)
+    has_events[log.item_row] = True
+    return LogIdentity(
+        fingerprint=fingerprint_log(log),
+        source=source_of(config),
+        num_users=log.num_users,
+        num_items=len(log.items.item_id),
+        num_events=log.num_events,
+        num_items_without_events=int((~has_events).sum()),
+        first=int(log.timestamp.min()) if log.num_events else 0,
+        last=int(log.timestamp.max()) if log.num_events else 0,
+    )
+
+
+def fingerprint_log(log: LifelongLog) -> str:
+    """Hash of what training reads of a log: equal wherever and however the same log is stored."""
+    digest = hashlib.sha256()
+    columns = {
+        "user_id": log.user_id,
+        **{f"profile/{name}": log.profile[name] for name in sorted(log.profile)},
+        "item_id": log.items.item_id,
+        **{f"feature/{name}": log.items.features[name] for name in sorted(log.items.features)},
+        "offset": log.offset,
+        "item_row": log.item_row,
+        "timestamp": log.timestamp,
+        "weight": log.weight,
+    }
+    for name, values in columns.items():
+        digest.update(f"{name} {len(values)}\n".encode())
+        kind = getattr(values.dtype, "kind", "O")
+        if kind in "iu":
+            digest.update(np.asarray(values).astype("<i8").tobytes())
+        elif kind == "f":
+            digest.update(np.asarray(values).astype("<f4").tobytes())
+        else:  # lengths first, so that no text can pass for two
+            encoded = [str(value).encode("utf-8", "surrogatepass") for value in values.tolist()]
+            digest.update(np.fromiter(map(len, encoded), "<i8", len(encoded)).tobytes())
+            digest.update(b"".join(encoded))
+    return digest.hexdigest()[:_LENGTH]
+
+
+def source_of(config: DataConfig) -> str:
+    """Name of the files that the config reads, by size and time; "" where a log has no files that could change.
+
+    Raises:
+      UserError: a file does not exist.
+    """
+    return event_log.make_config(config, "users").name if config.dataset == "event_log" else ""
+
+
+def write_identity(run_dir: str, identity: LogIdentity) -> None:
+    """Writes log.json, unless it says so already.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    text = json.dumps(dataclasses.asdict(identity), indent=2) + "\n"
+    path = os.path.join(run_dir, LOG_FILE)
+    if not os.path.exists(path) or read_identity(run_dir) != identity:
+        write_text_atomically(path, text)
+
+
+def read_identity(run_dir: str) -> LogIdentity | None:
+    """The log that a run was trained on; None for a run of a version that did not keep it.
+
+    Raises:
+      UserError: log.json is torn.
+    """
+    path = os.path.join(run_dir, LOG_FILE)
+    if not os.path.exists(path):
+        return None
+    cure = "restore it from a copy; without it, nothing can tell which log the run was trained on"
+    values: dict[str, Any] = read_json_object(path, cure)
+    with explain_damage(path, cure):
+        identity = LogIdentity(**values)
+        for field in dataclasses.fields(LogIdentity):
+            if not isinstance(getattr(identity, field.name), field.type):  # type: ignore[arg-type]
+                raise ValueError(f"{field.name} is {getattr(identity, field.name)!r}")
+        return identity
+
+
+def require_log_of_run(run_dir: str, here: LogIdentity, cure: str) -> None:
+    """Refuses another log than the one that a run was trained on.
+
+    Args:
+      run_dir: of the run; one of an earlier version, which kept no identity, accepts any.
+      here: the log of today.
+      cure: what to do: ends the error's line.
+
+    Raises:
+      UserError: names both fingerprints.
+    """
+    there = read_identity(run_dir)
+    if there is not None and there.fingerprint != here.fingerprint:
+        raise UserError(
+            f"{run_dir!r} was trained on another log than this one: {there.describe()} there, {here.describe()} here. "
+            f"{cure}"
+        )

@@ -1,0 +1,1 @@
+"""The baselines that count: popularity, neighbors, EASE, and how they are tuned on validation."""

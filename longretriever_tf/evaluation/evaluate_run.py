@@ -1,0 +1,151 @@
+"""Judges a finished run on a window, beside the baselines that a sceptic would ask for."""
+
+import dataclasses
+from typing import Any, cast
+
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.progress import Progress
+from longretriever_tf.common.provenance import describe_origin
+from longretriever_tf.config.baselines import LONGRETRIEVER
+from longretriever_tf.config.config import Config, RetrievalConfig
+from longretriever_tf.data.batches.prepared_data import Prepared
+from longretriever_tf.evaluation.calibration import CalibrationMeter
+from longretriever_tf.evaluation.differences import differences_to_best
+from longretriever_tf.evaluation.evaluate_baselines import BaselineChoice, find_settings, fit_all
+from longretriever_tf.evaluation.evaluator import Scorer, evaluate_many
+from longretriever_tf.evaluation.open_run import OpenWindow, open_window
+from longretriever_tf.evaluation.per_user import tabulate_users, write_users
+from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
+from longretriever_tf.evaluation.served_scorer import ServedScorer
+from longretriever_tf.evaluation.table import COLUMNS
+from longretriever_tf.evaluation.variants import (
+    RetrievalVariants,
+    WithRetrieval,
+    ask_variants,
+    average_draws,
+    variants_of,
+)
+from longretriever_tf.models.baselines.scorer import RecentScorer
+from longretriever_tf.models.finished import load_baseline, load_models
+from longretriever_tf.retrieval.fingerprint import fingerprint_towers
+
+_CHUNK = 512
+_PROGRAM = "python -m longretriever_tf.evaluate"
+_SIMPLE = BaselineChoice()
+_ONE_WAY = RetrievalVariants()
+_MAX_SCORES = 40_000_000
+"""A chunk holds at most this many (user, item) scores; bounds memory (some seven copies of 4 bytes each)."""
+
+PAPER_SERVING = RetrievalConfig(interest="paper", num_interests=5, top_interests=20, merge="round_robin")
+"""What the paper serves: 5 interests drawn from the top 20 of eq. 3, merged in turn."""
+
+
+def judge_run(
+    config: Config,
+    split: str,
+    max_users: int = 0,
+    baselines: BaselineChoice = _SIMPLE,
+    ways: RetrievalVariants = _ONE_WAY,
+    users_path: str = "",
+    other_log: bool = False,
+) -> dict[str, Any]:
+    """Metrics of the run and the baselines on the window `split`, as `metrics.json` holds them.
+
+    Args:
+      config: of the run.
+      split: "validation" or "test".
+      max_users: judge only the first so many users; 0: all.
+      baselines: which of them to judge too.
+      ways: other ways of asking the run, judged too.
+      users_path: where the figures of every user go (`per_user.tabulate_users`); empty: nowhere.
+      other_log: as of `opened.open_window`.
+
+    Raises:
+      UserError: the run has seen the window, has not finished, or is of another log.
+    """
+    asked = _variants(config, ways)
+    window = open_window(config, split, "--split={}", other_log)
+    corpus, truth = window.corpus, window.truth
+    chosen = find_settings(baselines, config, window.log, window.cuts, _PROGRAM)
+    if max_users:
+        truth = truth.rows(0, min(max_users, truth.num_users))
+    scorers = make_scorers(config, window.prepare(config))
+    scorers += ask_variants(cast(WithRetrieval, scorers[0]), asked, ways.draw_seeds) if asked else []
+    rivals = fit_all(baselines, chosen, window.encoded, corpus.category_offset, window.as_of)
+    scorers += rivals
+    scorers[0] = meter = CalibrationMeter(scorers[0], truth, corpus.category_offset)
+    served = [make_served(config, window, ways.export_dir)] if ways.export_dir else []
+    scorers += served
+    progress = Progress(f"evaluating {len(scorers)} models", len(scorers) * truth.num_users, "users")
+    chunk = max(16, min(_CHUNK, _MAX_SCORES // corpus.num_items))
+    made = evaluate_many(scorers, truth, corpus.category_offset, chunk=chunk, on_progress=progress.update)
+    progress.close()
+    made = average_draws(made, list(asked), ways.draw_seeds)
+    if users_path:
+        table = tabulate_users(made, truth, window.encoded, corpus.category_offset, window.as_of)
+        write_users(users_path, table | {"calibration": meter.tally, "interest_calibration": meter.interest_tally})
+    made = {one.name: made[one.name] for one in served} | made  # what requests get stands first
+    return {
+        **describe_origin(_PROGRAM, config.train.seed),
+        "split": split,
+        "data": config.data.dataset,
+        "cut": config.train.cut,
+        "num_users": truth.num_users,
+        "num_pairs": truth.num_pairs,
+        "config": dataclasses.asdict(config),
+        "baseline_settings": chosen,
+        "models": {name: evaluation.summary() for name, evaluation in made.items()},
+        "differences": differences_to_best(made, truth, {rival.name for rival in rivals}, COLUMNS),
+    }
+
+
+def make_served(config: Config, window: OpenWindow, export_dir: str) -> ServedScorer:
+    """The scorer that asks an export of the run.
+
+    Raises:
+      UserError: there is no export, or it is one of another run.
+    """
+    models = load_models(config, window.corpus, window.arrays["item_svd"])
+    towers = fingerprint_towers(config, window.corpus, models, window.arrays)
+    return ServedScorer(export_dir, towers, window.corpus, window.log, window.as_of)
+
+
+def _variants(config: Config, ways: RetrievalVariants) -> dict[str, RetrievalConfig]:
+    if not ways.group:
+        return {}
+    if config.model.model != LONGRETRIEVER:
+        raise UserError(
+            f"--variants={ways.group}: {config.train.run_dir!r} is a run of --model={config.model.model}, which has no "
+            "interests to choose or merge; leave --variants out"
+        )
+    return variants_of(ways.group, config.retrieval)
+
+
+def make_scorers(config: Config, prepared: Prepared) -> list[Scorer]:
+    """The trained run's own scorers, whichever model it is of.
+
+    Args:
+      config: of the run.
+      prepared: the log before the time of the requests, under the run's corpus (`prepare_requests`).
+
+    Raises:
+      UserError: the run has not finished.
+    """
+    if config.model.model != LONGRETRIEVER:
+        model = load_baseline(config, prepared.corpus, prepared.item_svd)
+        return [RecentScorer(config, prepared, model)]
+    models = load_models(config, prepared.corpus, prepared.item_svd)
+    ours = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)
+    return _ask(ours, config.retrieval)
+
+
+def _ask(ours: LongRetrieverScorer, retrieval: RetrievalConfig) -> list[Scorer]:
+    """The run at its best (where categories are searched at all), as its own requests would be, and as the paper's."""
+    name = f"longretriever, {retrieval.num_interests} of top {retrieval.top_interests}"
+    paper = dataclasses.replace(PAPER_SERVING, search=retrieval.search)
+    if retrieval.search == "corpus":
+        return [
+            ours.with_retrieval(f"{name}, whole corpus", retrieval),
+            ours.with_retrieval("longretriever, paper serving, whole corpus", paper),
+        ]
+    return [ours, ours.with_retrieval(name, retrieval), ours.with_retrieval("longretriever, paper serving", paper)]

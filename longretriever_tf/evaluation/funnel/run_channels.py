@@ -1,0 +1,145 @@
+"""The lists of channels: those of trained runs, and those that counting makes, as of a time."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config.config import Config, load_config
+from longretriever_tf.data.batches.prepared_data import load_saved, prepare_requests
+from longretriever_tf.data.corpus import Corpus, encode_log
+from longretriever_tf.datasets.log import LifelongLog
+from longretriever_tf.datasets.log_identity import LogIdentity, require_log_of_run
+from longretriever_tf.datasets.splits import Cuts
+from longretriever_tf.evaluation.counting import popularity
+from longretriever_tf.evaluation.evaluate_run import make_scorers
+from longretriever_tf.evaluation.evaluator import Scorer
+from longretriever_tf.evaluation.funnel.channel_spec import ChannelSpec
+from longretriever_tf.evaluation.funnel.channels import cut_lists, translate_lists
+from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
+
+COUNTING = ("popularity", "category_popularity", "own_items")
+"""Channels that need no run, by the name that --channels takes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelRun:
+    """A finished run that channels ask.
+
+    Attributes:
+      config: of the run.
+      corpus: its own item indices.
+      arrays: what `load_saved` reads beside it.
+    """
+
+    config: Config
+    corpus: Corpus
+    arrays: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What every channel is asked in one window.
+
+    Attributes:
+      log: of all time; channels read what lies strictly before `moment`.
+      corpus: whose item indices the lists are in.
+      time: the window's start, seconds UTC.
+      users: rows of the log, [U] int64.
+      k: list length.
+    """
+
+    log: LifelongLog
+    corpus: Corpus
+    as_of: int
+    users: np.ndarray
+    k: int
+
+
+def load_channel_run(run_dir: str, config: Config, cuts: Cuts, log: LogIdentity | None = None) -> ChannelRun:
+    """Reads a run that never saw the validation window, where the ranker learns.
+
+    Args:
+      run_dir: of the run.
+      config: of the run that leads the funnel: `run_dir` must be of the same log.
+      cuts: of that log.
+      log: what the run must have been trained on; None: not asked.
+
+    Raises:
+      UserError: no finished run; of another log; or trained on events of the validation window.
+    """
+    own = load_config(run_dir)
+    for field in dataclasses.fields(config.data):
+        ours, theirs = getattr(config.data, field.name), getattr(own.data, field.name)
+        if field.name not in ("data_dir", "context") and ours != theirs:
+            raise UserError(
+                f"{run_dir!r} is the run of another log: --{field.name}={theirs!r} there, {ours!r} in "
+                f"{config.train.run_dir!r}; channels that are compared must be trained on one log"
+            )
+    corpus, arrays = load_saved(run_dir)
+    if log is not None:
+        require_log_of_run(run_dir, log, "Channels that are compared must be trained on one log, and asked about it")
+    if corpus.cut > cuts.validation_start:
+        seen = "on all events" if own.train.cut == "none" else "up to the test window"
+        raise UserError(
+            f"{run_dir!r} was trained {seen} (--cut={own.train.cut}): its lists of the validation window, "
+            "which the ranker learns from, would be lists of the training data; train with --cut=validation"
+        )
+    return ChannelRun(own, corpus, arrays)
+
+
+def run_scorers(run: ChannelRun, log: LifelongLog, as_of: int, specs: Sequence[ChannelSpec]) -> list[Scorer]:
+    """One scorer per spec, all over one loaded model, named by the spec.
+
+    Raises:
+      UserError: the run has not finished, or is asked in a way that its kind of model does not know.
+    """
+    scorer = make_scorers(run.config, prepare_requests(run.config, log, run.corpus, run.arrays, as_of))[0]
+    made: list[Scorer] = []
+    for spec in specs:
+        if isinstance(scorer, LongRetrieverScorer):
+            retrieval, every_category = spec.asked(run.config)
+            made.append(scorer.with_retrieval(spec.name, retrieval, every_category))  # the copies share their logits
+        elif spec.overrides:
+            raise UserError(
+                f"channel {spec.name!r}: {run.config.train.run_dir!r} is no LongRetriever and has no interests to "
+                f"choose or merge; leave out {', '.join(spec.overrides)}"
+            )
+        else:
+            made.append(_Named(spec.name, scorer))
+    return made
+
+
+def run_lists(
+    run: ChannelRun, question: Question, specs: Sequence[ChannelSpec], on_progress: Callable[[int], Any]
+) -> dict[str, np.ndarray]:
+    """Lists of a run's channels in the question's items, by name, [U, k] int64 each."""
+    scorers = run_scorers(run, question.log, question.as_of, specs)
+    lists = cut_lists(scorers, question.users, question.k, on_progress=on_progress)
+    new_item = question.corpus.find_items(run.corpus.item_id)
+    return {name: translate_lists(one, new_item) for name, one in lists.items()}
+
+
+def counting_lists(
+    question: Question, names: Sequence[str], on_progress: Callable[[int], Any]
+) -> dict[str, np.ndarray]:
+    """Lists of channels of `COUNTING`, which count the events before the time, by name, [U, k] int64 each."""
+    corpus = question.corpus
+    log = encode_log(question.log, corpus)
+    fitted = popularity.fit_baselines(log, corpus.num_items, corpus.category_offset, question.as_of)
+    by_name = {scorer.name.replace(" ", "_"): scorer for scorer in fitted}
+    scorers = [_Named(name, by_name[name]) for name in names]
+    return cut_lists(scorers, question.users, question.k, on_progress=on_progress)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Named:
+    """A scorer under the name that its channel goes by."""
+
+    name: str
+    scorer: Scorer
+
+    def score(self, users: np.ndarray) -> np.ndarray:
+        return self.scorer.score(users)

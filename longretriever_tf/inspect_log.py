@@ -1,0 +1,143 @@
+"""Prints a log's history: whether and how the method fits it, within a minute.
+
+    python -m longretriever_tf.inspect_log --flagfile=configs/complete_journey.flags --output=runs/inspect
+
+Writes life.txt (what it prints), life.json (the same numbers), life.png and panels/*.png under --output. It takes the
+flags of every section, so that a run's flagfile serves here too; it reads those of the data, --max_length and
+--day_floor.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from absl import flags
+
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.files import require_output, require_writable, write_text_atomically
+from longretriever_tf.config import flags as flags_lib
+from longretriever_tf.config.check import asks_clusters
+from longretriever_tf.config.config import Config
+from longretriever_tf.data.recipe.learned_context import cluster_context
+from longretriever_tf.datasets.log import LifelongLog
+from longretriever_tf.datasets.splits import global_time_cuts
+from longretriever_tf.inspection.advice import find_warnings, judge_fit
+from longretriever_tf.inspection.measures import (
+    HistoryMeasures,
+    Window,
+    measure_history,
+    measure_windows,
+    read_contexts,
+)
+from longretriever_tf.inspection.plots import draw_history
+from longretriever_tf.inspection.statistics import Figures, context_figures, history_statistics
+from longretriever_tf.inspection.text import render_history
+from longretriever_tf.inspection.verdict import decide
+from longretriever_tf.plots.board import write_image
+
+
+class Report(NamedTuple):
+    """A measured log: arrays for the plots, numbers for JSON, text for people."""
+
+    title: str
+    history: HistoryMeasures
+    windows: dict[str, Window]
+    figures: Figures
+    text: str
+
+
+def inspect_log(log: LifelongLog, config: Config) -> Report:
+    """Measures the log; writes nothing.
+
+    With --context=clusters:N the clusters are the context, fitted on what lies before the validation window as training
+    fits them; on the whole log where it is too short to split.
+
+    Args:
+      log: the whole log.
+      config: its data section, `model.max_length` (L), `retrieval.day_floor` and `train.seed` are read.
+
+    Raises:
+      UserError: the log is empty.
+    """
+    if not log.num_events:
+        raise UserError("the log holds no events: there is nothing to inspect; check --events and the column flags")
+    max_length, day_floor = config.model.max_length, config.retrieval.day_floor
+    log = _with_clusters(log, config)
+    history = measure_history(log, read_contexts(log, log.context), max_length)
+    windows, too_short = _try_windows(log, history, config)
+    figures = history_statistics(log, history, windows, max_length)
+    figures["contexts"] = context_figures(log, windows, max_length, day_floor)
+    findings, warnings = judge_fit(figures), [*too_short, *find_warnings(log, history, figures)]
+    title = log_title(config)
+    verdict = decide(figures, config)
+    text = render_history(title, figures, findings, warnings, verdict.line())
+    figures |= {"fit": [finding._asdict() for finding in findings], "warnings": warnings}
+    figures["verdict"] = {"word": verdict.word, "flags": list(verdict.flags), "reasons": list(verdict.reasons)}
+    return Report(title, history, windows, {"data": dataclasses.asdict(config.data), **figures}, text)
+
+
+def _with_clusters(log: LifelongLog, config: Config) -> LifelongLog:
+    """The log with the clusters that the config asks for; as it is where it asks for none."""
+    if not asks_clusters(config.data.context):
+        return log
+    try:
+        cut = global_time_cuts(log.timestamp, config.data.window_days).validation_start
+    except UserError:  # too short: the report says so
+        cut = int(log.timestamp.max()) + 1
+    return cluster_context(log, config.data.context, cut, config.train.seed)
+
+
+def _try_windows(log: LifelongLog, history: HistoryMeasures, config: Config) -> tuple[dict[str, Window], list[str]]:
+    """The windows; or none, and why as a warning: a log that is too short to split is still worth a look."""
+    try:
+        cuts = global_time_cuts(log.timestamp, config.data.window_days)
+    except UserError as error:
+        return {}, [f"no split: {error}"]
+    return measure_windows(log, history.categories.contexts, cuts, config.retrieval.day_floor), []
+
+
+def log_title(config: Config) -> str:
+    """The data set's name, or folder and name of the user's own events file, without its ending."""
+    if config.data.dataset != "event_log" or not config.data.events:
+        return config.data.dataset
+    folder, name = os.path.split(os.path.splitext(config.data.events.rstrip(os.sep))[0])
+    return os.path.join(os.path.basename(folder), name)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Reads flags, loads the log, inspects it; the report goes to stdout, all else to stderr."""
+    del argv
+    config, output = flags_lib.config_from_flags(), flags.FLAGS.output
+    json_path = flags.FLAGS.json or os.path.join(output, "life.json")
+    require_writable(output)  # before the log is read, which can take minutes
+    require_output(json_path)
+    from longretriever_tf.datasets.load import load_log  # TensorFlow: not for --help
+
+    report = inspect_log(load_log(config.data), config)
+    print(report.text, end="", flush=True)  # the verdict is the last line
+    written = [os.path.join(output, "life.txt"), json_path]
+    write_text_atomically(written[0], report.text)
+    write_text_atomically(written[1], json.dumps(report.figures, indent=2) + "\n")
+    if flags.FLAGS.plots:
+        written += draw_history(output, report.title, report.history, report.windows, report.figures)[:1]
+        written.append(os.path.join(output, "panels", ""))
+        with open(os.path.join(output, "life.png"), "rb") as file:
+            write_image(os.path.join(output, "tensorboard"), "report/life", file.read())
+    print(f"written: {', '.join(written)}", file=sys.stderr)
+    return 0
+
+
+def run() -> None:
+    """Defines the flags and runs the command."""
+    flags_lib.define_config_flags("data", "model", "train", "retrieval")
+    flags.DEFINE_string("output", "runs/inspect", "Directory for life.txt, life.json, life.png and panels/.")
+    flags.DEFINE_string("json", "", "Where to write the numbers as JSON; empty: life.json under --output.")
+    flags.DEFINE_bool("plots", True, "Draw life.png and panels/.")
+    flags_lib.run_command(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,293 @@
+"""What the numbers of a log's history mean: how well the method fits, and what looks wrong in the log.
+
+The bounds are rules of thumb, each written where it is read; the sentence always shows the number that it judged.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from longretriever_tf.common import schema
+from longretriever_tf.datasets import accounts
+from longretriever_tf.datasets.log import LifelongLog
+from longretriever_tf.inspection.measures import Categories, HistoryMeasures
+from longretriever_tf.inspection.statistics import Figures, to_date
+
+
+class Finding(NamedTuple):
+    """One verdict: `good`, `fair` or `poor`, on what, and why."""
+
+    verdict: str
+    topic: str
+    reason: str
+
+
+def _judge(value: float, good: float, fair: float) -> int:
+    """0 (good) from `good` on, 1 (fair) from `fair` on, else 2 (poor)."""
+    return 0 if value >= good else 1 if value >= fair else 2
+
+
+_VERDICTS = ("good", "fair", "poor")
+_TO_THE_SECOND = "to the second"
+
+
+def judge_fit(figures: Figures) -> list[Finding]:
+    """How the method fits this log: long histories, deep subsequences, targets within reach, hard negatives,
+    repeats.
+    """
+    findings = [_judge_histories(figures), _judge_depth(figures)]
+    if figures["split"]:
+        findings += [_judge_reach(figures), _judge_focus(figures)]
+    return [*findings, _judge_negatives(figures), _judge_repeats(figures)]
+
+
+def _judge_histories(figures: Figures) -> Finding:
+    share = figures["lives"]["share_beyond_last"]["200"]
+    level = _judge(share, 0.4, 0.1)
+    reason = (
+        "a model of recent events misses most of it, hard search does not",
+        "only the heavy users have more than a recent-events model can read",
+        "a two-tower model of recent events already reads nearly everything",
+    )[level]
+    return Finding(
+        _VERDICTS[level], "long histories", f"{share:.0%} of events lie beyond their user's last 200: {reason}"
+    )
+
+
+def _judge_depth(figures: Figures) -> Finding:
+    share = figures["subsequences"]["share_found_more_than_short"]
+    level = _judge(share, 0.5, 0.25)
+    reason = (
+        "the tower has something to read",
+        "half or more of the answers must come from profile, popularity and the interest score",
+        "the context is too fine, or histories are too short: try a coarser --context",
+    )[level]
+    return Finding(
+        _VERDICTS[level],
+        "deep subsequences",
+        f"{share:.0%} of events find more than 3 earlier ones of their category: {reason}",
+    )
+
+
+def _judge_reach(figures: Figures) -> Finding:
+    test = figures["split"]["test"]
+    untouched, novel = test["all"]["untouched"], test["novel"]["untouched"]
+    level = _judge(1 - novel, 0.9, 0.7)
+    reason = (
+        "searching known categories reaches them",
+        "let --interest=learned score all categories, seen or not",
+        "history embedding crosses categories here: keep --interest=learned and --user_context",
+    )[level]
+    return Finding(
+        _VERDICTS[level],
+        "targets within reach",
+        f"{untouched:.0%} of test targets ({novel:.0%} of novel ones) lie in categories that their user "
+        f"never seen: {reason}",
+    )
+
+
+def _judge_focus(figures: Figures) -> Finding:
+    test = figures["split"]["test"]
+    share = test["all"]["top_20"]
+    level = _judge(share, 0.7, 0.3)
+    reason = (
+        "few searches per request suffice",
+        "search more interests (--num_interests) and merge them calibrated",
+        "a few interests cannot hold the answer: search many, or take a coarser --context",
+    )[level]
+    return Finding(
+        _VERDICTS[level],
+        "few interests",
+        f"{share:.0%} of test targets lie in their user's top 20 interests "
+        f"({test['all']['top_5']:.0%} in the top 5): {reason}",
+    )
+
+
+def _judge_negatives(figures: Figures) -> Finding:
+    share = 1 - figures["negatives"]["event_share_below"]["64"]
+    level = _judge(share, 0.8, 0.4)
+    reason = (
+        "in-context batches find enough hard negatives",
+        "use --loss=full, or raise --small_category with --loss=in_batch",
+        "in-context batches starve: use --loss=full, or a coarser --context",
+    )[level]
+    return Finding(
+        _VERDICTS[level], "hard negatives", f"{share:.0%} of events lie in categories of 64 items or more: {reason}"
+    )
+
+
+def _judge_repeats(figures: Figures) -> Finding:
+    share = figures["lives"]["repeat_share"]
+    reason = (
+        "people come back to items: --copy pays, and novel items must be measured apart"
+        if share >= 0.2
+        else "people rarely return to an item: --copy matters little"
+    )
+    return Finding("good" if share >= 0.05 else "fair", "repeats", f"{share:.0%} of events repeat an item: {reason}")
+
+
+def find_warnings(log: LifelongLog, history: HistoryMeasures, figures: Figures) -> list[str]:
+    """Unusual things, one sentence each, with number and consequence; empty for an ordinary log."""
+    return [
+        *_time_warnings(log, history),
+        *_user_warnings(log, history, figures),
+        *_item_warnings(figures, history.categories),
+        *_split_warnings(figures),
+    ]
+
+
+def _time_warnings(log: LifelongLog, history: HistoryMeasures) -> list[str]:
+    found = []
+    shared, baskets = _shared_time_share(log), log.basket_id[log.basket_id >= 0]
+    if shared > 0.2 and not len(baskets):
+        found.append(
+            f"{shared:.0%} of events share their time with another event of the same user: they are never "
+            f"each other's history. Timestamps are {_resolution(log.timestamp)}; {_cure_of_ties(log.timestamp)}"
+        )
+    if len(baskets) > 100 and len(np.unique(baskets)) > 0.99 * len(baskets):
+        found.append(
+            f"nearly each of {len(baskets):,} events in a basket has a basket of its own: the column parts nothing "
+            "(the number of a line, not of an order?)"
+        )
+    found += _merge_warnings(log)
+    second, count = _commonest(log.timestamp)
+    if count > max(0.01 * log.num_events, 100):
+        found.append(
+            f"{count / log.num_events:.1%} of all events carry the one timestamp {to_date(second)} UTC: a "
+            "default value, or a bulk import?"
+        )
+    gap, start = _longest_gap(history)
+    if gap >= max(3, 0.01 * len(history.events_per_day)):
+        found.append(
+            f"no event at all for {gap} days from {to_date(start)[:10]} on: is a part of the log "
+            "missing? Ages and windows follow the clock, not the events"
+        )
+    return found
+
+
+def _merge_warnings(log: LifelongLog) -> list[str]:
+    rows, same = log.counts.get(accounts.ROWS, 0), log.counts.get("same_second", 0)
+    if same <= 0.1 * rows:
+        return []
+    return [
+        f"{same:,} of {rows:,} rows were merged with another of the same user, item and second: rows written twice, or "
+        f"times that are too coarse? ({_resolution(log.timestamp)})"
+    ]
+
+
+def _cure_of_ties(timestamp: np.ndarray) -> str:
+    """What can be done: times are kept to the second, so that finer ones order events but part none."""
+    if _resolution(timestamp) == _TO_THE_SECOND:
+        return (
+            "times are kept to the second, so finer ones would only order such events; if these are orders, name "
+            "their column by --basket_column"
+        )
+    return "give them to the second, or --basket_column if these are orders"
+
+
+def _shared_time_share(log: LifelongLog) -> float:
+    """Share of events that have another event of their user at the same second."""
+    same = (np.diff(log.timestamp) == 0) & (np.diff(log.event_user()) == 0)
+    return float((np.append(same, False) | np.append(False, same)).mean())
+
+
+def _commonest(values: np.ndarray) -> tuple[int, int]:
+    """The most frequent value, the smallest of several, and its count."""
+    values = np.sort(values)
+    start = np.flatnonzero(np.diff(values, prepend=values[0] - 1))
+    counts = np.diff(start, append=len(values))
+    return int(values[start[counts.argmax()]]), int(counts.max())
+
+
+def _resolution(timestamp: np.ndarray) -> str:
+    for seconds, words in ((schema.DAY_S, "whole days"), (3600, "whole hours"), (60, "whole minutes")):
+        if not (timestamp % seconds).any():
+            return words
+    return _TO_THE_SECOND
+
+
+def _longest_gap(history: HistoryMeasures) -> tuple[int, int]:
+    """Length in days of the longest run of days without an event, and its first second."""
+    active = np.flatnonzero(history.events_per_day)
+    gaps = np.diff(active) - 1
+    if not len(gaps):
+        return 0, history.day_start
+    longest = int(gaps.argmax())
+    return int(gaps[longest]), history.day_start + int(active[longest] + 1) * schema.DAY_S
+
+
+def _user_warnings(log: LifelongLog, history: HistoryMeasures, figures: Figures) -> list[str]:
+    found = []
+    num_users, single = len(history.events_per_user), int((history.events_per_user == 1).sum())
+    if single > 0.05 * num_users:
+        found.append(f"{single:,} users ({single / num_users:.0%}) have one event: no history, nothing to learn from")
+    bots, bound = _implausible_users(np.diff(log.offset))
+    if len(bots):
+        events = int(np.diff(log.offset)[bots].sum())
+        named = ", ".join(f"{log.user_id[u]} ({log.offset[u + 1] - log.offset[u]:,})" for u in bots[:3])
+        found.append(
+            f"{len(bots):,} users have more than {bound:,.0f} events, far beyond the others, and "
+            f"{events / log.num_events:.0%} of the log: bots, shared accounts or a default id? {named}"
+        )
+    if figures["log"]["users_without_events"]:
+        found.append(f"{figures['log']['users_without_events']:,} users of the users table have no event")
+    return found
+
+
+def _implausible_users(counts: np.ndarray) -> tuple[np.ndarray, float]:
+    """Rows of users beyond median x exp(5 robust deviations of log counts), most events first, and that bound.
+
+    Event counts are about log-normal; the median absolute deviation is not moved by the bots that it looks for. It is
+    taken as at least 0.5, so that a log of nearly equal histories accuses no one below 12 times the median.
+    """
+    logs = np.log(counts[counts > 0])
+    median = np.median(logs)
+    deviation = max(1.4826 * float(np.median(np.abs(logs - median))), 0.5)
+    bound = float(np.exp(median + 5 * deviation))
+    rows = np.flatnonzero(counts > bound)
+    return rows[np.argsort(-counts[rows], kind="stable")], bound
+
+
+def _item_warnings(figures: Figures, categories: Categories) -> list[str]:
+    found = []
+    sizes = categories.items_per_category[categories.events_per_category > 0]
+    lone = int((sizes == 1).sum())
+    if lone > 0.05 * len(sizes):
+        found.append(f"{lone:,} of {len(sizes):,} categories have one item: no negatives, the item is the category")
+    share = float(categories.events_per_category.max() / categories.events_per_category.sum())
+    if share > 0.5:
+        name = categories.contexts.name[categories.events_per_category.argmax()]
+        found.append(f"category {str(name)!r} holds {share:.0%} of the events: the context hardly divides the log")
+    return found + _missing_warnings(figures)
+
+
+def _missing_warnings(figures: Figures) -> list[str]:
+    """One sentence per table for the columns that are mostly missing."""
+    found = []
+    for table, rows in (("item", "items"), ("user", "users")):
+        columns = {
+            c["column"]: c["missing_share"]
+            for c in figures["columns"]
+            if c["table"] == table and c["missing_share"] > 0.5
+        }
+        if columns:
+            named = ", ".join(f"{column} {share:.0%}" for column, share in columns.items())
+            found.append(f"columns missing for most {rows} ('missing' is then a value of its own): {named}")
+    return found
+
+
+def _split_warnings(figures: Figures) -> list[str]:
+    found = []
+    split = figures["split"]
+    for name in split.keys() - {"train"}:
+        if split[name]["target_users"] < 500:
+            found.append(
+                f"only {split[name]['target_users']:,} users have targets in the {name} window: differences "
+                "between models will be noise; raise --window_days"
+            )
+        if split[name]["events_per_day"] < 0.3 * split["train"]["events_per_day"]:
+            found.append(
+                f"the {name} window holds {split[name]['events_per_day']:,.0f} events a day, training "
+                f"{split['train']['events_per_day']:,.0f}: the log thins out towards its end"
+            )
+    return sorted(found)

@@ -1,0 +1,139 @@
+"""The last line of `inspect`: go on, go on with some flags, or do not train on this log yet, and why."""
+
+from typing import NamedTuple
+
+from longretriever_tf.config.config import Config
+from longretriever_tf.inspection.statistics import Figures
+
+GO, GO_WITH, STOP = "go on", "go on with these flags", "don't"
+
+_WINDOWS = (28.0, 21.0, 14.0, 7.0, 5.0, 3.0, 2.0, 1.0, 0.5, 0.25)
+"""Days of a window to propose, where the one that was asked for does not fit."""
+
+_MANY = 60
+"""Interests to search where the first 20 hold too few of the targets."""
+
+
+class Verdict(NamedTuple):
+    """What to do next.
+
+    Attributes:
+      word: `GO`, `GO_WITH` or `STOP`.
+      flags: to add to every command, with `GO_WITH`.
+      reasons: of the flags or of the stop, one each.
+    """
+
+    word: str
+    flags: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+    def line(self) -> str:
+        """The verdict in one line.
+
+        >>> Verdict(GO_WITH, ("--window_days=7",), ("the log spans 40 days",)).line()
+        'Verdict: go on with these flags: --window_days=7 (the log spans 40 days)'
+        """
+        if self.word == GO:
+            return f"Verdict: {GO}"
+        why = "; ".join(self.reasons)
+        return f"Verdict: {STOP}: {why}" if self.word == STOP else f"Verdict: {GO_WITH}: {' '.join(self.flags)} ({why})"
+
+
+def decide(figures: Figures, config: Config) -> Verdict:
+    """Judges the figures; rules of thumb, each beside the number that it reads.
+
+    Args:
+      figures: `life_figures` with `contexts` and `counts` beside.
+      config: what the user asked for: no flag is proposed that is already given.
+    """
+    stops = [*_left_out(figures), *_no_histories(figures), *_no_targets(figures)]
+    if stops:
+        return Verdict(STOP, (), tuple(stops))
+    window = _window(figures, config)
+    if window is None:
+        span = figures["log"]["days"]
+        return Verdict(STOP, (), (f"all events lie within {24 * span:.2g} hours: no past and no future to part",))
+    proposals = [*window, *_context(figures, config), *_interests(figures, config), *_loss(figures, config)]
+    if not proposals:
+        return Verdict(GO, (), ())
+    flags, reasons = zip(*proposals, strict=True)
+    return Verdict(GO_WITH, flags, reasons)
+
+
+Proposals = list[tuple[str, str]]
+"""A flag and its reason, each."""
+
+
+def _left_out(figures: Figures) -> list[str]:
+    counts = figures["counts"]
+    lost = counts.get("unknown_item", 0)
+    if not counts or lost <= 0.5 * counts["rows"]:
+        return []
+    return [f"{lost / counts['rows']:.0%} of the rows are of items that the items table lacks: do the ids agree?"]
+
+
+def _no_histories(figures: Figures) -> list[str]:
+    """Reasons why nothing can be learned from any window."""
+    log, histories = figures["log"], figures["lives"]
+    stops = []
+    if log["items"] < 2:
+        stops.append("all events are of one item: there is nothing to choose from")
+    if histories["events_per_user"]["max"] < 2:
+        stops.append("every user has one event: nobody has a past")
+    elif histories["events_per_user"]["mean"] < 1.5:
+        mean = histories["events_per_user"]["mean"]
+        stops.append(f"users have {mean:.2g} events on average: hardly anybody has a past to search")
+    return stops
+
+
+def _no_targets(figures: Figures) -> list[str]:
+    if not figures["split"] or figures["split"]["test"]["target_users"]:
+        return []
+    return ["no user has both a past and a target in the test window: give a longer log, or a larger --window_days"]
+
+
+def _window(figures: Figures, config: Config) -> Proposals | None:
+    """A window that leaves half of the log to training; None where no window fits."""
+    if figures["split"]:
+        return []
+    span = figures["log"]["days"]
+    days = next((days for days in _WINDOWS if days < config.data.window_days and 4 * days <= span), None)
+    if days is None:
+        return None
+    return [(f"--window_days={days:g}", f"the log spans {span:.3g} days")]
+
+
+def _context(figures: Figures, config: Config) -> Proposals:
+    """A finer context where one category holds most events: another column, else learned clusters."""
+    if config.data.context.startswith("clusters:"):
+        return []
+    largest, log = figures["negatives"]["largest"][0], figures["log"]
+    share = largest["events"] / log["events"]
+    if share <= 0.5:
+        return []
+    others = [row for row in figures["contexts"] if row["column"] != log["context"]]
+    fit = [row for row in others if row["largest_share"] <= 0.5 and row["share_short"] <= 0.9 and row["categories"] > 1]
+    if fit:
+        flag = f"--context={min(fit, key=lambda row: row['share_short'])['column']}"
+    elif log["items"] >= 20:
+        flag = f"--context=clusters:{min(max(log['items'] // 64, 2), 300)}"
+    else:
+        return []
+    return [(flag, f"category {largest['category'][:40]!r} holds {share:.0%} of the events")]
+
+
+def _interests(figures: Figures, config: Config) -> Proposals:
+    if not figures["split"] or config.retrieval.top_interests >= _MANY:
+        return []
+    test = figures["split"]["test"]["all"]
+    if test["top_20"] >= 0.7 or test["top_60"] < test["top_20"] + 0.1:
+        return []
+    why = f"the top 20 interests hold {test['top_20']:.0%} of the targets, the top 60 {test['top_60']:.0%}"
+    return [(f"--num_interests={_MANY} --top_interests={_MANY}", why)]
+
+
+def _loss(figures: Figures, config: Config) -> Proposals:
+    share = figures["negatives"]["event_share_below"]["64"]
+    if config.train.loss == "full" or share <= 0.2:
+        return []
+    return [("--loss=full", f"{share:.0%} of the events lie in categories of fewer than 64 items")]

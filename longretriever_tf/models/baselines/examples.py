@@ -1,0 +1,151 @@
+"""Training examples of models that read a user's latest events of any category, as light keys into the log.
+
+An example is (user, time): the history strictly before the time, and the distinct items that the user took next. The
+log lies in the order of time within a user, so both are slices of it, side by side. Imports no TensorFlow.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from longretriever_tf.common import schema
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config.config import Config
+from longretriever_tf.data.batches.examples import snapshot_times
+from longretriever_tf.data.corpus import EncodedLog
+
+_CHUNK_EVENTS = 4_000_000
+"""Target events that are spread out at once while targets are counted; bounds memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class UserExamples:
+    """X examples.
+
+    Attributes:
+      start, stop: history = events `start:stop` of the log, all strictly before `time`, the latest `recent_length` of
+        the history, [X] int64.
+      target_stop: targets = the distinct items of events `stop:target_stop`, none of them before `time`, [X] int64.
+      time: the time, seconds UTC, [X] int64.
+      num_targets: distinct targets, at least 1, [X] int64.
+      weight: weight of each target, [X] float32.
+    """
+
+    start: np.ndarray
+    stop: np.ndarray
+    target_stop: np.ndarray
+    time: np.ndarray
+    num_targets: np.ndarray
+    weight: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+def build_user_examples(config: Config, log: EncodedLog, grid: np.ndarray) -> UserExamples:
+    """All examples of `log`, which must end before the training cut.
+
+    Args:
+      config: the run's config; `train.examples` picks the kind, or both. snapshot: the same times and horizon as
+        LongRetriever's. event: one example per distinct time of a user, whose events then are the targets (the
+        events of one time share their history, so one row holds them all).
+      log: the encoded log before the cut.
+      grid: times of the item statistics, the cut last, [S] int64.
+
+    Raises:
+      UserError: the log makes no example.
+    """
+    parts = []
+    if config.train.examples != "event":
+        as_of_times = snapshot_times(config, int(log.timestamp.min()), int(grid[-1]))
+        parts.append(_snapshot_rows(log, as_of_times, int(config.train.horizon_days * schema.DAY_S)))
+    if config.train.examples != "snapshot":
+        parts.append(_event_rows(log))
+    history, stop, target_stop, time = np.concatenate(parts, axis=1)
+    # A user without any history before the time is not a request that serving ranks: nothing to read.
+    keep = (stop > history) & (target_stop > stop)
+    history, stop, target_stop, time = history[keep], stop[keep], target_stop[keep], time[keep]
+    if not len(history):
+        raise UserError(
+            "the training window makes no example: no user has an event after the first snapshot; lower "
+            "--horizon_days or --window_days, or use --examples=event"
+        )
+    num_targets = _count_distinct(log, stop, target_stop)
+    return UserExamples(
+        start=np.maximum(history, stop - config.baseline.recent_length),
+        stop=stop,
+        target_stop=target_stop,
+        time=time,
+        num_targets=num_targets,
+        weight=(num_targets**-config.train.target_weight_power).astype(np.float32),
+    )
+
+
+def sampling_probability(log: EncodedLog, examples: UserExamples, max_targets: int, num_items: int) -> np.ndarray:
+    """Q(item): how often an epoch's targets name the item, as a share of them, [V] float32.
+
+    Args:
+      log: the encoded log before the cut.
+      examples: the examples.
+      max_targets: targets that an epoch draws of each example; 0: all.
+      num_items: V.
+    """
+    chance = np.ones(len(examples))
+    if max_targets:
+        chance = np.minimum(examples.num_targets, max_targets) / examples.num_targets
+    counts = np.zeros(num_items)
+    for owner, position in _distinct_targets(log, examples.stop, examples.target_stop):
+        counts += np.bincount(log.item[position], chance[owner], num_items)
+    return (counts / counts.sum()).astype(np.float32)
+
+
+def _snapshot_rows(log: EncodedLog, times: np.ndarray, horizon: int) -> tuple[np.ndarray, ...]:
+    """Start of the history, stops of history and targets, time: of every user at each of `times`."""
+    parts = [np.zeros((4, 0), np.int64)]
+    history, end = log.offset[:-1], log.offset[1:]
+    for time in times:
+        stops = []
+        for until in (time, time + horizon):
+            before = np.concatenate([[0], np.cumsum(log.timestamp < until)])
+            stops.append(history + before[end] - before[history])
+        parts.append(np.stack([history, *stops, np.full(len(history), time)]))
+    return tuple(np.concatenate(parts, axis=1))
+
+
+def _event_rows(log: EncodedLog) -> tuple[np.ndarray, ...]:
+    """The same of every distinct time of every user."""
+    user = log.event_user()
+    is_new = (np.diff(log.timestamp, prepend=-1) != 0) | (np.diff(user, prepend=-1) != 0)
+    first = np.flatnonzero(is_new).astype(np.int64)
+    return log.offset[user[first]], first, np.append(first[1:], len(user)), log.timestamp[first]
+
+
+def _count_distinct(log: EncodedLog, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    counts = np.zeros(len(start), np.int64)
+    for owner, _ in _distinct_targets(log, start, stop):
+        counts += np.bincount(owner, minlength=len(start))
+    return counts
+
+
+def _distinct_targets(log: EncodedLog, start: np.ndarray, stop: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Chunks of (example, position in the log) of the first event of each distinct item of `start:stop`."""
+    previous = _previous_of_item(log)
+    length = stop - start
+    num_chunks = int(length.sum()) // _CHUNK_EVENTS + 1
+    for rows in np.array_split(np.arange(len(start)), num_chunks):
+        owner = np.repeat(rows, length[rows])
+        first = np.cumsum(length[rows]) - length[rows]
+        position = np.arange(len(owner)) + np.repeat(start[rows] - first, length[rows])
+        is_first = previous[position] < start[owner]
+        yield owner[is_first], position[is_first]
+
+
+def _previous_of_item(log: EncodedLog) -> np.ndarray:
+    """Position of the same user's event before of the same item, -1 where there is none, [E] int64."""
+    user = log.event_user()
+    by_item = np.lexsort((log.item, user))  # stable: time order within a (user, item) stays
+    same = (np.diff(user[by_item]) == 0) & (np.diff(log.item[by_item]) == 0)
+    previous = np.full(len(user), -1, np.int64)
+    previous[by_item[1:][same]] = by_item[:-1][same]
+    return previous

@@ -1,0 +1,1 @@
+"""From a trained run to a published version: SavedModel, checks in a fresh process, refresh."""

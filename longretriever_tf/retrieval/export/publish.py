@@ -1,0 +1,100 @@
+"""From a run's towers and a catalogue to a version directory: what `export` and `refresh` share."""
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.progress import stage
+from longretriever_tf.config.config import Config
+from longretriever_tf.data.corpus import Corpus
+from longretriever_tf.models.build import Models
+from longretriever_tf.retrieval.export.saved_model import export_model
+from longretriever_tf.retrieval.export.tuning_queries import make_check_queries
+from longretriever_tf.retrieval.export.verify_index import check_in_fresh_process
+from longretriever_tf.retrieval.fingerprint import Fingerprint, fingerprint_items
+from longretriever_tf.retrieval.index.build import IndexReport, build_index, searched_by_scann
+from longretriever_tf.retrieval.multi_context import MultiContextRetriever
+
+
+class Source(NamedTuple):
+    """What a version is made of.
+
+    Attributes:
+      config: the run's, with the request defaults and the index kind of this version.
+      corpus: the catalogue.
+      arrays: `item_stats` [V, 3], `category_stats` [C, 3] and `taste_rows` [K, V, D] as of the cut; where the
+        statistics are newer, `statistics_as_of` says of when, seconds UTC.
+      models: with a row per item of `corpus`.
+      towers: `fingerprint_towers` of the run.
+    """
+
+    config: Config
+    corpus: Corpus
+    arrays: dict[str, np.ndarray]
+    models: Models
+    towers: str
+
+
+class Published(NamedTuple):
+    """A version in its place."""
+
+    directory: str
+    source: Source
+    report: IndexReport
+
+    def describe(self) -> str:
+        """One line for people, and the categories that ScaNN searches."""
+        files = (os.path.join(root, name) for root, _, names in os.walk(self.directory) for name in names)
+        corpus, index = self.source.corpus, self.source.config.index
+        line = (
+            f"{self.directory}: {corpus.num_offered - 2:,} items, {corpus.num_categories - 2:,} categories, "
+            f"{sum(map(os.path.getsize, files)) / 1e6:.0f} MB, index {index.index}: {self.report.summary()}"
+        )
+        return f"{line}\n{self.report.table()}" if searched_by_scann(index, corpus.category_offset) else line
+
+
+def publish(source: Source, export_dir: str, version: int, replay: Callable[[str], object] | None) -> Published:
+    """Builds the index and writes the version.
+
+    Args:
+      source: what it is made of.
+      export_dir: holds one folder per version.
+      version: 0 takes the next free number.
+      replay: is shown the directory before it takes its place; raises UserError where it answers wrongly.
+
+    Raises:
+      UserError: --search=corpus, an index that misses its recall, a directory that cannot be written, or what `replay`
+        says.
+    """
+    config, corpus, arrays, models, towers = source
+    if config.retrieval.search != "category":
+        raise UserError(
+            f"--search={config.retrieval.search} is for evaluation alone: an export searches categories; "
+            "export with --search=category"
+        )
+    with stage("building the index of all items"):
+        served = MultiContextRetriever(
+            config,
+            corpus,
+            models.retriever,
+            models.interest,
+            arrays,
+            Fingerprint(towers, fingerprint_items(corpus), int(arrays.get("statistics_as_of", corpus.cut))),
+        )
+        categories = searched_by_scann(config.index, corpus.category_offset)
+        queries = make_check_queries(served, config, corpus, categories) if categories else {}
+        packed = served.index
+        served.index, report = build_index(config.index, packed, corpus, queries)
+
+    def verify(directory: str) -> None:
+        if report.needs_scann:
+            with stage("holding every category to exact search in a fresh process"):
+                report.require(check_in_fresh_process(directory, packed, queries))
+        if replay is not None:
+            with stage("replaying the warm-up requests in a fresh process"):
+                replay(directory)
+
+    return Published(export_model(served, config, corpus, report, export_dir, version, verify), source, report)

@@ -1,0 +1,251 @@
+"""The `packed` index: all item vectors in one matrix sorted by category; exact search of a slice; no custom op."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from longretriever_tf.models.retriever import add_repeat_logits
+
+_MAX_WIDTH = 1 << 14
+"""Wider categories are searched one by one: the logits of all queries side by side would take too much memory."""
+
+_ALWAYS_TOGETHER = 1 << 11
+"""Categories up to this size are searched together, however small the others are."""
+
+
+class SearchResult(NamedTuple):
+    """The best items of each request in its category, best first, padded to K.
+
+    Attributes:
+      item: item index, [R, K] int32, 0 where padded.
+      logit: [R, K] float32, 0 where padded.
+      log_partition: log of the category's summed exponentials, [R] float32: logit - log_partition is a log softmax.
+    """
+
+    item: tf.Tensor
+    logit: tf.Tensor
+    log_partition: tf.Tensor
+
+
+class Queries(NamedTuple):
+    """What is asked of an index: R user vectors, each of one category.
+
+    Attributes:
+      embedding: e_u(c), [R, D].
+      category: [R] int32.
+      token_item: items of the subsequence, all of that category, [R, L] int32, 0 where padded.
+      boost: what each of them gains (the copy term), [R, L] float32.
+      excluded_row: query of each excluded item, [X] int32.
+      excluded_item: item index, of the query's own category, [X] int32.
+    """
+
+    embedding: tf.Tensor
+    category: tf.Tensor
+    token_item: tf.Tensor
+    repeat_logit: tf.Tensor
+    excluded_row: tf.Tensor
+    excluded_item: tf.Tensor
+
+
+class OneCategory(NamedTuple):
+    """The queries of one category, r of them, and where its items lie.
+
+    Attributes:
+      category: scalar int32.
+      low, high: it owns the items `low:high`, scalars int32.
+      embedding, token_item, boost, excluded_row, excluded_item: as in `Queries`.
+    """
+
+    category: tf.Tensor
+    low: tf.Tensor
+    high: tf.Tensor
+    embedding: tf.Tensor
+    token_item: tf.Tensor
+    repeat_logit: tf.Tensor
+    excluded_row: tf.Tensor
+    excluded_item: tf.Tensor
+
+
+class PackedIndex(tf.Module):
+    """Exact search of one category's slice.
+
+    Args:
+      item_vectors: [V, D] float32, divided by the temperature.
+      item_bias: [V] float32.
+      category_offset: category c owns rows `category_offset[c]:category_offset[c + 1]`, [C + 1].
+    """
+
+    def __init__(self, item_vectors: np.ndarray, item_bias: np.ndarray, category_offset: np.ndarray) -> None:
+        super().__init__(name="category_index")
+        width = tf.TensorSpec([None, item_vectors.shape[1]], tf.float32)
+        signature = [width, tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int32)]
+        self.ask = tf.function(self._ask, input_signature=signature)
+        self.item_vectors = tf.Variable(item_vectors, trainable=False, name="item_vectors")
+        self.item_bias = tf.Variable(item_bias, trainable=False, name="item_bias")
+        self._offset = tf.constant(category_offset, tf.int32)
+
+    @property
+    def category_offset(self) -> np.ndarray:
+        """Category c owns rows `category_offset[c]:category_offset[c + 1]`, [C + 1] int32."""
+        return self._offset.numpy()
+
+    def rows(self, item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Vectors [n, D] and biases [n] of some rows."""
+        return tf.gather(self.item_vectors.read_value(), item), tf.gather(self.item_bias.read_value(), item)
+
+    def _ask(self, embedding: tf.Tensor, category: tf.Tensor, k: tf.Tensor) -> SearchResult:
+        """`search` without boosts and exclusions, saved with the index as `ask`: checks and warm-up call it."""
+        num, nothing = tf.shape(embedding)[0], tf.zeros([0], tf.int32)
+        tokens, repeat_logit = tf.zeros([num, 1], tf.int32), tf.zeros([num, 1])
+        return self.search(Queries(embedding, category, tokens, repeat_logit, nothing, nothing), k)
+
+    def search(self, queries: Queries, k: tf.Tensor) -> SearchResult:
+        """The k best items of each query's category, boosts included.
+
+        Args:
+          queries: R of them.
+          k: K, scalar int32.
+        """
+        is_alone = self._searched_alone()
+        if not is_alone.any():
+            return self._search_together(queries, k)
+        alone = tf.gather(is_alone, queries.category)
+        rows = [tf.where(mine)[:, 0] for mine in (~alone, alone)]
+        parts = self._search_together(_take(queries, rows[0]), k), self._search_alone(_take(queries, rows[1]), k)
+        back = tf.math.invert_permutation(tf.concat(rows, 0))
+        return SearchResult(*(tf.gather(tf.concat(pair, 0), back) for pair in zip(*parts, strict=True)))
+
+    def widest_together(self) -> int:
+        """Items of the largest category whose logits are laid beside those of others."""
+        return int(np.diff(self.category_offset)[~self._searched_alone()].max(initial=1))
+
+    def _searched_alone(self) -> np.ndarray:
+        """Categories whose logits are not laid beside those of others, [C] bool; another kind of index adds its own."""
+        size = np.diff(self.category_offset)
+        # One wide category widens the rows of all: side by side lies at most some times what is asked.
+        even = 8 * int(size.sum()) // max(int(np.count_nonzero(size)), 1)
+        return size > min(_MAX_WIDTH, max(_ALWAYS_TOGETHER, even))
+
+    def _search_together(self, queries: Queries, k: tf.Tensor) -> SearchResult:
+        """Exact search of all queries: what follows the products is done once for all, not once for each category."""
+        low = tf.gather(self._offset, queries.category)
+        return SearchResult(*take_best(self._score(queries.embedding, queries.category), low, queries, k))
+
+    def _score(self, embedding: tf.Tensor, category: tf.Tensor) -> tf.Tensor:
+        """Logits of each query's category, [R, D] and [R] -> [R, W]: as wide as the largest, the minimum beyond.
+
+        One product for each distinct category, over a slice that is not copied.
+        """
+        order = tf.argsort(category)
+        embedding = tf.gather(embedding, order)
+        distinct, _, count = tf.unique_with_counts(tf.gather(category, order))
+        # Requests without any interest run the loop once, over no rows: an empty array has no shape to concatenate.
+        num, distinct, count = (
+            tf.maximum(tf.size(distinct), 1),
+            tf.concat([distinct, [0]], 0),
+            tf.concat([count, [0]], 0),
+        )
+        low, first, zero = tf.gather(self._offset, distinct), tf.cumsum(count, exclusive=True), tf.zeros_like(count)
+        size = tf.gather(self._offset, distinct + 1) - low
+        # Begin and size of each slice that a category takes, of the queries, the vectors, the biases, and what to pad:
+        # made for all at once, since within the loop each operation costs a request as much as a small product.
+        slices = (first, zero), (count, zero - 1), (low, zero), (size, zero - 1), (zero, low), (zero + 1, size)
+        pads = (zero, zero), (zero, tf.reduce_max(size) - size)
+        cuts = tf.stack([tf.stack(pair, 1) for pair in (*slices, *pads)], 1)  # [U, 8, 2]
+        vectors, bias = self.item_vectors.read_value(), self.item_bias.read_value()[None]
+        arrays = tf.TensorArray(tf.float32, num, infer_shape=False)
+
+        def one(i: tf.Tensor, array: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            *bounds, of_rows, of_columns = tf.unstack(tf.gather(cuts, i))
+            pad = tf.stack([of_rows, of_columns])
+            mine, items, biases = map(tf.slice, (embedding, vectors, bias), bounds[::2], bounds[1::2])
+            logits = tf.matmul(mine, items, transpose_b=True) + biases
+            return i + 1, array.write(i, tf.pad(logits, pad, constant_values=logits.dtype.min))
+
+        array = tf.while_loop(lambda i, _: i < num, one, (0, arrays), parallel_iterations=1)[1]
+        return tf.ensure_shape(tf.gather(array.concat(), tf.math.invert_permutation(order)), [None, None])
+
+    def _search_alone(self, queries: Queries, k: tf.Tensor) -> SearchResult:
+        """Category by category: those that are wide, and those that are not searched by products alone."""
+        distinct, group = tf.unique(queries.category)
+        vectors, bias = self.item_vectors.read_value(), self.item_bias.read_value()
+        num, distinct = tf.maximum(tf.size(distinct), 1), tf.concat([distinct, [0]], 0)  # as in `_score`
+        arrays = [tf.TensorArray(kind, num, infer_shape=False) for kind in (tf.int64, tf.int32, tf.float32, tf.float32)]
+
+        def one(i: tf.Tensor, *written: tf.TensorArray) -> tuple:
+            rows, category = tf.where(group == i)[:, 0], distinct[i]
+            bounds = {"low": self._offset[category], "high": self._offset[category + 1]}
+            asked = OneCategory(**_take(queries, rows)._asdict() | bounds | {"category": category})
+            parts = rows, *self._best(asked, vectors, bias, k)
+            return i + 1, *(array.write(i, part) for array, part in zip(written, parts, strict=True))
+
+        arrays = tf.while_loop(lambda i, *_: i < num, one, (0, *arrays), parallel_iterations=1)[1:]
+        rows, item, logit, partition = (array.concat() for array in arrays)
+        back = tf.math.invert_permutation(rows)
+        item, logit = (tf.ensure_shape(tf.gather(part, back), [None, None]) for part in (item, logit))
+        return SearchResult(item, logit, tf.gather(partition, back))
+
+    def _best(
+        self, asked: OneCategory, vectors: tf.Tensor, bias: tf.Tensor, k: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Items [r, K], logits [r, K] and log-partitions [r] of one category; another kind of index puts its own."""
+        return search_exactly(asked, vectors, bias, k)
+
+
+def search_exactly(
+    asked: OneCategory, vectors: tf.Tensor, bias: tf.Tensor, k: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Scores the whole slice: items [r, K], logits [r, K], log-partitions [r].
+
+    Args:
+      asked: r queries of one category.
+      vectors: [V, D].
+      bias: [V].
+      k: K, scalar int32.
+    """
+    low, high = asked.low, asked.high
+    logits = tf.matmul(asked.embedding, vectors[low:high], transpose_b=True) + bias[low:high]  # [r, n]
+    return take_best(logits, low[None], asked, k)
+
+
+def take_best(
+    logits: tf.Tensor, low: tf.Tensor, queries: Queries | OneCategory, k: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Boosts and exclusions, then the best: items [R, K], logits [R, K], log-partitions [R].
+
+    Args:
+      logits: of each query's category, its first item in column 0, [R, W]; the dtype's minimum beyond its last.
+      low: that first item, [R] int32, or one for all, [1].
+      queries: R of them.
+      k: K, scalar int32.
+    """
+    logits = add_repeat_logits(logits, queries.repeat_logit, queries.token_item > 0, queries.token_item - low[:, None])
+    excluded_low = tf.gather(tf.broadcast_to(low, tf.shape(logits)[:1]), queries.excluded_row)
+    at = tf.stack([queries.excluded_row, queries.excluded_item - excluded_low], 1)
+    logits = tf.tensor_scatter_nd_min(logits, at, tf.fill([tf.shape(at)[0]], logits.dtype.min))
+    best, at = tf.math.top_k(logits, tf.minimum(k, tf.shape(logits)[1]))
+    largest = tf.reduce_max(best, 1)  # of the few best; a log-sum-exp would look through all once more
+    partition = tf.math.log(tf.reduce_sum(tf.exp(logits - largest[:, None]), 1)) + largest
+    return *pad_best(at + low[:, None], best, k), partition
+
+
+def _take(queries: Queries, rows: tf.Tensor) -> Queries:
+    """Some of the queries, `rows` [r] int64 ascending, with what they exclude."""
+    place = tf.tensor_scatter_nd_update(tf.fill(tf.shape(queries.category), -1), rows[:, None], tf.range(tf.size(rows)))
+    row = tf.gather(place, queries.excluded_row)
+    kept = tf.where(row >= 0)[:, 0]
+    of_rows = [tf.gather(part, rows) for part in queries[:4]]
+    return Queries._make([*of_rows, tf.gather(row, kept), tf.gather(queries.excluded_item, kept)])
+
+
+def pad_best(item: tf.Tensor, logit: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Brings lists to the width K, 0 where there is nothing: items [r, K] int32, logits [r, K].
+
+    Args:
+      item: [r, n] int32, n at most K.
+      logit: [r, n] float32; the dtype's minimum marks a candidate that was left out.
+      k: K, scalar int32.
+    """
+    real, pad = logit > logit.dtype.min, [[0, 0], [0, k - tf.shape(logit)[1]]]
+    return tf.pad(tf.where(real, item, 0), pad), tf.pad(tf.where(real, logit, 0.0), pad)

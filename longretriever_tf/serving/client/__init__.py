@@ -1,0 +1,7 @@
+"""A request as a caller writes it, and the ways to send it: REST, gRPC, or in this process. Imports no TensorFlow."""
+
+from longretriever_tf.serving.client.client import Client
+from longretriever_tf.serving.client.request import Candidate, Interest, Request, Response
+from longretriever_tf.serving.client.transport import ClientOptions, Model
+
+__all__ = ["Candidate", "Client", "ClientOptions", "Interest", "Model", "Request", "Response"]

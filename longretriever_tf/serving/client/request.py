@@ -1,0 +1,381 @@
+"""A request and its answer as a client sees them, and as the columns of the exported signatures.
+
+Imports no TensorFlow: a client over REST needs numpy alone.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.text import as_text, is_text
+from longretriever_tf.config.input_names import input_of_profile
+from longretriever_tf.serving.client.request_values import (
+    as_count,
+    as_list,
+    check_fits,
+    check_ids,
+    check_texts,
+    check_times,
+    check_weights,
+)
+
+ItemId = int | str
+Columns = dict[str, np.ndarray]
+
+_NO_ITEM: dict[str, ItemId] = {"DT_INT64": -3_867_590_412_748_930_227, "DT_STRING": ""}
+"""Pads lists of items to leave out: an id that no log has. The number is an arbitrary one of the 2**64 that there are,
+since people's ids are at 0, at -1 and at the limits of int64; text ids are never empty."""
+
+_NUMPY = {"DT_INT64": np.int64, "DT_INT32": np.int32, "DT_FLOAT": np.float32, "DT_STRING": np.object_}
+_NEUTRAL: dict[str, Any] = {"seed": -1, "exploration": 0, "goal": "all", "history_weight": 1.0}
+"""What says nothing on any export; used where the server does not tell its defaults."""
+
+_COUNTS = ("num_unknown_items", "num_unknown_excluded")
+_CATEGORY_LISTS = ("allowed_category", "forbidden_category")
+_COUNT_BITS = {"k": 32, "num_interests": 32, "top_interests": 32, "exploration": 32, "seed": 64}
+_SCALARS = ("k", "num_interests", "top_interests", "seed", "exploration", "merge", "goal")
+
+
+class InputSpec(NamedTuple):
+    """One input of a signature: the dtype's name (DT_INT64, ...), and its default where the server tells one."""
+
+    dtype: str
+    default: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One user's question. What is None or empty is left to the export's own default.
+
+    Attributes:
+      history_item_id: items of the whole history, in any order; unknown ones are ignored. Who must shorten a history
+        sends its first time and the latest events: how it begins tells which table must not be read
+        (`data.recipe.history_embedding`).
+      history_timestamp: seconds UTC of each, above 0, events of one basket at its earliest, as in training; those at
+        or after the request are ignored.
+      request_timestamp: seconds UTC.
+      profile: values by column of the users table; a missing one is unknown. None is sent to a model that reads none.
+      history_weight: weight of each event in the interest score; all 1 by default.
+      k: length of the list.
+      num_interests, top_interests: N interests are drawn from the best M.
+      seed: of the draw: same seed, same answer; a fresh draw without one.
+      exploration: how many of the N go to categories that the user never seen.
+      merge: calibrated, raw, quota or round_robin.
+      goal: all, or novel: nothing that the history holds.
+      exclude_item_id: items that must not come back.
+      allowed_category: search these alone; empty: all.
+      forbidden_category: never search these.
+      forced_category: search these in any case; the weight multiplies the category's probability.
+
+    Lists may be numpy arrays or columns of pandas, numbers numpy's.
+
+    Raises:
+      UserError: columns of different lengths, ids of two kinds, times in milliseconds, or a value that its field cannot
+        hold: it is never cast.
+    """
+
+    history_item_id: Sequence[ItemId]
+    history_timestamp: Sequence[int]
+    request_timestamp: int
+    profile: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    history_weight: Sequence[float] | None = None
+    k: int | None = None
+    num_interests: int | None = None
+    top_interests: int | None = None
+    seed: int | None = None
+    exploration: int | None = None
+    merge: str | None = None
+    goal: str | None = None
+    exclude_item_id: Sequence[ItemId] = ()
+    allowed_category: Sequence[str] = ()
+    forbidden_category: Sequence[str] = ()
+    forced_category: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._make_plain()
+        num = len(self.history_item_id)
+        for name in ("history_timestamp", "history_weight"):
+            column = getattr(self, name)
+            if column is not None and len(column) != num:
+                raise UserError(f"`{name}` has {len(column)} values for {num} in `history_item_id`; give one per event")
+
+    def _make_plain(self) -> None:
+        """Lists and numbers of numpy, pandas and others as Python's own, each checked by what the field holds."""
+
+        def put(name: str, value: Any) -> Any:
+            object.__setattr__(self, name, value)  # the class is frozen for everybody else
+            return value
+
+        check_ids("history_item_id", put("history_item_id", as_list("history_item_id", self.history_item_id)))
+        check_ids("exclude_item_id", put("exclude_item_id", as_list("exclude_item_id", self.exclude_item_id)))
+        check_times("history_timestamp", put("history_timestamp", as_list("history_timestamp", self.history_timestamp)))
+        as_of = put("request_timestamp", as_count("request_timestamp", self.request_timestamp, 64))
+        check_times("request_timestamp", [as_of], 1)
+        if self.history_weight is not None:
+            check_weights("history_weight", put("history_weight", as_list("history_weight", self.history_weight)))
+        for name in _CATEGORY_LISTS:
+            check_texts(name, put(name, as_list(name, getattr(self, name))))
+        for name, bits in _COUNT_BITS.items():
+            if getattr(self, name) is not None:
+                put(name, as_count(name, getattr(self, name), bits))
+        check_texts("merge", [self.merge or ""])
+        check_texts("goal", [self.goal or ""])
+        for name in ("forced_category", "profile"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise UserError(f"`{name}` must be a dict; received {getattr(self, name)!r}")
+        check_texts("forced_category", list(self.forced_category))
+        weights = put("forced_category", dict(zip(self.forced_category, self._forced_weights(), strict=True)))
+        check_weights("forced_category", list(weights.values()))
+        check_texts("profile", [*self.profile, *self.profile.values()])
+
+    def _forced_weights(self) -> Sequence[Any]:
+        return as_list("forced_category", list(self.forced_category.values()))
+
+    @property
+    def takes_options(self) -> bool:
+        """Whether anything but `k` differs from the export's defaults."""
+        request_options = (*_SCALARS[1:], "history_weight", "exclude_item_id", *_CATEGORY_LISTS, "forced_category")
+        return any(getattr(self, name) not in (None, (), [], {}) for name in request_options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One item of the list, and the rank of the interest that brought it (1: the user's best)."""
+
+    item_id: ItemId
+    score: float
+    category: str
+    interest_rank: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Interest:
+    """One category that was searched.
+
+    Attributes:
+      category: its name.
+      score: what it was chosen by.
+      rank: among all categories of the user, 1 the best.
+      origin: drawn, explored, forced or popular.
+      num_events: of the user in it.
+      last_timestamp: of the latest, 0 without any.
+    """
+
+    category: str
+    score: float
+    rank: int
+    origin: str
+    num_events: int
+    last_timestamp: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Response:
+    """One user's answer.
+
+    Attributes:
+      candidates: the list, best first.
+      interests: those behind it.
+      num_valid: the list's length.
+      unknown_category: names in the request's lists of categories that the model does not know: misspelt, perhaps.
+      num_unknown_items: events of the history whose item the model does not know.
+      num_unknown_excluded: items to leave out that it does not know.
+    """
+
+    candidates: tuple[Candidate, ...]
+    interests: tuple[Interest, ...]
+    num_valid: int
+    unknown_category: tuple[str, ...] = ()
+    num_unknown_items: int = 0
+    num_unknown_excluded: int = 0
+
+
+def lead_with_padding(request: Request, inputs: Mapping[str, InputSpec]) -> Request:
+    """The same question with padding at the head of every list.
+
+    A server that batches requests of unequal length lengthens each by repeating its own first element: that must be
+    nothing, or the oldest event would count many times.
+    """
+    no_item = _NO_ITEM[inputs["history_item_id"].dtype]
+    weight = [1.0] * len(request.history_item_id) if request.history_weight is None else request.history_weight
+    return dataclasses.replace(
+        request,
+        history_item_id=[no_item, *request.history_item_id],
+        history_timestamp=[0, *request.history_timestamp],
+        history_weight=[0.0, *weight],
+        exclude_item_id=[no_item, *request.exclude_item_id],
+        allowed_category=["", *request.allowed_category],
+        forbidden_category=["", *request.forbidden_category],
+        forced_category={"": 0.0, **request.forced_category},
+    )
+
+
+def make_columns(requests: Sequence[Request], inputs: Mapping[str, InputSpec], may_omit: bool = False) -> Columns:
+    """The requests as the inputs of a signature, one row each, histories padded on the right with timestamp 0.
+
+    Args:
+      requests: B of them, at least one.
+      inputs: of the signature, as the server's metadata tells.
+      may_omit: leave out what no request says and the metadata has no default for, as gRPC allows and REST does not.
+
+    Raises:
+      UserError: a profile column that the model does not have, values of a wrong type, or a value that only the caller
+        can give.
+    """
+    if not requests:
+        raise UserError("no requests: give one or more")
+    _check_profile(requests, inputs)
+    columns = {}
+    for name, spec in inputs.items():
+        column = _column(name, spec, requests)
+        if column is not None:
+            columns[name] = cast_column(name, spec, column)
+        elif not may_omit:
+            raise UserError(f"the server tells no default of `{name}`, and REST needs every input: set Request.{name}")
+    return columns
+
+
+def make_rows(columns: Columns) -> list[dict[str, Any]]:
+    """The columns as `instances`: one object per request."""
+    lists = {name: column.tolist() for name, column in columns.items()}
+    return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+
+
+def read_responses(outputs: Mapping[str, Any]) -> list[Response]:
+    """Answers from the outputs of `serving_default` or `top_k`: lists of JSON, or arrays."""
+    columns = {name: _plain(column) for name, column in outputs.items()}
+    interests = read_interests(columns)
+    names = ("item_id", "score", "category", "interest_rank")
+    told = "unknown_category" in columns  # not by exports of before there was such an answer
+    responses = []
+    for row, num in enumerate(columns["num_valid"]):
+        cells = zip(*(columns[name][row][:num] for name in names), strict=True)
+        unknown = tuple(name for name in columns["unknown_category"][row] if name) if told else ()
+        counts = (columns[name][row] for name in _COUNTS) if told else ()
+        responses.append(Response(tuple(Candidate(*cell) for cell in cells), interests[row], num, unknown, *counts))
+    return responses
+
+
+def read_interests(outputs: Mapping[str, Any]) -> list[tuple[Interest, ...]]:
+    """The interests of each request, in the order of their search."""
+    names = ("category", "score", "rank_drawn", "origin", "num_events", "last_timestamp")
+    columns = [_plain(outputs[f"interest_{name}"]) for name in names]
+    rows = [zip(*(column[row] for column in columns), strict=True) for row in range(len(columns[0]))]
+    return [tuple(Interest(*cell) for cell in row if cell[0]) for row in rows]  # padding has no name
+
+
+def rows_to_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The `predictions` of a row reply as columns."""
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+
+
+def _plain(column: Any) -> Any:
+    """Nested lists of str and numbers."""
+    if not isinstance(column, np.ndarray):
+        return column
+    if is_text(column):
+        return as_text(column.ravel()).reshape(column.shape).tolist()
+    return column.tolist()
+
+
+def _check_profile(requests: Sequence[Request], inputs: Mapping[str, InputSpec]) -> None:
+    given = {name for request in requests for name in request.profile}
+    known = {name for name in inputs if name not in Request.__dataclass_fields__ and name not in _NOT_PROFILE}
+    odd = sorted(name for name in given if input_of_profile(name) not in known)
+    if known and odd:  # a model that reads no profile is sent none
+        raise UserError(
+            f"profile column {odd[0]!r} is not an input of the model; its profile columns: {', '.join(sorted(known))}"
+        )
+
+
+_NOT_PROFILE = ("forced_weight", "category", "item_id", "expected")
+
+
+def _column(name: str, spec: InputSpec, requests: Sequence[Request]) -> list[Any] | None:
+    """One row per request; None: nobody says anything, and no default is known."""
+    if name in ("history_item_id", "history_timestamp"):
+        return _padded([getattr(request, name) for request in requests], "" if spec.dtype == "DT_STRING" else 0)
+    if name == "exclude_item_id":
+        return _padded([request.exclude_item_id for request in requests], _NO_ITEM[spec.dtype])
+    if name in _CATEGORY_LISTS:
+        return _padded([getattr(request, name) for request in requests], "")
+    if name == "forced_category":
+        return _padded([list(request.forced_category) for request in requests], "")
+    if name == "forced_weight":
+        return _padded([list(request.forced_category.values()) for request in requests], 0.0)
+    if name == "history_weight":
+        return _weights(requests)
+    if name == "request_timestamp":
+        return [request.request_timestamp for request in requests]
+    if name in _SCALARS:
+        return _scalars(name, spec, requests)
+    return [_profile(request).get(name, "") for request in requests]
+
+
+def _profile(request: Request) -> dict[str, str]:
+    return {input_of_profile(column): value for column, value in request.profile.items()}
+
+
+def _scalars(name: str, spec: InputSpec, requests: Sequence[Request]) -> list[Any] | None:
+    values = [getattr(request, name) for request in requests]
+    if None not in values:
+        return values
+    default = _NEUTRAL.get(name) if spec.default is None else _plain(spec.default)[0]
+    return None if default is None else [default if value is None else value for value in values]
+
+
+def _weights(requests: Sequence[Request]) -> list[Any]:
+    if all(request.history_weight is None for request in requests):
+        return [[_NEUTRAL["history_weight"]]] * len(requests)  # one for all events of a history
+    given = [
+        [1.0] * len(request.history_item_id) if request.history_weight is None else request.history_weight
+        for request in requests
+    ]
+    return _padded(given, 0.0)
+
+
+def _padded(rows: Sequence[Sequence[Any]], fill: Any) -> list[list[Any]]:
+    width = max(map(len, rows))
+    return [[*(row.tolist() if isinstance(row, np.ndarray) else row), *[fill] * (width - len(row))] for row in rows]
+
+
+def cast_column(name: str, spec: InputSpec, column: list[Any]) -> np.ndarray:
+    """An array of the input's dtype; numbers never become text, nor text numbers."""
+    wanted = _NUMPY.get(spec.dtype)
+    if wanted is None:
+        raise UserError(f"input `{name}` has dtype {spec.dtype}, which no retriever of this package has")
+    if wanted is np.object_:
+        return _cast_text(name, column)
+    try:
+        array = np.array(column) if np.size(column) else np.zeros(np.shape(column), wanted)
+    except OverflowError:  # beyond what any type of numpy holds
+        array = np.array(column, np.object_)
+    kinds, what = ("iu", "whole numbers") if np.issubdtype(wanted, np.integer) else ("iuf", "numbers")
+    if array.dtype.kind not in kinds:
+        raise UserError(f"`{name}` must hold {what}, as the model was trained; received {_odd(column, kinds)!r}")
+    if kinds == "iu":
+        check_fits(name, array, wanted)
+    return array.astype(wanted)
+
+
+def _cast_text(name: str, column: list[Any]) -> np.ndarray:
+    """Text at the width of each value: fixed-width text would hold all at the width of the longest."""
+    array = np.array(column, np.object_)
+    odd = [value for value in array.flat if not isinstance(value, str)]
+    if odd:
+        raise UserError(f"`{name}` must hold text, as the model was trained; received {odd[0]!r}")
+    for value in array.flat:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"`{name}` holds {value[:60]!r}, half of a surrogate pair, which is no text") from None
+    return array
+
+
+def _odd(column: list[Any], kinds: str) -> Any:
+    """A value at fault."""
+    flat = [value for row in column for value in (row if isinstance(row, list) else [row])]
+    return next((value for value in flat if np.array(value).dtype.kind not in kinds), flat[0])

@@ -1,0 +1,131 @@
+"""Histories that the explorer page offers: from a file of real ones, or the made-up ones of an export's warm-up
+requests.
+
+The file is JSON: {"made_up": false, "users": [{"label": "household 1", "request_timestamp": 1512345680, "item_id":
+[...], "timestamp": [...], "weight": [...], "profile": {"age": "35-44"}}]}; weight and profile may be left out.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.datasets.log import LifelongLog
+
+_DEFAULT = "serving_default"
+_NEEDED = ("label", "request_timestamp", "item_id", "timestamp")
+_WRITE_ONE = "python -m longretriever_tf.sample_users --export_dir=... --output=users.json writes one"
+User = dict[str, Any]
+
+
+def read_users(path: str) -> bytes:
+    """A users file, checked; returns what the page loads.
+
+    Raises:
+      UserError: it cannot be read, or is of another form.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            document = json.load(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--explorer_users={path!r} cannot be read as JSON: {error}; {_WRITE_ONE}") from error
+    users = document.get("users") if isinstance(document, dict) else None
+    if not isinstance(users, list) or not users:
+        raise UserError(f'--explorer_users={path!r} must hold {{"users": [...]}}, one user at least; {_WRITE_ONE}')
+    for number, user in enumerate(users, 1):
+        if fault := _fault(user):
+            raise UserError(f"--explorer_users={path!r}: user {number} {fault}; {_WRITE_ONE}")
+    return json.dumps({"made_up": bool(document.get("made_up")), "users": users}).encode()
+
+
+def _fault(user: Any) -> str:
+    """What is wrong with a user of the file, "" for nothing."""
+    if not isinstance(user, dict):
+        return f"must be an object, and is {json.dumps(user)[:60]}"
+    if missing := [name for name in _NEEDED if name not in user]:
+        return f"lacks {', '.join(missing)}"
+    items, times = user["item_id"], user["timestamp"]
+    if not isinstance(items, list) or not isinstance(times, list) or len(items) != len(times):
+        return "must have lists `item_id` and `timestamp` of one length"
+    if wrong := [time for time in [*times, user["request_timestamp"]] if type(time) is not int]:
+        return f"has the timestamp {wrong[0]!r}; expected whole seconds"
+    if len(user.get("weight") or items) != len(items):
+        return "must have as many `weight` as `item_id`, or none"
+    return ""
+
+
+def sample_users(log: LifelongLog, as_of: int, num_users: int, chosen: Sequence[str] = ()) -> list[User]:
+    """Users of a log as of a time: long, middling and short histories, longest first, at equal steps of rank.
+
+    Args:
+      log: the log.
+      time: seconds UTC; events at or after it are left out, and the page asks as of it.
+      num_users: how many; fewer where fewer have an event before the time.
+      chosen: ids as text; empty: by history length.
+
+    Raises:
+      UserError: a chosen user is not in the log, or no user has an event before the time.
+    """
+    if chosen:
+        row_of = {str(user): row for row, user in enumerate(log.user_id)}
+        if unknown := [user for user in chosen if user not in row_of]:
+            raise UserError(f"--user_ids: {unknown[0]!r} is not in the log, which has {log.num_users:,} users")
+        return [_user(log, row_of[user], as_of) for user in chosen]
+    length = np.bincount(log.event_user()[log.timestamp < as_of], minlength=log.num_users)
+    order = np.argsort(length, kind="stable")
+    order = order[length[order] > 0]
+    if not len(order):
+        raise UserError(f"no user of the log has an event before {np.datetime64(as_of, 's')}; give a later --as_of")
+    at = np.linspace(0, len(order) - 1, min(num_users, len(order))).round().astype(int)
+    return [_user(log, row, as_of) for row in order[at][::-1]]
+
+
+def _user(log: LifelongLog, row: int, as_of: int) -> User:
+    start, stop = log.offset[row : row + 2]
+    stop = start + np.searchsorted(log.timestamp[start:stop], as_of)
+    user = {
+        "label": f"user {log.user_id[row]}",
+        "request_timestamp": int(as_of),
+        "item_id": log.items.item_id[log.item_row[start:stop]].tolist(),
+        "timestamp": log.timestamp[start:stop].tolist(),
+        "profile": {name: str(column[row]) for name, column in log.profile.items()},
+    }
+    weight = log.weight[start:stop]
+    return user if np.all(weight == 1) else user | {"weight": weight.astype(float).round(6).tolist()}
+
+
+def warmup_users(version_dir: str) -> bytes:
+    """The made-up histories of an export's warm-up requests, as the page loads them; no user where there are no
+    requests.
+
+    They are random items at random times: they show that the model answers, and say nothing of its history embedding.
+    """
+    from longretriever_tf.retrieval.export.warmup_requests import WARMUP_NAME, read_warmup
+
+    path = os.path.join(version_dir, "assets.extra", WARMUP_NAME)
+    users = []
+    for log in read_warmup(path) if os.path.exists(path) else ():
+        request = log.predict_log.request
+        if request.model_spec.signature_name == _DEFAULT:
+            users += list(_made_up(request.inputs))
+    for number, user in enumerate(users, 1):
+        user["label"] = f"made-up history {number}"
+    return json.dumps({"made_up": True, "users": users}).encode()
+
+
+def _made_up(inputs: Any) -> Iterator[User]:
+    from longretriever_tf.serving.server.tensor_protos import arrays_of
+
+    columns = arrays_of(inputs)
+    if not {"history_item_id", "history_timestamp", "request_timestamp"} <= columns.keys():
+        return  # another kind of model
+    for row, as_of in enumerate(columns["request_timestamp"]):
+        items = columns["history_item_id"][row].tolist()
+        yield {
+            "request_timestamp": int(as_of),
+            "item_id": [item.decode() if isinstance(item, bytes) else item for item in items],
+            "timestamp": columns["history_timestamp"][row].tolist(),
+        }

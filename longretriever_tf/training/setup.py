@@ -1,0 +1,122 @@
+"""What a run trains, in which phases: the parts that `training.run` drives."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from longretriever_tf.common.schema import DAY_S
+from longretriever_tf.config.config import Config
+from longretriever_tf.data.batches.prepared_data import Prepared, held_out_users, prepare_requests
+from longretriever_tf.data.corpus import encode_log, offset_of
+from longretriever_tf.datasets.log import LifelongLog
+from longretriever_tf.datasets.splits import Cuts
+from longretriever_tf.evaluation.evaluator import evaluate_scorer
+from longretriever_tf.evaluation.ground_truth import Truth, build_truth
+from longretriever_tf.models.baselines.batches import UserBatchSource
+from longretriever_tf.models.baselines.examples import build_user_examples
+from longretriever_tf.models.baselines.model import RecentRetriever, build_baseline
+from longretriever_tf.models.baselines.scorer import RecentScorer
+from longretriever_tf.models.build import assign_scale
+from longretriever_tf.training.loop import Phase
+from longretriever_tf.training.phases import BaselinePhase
+
+_VALIDATION_USERS = 1000
+"""Users of the validation window that guide early stopping, at most."""
+
+_VALIDATION_K = 100
+
+_SCALE_BATCHES = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSetup:
+    """The parts of a run.
+
+    Attributes:
+      phases: in order.
+      models: what checkpoints hold, by name.
+      set_scales: sets the frozen feature scales; called before the first step.
+    """
+
+    phases: list[Phase]
+    models: dict[str, tf.Module]
+    set_scales: Callable[[], None]
+
+
+def assemble_baseline(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) -> TrainingSetup:
+    """The parts of a run of `--model=two_tower|mind|comirec`: one phase.
+
+    Args:
+      config: the run's config.
+      log: the whole log; read beyond the cut for the validation figure alone.
+      cuts: its cuts.
+      prepared: the window before the training cut.
+
+    Raises:
+      UserError: the training window makes no example.
+    """
+    model = build_baseline(config, prepared.corpus, prepared.item_svd)
+    examples = build_user_examples(config, prepared.log, prepared.stats.time)
+    source = UserBatchSource(config, prepared.corpus, prepared.log, examples, prepared.stats.first_time)
+    print(
+        f"{config.model.model}: {len(examples):,} examples with {int(examples.num_targets.sum()):,} targets, "
+        f"{source.rows_per_batch} examples a batch"
+    )
+    phase = BaselinePhase(config, model, source, _make_validate(config, log, cuts, prepared, model))
+    return TrainingSetup([phase], {"retriever": model}, lambda: _set_scale(model, source))
+
+
+def validation_truth(log: LifelongLog, cuts: Cuts, prepared: Prepared) -> Truth:
+    """Truth of the validation window for the users who guide early stopping."""
+    corpus = prepared.corpus
+    truth = build_truth(encode_log(log, corpus), corpus.num_items, corpus.cut, cuts.window_of("validation"))
+    return truth.rows(0, min(truth.num_users, _VALIDATION_USERS))
+
+
+def held_out_truth(config: Config, log: LifelongLog, prepared: Prepared) -> tuple[Prepared, Truth]:
+    """What --validation_users asks about: the last --window_days of the users held out, and the log before these.
+
+    Raises:
+      UserError: none of them takes anything in those days.
+    """
+    corpus, stop = prepared.corpus, prepared.corpus.cut
+    start = stop - round(config.data.window_days * DAY_S)
+    arrays = {"item_svd": prepared.item_svd, "taste_rows": prepared.history_embedding_rows}
+    requests = prepare_requests(config, log, corpus, arrays, start)
+    whole = encode_log(log, corpus)
+    is_asked = held_out_users(config, log.num_users)[whole.event_user()] | (whole.timestamp < start)
+    asked = dataclasses.replace(
+        whole,
+        offset=offset_of(np.bincount(whole.event_user()[is_asked], minlength=whole.num_users)),
+        item=whole.item[is_asked],
+        timestamp=whole.timestamp[is_asked],
+        weight=whole.weight[is_asked],
+    )
+    truth = build_truth(asked, corpus.num_items, start, (start, stop))
+    return requests, truth.rows(0, min(truth.num_users, _VALIDATION_USERS))
+
+
+def _make_validate(
+    config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, model: RecentRetriever
+) -> Callable[[], float] | None:
+    if config.train.cut != "validation":
+        return None
+    truth = validation_truth(log, cuts, prepared)
+    k = max(1, min(_VALIDATION_K, truth.num_items // 10))  # a list of the whole of a small corpus would tell nothing
+
+    def validate() -> float:
+        scorer = RecentScorer(config, prepared, model)
+        made = evaluate_scorer(scorer, truth, prepared.corpus.category_offset, ks=(k,), chunk=512)
+        recall = {task: made[task].get(f"recall@{k}", 0.0) for task in ("all", "novel")}
+        print(f"validation: recall@{k} all {recall['all']:.4f}, novel {recall['novel']:.4f}")
+        return recall["all"]
+
+    return validate
+
+
+def _set_scale(model: RecentRetriever, source: UserBatchSource) -> None:
+    batches = source.make_dataset(0).take(_SCALE_BATCHES)
+    rows = [tf.boolean_mask(batch.features, batch.token_item > 0).numpy() for batch in batches]
+    assign_scale(model.event_embedding, np.concatenate(rows))
