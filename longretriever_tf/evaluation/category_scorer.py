@@ -13,8 +13,8 @@ from longretriever_tf.data.recipe.tokens import make_tokens, max_sliced
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.data.search.history_limit import visible_segments, visible_since
 from longretriever_tf.data.search.user_activity import user_activity
-from longretriever_tf.models.retriever import LongRetriever
-from longretriever_tf.retrieval.item_vectors import embed_corpus
+from longretriever_tf.models.retriever import LongRetriever, embed_corpus
+from longretriever_tf.models.towers import UserInputs
 
 _MAX_TOKENS = 32_768
 """Tokens encoded at once, padding included: large enough to drown the cost of a call, small enough for the caches."""
@@ -188,7 +188,7 @@ class CategoryScorer:
         stats_row, activity = tf.zeros([num], tf.int32), tf.gather(self._activity, pairs.user)
         tokens = make_tokens(self._config.model, events, pairs.num_before, self._stats, stats_row, activity)
         is_real = tokens.item > 0
-        state = self._model.user_tower(
+        inputs = UserInputs(
             tf.gather(self._token_vectors, tokens.item),
             is_real,
             tokens.features,
@@ -196,6 +196,7 @@ class CategoryScorer:
             tf.gather(self._profile, pairs.user),
             tf.gather(self._history_embedding, pairs.user),
         )
+        state = self._model.user_tower(inputs)
         at = tf.where(is_real)
         item = tf.cast(tf.gather_nd(tokens.item, at), tf.int64)
         return state.embedding, at[:, 0], item, tf.gather_nd(state.repeat_logit, at)

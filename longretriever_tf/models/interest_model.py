@@ -87,13 +87,15 @@ class InterestModel(tf.keras.layers.Layer):
         closed = tf.concat([tf.fill([2], logits.dtype.min), tf.zeros([tf.shape(features)[1] - 2])], 0)
         return tf.nn.log_softmax(logits + closed[None, :, None], axis=1)
 
-    def loss(self, batch: InterestBatch, random: StatelessRng | None) -> tf.Tensor:
-        """Weighted multinomial negative log-likelihood over both goals, scalar.
+    def compute_loss(self, inputs: tuple[InterestBatch, StatelessRng | None], training: bool = False) -> tf.Tensor:
+        """Weighted multinomial negative log-likelihood over both tasks, scalar.
 
         Args:
-          batch: B histories and what was taken next.
-          random: draws of this training step.
+          inputs: B histories and what was taken next; and the draws of this training step.
+          training: unused; the draws say it.
         """
+        del training
+        batch, random = inputs
         log_p = self.call(batch.features, batch.bag, batch.history_embedding, random)
         weighted = batch.counts * batch.weight[:, None, None]
         nll = -tf.reduce_sum(tf.where(batch.counts > 0, weighted * log_p, 0.0), [0, 1])

@@ -22,15 +22,14 @@ from longretriever_tf.data.search import hard_search
 from longretriever_tf.data.search.request_history import RawHistories, order_segments, read_folds, read_histories
 from longretriever_tf.data.search.unique_items import embed_history_before
 from longretriever_tf.models.interest_model import GOALS, InterestModel
-from longretriever_tf.models.retriever import LongRetriever
-from longretriever_tf.models.towers import UserState
+from longretriever_tf.models.retriever import LongRetriever, embed_corpus
+from longretriever_tf.models.towers import UserInputs, UserState
 from longretriever_tf.retrieval.admission import bounds_of, require
 from longretriever_tf.retrieval.best_of import Lists, merge_lists
 from longretriever_tf.retrieval.fingerprint import UNSTAMPED, Fingerprint
 from longretriever_tf.retrieval.freeze import freeze
 from longretriever_tf.retrieval.index.exact import PackedIndex, Queries, SearchResult
 from longretriever_tf.retrieval.interests import ORIGINS, Interests, choose_interests
-from longretriever_tf.retrieval.item_vectors import embed_corpus
 from longretriever_tf.retrieval.length_buckets import encode_by_length
 from longretriever_tf.retrieval.request_options import (
     RequestOptions,
@@ -209,8 +208,9 @@ class MultiContextRetriever(tf.Module):
                 tf.gather(requests.profile, request),
                 tf.gather(requests.history_embedding, request),
             )
+            asked = tf.gather(category, pairs)
             return self._user_tower(
-                vectors, some.item > 0, some.features, tf.gather(category, pairs), profile, user_history_embedding
+                UserInputs(vectors, some.item > 0, some.features, asked, profile, user_history_embedding)
             )
 
         return Subsequences(row, category, runs, tokens, encode_by_length(run_tower, tokens, self._config.model.dim))

@@ -12,6 +12,7 @@ from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.corpus import EncodedLog
+from longretriever_tf.data.ranges import flat_ranges
 from longretriever_tf.data.search.behavior_index import CategoryOrder
 from longretriever_tf.data.search.history_limit import visible_segments, visible_since
 from longretriever_tf.data.search.user_activity import user_activity
@@ -159,3 +160,42 @@ def _event_slices(order: CategoryOrder) -> tuple[np.ndarray, ...]:
     is_new = (np.diff(order.timestamp, prepend=-1) != 0) | (np.diff(run, prepend=-1) != 0)
     stop = np.maximum.accumulate(np.where(is_new, position, 0))
     return run, stop, position, position + 1, order.timestamp
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """Distinct targets of all examples: example x owns `item[offset[x]:offset[x + 1]]`, in order of first occurrence.
+
+    Attributes:
+      offset: [X + 1] int64.
+      item: [t] int32.
+    """
+
+    offset: np.ndarray
+    item: np.ndarray
+
+
+def distinct_targets(examples: Examples, order: CategoryOrder) -> Targets:
+    """Reads the target slices of all examples once."""
+    owner, position = flat_ranges(examples.target_start, examples.target_stop)
+    item = order.item[position]
+    key = owner * (int(order.item.max(initial=0)) + 1) + item
+    by_key = np.argsort(key, kind="stable")
+    is_first = np.zeros(len(key), bool)
+    is_first[by_key[np.diff(key[by_key], prepend=-1) != 0]] = True
+    count = np.bincount(owner[is_first], minlength=len(examples))
+    return Targets(np.concatenate([[0], np.cumsum(count)]).astype(np.int64), item[is_first])
+
+
+def previous_of_item(owner: np.ndarray, item: np.ndarray) -> np.ndarray:
+    """Position of the owner's event before of the same item, -1 where there is none, [E] int64.
+
+    Args:
+      owner: user or (user, category) of each event, [E]; the events of an owner lie in order of time.
+      item: [E].
+    """
+    by_item = np.lexsort((item, owner))  # stable: time order within an (owner, item) stays
+    same = (np.diff(owner[by_item]) == 0) & (np.diff(item[by_item]) == 0)
+    previous = np.full(len(owner), -1, np.int64)
+    previous[by_item[1:][same]] = by_item[:-1][same]
+    return previous

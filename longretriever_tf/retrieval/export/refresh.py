@@ -14,7 +14,7 @@ from longretriever_tf.data.recipe.learned_context import with_trained_clusters
 from longretriever_tf.data.refreshed import Refreshed, refresh_corpus
 from longretriever_tf.datasets.event_log.source import read_item_table
 from longretriever_tf.datasets.load import own_context
-from longretriever_tf.models.finished import load_for_export
+from longretriever_tf.models.build import load_for_export
 from longretriever_tf.models.refreshed import refresh_models
 from longretriever_tf.retrieval.export.fresh_statistics import FreshStatistics, fresh_statistics
 from longretriever_tf.retrieval.export.publish import Source
