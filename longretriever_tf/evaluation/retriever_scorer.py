@@ -12,7 +12,7 @@ from longretriever_tf.data.batches.prepared_data import Prepared
 from longretriever_tf.data.ranges import flat_ranges
 from longretriever_tf.data.search.history_limit import visible_histories
 from longretriever_tf.evaluation.category_scorer import CategoryScorer
-from longretriever_tf.models.interest_model import GOALS, InterestModel
+from longretriever_tf.models.interest_model import TASKS, InterestModel
 from longretriever_tf.models.retriever import LongRetriever
 from longretriever_tf.retrieval.interests import draw_interests
 from longretriever_tf.retrieval.merge import MERGES, Candidates
@@ -167,7 +167,7 @@ class LongRetrieverScorer:
             for some in (users[start : start + step] for start in range(0, len(users), step))
         ]
         log_p = np.concatenate(parts)
-        return {goal: log_p[:, :, g] for g, goal in enumerate(GOALS)}
+        return {goal: log_p[:, :, g] for g, goal in enumerate(TASKS)}
 
     def _histories(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Where each visible history starts and stops in the log, and the time; [B] int64 each."""

@@ -115,5 +115,5 @@ def read_weights(config: Config, path: str, models: dict[str, tf.Module]) -> Non
     except CHECKPOINT_ERRORS as error:
         raise UserError(
             f"the checkpoint {path} does not fit {config.train.run_dir}/config.json: {first_line(error)}. "
-            "Train again, or name the run that made it"
+            "Train again, or name the run that wrote it"
         ) from error

@@ -21,7 +21,7 @@ from longretriever_tf.data.recipe.tokens import make_tokens, max_sliced
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.data.search.request_history import RawHistories, order_segments, read_folds, read_histories
 from longretriever_tf.data.search.unique_items import embed_history_before
-from longretriever_tf.models.interest_model import GOALS, InterestModel
+from longretriever_tf.models.interest_model import TASKS, InterestModel
 from longretriever_tf.models.retriever import LongRetriever, embed_corpus
 from longretriever_tf.models.towers import UserInputs, UserState
 from longretriever_tf.retrieval.admission import bounds_of, require
@@ -164,7 +164,7 @@ class MultiContextRetriever(tf.Module):
         summary, stats = histories.summary, histories.stats
         if self._config.train.interest_epochs:
             learned = self._interest(histories.features, histories.bag, user_history_embedding)
-            every, novel = learned[:, :, GOALS.index("all")], learned[:, :, GOALS.index("novel")]
+            every, novel = learned[:, :, TASKS.index("all")], learned[:, :, TASKS.index("novel")]
         else:
             every = novel = tf.nn.log_softmax(tf.where(known, stats[:, :, 0], stats.dtype.min), 1)
         if self._config.retrieval.interest != "paper":

@@ -87,7 +87,7 @@ class Checkpoints:
             if glob.glob(os.path.join(glob.escape(self._directory), "latest", "ckpt-*.index")):
                 raise UserError(
                     f"{os.path.join(self._directory, 'latest', 'checkpoint')} does not say which of the checkpoints "
-                    f"beside it is the latest; restore it from a copy, or delete {self._directory} to train anew"
+                    f"next to it is the latest; restore it from a copy, or delete {self._directory} to train anew"
                 )
             return False
         with self._explain_read_errors(path):
@@ -173,8 +173,8 @@ class LoopOptions:
       patience: epochs without a better validation metric before a phase stops.
       xla: compile the step.
       writer: TensorBoard.
-      on_epoch: is told the phase's name and the epoch's metrics, before the run's position passes the epoch; may be
-        told an epoch twice, with the same metrics but the speed.
+      on_epoch: takes the phase's name and the epoch's metrics, before the run's position passes the epoch; may be
+        called twice for an epoch, with the same metrics but the speed.
     """
 
     checkpoint_every_s: float

@@ -66,7 +66,7 @@ def assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) -
       prepared: the window before the training cut.
 
     Raises:
-      UserError: the training window makes no example.
+      UserError: there are no training examples.
     """
     if config.model.model != LONGRETRIEVER:
         return _assemble_baseline(config, log, cuts, prepared)

@@ -23,7 +23,7 @@ _MAX_AS_OF_TIMES = 104
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """X examples, each a slice of history and a slice of targets in one run of the category order.
+    """X examples, each a slice of history and a slice of targets in one segment of the category order.
 
     Attributes:
       start, stop: history = events `start:stop` of the category order, all strictly before `time`, [X] int64.
@@ -69,7 +69,7 @@ def snapshot_times(config: Config, first: int, cut: int) -> np.ndarray:
 
 
 def stats_times(config: Config, first: int, cut: int) -> np.ndarray:
-    """Times at which item statistics are kept: the snapshots, for event examples a grid beside them; then the cut.
+    """Times at which item statistics are kept: the snapshots, for event examples also a grid; then the cut.
 
     The grid is weekly, in a log of more than two years coarser: each time costs memory for every item and user.
     """
@@ -90,7 +90,7 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
       grid: times of the item statistics, the cut last, [S] int64.
 
     Raises:
-      UserError: the log makes no example.
+      UserError: the log gives no example.
     """
     parts = []
     if config.train.examples != "event":
@@ -98,17 +98,17 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
         parts.append(_snapshot_slices(order, as_of_times, int(config.train.horizon_days * schema.DAY_S)))
     if config.train.examples != "snapshot":
         parts.append(_event_slices(order))
-    run, stop, target_start, target_stop, time = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    if not len(run):
+    segment, stop, target_start, target_stop, time = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    if not len(segment):
         raise UserError(
-            "the training window makes no example: no user has an event after the first snapshot; lower "
+            "no training examples: no user has an event after the first snapshot; lower "
             "--horizon_days or --window_days (the learned interest score needs snapshots with --examples=event, too)"
         )
-    user = order.segment_user[run]
-    start = order.segment_offset[run]
+    user = order.segment_user[segment]
+    start = order.segment_offset[segment]
     if config.model.history_events:
         start = np.minimum(
-            stop, visible_segments(order, run, visible_since(log, user, time, config.model.history_events))
+            stop, visible_segments(order, segment, visible_since(log, user, time, config.model.history_events))
         )
     if config.model.subsequence == "items":
         start = np.maximum(start, stop - config.model.max_events)
@@ -126,7 +126,7 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
         target_start=target_start,
         target_stop=target_stop,
         user=user.astype(np.int32),
-        category=order.segment_category[run].astype(np.int32),
+        category=order.segment_category[segment].astype(np.int32),
         time=time,
         stats_row=np.maximum(np.searchsorted(grid, time, side="right") - 1, 0).astype(np.int32),
         length=np.minimum(np.minimum(distinct, stop - start), config.model.max_length).astype(np.int32),
@@ -146,20 +146,20 @@ def _snapshot_slices(order: CategoryOrder, as_of_times: np.ndarray, horizon: int
             order.timestamp < time + horizon, order.segment_offset[:-1]
         )
         # A user without any history before the time is not a request that serving ranks: nothing to read.
-        run = np.flatnonzero((target_stop > stop) & (first_history[order.segment_user] < time))
-        parts.append((run, stop[run], stop[run], target_stop[run], np.full(len(run), time)))
+        segment = np.flatnonzero((target_stop > stop) & (first_history[order.segment_user] < time))
+        parts.append((segment, stop[segment], stop[segment], target_stop[segment], np.full(len(segment), time)))
     if not parts:
         return tuple(np.zeros(0, np.int64) for _ in range(5))
     return tuple(np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True))
 
 
 def _event_slices(order: CategoryOrder) -> tuple[np.ndarray, ...]:
-    """One example per event: the run's events of strictly earlier time are its history."""
+    """One example per event: the segment's events of strictly earlier time are its history."""
     position = np.arange(len(order.item), dtype=np.int64)
-    run = np.repeat(np.arange(len(order.segment_user)), np.diff(order.segment_offset))
-    is_new = (np.diff(order.timestamp, prepend=-1) != 0) | (np.diff(run, prepend=-1) != 0)
+    segment = np.repeat(np.arange(len(order.segment_user)), np.diff(order.segment_offset))
+    is_new = (np.diff(order.timestamp, prepend=-1) != 0) | (np.diff(segment, prepend=-1) != 0)
     stop = np.maximum.accumulate(np.where(is_new, position, 0))
-    return run, stop, position, position + 1, order.timestamp
+    return segment, stop, position, position + 1, order.timestamp
 
 
 @dataclasses.dataclass(frozen=True)

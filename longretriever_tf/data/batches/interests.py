@@ -26,13 +26,13 @@ _MAX_PAIRS = 60_000
 
 
 class InterestBatch(NamedTuple):
-    """B lives at their times.
+    """B histories at their times.
 
     Attributes:
       features: [B, C, F] float32.
       bag: [B, C] float32.
-      history embedding: what the histories say across categories, [B, D] float32; [B, 0] unless the model reads it.
-      counts: distinct items taken within the horizon, by goal (all, novel), [B, C, 2] float32.
+      history_embedding: what the histories say across categories, [B, D] float32; [B, 0] unless the model reads it.
+      counts: distinct items taken within the horizon, by task (all, novel), [B, C, 2] float32.
       weight: [B] float32.
     """
 
@@ -97,7 +97,7 @@ class InterestSource:
     Args:
       prepared: the training window.
       examples: snapshots.
-      history embeddings: of the snapshots.
+      history_embeddings: of the snapshots.
       reader: of their histories.
       seed: of the order.
     """

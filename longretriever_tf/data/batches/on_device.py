@@ -96,7 +96,7 @@ def plan_blocks(
     before = np.concatenate([[0], np.cumsum(count)])
     in_order = np.argsort(plan.start, kind="stable")  # batches lie shuffled in the table, in order in `rows`
     first_of_row = np.repeat(plan.start[in_order], (plan.stop - plan.start)[in_order])
-    made = Epoch(plan.rows, owner - first_of_row[owner], targets.item[position].astype(np.int64))
+    columns = Epoch(plan.rows, owner - first_of_row[owner], targets.item[position].astype(np.int64))
     bounds = np.stack(
         [plan.start, plan.stop - plan.start, before[plan.start], before[plan.stop] - before[plan.start]], 1
     )
@@ -118,7 +118,7 @@ def plan_blocks(
         for low in range(0, len(mine), per_block):
             blocks.append(_make_block(shape, train.steps_per_call, bounds[mine[low : low + per_block]]))
     order = np.random.default_rng([train.seed, epoch, 1]).permutation(len(blocks))
-    return made, [blocks[i] for i in order]
+    return columns, [blocks[i] for i in order]
 
 
 def _make_block(shape: Shape, steps: int, bounds: np.ndarray) -> Block:
@@ -262,17 +262,17 @@ class DeviceSource:
         """Of each group: its category's first item [G], its items, padded by 0 [G n], which of them are real [G, n]."""
         low = tf.gather(self._category_offset, category)
         size = tf.gather(self._category_offset, category + 1) - low
-        place = tf.range(shape.items, dtype=tf.int64)[None]
-        is_item = place < size[:, None]
-        return low, tf.reshape(tf.where(is_item, low[:, None] + place, 0), [-1]), is_item
+        column = tf.range(shape.items, dtype=tf.int64)[None]
+        is_item = column < size[:, None]
+        return low, tf.reshape(tf.where(is_item, low[:, None] + column, 0), [-1]), is_item
 
 
 def _targets(epoch: Epoch, bounds: tf.Tensor, low: tf.Tensor, shape: Shape) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Of each place for a target, [G t] each: its row, its item's row, whether there is a target."""
+    """Of each target slot, [G t] each: its row, its item's row, whether there is a target."""
     group = tf.repeat(tf.range(shape.groups, dtype=tf.int64), shape.targets)
-    place = tf.range(shape.targets, dtype=tf.int64)[None]
-    is_target = place < bounds[:, 3:]
-    at = tf.reshape(tf.where(is_target, bounds[:, 2:3] + place, 0), [-1])
+    slot = tf.range(shape.targets, dtype=tf.int64)[None]
+    is_target = slot < bounds[:, 3:]
+    at = tf.reshape(tf.where(is_target, bounds[:, 2:3] + slot, 0), [-1])
     is_target = tf.reshape(is_target, [-1])
     row = tf.where(is_target, tf.gather(epoch.target_row, at), 0)
     local = tf.where(is_target, tf.gather(epoch.target, at) - tf.gather(low, group), 0)

@@ -30,7 +30,7 @@ class UserBatch(NamedTuple):
         uniform negatives.
       first_time: when anyone first took the item, [n] int64; [0] unless loss=full.
       target_row: row of each target, [t] int32.
-      target_local: its place in `item`, [t] int32.
+      target_local: its row in `item`, [t] int32.
       target_weight: [t] float32; 0 where no one had taken the item before the time: no index would hold it.
       target_probability: chance that a negative of the batch is this item, for logQ, [t] float32.
       negative_local: uniform negatives, [m] int32.
