@@ -130,14 +130,9 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def run() -> None:
-    """Defines the flags and runs the command."""
+if __name__ == "__main__":
     flags_lib.define_config_flags("data", "model", "train", "retrieval")
     flags.DEFINE_string("output", "runs/inspect", "Directory for life.txt, life.json, life.png and panels/.")
     flags.DEFINE_string("json", "", "Where to write the numbers as JSON; empty: life.json under --output.")
     flags.DEFINE_bool("plots", True, "Draw life.png and panels/.")
     flags_lib.run_command(main)
-
-
-if __name__ == "__main__":
-    run()
