@@ -39,7 +39,7 @@ from longretriever_tf.inspection.verdict import decide
 from longretriever_tf.plots.board import write_image
 
 
-class Report(NamedTuple):
+class LogReport(NamedTuple):
     """A measured log: arrays for the plots, numbers for JSON, text for people."""
 
     title: str
@@ -49,7 +49,7 @@ class Report(NamedTuple):
     text: str
 
 
-def inspect_log(log: LifelongLog, config: Config) -> Report:
+def inspect_log(log: LifelongLog, config: Config) -> LogReport:
     """Measures the log; writes nothing.
 
     With --context=clusters:N the clusters are the context, fitted on what lies before the validation window as training
@@ -76,7 +76,7 @@ def inspect_log(log: LifelongLog, config: Config) -> Report:
     text = render_history(title, statistics, findings, warnings, verdict.line())
     statistics |= {"fit": [finding._asdict() for finding in findings], "warnings": warnings}
     statistics["verdict"] = {"word": verdict.word, "flags": list(verdict.flags), "reasons": list(verdict.reasons)}
-    return Report(title, history, windows, {"data": dataclasses.asdict(config.data), **statistics}, text)
+    return LogReport(title, history, windows, {"data": dataclasses.asdict(config.data), **statistics}, text)
 
 
 def _with_clusters(log: LifelongLog, config: Config) -> LifelongLog:

@@ -16,7 +16,7 @@ from longretriever_tf.inspection.statistics import Statistics, to_date
 _TO_THE_SECOND = "to the second"
 
 
-class Finding(NamedTuple):
+class FitRating(NamedTuple):
     """One verdict: `good`, `fair` or `poor`, on what, and why."""
 
     verdict: str
@@ -24,7 +24,7 @@ class Finding(NamedTuple):
     reason: str
 
 
-def evaluate_fit(statistics: Statistics) -> list[Finding]:
+def evaluate_fit(statistics: Statistics) -> list[FitRating]:
     """How the method fits this log: long histories, deep subsequences, targets within reach, hard negatives,
     repeats.
     """
@@ -55,7 +55,7 @@ def evaluate_fit(statistics: Statistics) -> list[Finding]:
     ]
 
 
-def _evaluate_targets(test: Statistics) -> list[Finding]:
+def _evaluate_targets(test: Statistics) -> list[FitRating]:
     unseen, novel = test["all"]["untouched"], test["novel"]["untouched"]
     top = test["all"]["top_20"]
     return [
@@ -77,10 +77,10 @@ def _evaluate_targets(test: Statistics) -> list[Finding]:
     ]
 
 
-def _rate(topic: str, value: float, bounds: tuple[float, float], statement: str, reasons: tuple[str, ...]) -> Finding:
+def _rate(topic: str, value: float, bounds: tuple[float, float], statement: str, reasons: tuple[str, ...]) -> FitRating:
     """Good from the first bound on, fair from the second on, else poor; one reason for each."""
     level = 0 if value >= bounds[0] else 1 if value >= bounds[1] else 2
-    return Finding(("good", "fair", "poor")[level], topic, f"{statement}: {reasons[level]}")
+    return FitRating(("good", "fair", "poor")[level], topic, f"{statement}: {reasons[level]}")
 
 
 _LONG = (

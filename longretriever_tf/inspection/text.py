@@ -5,14 +5,14 @@ from collections.abc import Iterable, Sequence
 
 from longretriever_tf.common.text_table import render_table, terminal_width, wrap_text
 from longretriever_tf.datasets import accounts
-from longretriever_tf.inspection.advice import Finding
+from longretriever_tf.inspection.advice import FitRating
 from longretriever_tf.inspection.statistics import RECENT, SHORT, TOP, Statistics
 
 _MARKS = {"good": "[+]", "fair": "[~]", "poor": "[-]"}
 
 
 def render_history(
-    title: str, statistics: Statistics, findings: Sequence[Finding], warnings: Sequence[str], verdict: str
+    title: str, statistics: Statistics, findings: Sequence[FitRating], warnings: Sequence[str], verdict: str
 ) -> str:
     """The whole report.
 
@@ -100,7 +100,7 @@ def _rows(counts: dict[str, int]) -> str:
     return _block("Rows", "What became of every row that was read; the first number is the sum of the others.", lines)
 
 
-def _fit(findings: Sequence[Finding]) -> str:
+def _fit(findings: Sequence[FitRating]) -> str:
     width = max(len(finding.topic) for finding in findings)
     lines = []
     for finding in findings:
