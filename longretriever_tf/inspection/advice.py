@@ -119,9 +119,9 @@ def _judge_negatives(figures: Figures) -> Finding:
 def _judge_repeats(figures: Figures) -> Finding:
     share = figures["lives"]["repeat_share"]
     reason = (
-        "people come back to items: --copy pays, and novel items must be measured apart"
+        "people come back to items: --repeat_term pays, and novel items must be measured apart"
         if share >= 0.2
-        else "people rarely return to an item: --copy matters little"
+        else "people rarely return to an item: --repeat_term matters little"
     )
     return Finding("good" if share >= 0.05 else "fair", "repeats", f"{share:.0%} of events repeat an item: {reason}")
 
