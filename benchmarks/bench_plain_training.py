@@ -79,12 +79,12 @@ def _train_and_judge(config: Any, begun: Any) -> dict[str, dict[str, float]]:
     from recall import judge
 
     from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
-    from longretriever_tf.models.optimizer import LazyAdamW
+    from longretriever_tf.models.optimizer import WEIGHT_DECAY, LazyAdamW
     from longretriever_tf.training.setup import validation_truth
 
     prepared, phase = begun.prepared, begun.phase
     total = max(1, phase.num_steps() * _JUDGED.value // phase.source.num_rows)
-    optimizer = LazyAdamW(config.train.learning_rate, config.train.weight_decay, total)
+    optimizer = LazyAdamW(config.train.learning_rate, WEIGHT_DECAY, total)
     step = phase.make_step(optimizer, config.train.xla)
     epochs = (batch for epoch in itertools.count() for batch in phase.source.make_dataset(epoch))
     ours = _train(epochs, lambda batch: int(batch.category.shape[0]), step)

@@ -108,9 +108,9 @@ def _measure(config: Any, phase: Any) -> dict[str, Any]:
 
 def _measure_device(config: Any, phase: Any) -> dict[str, Any]:
     """The first epoch by the call, with its losses and compilation; then later epochs whole, start to last step."""
-    from longretriever_tf.models.optimizer import LazyAdamW
+    from longretriever_tf.models.optimizer import WEIGHT_DECAY, LazyAdamW
 
-    optimizer = LazyAdamW(config.train.learning_rate, config.train.weight_decay, 10_000)
+    optimizer = LazyAdamW(config.train.learning_rate, WEIGHT_DECAY, 10_000)
     step = phase.make_step(optimizer, config.train.xla)
     phase.source.epochs = _REPEATS.value + 1  # each is planned while the one before it runs, as in a long training
     seen, losses, compile_s = set(), [], 0.0

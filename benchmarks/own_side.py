@@ -81,13 +81,13 @@ def _endless(phase: Any) -> Iterator[Any]:
 
 def _make_step(config: Any, phase: Any, budget_s: float) -> Callable[[Any], Any]:
     """The step, traced for the shapes to come, the weights as they were; its learning rate ends with the budget."""
-    from longretriever_tf.models.optimizer import LazyAdamW
+    from longretriever_tf.models.optimizer import WEIGHT_DECAY, LazyAdamW
 
     variables, batches = phase.variables(), list(itertools.islice(phase.source.make_dataset(0), _TRIED))
     still = phase.make_step(LazyAdamW(0.0, 0.0, 1), config.train.xla)  # rate 0: no weight moves
     _run(still, batches)
     total = max(1, round(budget_s / _run(still, batches)))
-    optimizer = LazyAdamW(config.train.learning_rate, config.train.weight_decay, total)
+    optimizer = LazyAdamW(config.train.learning_rate, WEIGHT_DECAY, total)
     step = phase.make_step(optimizer, config.train.xla)
     state = [*variables, *optimizer.variables]
     before = [variable.numpy() for variable in state]

@@ -37,7 +37,7 @@ def build_models(config: Config, corpus: Corpus, item_svd: np.ndarray) -> Models
     tf.keras.utils.set_random_seed(config.train.seed)
     policy = "mixed_bfloat16" if config.train.mixed_precision else "float32"
     retriever = LongRetriever(config, corpus, item_svd, tf.keras.mixed_precision.Policy(policy))
-    interest = InterestModel(corpus, config.model.taste_dropout)
+    interest = InterestModel(corpus, config.model.history_dropout)
     history_embedding = tf.zeros([1, config.model.svd_dim if config.model.reads_history_embedding else 0])
     bag = tf.zeros([1, corpus.num_categories])
     interest(tf.zeros([1, corpus.num_categories, NUM_FEATURES]), bag, history_embedding)

@@ -50,7 +50,7 @@ class LongRetriever(tfrs.Model):
         self.user_tower = UserTower(config.model, corpus, policy)
         self._task = tfrs.tasks.Retrieval(temperature=config.model.temperature, remove_accidental_hits=True)
         self._vector_head = None
-        if config.model.copy and config.train.vector_loss_weight:
+        if config.model.repeat_term and config.train.vector_loss_weight:
             self._vector_head = tf.keras.layers.Dense(
                 config.model.dim, use_bias=False, kernel_initializer="zeros", name="vector_head"
             )
@@ -164,7 +164,7 @@ class LongRetriever(tfrs.Model):
             logits = logit_terms.mask_unavailable(logits, is_available)
             return tf.gather_nd(logits, target) - tf.gather(tf.reduce_logsumexp(logits, 1), batch.target_row)
 
-        likelihood = log_likelihood(state.embedding, state.repeat_logit if self._config.model.copy else None)
+        likelihood = log_likelihood(state.embedding, state.repeat_logit if self._config.model.repeat_term else None)
         if self._vector_head is not None:
             # Targets that the repeat term explains give the towers no gradient; a second loss restores it: here a
             # vector of its own has to explain repeats without the term, which helps on novel items.

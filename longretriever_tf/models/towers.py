@@ -113,7 +113,7 @@ class UserState(NamedTuple):
 
     Attributes:
       embedding: e_u(c), [R, D] float32.
-      repeat_logit: added to the logit of each token's own item (the repeat term), [R, L] float32; 0 without `copy`.
+      repeat_logit: added to the logit of each token's own item, [R, L] float32; 0 without `repeat_term`.
     """
 
     embedding: tf.Tensor
@@ -144,8 +144,11 @@ class UserTower(tf.keras.layers.Layer):
         self._embed_history = tf.keras.layers.Dense(dim, name="embed_life") if config.reads_history_embedding else None
         self._embed_life = self._embed_history  # its name in checkpoints of before 0.2
         self._encoder = Encoder(dim, config.num_layers, config.num_heads, config.ff_dim, config.dropout, policy)
-        self._copy_hidden = tf.keras.layers.Dense(dim, activation="relu", name="copy_hidden") if config.copy else None
-        self._copy = tf.keras.layers.Dense(1, name="copy") if config.copy else None
+        self._repeat_hidden, self._repeat = None, None
+        if config.repeat_term:
+            self._repeat_hidden = tf.keras.layers.Dense(dim, activation="relu", name="copy_hidden")
+            self._repeat = tf.keras.layers.Dense(1, name="copy")
+        self._copy_hidden, self._copy = self._repeat_hidden, self._repeat  # their names in checkpoints
 
     def call(self, inputs: UserInputs, random: StatelessRng | None = None) -> UserState:
         """Encodes R subsequences; `random` holds the draws of this training step, None at inference."""
@@ -157,16 +160,16 @@ class UserTower(tf.keras.layers.Layer):
         x = tf.concat([*self._prefix(inputs, random), behaviors], 1)  # [R, S, D]
         x = dropout(x + self._position[: tf.shape(x)[1]], self._config.dropout, random)
         mask = tf.concat([tf.ones([tf.shape(category)[0], self._num_prefix], tf.bool), is_real], 1)
-        states = tf.cast(self._encoder(x, mask, cls_only=self._copy is None, random=random), tf.float32)
+        states = tf.cast(self._encoder(x, mask, cls_only=self._repeat is None, random=random), tf.float32)
         # Split, not sliced: the gradient of each slice would be as large as the states.
-        parts = tf.split(states, [1] if self._copy is None else [1, self._num_prefix - 1, -1], 1)
+        parts = tf.split(states, [1] if self._repeat is None else [1, self._num_prefix - 1, -1], 1)
         embedding = parts[0][:, 0]
         if self._config.normalize:
             embedding = tf.math.l2_normalize(embedding, 1)
-        if self._copy is None or self._copy_hidden is None:
+        if self._repeat is None or self._repeat_hidden is None:
             return UserState(embedding, tf.zeros(tf.shape(is_real)))
         read = tf.concat([parts[-1], standard], 2)
-        repeat_logit = tf.reshape(self._copy(self._copy_hidden(flat_rows(read))), tf.shape(is_real))
+        repeat_logit = tf.reshape(self._repeat(self._repeat_hidden(flat_rows(read))), tf.shape(is_real))
         return UserState(embedding, repeat_logit * real[:, :, 0])
 
     def _prefix(self, inputs: UserInputs, random: StatelessRng | None) -> list[tf.Tensor]:
@@ -180,6 +183,6 @@ class UserTower(tf.keras.layers.Layer):
         for p, table in enumerate(self.profile_tables):
             tokens.append((tf.gather(table, profile[:, p]) + self._type[1])[:, None])
         if self._embed_history is not None:
-            history_embedding = dropout(history_embedding, self._config.taste_dropout, random)
+            history_embedding = dropout(history_embedding, self._config.history_dropout, random)
             tokens.append((self._embed_history(history_embedding) + self._type[2])[:, None])
         return tokens

@@ -17,7 +17,7 @@ from longretriever_tf.data.catalogue import save_catalogue
 from longretriever_tf.datasets.load import load_log
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.log_identity import LogIdentity, identify_log, read_identity, write_identity
-from longretriever_tf.models.optimizer import LazyAdamW
+from longretriever_tf.models.optimizer import WEIGHT_DECAY, LazyAdamW
 from longretriever_tf.training.charts import draw_training
 from longretriever_tf.training.history import TrainingHistory
 from longretriever_tf.training.loop import Checkpoints, LoopOptions, LoopState, run_phase
@@ -99,7 +99,7 @@ def _train(config: Config, log: LifelongLog, identity: LogIdentity) -> None:
 
 def _make_optimizer(config: Config, phase: Phase) -> LazyAdamW:
     num_steps = max(1, phase.epochs * phase.num_steps())
-    optimizer = LazyAdamW(config.train.learning_rate, config.train.weight_decay, num_steps)
+    optimizer = LazyAdamW(config.train.learning_rate, WEIGHT_DECAY, num_steps)
     optimizer.build(phase.variables())
     return optimizer
 
