@@ -1,6 +1,6 @@
-"""Raw event columns to whole histories: the one place where baskets and duplicates become times.
+"""Raw event columns to whole histories: the only code that turns baskets and duplicates into times.
 
-Every source (TFDS builders, MovieLens, worlds made by tests) passes through `build_log`. Imports no TensorFlow.
+Every source (TFDS builders, MovieLens, tests) passes through `build_log`. Imports no TensorFlow.
 """
 
 import dataclasses
@@ -87,7 +87,7 @@ def build_log(
 
 
 def first_of_segments(columns: tuple[np.ndarray, ...], order: np.ndarray) -> np.ndarray:
-    """Places in `order`, which sorts by these columns, where a value of any of them begins, [R] int64."""
+    """Positions in `order`, which sorts by these columns, where a value of any of them begins, [R] int64."""
     is_first = np.arange(len(order)) == 0
     for column in columns:
         ordered = column[order]
