@@ -34,9 +34,9 @@ def evaluate_fit(statistics: Statistics) -> list[FitRating]:
     large = 1 - statistics["negatives"]["event_share_below"]["64"]
     repeats = histories["repeat_share"]
     come_back = (
-        "people come back to items: --copy pays, and novel items must be measured apart"
+        "people come back to items: --repeat_term pays, and novel items must be measured apart"
         if repeats >= 0.2
-        else "people rarely return to an item: --copy matters little"
+        else "people rarely return to an item: --repeat_term matters little"
     )
     return [
         _rate("long histories", beyond, (0.4, 0.1), f"{beyond:.0%} of events lie beyond their user's last 200", _LONG),
