@@ -275,7 +275,8 @@ def main() -> int:
     for check in diagnose():
         bad += check.status == BAD
         print(check, flush=True)
-    print(f"\nNot usable yet: {bad} to mend, each with its cure above." if bad else "\nUsable.")
+    problems = f"{bad} problem{'s' if bad > 1 else ''} found"
+    print(f"\n{problems}; see the fixes above" if bad else "\nUsable.")
     return 1 if bad else 0
 
 

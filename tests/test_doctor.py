@@ -139,7 +139,10 @@ def test_a_folder_that_is_gone_is_warned_of(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "statuses, code, said",
-    [((doctor.GOOD, doctor.WARN), 0, "Usable."), ((doctor.BAD, doctor.GOOD, doctor.BAD), 1, "2 to mend")],
+    [
+        ((doctor.GOOD, doctor.WARN), 0, "Usable."),
+        ((doctor.BAD, doctor.GOOD, doctor.BAD), 1, "2 problems found; see the fixes above"),
+    ],
 )
 def test_exit_status_says_whether_the_package_is_usable(statuses, code, said, monkeypatch, capsys):
     monkeypatch.setattr(doctor, "diagnose", lambda: (doctor.Check(status, "thing", "found") for status in statuses))
@@ -158,5 +161,5 @@ def test_works_where_nothing_is_installed():
         timeout=600,
     )  # -S: no site-packages
     assert child.returncode == 1 and "Traceback" not in child.stderr
-    assert "tensorflow               not installed" in child.stdout and "Not usable yet" in child.stdout
+    assert "tensorflow               not installed" in child.stdout and "found; see the fixes above" in child.stdout
     assert not [line for line in child.stdout.splitlines() if line.startswith("BAD") and "tomli" in line]

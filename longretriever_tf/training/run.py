@@ -147,7 +147,7 @@ def assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) -
       prepared: the window before the training cut.
 
     Raises:
-      UserError: the training window makes no example.
+      UserError: the training window gives no example.
     """
     if config.model.model != LONGRETRIEVER:
         return assemble_baseline(config, log, cuts, prepared)

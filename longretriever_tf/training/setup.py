@@ -55,7 +55,7 @@ def assemble_baseline(config: Config, log: LifelongLog, cuts: Cuts, prepared: Pr
       prepared: the window before the training cut.
 
     Raises:
-      UserError: the training window makes no example.
+      UserError: the training window gives no example.
     """
     model = build_baseline(config, prepared.corpus, prepared.item_svd)
     examples = build_user_examples(config, prepared.log, prepared.stats.time)

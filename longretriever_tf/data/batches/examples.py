@@ -89,7 +89,7 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
       grid: times of the item statistics, the cut last, [S] int64.
 
     Raises:
-      UserError: the log makes no example.
+      UserError: the log gives no training example.
     """
     parts = []
     if config.train.examples != "event":
@@ -100,7 +100,7 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
     run, stop, target_start, target_stop, time = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     if not len(run):
         raise UserError(
-            "the training window makes no example: no user has an event after the first snapshot; lower "
+            "no training examples: no user has an event after the first snapshot; lower "
             "--horizon_days or --window_days (the learned interest score needs snapshots with --examples=event, too)"
         )
     user = order.segment_user[run]

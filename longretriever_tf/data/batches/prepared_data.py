@@ -156,7 +156,7 @@ def prepare_examples(config: Config, prepared: Prepared) -> tuple[Examples, Exam
     Users whom --validation_users holds out have none.
 
     Raises:
-      UserError: the training window makes no example.
+      UserError: the training window gives no example.
     """
     examples = _without_held_out(config, prepared, config)
     if config.train.examples == "snapshot":

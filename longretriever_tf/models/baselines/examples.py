@@ -54,7 +54,7 @@ def build_user_examples(config: Config, log: EncodedLog, grid: np.ndarray) -> Us
       grid: times of the item statistics, the cut last, [S] int64.
 
     Raises:
-      UserError: the log makes no example.
+      UserError: the log gives no training example.
     """
     parts = []
     if config.train.examples != "event":
@@ -68,7 +68,7 @@ def build_user_examples(config: Config, log: EncodedLog, grid: np.ndarray) -> Us
     history, stop, target_stop, time = history[keep], stop[keep], target_stop[keep], time[keep]
     if not len(history):
         raise UserError(
-            "the training window makes no example: no user has an event after the first snapshot; lower "
+            "no training examples: no user has an event after the first snapshot; lower "
             "--horizon_days or --window_days, or use --examples=event"
         )
     num_targets = _count_distinct(log, stop, target_stop)
