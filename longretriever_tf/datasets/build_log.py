@@ -147,7 +147,7 @@ def fill_missing_context(items: ItemTable, context: str) -> ItemTable:
 def fill_missing(column: np.ndarray) -> np.ndarray:
     """The column with `schema.MISSING_CONTEXT` where it is empty, [N] of str.
 
-    A real value of that name stays apart: the filled ones then stand in one more pair of parentheses.
+    If a real value has that name, the filled ones get one more pair of parentheses.
 
     >>> fill_missing(np.array(["tea", "", "(missing)"], dtype=object)).tolist()
     ['tea', '((missing))', '(missing)']

@@ -41,7 +41,7 @@ def _fill(log: LifelongLog) -> LifelongLog:
 
 
 def own_context(config: DataConfig) -> str:
-    """The column that is the category where --context names none, or asks for clusters and there is one."""
+    """The column that is the category if --context names none, or names clusters and the log has such a column."""
     return _OWN_CONTEXT[config.dataset]
 
 

@@ -118,7 +118,7 @@ class LifelongBuilder(tfds.core.GeneratorBasedBuilder):
         return self.make_info(record_features(self.layout(), self.kind))
 
     def make_info(self, features: tfds.features.FeaturesDict) -> tfds.core.DatasetInfo:
-        """What TFDS keeps beside the records; the counts of the log join it as `metadata.json`."""
+        """The description that TFDS stores with the records; the counts of the log are its `metadata.json`."""
         return self.dataset_info_from_configs(features=features, metadata=tfds.core.MetadataDict())
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:

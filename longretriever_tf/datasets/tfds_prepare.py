@@ -1,4 +1,4 @@
-"""Preparing a TFDS dataset once: aside and renamed, with nothing on stdout, and errors that a user can mend."""
+"""Preparing a TFDS dataset once, with nothing on stdout and with errors that name the cure."""
 
 import contextlib
 import glob

@@ -104,12 +104,8 @@ def _draw_points(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette)
         y = np.array(series.y)
         color = palette.hues[hues[series.label]]
         known = np.isfinite(y)
-        style: dict[str, Any] = {
-            "linestyle": "-" if len(panel.ticks) > 2 else "none",
-            "linewidth": 1.2,
-            "markersize": 4.5,
-        }
-        ax.plot(position[known], y[known], marker=MARKERS[hues[series.label]], color=color, **style)
+        style, marker = "-" if len(panel.ticks) > 2 else "none", MARKERS[hues[series.label]]
+        ax.plot(position[known], y[known], linestyle=style, marker=marker, color=color, lw=1.2, ms=4.5)
         if series.low:
             low, high = np.array(series.low), np.array(series.high)
             bounded = np.isfinite(low) & np.isfinite(high)
@@ -118,8 +114,7 @@ def _draw_points(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette)
     ax.grid(axis="x", visible=False)
     ax.set_xlim(-0.5, len(panel.ticks) - 0.5)
     ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]) if ax.get_ylim()[0] < 0 else 0.0)
-    ax.set_xlabel(panel.x_label)
-    ax.set_ylabel(panel.y_label)
+    ax.set(xlabel=panel.x_label, ylabel=panel.y_label)
     ax.yaxis.set_major_locator(MaxNLocator(5))
 
 
@@ -128,8 +123,7 @@ def _draw_lines(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette) 
         hue = hues[series.label]
         marker = MARKERS[hue] if len(series.x) <= _FEW else ""
         ax.plot(series.x, series.y, marker=marker, markersize=4.0, color=palette.hues[hue], linewidth=1.2)
-    ax.set_xlabel(panel.x_label)
-    ax.set_ylabel(panel.y_label)
+    ax.set(xlabel=panel.x_label, ylabel=panel.y_label)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
@@ -141,16 +135,12 @@ def _draw_loglog(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette)
     ax.plot(ends, ends, color=palette.soft, linewidth=1.0, linestyle=(0, (4, 3)))
     for series in panel.series:
         hue = hues[series.label]
-        style: dict[str, Any] = {"linewidth": 1.2, "markersize": 4.0}
-        ax.plot(series.x, series.y, marker=MARKERS[hue], color=palette.hues[hue], **style)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+        ax.plot(series.x, series.y, marker=MARKERS[hue], markersize=4.0, color=palette.hues[hue], linewidth=1.2)
+    ax.set(xscale="log", yscale="log", xlabel=panel.x_label, ylabel=panel.y_label)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(LogLocator(10))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_locator(NullLocator())
-    ax.set_xlabel(panel.x_label)
-    ax.set_ylabel(panel.y_label)
 
 
 _DRAWERS = {"bars": _draw_bars, "points": _draw_points, "lines": _draw_lines, "loglog": _draw_loglog}

@@ -45,7 +45,7 @@ def write_image(directory: str, tag: str, png: bytes, step: int = 0) -> None:
 
     Args:
       directory: of the events; created if need be.
-      tag: say "report/training"; a later picture of the same tag and step stands beside the earlier.
+      tag: for example "report/training"; a later picture of the same tag and step is shown next to the earlier.
       png: the file's bytes.
       step: where on TensorBoard's slider.
 

@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 
 MIN_PAIRS = 100
-"""Of a point of a calibration curve: fewer tell nothing."""
+"""Of a point of a calibration curve; fewer are too noisy."""
 
 _Z = 1.96  # of a normal 95% interval
 _BINS = 5

@@ -30,7 +30,7 @@ _BYTE_ORDER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Unreadable(Exception):
-    """Why a file or a column cannot be read, in words; who knows the file's name makes a UserError of it."""
+    """Why a file or a column cannot be read; callers that know the file's name raise it as a UserError."""
 
 
 class TextFormat(NamedTuple):
@@ -38,7 +38,7 @@ class TextFormat(NamedTuple):
 
     Attributes:
       delimiter: between values, of one or more characters; empty: by the file's ending.
-      quotes: whether a value may stand in double quotes; never with a delimiter of several characters.
+      quotes: whether values may be in double quotes; never with a delimiter of several characters.
       encoding: of the text.
       column_names: of a file without a header; empty: its first row names them.
     """
@@ -230,7 +230,7 @@ class _CleanBytes(io.RawIOBase):
         return len(taken)
 
     def read(self, size: int = -1) -> bytes:
-        """As many bytes as were asked for, fewer at the end alone: pyarrow takes each answer for a block."""
+        """Exactly `size` bytes, fewer only at the end: pyarrow treats each result as a block."""
         parts, length = [self._ready], len(self._ready)
         while not self._is_last and (size < 0 or length < size):
             parts.append(self._next())

@@ -182,7 +182,7 @@ def _open(located: Located, file: DataFile, text: TextFormat) -> _Opened:
 
 
 def _endings(path: str) -> tuple[str, str]:
-    """The ending that tells the format, and that of the compression around it, both in small letters."""
+    """The ending of the format, and that of the compression around it, both in lower case."""
     stem, last = os.path.splitext(os.path.basename(path))
     packing = last.lower() if last.lower() in _PACKED else ""
     return (os.path.splitext(stem)[1] if packing else last).lower(), packing

@@ -27,8 +27,8 @@ def tune_settings(config: DataConfig, log: LifelongLog, cuts: Cuts, seed: int, p
       config: names the log.
       log: the whole of it.
       cuts: of the log.
-      seed: of learned clusters, where the config asks for them; nothing else here draws.
-      program: the command that asks, for the header.
+      seed: of learned clusters, if the config names them; nothing else here is random.
+      program: the calling command, for the header.
 
     Returns:
       What `write_settings` writes: the header, "log" (`describe_log`), "budget" and "baselines" (`tuning.tune`).
@@ -55,7 +55,7 @@ def tune_settings(config: DataConfig, log: LifelongLog, cuts: Cuts, seed: int, p
 
 
 def describe_log(log: LifelongLog, cuts: Cuts) -> dict[str, Any]:
-    """What tells one log and its cuts from another."""
+    """Facts that identify a log and its cuts."""
     sizes = {"num_users": len(log.user_id), "num_items": len(log.items.item_id), "num_events": len(log.timestamp)}
     return sizes | dataclasses.asdict(cuts) | {"fingerprint": fingerprint_log(log)}
 
