@@ -25,7 +25,7 @@ from longretriever_tf.datasets.load import load_log
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.log_identity import LogIdentity, identify_log, read_identity, write_identity
 from longretriever_tf.datasets.splits import Cuts
-from longretriever_tf.evaluation.evaluator import evaluate_users
+from longretriever_tf.evaluation.evaluator import ranks_within_category
 from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
 from longretriever_tf.models.build import Models, build_models, set_interest_scale, set_token_scale
 from longretriever_tf.models.optimizer import LazyAdamW
@@ -191,7 +191,7 @@ def _make_validate(
 
     def validate() -> float:
         scorer = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)
-        rank = evaluate_users(scorer, truth, prepared.corpus.category_offset, chunk=512).all.rank
+        rank = ranks_within_category(scorer, truth, prepared.corpus.category_offset, chunk=512)
         figure = float(np.mean(1.0 / (1.0 + rank)))
         print(f"validation: within-category MRR {figure:.4f}, recall@20 {np.mean(rank < 20):.4f}")
         return figure

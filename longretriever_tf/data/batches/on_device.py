@@ -18,7 +18,7 @@ from longretriever_tf.data.batches.in_context import DEVICE_BUCKETS, Batch, Epoc
 from longretriever_tf.data.batches.prepared_data import ExampleHistoryEmbeddings, Prepared
 from longretriever_tf.data.batches.targets import Targets, distinct_targets
 from longretriever_tf.data.batches.token_cache import CachedTokens
-from longretriever_tf.data.ranges import flat_ranges
+from longretriever_tf.data.corpus import flat_ranges
 
 _LEAST_ITEMS = 128
 """Categories are padded to this, or to four, sixteen, ... times as many items."""

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from longretriever_tf.data.batches.examples import Examples
-from longretriever_tf.data.ranges import flat_ranges
+from longretriever_tf.data.corpus import flat_ranges
 from longretriever_tf.data.search.behavior_index import CategoryOrder
 
 
