@@ -79,13 +79,13 @@ def _train_and_judge(config: Any, begun: Any) -> dict[str, dict[str, float]]:
     from recall import judge
 
     from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
-    from longretriever_tf.models.optimizer import LazyAdamW
+    from longretriever_tf.models.optimizer import WEIGHT_DECAY, LazyAdamW
     from longretriever_tf.training.loop import make_step
     from longretriever_tf.training.setup import validation_truth
 
     prepared, phase = begun.prepared, begun.phase
     total = max(1, phase.num_steps() * _JUDGED.value // phase.num_examples())
-    optimizer = LazyAdamW(phase.variables(), config.train.learning_rate, config.train.weight_decay, total)
+    optimizer = LazyAdamW(phase.variables(), config.train.learning_rate, WEIGHT_DECAY, total)
     step = make_step(phase, optimizer, config.train.xla)
     epochs = (batch for epoch in itertools.count() for batch in phase.make_dataset(epoch))
     ours = _train(epochs, lambda batch: int(batch.category.shape[0]), step)

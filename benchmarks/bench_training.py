@@ -109,10 +109,10 @@ def _measure(config: Any, phase: Any) -> dict[str, Any]:
 
 def _measure_device(config: Any, phase: Any) -> dict[str, Any]:
     """The first epoch by the call, with its losses and compilation; then later epochs whole, start to last step."""
-    from longretriever_tf.models.optimizer import LazyAdamW
+    from longretriever_tf.models.optimizer import WEIGHT_DECAY, LazyAdamW
     from longretriever_tf.training.loop import make_step
 
-    optimizer = LazyAdamW(phase.variables(), config.train.learning_rate, config.train.weight_decay, 10_000)
+    optimizer = LazyAdamW(phase.variables(), config.train.learning_rate, WEIGHT_DECAY, 10_000)
     step = make_step(phase, optimizer, config.train.xla)
     phase.epochs = _REPEATS.value + 1  # each is planned while the one before it runs, as in a long training
     seen, losses, compile_s = set(), [], 0.0

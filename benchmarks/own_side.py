@@ -81,14 +81,14 @@ def _endless(phase: Any) -> Iterator[Any]:
 
 def _make_step(config: Any, phase: Any, budget_s: float) -> Callable[[Any], Any]:
     """The step, traced for the shapes to come, the weights as they were; its learning rate ends with the budget."""
-    from longretriever_tf.models.optimizer import LazyAdamW
+    from longretriever_tf.models.optimizer import WEIGHT_DECAY, LazyAdamW
     from longretriever_tf.training.loop import make_step
 
     variables, batches = phase.variables(), list(itertools.islice(phase.make_dataset(0), _TRIED))
     still = make_step(phase, LazyAdamW(variables, 0.0, 0.0, 1), config.train.xla)  # rate 0: no weight moves
     _run(still, batches)
     total = max(1, round(budget_s / _run(still, batches)))
-    optimizer = LazyAdamW(variables, config.train.learning_rate, config.train.weight_decay, total)
+    optimizer = LazyAdamW(variables, config.train.learning_rate, WEIGHT_DECAY, total)
     step = make_step(phase, optimizer, config.train.xla)
     state = [*variables, *optimizer.variables]
     before = [variable.numpy() for variable in state]

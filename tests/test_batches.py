@@ -18,9 +18,16 @@ CUT = START + 130 * DAY_S
 
 
 def make_config(model=None, **train):
-    train = {"snapshot_every_days": 9, "num_snapshots": 8, "horizon_days": 14, "batch_size": 13, **train}
+    train = {
+        "examples": "snapshot",
+        "snapshot_every_days": 9,
+        "num_snapshots": 8,
+        "horizon_days": 14,
+        "batch_size": 13,
+        **train,
+    }
     in_batch = train.get("loss") == "in_batch"
-    model = {"max_length": 7, "svd_dim": 4, "copy": not in_batch, "item_stats": not in_batch, **(model or {})}
+    model = {"max_length": 7, "svd_dim": 4, "repeat_term": not in_batch, "item_stats": not in_batch, **(model or {})}
     return Config(model=ModelConfig(**model), train=TrainConfig(**train))
 
 
@@ -196,7 +203,7 @@ def test_batches_hold_histories_of_like_length():
 
 @KINDS
 def test_the_history_embedding_of_a_history_is_strictly_past_and_of_other_folds(train):
-    ready = make_ready(make_config({"svd_dim": 5}, taste_folds=3, **train))
+    ready = make_ready(make_config({"svd_dim": 5}, history_folds=3, **train))
     prepared, examples, log = ready.prepared, ready.examples, ready.prepared.log
     fold = fold_of_users(log, item_keys(prepared.corpus.item_id), 3)
     folds = fit_folds(log, prepared.corpus, prepared.item_svd, fold, 3, ready.config.train.seed)
@@ -218,7 +225,7 @@ def test_the_history_embedding_of_a_history_is_strictly_past_and_of_other_folds(
 def test_history_embeddings_are_kept_for_pairs_that_have_examples_alone(shown, train, monkeypatch):
     """Against the table of every user at every time, made in one go."""
     monkeypatch.setattr(history_embeddings, "_CHUNK_EVENTS", 71)
-    config = make_config({"svd_dim": 5, "history_events": shown}, taste_folds=3, **train)
+    config = make_config({"svd_dim": 5, "history_events": shown}, history_folds=3, **train)
     ready = make_ready(config)
     prepared, examples, log = ready.prepared, ready.examples, ready.prepared.log
     kept = example_history_embeddings(config, prepared, examples)

@@ -128,10 +128,10 @@ def test_weights_are_constants_of_the_graph(corpus):
     assert len(interest.trainable_weights) > 9
 
 
-@pytest.mark.parametrize(("copy", "rows"), [(False, 1), (True, 2 + 7)])
-def test_the_last_layer_writes_only_what_is_read(corpus, copy, rows):
+@pytest.mark.parametrize(("repeat_term", "rows"), [(False, 1), (True, 2 + 7)])
+def test_the_last_layer_writes_only_what_is_read(corpus, repeat_term, rows):
     """Without the copy term only [CLS] is read: the feed-forward block of the last layer then runs for one row."""
-    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, copy=copy, num_layers=2))
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, repeat_term=repeat_term, num_layers=2))
     tower = build_models(config, corpus, np.zeros([corpus.num_items, 3], np.float32)).retriever.user_tower
     features = tf.zeros([3, 7, num_token_features(config.model)])
 

@@ -20,8 +20,17 @@ from longretriever_tf.training.device_phase import DeviceTowerPhase, make_device
 from longretriever_tf.training.phases import TowerPhase
 
 MODEL = {"dim": 8, "num_heads": 2, "ff_dim": 16, "svd_dim": 4, "unknown_rate": 0.0, "profile": True}
-MODEL |= {"dropout": 0.0, "taste_dropout": 0.0}  # the two paths draw differently
-TRAIN = {"num_snapshots": 3, "horizon_days": 14, "batch_size": 23, "device_input": True, "steps_per_call": 3}
+MODEL |= {"dropout": 0.0, "history_dropout": 0.0}  # the two paths draw differently
+TRAIN = {
+    "examples": "snapshot",
+    "num_snapshots": 3,
+    "snapshot_every_days": 7,
+    "epochs": 2,
+    "horizon_days": 14,
+    "batch_size": 23,
+    "device_input": True,
+    "steps_per_call": 3,
+}
 
 
 @functools.cache
@@ -108,7 +117,12 @@ def ordinary_steps(world: World, epoch: int, optimizer: LazyAdamW) -> list[float
     [
         ({}, "snapshot", 3, False),
         ({}, "both", 2, False),
-        ({"subsequence": "events", "copy": False, "item_stats": False, "temperature": 0.5}, "snapshot", 1, False),
+        (
+            {"subsequence": "events", "repeat_term": False, "item_stats": False, "temperature": 0.5},
+            "snapshot",
+            1,
+            False,
+        ),
         pytest.param({"item_id": True}, "snapshot", 2, True, marks=pytest.mark.slow),
     ],
     ids=["three groups", "both kinds", "bare", "xla"],

@@ -277,7 +277,8 @@ def test_error_messages_of_the_data_contract_are_real(tmp_path, monkeypatch):
     assert said == wanted
 
 
-TINY = """--num_snapshots=3
+TINY = """--recipe=compact
+--num_snapshots=3
 --max_logits=600
 --batch_size=32
 --dim=16

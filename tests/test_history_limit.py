@@ -76,7 +76,7 @@ class Ready:
         model = ModelConfig(
             dim=8, num_heads=2, ff_dim=8, svd_dim=3, max_length=5, history_events=history_events, user_context=True
         )
-        train = TrainConfig(num_snapshots=4, snapshot_every_days=20, interest_epochs=1)
+        train = TrainConfig(examples="snapshot", num_snapshots=4, snapshot_every_days=20, epochs=2, interest_epochs=1)
         retrieval = RetrievalConfig(interest="paper", num_interests=3, top_interests=3)
         self.config = Config(DataConfig(window_days=20), model, train, retrieval)
         self.log = crowded_world(seed=6)

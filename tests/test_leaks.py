@@ -57,7 +57,7 @@ def test_no_history_of_complete_journey_reaches_its_target(journey, kind):
     log, histories = journey
     # Mixed batches: the sample is of all categories, and its targets are read from the batch.
     config = Config(
-        model=ModelConfig(svd_dim=0, user_context=False, copy=False, item_stats=False),
+        model=ModelConfig(svd_dim=0, user_context=False, repeat_term=False, item_stats=False),
         train=TrainConfig(examples=kind, loss="in_batch", in_context=False),
     )
     cut = global_time_cuts(log.timestamp, config.data.window_days).validation_start

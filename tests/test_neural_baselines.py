@@ -35,7 +35,9 @@ def make_config(name: str, loss: str = "in_batch", **baseline) -> Config:
     capsules = {} if name == "two_tower" else {"num_capsules": K}
     return Config(
         model=ModelConfig(model=name, dim=D, ff_dim=6, svd_dim=3, temperature=0.7, **heads),
-        train=TrainConfig(loss=loss, num_snapshots=5, snapshot_every_days=9, horizon_days=14, batch_size=5),
+        train=TrainConfig(
+            examples="snapshot", loss=loss, num_snapshots=5, snapshot_every_days=9, horizon_days=14, batch_size=5
+        ),
         baseline=BaselineConfig(recent_length=L, **capsules, **baseline),
     )
 
@@ -109,7 +111,7 @@ def test_squash_by_hand():
 
 
 def test_label_aware_attention_against_numpy():
-    layer = CapsuleInterests(make_config("mind", label_aware_power=3.0))
+    layer = CapsuleInterests(make_config("mind"))
     rng = np.random.default_rng(9)
     vector, target = rng.normal(size=[R, K, D]), rng.normal(size=[T, D])
     is_real, row = np.arange(K) < np.array([3, 1, 2, 3, 1])[:, None], rng.integers(0, R, T)
@@ -118,7 +120,7 @@ def test_label_aware_attention_against_numpy():
     for t in range(T):
         real = vector[row[t], is_real[row[t]]]
         product = real @ target[t]
-        weight = np_softmax(np.sign(product) * np.abs(product) ** 3)
+        weight = np_softmax(np.sign(product) * np.abs(product) ** 2)
         np.testing.assert_allclose(found.vector[found.of_target[t]], weight @ real, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(tf.gather(found.row, found.of_target), row)
 
@@ -248,7 +250,6 @@ def test_scorer_takes_the_best_of_the_users_interests(name):
         ({"model": ModelConfig(model="mind", profile=True)}, ["--profile=True", "--model=mind", "longretriever"]),
         ({"model": ModelConfig(model="comirec", num_layers=2)}, ["--num_layers=2", "two_tower"]),
         ({"baseline": BaselineConfig(num_capsules=3)}, ["--num_capsules=3", "--model=longretriever", "mind, comirec"]),
-        ({"baseline": BaselineConfig(label_aware_power=0.5)}, ["--label_aware_power=0.5", "1 or more"]),
         ({"baseline": BaselineConfig(recent_length=0)}, ["--recent_length=0", "above 0"]),
         (
             {"model": ModelConfig(model="mind"), "baseline": BaselineConfig(uniform_negatives=9)},
@@ -284,7 +285,9 @@ def run_config(name: str, loss: str, negatives: int, tmp_path) -> Config:
         model=ModelConfig(model=name, dim=16, ff_dim=32, svd_dim=8),
         train=TrainConfig(
             loss=loss,
+            examples="snapshot",
             num_snapshots=6,
+            snapshot_every_days=7,
             horizon_days=14,
             max_logits=9000,
             epochs=4,

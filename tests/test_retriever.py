@@ -22,9 +22,9 @@ from longretriever_tf.training.loop import make_step
 from longretriever_tf.training.phases import TowerPhase
 
 TINY = ModelConfig(dim=8, num_heads=2, ff_dim=16, svd_dim=4)
-SNAPSHOTS = TrainConfig(num_snapshots=5, horizon_days=14, batch_size=32)
+SNAPSHOTS = TrainConfig(examples="snapshot", num_snapshots=5, snapshot_every_days=7, horizon_days=14, batch_size=32)
 PAPER = {
-    "model": {"subsequence": "events", "copy": False, "item_stats": False, "item_id": True},
+    "model": {"subsequence": "events", "repeat_term": False, "item_stats": False, "item_id": True},
     "train": {"loss": "in_batch", "examples": "event"},
 }
 
@@ -226,7 +226,7 @@ VARIANTS = {
     "cosine": ({"normalize": True, "temperature": 0.05}, {}),
     "bfloat16": ({}, {"mixed_precision": True}),
     "without svd, ids alone": (
-        {"svd_dim": 0, "user_context": False, "item_id": True, "copy": False, "item_stats": False},
+        {"svd_dim": 0, "user_context": False, "item_id": True, "repeat_term": False, "item_stats": False},
         {},
     ),
 }

@@ -46,13 +46,19 @@ SWITCHES: dict[str, dict[str, dict]] = {
         "retrieval": {"interest": "paper", "day_floor": 9.0},
     },
     "no SVD, events, eq. 3 alone": {
-        "model": {"user_context": False, "svd_dim": 0, "copy": False, "temperature": 3.0, "subsequence": "events"},
+        "model": {
+            "user_context": False,
+            "svd_dim": 0,
+            "repeat_term": False,
+            "temperature": 3.0,
+            "subsequence": "events",
+        },
         "train": {"interest_epochs": 0},
         "retrieval": {"interest": "paper"},
     },
     "no folds, short sight": {
         "model": {"history_events": 9, "item_stats": False, "item_id": True, "max_length": 3, "max_events": 7},
-        "train": {"taste_folds": 0},
+        "train": {"history_folds": 0},
     },
     "two layers, dropout": {
         "model": {"num_layers": 2, "temperature": 0.4, "profile": True, "dropout": 0.5, "unknown_rate": 0.5},
@@ -77,7 +83,7 @@ for path in sys.argv[1:]:
         FLAGS[name].unparse()
 print(json.dumps(made))
 """
-IN_GRAPHS = ("interest_epochs", "taste_folds", "mixed_precision")
+IN_GRAPHS = ("interest_epochs", "history_folds", "mixed_precision")
 """Settings of the training that an export's graph depends on."""
 
 
@@ -111,8 +117,8 @@ def shrink(config: Config) -> Config:
     """The same graph in small widths; what only data and training read is everywhere the same."""
     model = dataclasses.replace(config.model, **TINY, svd_dim=min(config.model.svd_dim, 3))
     kept = {name: getattr(config.train, name) for name in IN_GRAPHS}
-    train = TrainConfig(**kept, num_snapshots=4, snapshot_every_days=20)
-    if not (model.copy or model.item_stats):
+    train = TrainConfig(examples="snapshot", **kept, num_snapshots=4, snapshot_every_days=20)
+    if not (model.repeat_term or model.item_stats):
         train = dataclasses.replace(train, loss="in_batch")
     retrieval = dataclasses.replace(config.retrieval, num_interests=3, top_interests=3)
     return Config(DataConfig(window_days=20), model, train, retrieval)

@@ -16,7 +16,14 @@ CUT = START + 130 * DAY_S
 
 
 def make_world(log, model: dict, **train) -> tuple[Config, Prepared, Examples]:
-    train = {"snapshot_every_days": 9, "num_snapshots": 8, "horizon_days": 14, "batch_size": 13, **train}
+    train = {
+        "examples": "snapshot",
+        "snapshot_every_days": 9,
+        "num_snapshots": 8,
+        "horizon_days": 14,
+        "batch_size": 13,
+        **train,
+    }
     config = Config(model=ModelConfig(**{"max_length": 7, "svd_dim": 4, **model}), train=TrainConfig(**train))
     prepared = prepare(config, log, CUT)
     return config, prepared, prepare_examples(config, prepared)[0]

@@ -25,7 +25,7 @@ TWO = RetrievalConfig(interest="paper", num_interests=2, top_interests=2, merge=
 @pytest.fixture(scope="module")
 def world():
     model = ModelConfig(dim=8, num_heads=2, ff_dim=8, svd_dim=3, max_length=5, profile=True)
-    train = TrainConfig(num_snapshots=4, snapshot_every_days=20)
+    train = TrainConfig(examples="snapshot", num_snapshots=4, snapshot_every_days=20, epochs=2)
     config = Config(DataConfig(window_days=20), model, train)
     log = crowded_world(num_categories=7, num_items=41)
     prepared = prepare(config, log, CUT)

@@ -39,7 +39,7 @@ def build_models(config: Config, corpus: Corpus, item_svd: np.ndarray) -> Models
         tf.ones([1, len(corpus.profile_values)], tf.int32),
         history_embedding,
     )
-    interest = InterestModel(corpus, config.model.taste_dropout)
+    interest = InterestModel(corpus, config.model.history_dropout)
     interest(
         tf.zeros([1, corpus.num_categories, NUM_FEATURES]), tf.zeros([1, corpus.num_categories]), history_embedding
     )

@@ -22,14 +22,14 @@ class InterestModel(tf.keras.layers.Layer):
 
     Args:
       corpus: for the number of categories.
-      taste_dropout: dropout of the history embedding.
+      history_dropout: dropout of the history embedding.
       dim: width of category embeddings and of the history's summary.
       hidden: width of the network.
     """
 
-    def __init__(self, corpus: Corpus, taste_dropout: float, dim: int = 32, hidden: int = 64) -> None:
+    def __init__(self, corpus: Corpus, history_dropout: float, dim: int = 32, hidden: int = 64) -> None:
         super().__init__(name="interest")
-        self._taste_dropout = taste_dropout
+        self._history_dropout = history_dropout
         self.feature_mean = self.add_weight(
             name="feature_mean", shape=[NUM_FEATURES], trainable=False, initializer="zeros"
         )
@@ -68,7 +68,7 @@ class InterestModel(tf.keras.layers.Layer):
           history embedding: what each history says across categories, [B, D]; [B, 0] where the towers read none.
           random: draws of this training step; None at inference.
         """
-        history_embedding = dropout(history_embedding, self._taste_dropout, random)
+        history_embedding = dropout(history_embedding, self._history_dropout, random)
         history = tf.tanh(self._embed_bag(bag) + self._embed_history(history_embedding))  # [B, dim]
         standard = (features - self.feature_mean) * self.feature_scale
         shape = tf.shape(standard)

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+WEIGHT_DECAY = 1e-2
+"""Of kernels, in every run."""
+
 _SMALL_TABLE = 16_384
 """Elements up to which passing over a whole table costs less than finding and moving the rows that a step read."""
 

@@ -36,7 +36,7 @@ class LongRetriever(tfrs.Model):
         self.user_tower = UserTower(config.model, corpus, policy)
         self._task = tfrs.tasks.Retrieval(temperature=config.model.temperature, remove_accidental_hits=True)
         self._vector_head = None
-        if config.model.copy and config.train.vector_loss_weight:
+        if config.model.repeat_term and config.train.vector_loss_weight:
             self._vector_head = tf.keras.layers.Dense(
                 config.model.dim, use_bias=False, kernel_initializer="zeros", name="vector_head"
             )
@@ -132,7 +132,7 @@ class LongRetriever(tfrs.Model):
             logits = tf.where(is_available, logits, logits.dtype.min)
             return tf.gather_nd(logits, at) - tf.gather(tf.reduce_logsumexp(logits, 1), batch.target_row)
 
-        log_likelihood = judge(state.embedding, state.repeat_logit if self._config.model.copy else None)
+        log_likelihood = judge(state.embedding, state.repeat_logit if self._config.model.repeat_term else None)
         if self._vector_head is not None:
             # What copying explains would teach the towers nothing. A vector of its own has to explain repeats without
             # it; what the towers learn by that helps where nothing can be copied: on novel items.

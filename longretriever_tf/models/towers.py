@@ -92,7 +92,7 @@ class UserState(NamedTuple):
 
     Attributes:
       embedding: e_u(c), [R, D] float32.
-      boost: added to the logit of each token's own item (the copy term), [R, L] float32; 0 without `copy`.
+      boost: added to the logit of each token's own item (the copy term), [R, L] float32; 0 without `repeat_term`.
     """
 
     embedding: tf.Tensor
@@ -123,8 +123,10 @@ class UserTower(tf.keras.layers.Layer):
         self._embed_history = tf.keras.layers.Dense(dim, name="embed_life") if config.reads_history_embedding else None
         self._embed_life = self._embed_history  # its name in checkpoints of before 0.2
         self._encoder = Encoder(dim, config.num_layers, config.num_heads, config.ff_dim, config.dropout, policy)
-        self._copy_hidden = tf.keras.layers.Dense(dim, activation="relu", name="copy_hidden") if config.copy else None
-        self._copy = tf.keras.layers.Dense(1, name="copy") if config.copy else None
+        self._copy_hidden = (
+            tf.keras.layers.Dense(dim, activation="relu", name="copy_hidden") if config.repeat_term else None
+        )
+        self._copy = tf.keras.layers.Dense(1, name="copy") if config.repeat_term else None
 
     def call(
         self,
@@ -180,7 +182,7 @@ class UserTower(tf.keras.layers.Layer):
             tokens.append((tf.gather(table, profile[:, p]) + self._type[1])[:, None])
         if self._embed_history is not None:
             tokens.append(
-                (self._embed_history(dropout(history_embedding, self._config.taste_dropout, random)) + self._type[2])[
+                (self._embed_history(dropout(history_embedding, self._config.history_dropout, random)) + self._type[2])[
                     :, None
                 ]
             )

@@ -28,7 +28,7 @@ from longretriever_tf.datasets.splits import Cuts
 from longretriever_tf.evaluation.evaluator import ranks_within_category
 from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
 from longretriever_tf.models.build import Models, build_models, set_interest_scale, set_token_scale
-from longretriever_tf.models.optimizer import LazyAdamW
+from longretriever_tf.models.optimizer import WEIGHT_DECAY, LazyAdamW
 from longretriever_tf.training.charts import draw_training
 from longretriever_tf.training.device_phase import make_device_phase
 from longretriever_tf.training.history import TrainingHistory
@@ -111,7 +111,7 @@ def _train(config: Config, log: LifelongLog, identity: LogIdentity) -> None:
 
 def _make_optimizer(config: Config, phase: Phase) -> LazyAdamW:
     num_steps = max(1, phase.epochs * phase.num_steps())
-    return LazyAdamW(phase.variables(), config.train.learning_rate, config.train.weight_decay, num_steps)
+    return LazyAdamW(phase.variables(), config.train.learning_rate, WEIGHT_DECAY, num_steps)
 
 
 def _run_phases(

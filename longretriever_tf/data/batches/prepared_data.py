@@ -68,11 +68,11 @@ def prepare(config: Config, log: LifelongLog, cut: int) -> Prepared:
     encoded = encode_log(log, corpus).before(cut)
     grid = stats_times(config, int(encoded.timestamp.min()), cut)
     item_svd = fit_item_svd(encoded, corpus, config.model.svd_dim, config.train.seed)
-    user_fold = fold_of_users(encoded, item_keys(corpus.item_id), config.train.taste_folds)
+    user_fold = fold_of_users(encoded, item_keys(corpus.item_id), config.train.history_folds)
     history_embedding_rows = item_svd[None, :, :0]
     if config.model.reads_history_embedding:
         history_embedding_rows = fit_folds(
-            encoded, corpus, item_svd, user_fold, config.train.taste_folds, config.train.seed
+            encoded, corpus, item_svd, user_fold, config.train.history_folds, config.train.seed
         )
     return _prepare_at(
         config, corpus, encoded, grid, {"item_svd": item_svd, "taste_rows": history_embedding_rows}, user_fold

@@ -18,6 +18,9 @@ _USERS_AT_ONCE = 32
 _STRANGERS = 2
 """Users per round who are asked about every category, seen or not, as learned interests do."""
 
+_QUERIES = 256
+"""User vectors of a category: half tune its searcher, half check it."""
+
 _NOISE = 0.5
 """Made queries: an item vector plus noise of this share of the vectors' standard deviation."""
 
@@ -30,7 +33,7 @@ def make_check_queries(
     Real ones are vectors of users of the run's log as of its cut, preferring those who have seen the category; item
     vectors plus noise fill up where the log cannot be read, or has too few users.
     """
-    many, rng = config.index.check_queries, np.random.default_rng(config.train.seed)
+    many, rng = _QUERIES, np.random.default_rng(config.train.seed)
     real = _real_queries(model, config, corpus, categories, rng)
     queries_of = {}
     for category in categories:
