@@ -16,7 +16,8 @@ from longretriever_tf.data.search.behavior_index import hard_search_windows
 from longretriever_tf.data.search.history_limit import visible_histories
 from longretriever_tf.data.search.user_activity import user_activity
 from longretriever_tf.models.build import Models
-from longretriever_tf.models.interest_model import GOALS
+from longretriever_tf.models.interest_model import TASKS
+from longretriever_tf.models.towers import UserInputs
 from longretriever_tf.retrieval.interests import draw_interests
 from longretriever_tf.retrieval.merge import MERGES, Candidates
 
@@ -77,12 +78,14 @@ class RetrievalOracle:
         every = tf.range(corpus.num_items)
         vectors, bias = retriever.item_tower(every), retriever.item_bias(every, tf.constant(stats[0]))
         state = retriever.user_tower(
-            tf.gather(vectors, tokens.item),
-            tokens.item > 0,
-            tokens.features,
-            tf.constant(category, tf.int32),
-            tf.constant(prepared.log.profile[user]),
-            tf.constant(prepared.history_embedding[user]),
+            UserInputs(
+                tf.gather(vectors, tokens.item),
+                tokens.item > 0,
+                tokens.features,
+                tf.constant(category, tf.int32),
+                tf.constant(prepared.log.profile[user]),
+                tf.constant(prepared.history_embedding[user]),
+            )
         )
         embedding = state.embedding.numpy().reshape(len(users), corpus.num_categories, -1)[:, corpus.item_category]
         logits = (embedding * (vectors.numpy() / config.temperature)).sum(2) + bias.numpy()
@@ -100,7 +103,7 @@ class RetrievalOracle:
         """The learned log p(category | user), [B, C]."""
         features, bag, _ = self._read(users, 1.0)
         learned = self.models.interest(features, bag, tf.constant(self.prepared.history_embedding[users]))
-        return learned[:, :, GOALS.index(task)].numpy()
+        return learned[:, :, TASKS.index(task)].numpy()
 
     def _read(self, users: np.ndarray, day_floor: float) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         prepared, time = self.prepared, np.full(len(users), self.prepared.as_of)

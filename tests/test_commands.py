@@ -11,7 +11,7 @@ import tensorflow as tf
 from trained import ROOT, command, run_module
 
 from longretriever_tf.common.errors import UserError
-from longretriever_tf.models.finished import load_for_export
+from longretriever_tf.models.build import load_for_export
 from longretriever_tf.retrieval.export import saved_model
 from longretriever_tf.retrieval.index.build import build_index
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever

@@ -119,8 +119,12 @@ def test_training_reads_only_visible_events(ready):
             np.testing.assert_allclose(batch.features[0, :, 16:], [activity] * len(expected), rtol=1e-4, atol=1e-5)
         table = folds[fold_of_users(prepared.log, item_keys(corpus.item_id), len(folds))[examples.user[row]]]
         embedding = sum(2 ** (-(time - b.timestamp) / 86400 / 90) * table[index[b.item]] for b in history) + np.zeros(3)
+        trained_embedding = batch.recipe.history_embedding[0]
         np.testing.assert_allclose(
-            batch.history_embedding[0], 3 * embedding / max(np.linalg.norm(embedding), 1e-6), rtol=1e-4, atol=1e-5
+            trained_embedding,
+            3 * embedding / max(np.linalg.norm(embedding), 1e-6),
+            rtol=1e-4,
+            atol=1e-5,
         )
     history_events = config.model.history_events
     reader = HistoryReader(corpus, prepared.log, prepared.stats, 1.0, history_events)

@@ -22,7 +22,7 @@ from longretriever_tf.models.baselines.mind import CapsuleInterests, num_interes
 from longretriever_tf.models.baselines.model import RecentRetriever, build_baseline
 from longretriever_tf.models.baselines.scorer import RecentScorer
 from longretriever_tf.models.baselines.user_side import Interests
-from longretriever_tf.models.finished import load_for_export
+from longretriever_tf.models.build import load_for_export
 from longretriever_tf.training import run as run_lib
 from longretriever_tf.training.loop import Checkpoints
 

@@ -23,7 +23,7 @@ from longretriever_tf.data.corpus import load_corpus
 from longretriever_tf.data.search.user_activity import user_activity
 from longretriever_tf.datasets.load import load_log
 from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
-from longretriever_tf.models.finished import load_models
+from longretriever_tf.models.build import load_models
 from longretriever_tf.retrieval.interests import draw_interests
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.signatures import make_signatures
@@ -139,7 +139,7 @@ def test_subsequence_of_rule_training_graph_and_signature(parts, answers):
         trained_items = parts.corpus.item_id[batch.token_item.numpy()]
         width = trained_items.shape[1]
         np.testing.assert_array_equal(answers["vectors"]["subsequence_item_id"][rows][:, :width], trained_items)
-        vectors = parts.models.retriever.item_tower(batch.item)
+        vectors = parts.models.retriever.item_tower(batch.item[0])
         state = parts.models.retriever.encode(batch, vectors)
         assert_close(answers["vectors"]["embedding"][rows], state.embedding)
         assert_close(answers["vectors"]["subsequence_boost"][rows][:, :width], state.repeat_logit)

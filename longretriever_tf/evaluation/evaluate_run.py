@@ -24,8 +24,9 @@ from longretriever_tf.evaluation.variants import (
     average_draws,
     variants_of,
 )
+from longretriever_tf.models.baselines.model import load_baseline
 from longretriever_tf.models.baselines.scorer import RecentScorer
-from longretriever_tf.models.finished import load_baseline, load_models
+from longretriever_tf.models.build import load_models
 from longretriever_tf.retrieval.fingerprint import fingerprint_towers
 
 _CHUNK = 512

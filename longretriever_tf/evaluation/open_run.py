@@ -18,8 +18,7 @@ from longretriever_tf.datasets.log_identity import identify_log, require_log_of_
 from longretriever_tf.datasets.splits import Cuts
 from longretriever_tf.evaluation.ground_truth import Truth, build_truth
 from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
-from longretriever_tf.models.build import Models
-from longretriever_tf.models.finished import load_models
+from longretriever_tf.models.build import Models, load_models
 
 _CURE = (
     "Evaluate it on its own log, or use --other_log: the last windows of this one must begin after the training's cut"

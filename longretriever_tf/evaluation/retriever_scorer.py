@@ -236,15 +236,19 @@ class LongRetrieverScorer(TaskScorer):
         """Logits of every item by its own category's user vector, [B, V]; -inf for reserved rows."""
         logits, requests = self._answers(users).logits, self._requests(users)
         if "all" not in logits:
-            logits["all"] = np.full((len(users), self._prepared.corpus.num_items), -np.inf, np.float32)
-            for rows, some in requests:
-                self._score_categories(some, logits["all"][rows])
+            logits["all"] = self._all_logits(users)
         if task not in logits:
             logits[task] = logits["all"].copy()
             for rows, some in requests:
                 interacted = some.histories.interacted
                 logits[task][rows][interacted.request.numpy(), interacted.item.numpy()] = -np.inf
         return logits[task]
+
+    def _all_logits(self, users: np.ndarray) -> np.ndarray:
+        logits = np.full((len(users), self._prepared.corpus.num_items), -np.inf, np.float32)
+        for rows, requests in self._requests(users):
+            self._score_categories(requests, logits[rows])
+        return logits
 
     def _score_categories(self, requests: Requests, logits: np.ndarray) -> None:
         """Fills the logits [B, V] of some users: each category's user vector against the category's items."""
@@ -260,8 +264,8 @@ class LongRetrieverScorer(TaskScorer):
             embedding[row, number], item, repeat_logit = (part.numpy() for part in self._encode(requests, *pairs))
             pair, slot = np.nonzero(item)
             repeats.append((row[pair], item[pair, slot], repeat_logit[pair, slot]))
-        for number, (low, high) in enumerate(zip(offset[categories], offset[categories + 1], strict=True)):
-            np.matmul(embedding[:, number], self._item_vectors[low:high].T, out=logits[:, low:high])
+        for at, (low, high) in enumerate(zip(offset[categories], offset[categories + 1], strict=True)):
+            np.matmul(embedding[:, at], self._item_vectors[low:high].T, out=logits[:, low:high])
             logits[:, low:high] += self._item_bias[low:high]
         for rows, items, gain in repeats:
             np.add.at(logits, (rows, items), gain)

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from longretriever_tf.common import schema
-from longretriever_tf.models.interest_model import GOALS, InterestModel
+from longretriever_tf.models.interest_model import TASKS, InterestModel
 from longretriever_tf.retrieval.requests import Histories, InterestScores
 
 
@@ -23,7 +23,7 @@ def learned_scores(
         share = tf.nn.log_softmax(tf.where(known, popularity, popularity.dtype.min), 1)
         return share, share
     learned = interest(histories.features, histories.bag, history_embedding)
-    return learned[:, :, GOALS.index("all")], learned[:, :, GOALS.index("novel")]
+    return learned[:, :, TASKS.index("all")], learned[:, :, TASKS.index("novel")]
 
 
 def by_learned_score(every: tf.Tensor, novel: tf.Tensor) -> InterestScores:

@@ -21,8 +21,8 @@ from longretriever_tf.data.search.behavior_index import max_sliced
 from longretriever_tf.data.search.history_summary import category_bag, history_activity, summarise_history
 from longretriever_tf.data.search.request_history import RawHistories, order_segments, read_histories
 from longretriever_tf.models.interest_model import InterestModel
-from longretriever_tf.models.retriever import LongRetriever
-from longretriever_tf.models.towers import UserState
+from longretriever_tf.models.retriever import LongRetriever, embed_corpus
+from longretriever_tf.models.towers import UserInputs, UserState
 from longretriever_tf.retrieval.admission import bounds_of
 from longretriever_tf.retrieval.best_of import Lists, merge_lists
 from longretriever_tf.retrieval.exclusions import find_exclusions
@@ -31,7 +31,6 @@ from longretriever_tf.retrieval.freeze import freeze
 from longretriever_tf.retrieval.index.exact import PackedIndex, Queries, SearchResult
 from longretriever_tf.retrieval.interest_scores import by_eq3, by_learned_score, learned_scores
 from longretriever_tf.retrieval.interests import ORIGINS, Interests, choose_interests
-from longretriever_tf.retrieval.item_vectors import embed_corpus
 from longretriever_tf.retrieval.length_buckets import encode_by_length
 from longretriever_tf.retrieval.request_options import (
     RequestOptions,
@@ -183,11 +182,15 @@ class MultiContextRetriever(tf.Module):
 
         def run_tower(some: hard_search.Tokens, pairs: tf.Tensor) -> UserState:
             vectors, request = tf.gather(self._token_vectors, some.item), tf.gather(row, pairs)
-            profile = tf.gather(requests.profile, request)
-            embedding = tf.gather(requests.history_embedding, request)
-            return self._user_tower(
-                vectors, some.item > 0, some.features, tf.gather(category, pairs), profile, embedding
+            inputs = UserInputs(
+                vectors,
+                some.item > 0,
+                some.features,
+                tf.gather(category, pairs),
+                tf.gather(requests.profile, request),
+                tf.gather(requests.history_embedding, request),
             )
+            return self._user_tower(inputs)
 
         state = encode_by_length(run_tower, tokens, self._config.model.dim)
         return Subsequences(row, category, segments, tokens, state)

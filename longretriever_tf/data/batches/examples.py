@@ -11,7 +11,7 @@ import numpy as np
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.config import Config
-from longretriever_tf.data.corpus import EncodedLog
+from longretriever_tf.data.corpus import EncodedLog, flat_ranges
 from longretriever_tf.data.search.behavior_index import CategoryOrder, hard_search_windows
 from longretriever_tf.data.search.user_activity import user_activity
 
@@ -21,7 +21,7 @@ _MAX_AS_OF_TIMES = 104
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """X examples, each a slice of history and a slice of targets in one run of the category order.
+    """X examples, each a slice of history and a slice of targets in one segment of the category order.
 
     Attributes:
       start, stop: history = events `start:stop` of the category order, all strictly before `time`, [X] int64.
@@ -69,7 +69,7 @@ def snapshot_times(config: Config, first: int, cut: int) -> np.ndarray:
 
 
 def stats_times(config: Config, first: int, cut: int) -> np.ndarray:
-    """Times at which item statistics are kept: the snapshots, for event examples a grid beside them; then the cut.
+    """Times at which item statistics are kept: the snapshots, for event examples also a grid; then the cut.
 
     The grid is weekly, in a log of more than two years coarser: each time costs memory for every item and user.
     """
@@ -90,7 +90,7 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
       grid: times of the item statistics, the cut last, [S] int64.
 
     Raises:
-      UserError: the log makes no example.
+      UserError: the log gives no example.
     """
     parts = []
     if config.train.examples != "event":
@@ -98,13 +98,13 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
         parts.append(_snapshot_slices(order, as_of_times, int(config.train.horizon_days * schema.DAY_S)))
     if config.train.examples != "snapshot":
         parts.append(_event_slices(order))
-    run, stop, target_start, target_stop, time = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    if not len(run):
+    segment, stop, target_start, target_stop, time = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    if not len(segment):
         raise UserError(
-            "the training window makes no example: no user has an event after the first snapshot; lower "
+            "no training examples: no user has an event after the first snapshot; lower "
             "--horizon_days or --window_days (the learned interest score needs snapshots with --examples=event, too)"
         )
-    user, window = order.segment_user[run], hard_search_windows(config.model, log, order, run, stop, time)
+    user, window = order.segment_user[segment], hard_search_windows(config.model, log, order, segment, stop, time)
     num_events = stop - window.start
     num_tokens = num_events
     if config.model.subsequence == "items":
@@ -120,7 +120,7 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
         target_start=target_start,
         target_stop=target_stop,
         user=user.astype(np.int32),
-        category=order.segment_category[run].astype(np.int32),
+        category=order.segment_category[segment].astype(np.int32),
         time=time,
         stats_row=np.maximum(np.searchsorted(grid, time, side="right") - 1, 0).astype(np.int32),
         length=np.minimum(num_tokens, config.model.max_length).astype(np.int32),
@@ -140,17 +140,56 @@ def _snapshot_slices(order: CategoryOrder, as_of_times: np.ndarray, horizon: int
             order.timestamp < time + horizon, order.segment_offset[:-1]
         )
         # A user without any history before the time is not a request that serving ranks: nothing to read.
-        run = np.flatnonzero((target_stop > stop) & (first_history[order.segment_user] < time))
-        parts.append((run, stop[run], stop[run], target_stop[run], np.full(len(run), time)))
+        segment = np.flatnonzero((target_stop > stop) & (first_history[order.segment_user] < time))
+        parts.append((segment, stop[segment], stop[segment], target_stop[segment], np.full(len(segment), time)))
     if not parts:
         return tuple(np.zeros(0, np.int64) for _ in range(5))
     return tuple(np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True))
 
 
 def _event_slices(order: CategoryOrder) -> tuple[np.ndarray, ...]:
-    """One example per event: the run's events of strictly earlier time are its history."""
+    """One example per event: the segment's events of strictly earlier time are its history."""
     position = np.arange(len(order.item), dtype=np.int64)
-    run = np.repeat(np.arange(len(order.segment_user)), np.diff(order.segment_offset))
-    is_new = (np.diff(order.timestamp, prepend=-1) != 0) | (np.diff(run, prepend=-1) != 0)
+    segment = np.repeat(np.arange(len(order.segment_user)), np.diff(order.segment_offset))
+    is_new = (np.diff(order.timestamp, prepend=-1) != 0) | (np.diff(segment, prepend=-1) != 0)
     stop = np.maximum.accumulate(np.where(is_new, position, 0))
-    return run, stop, position, position + 1, order.timestamp
+    return segment, stop, position, position + 1, order.timestamp
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """Distinct targets of all examples: example x owns `item[offset[x]:offset[x + 1]]`, in order of first occurrence.
+
+    Attributes:
+      offset: [X + 1] int64.
+      item: [t] int32.
+    """
+
+    offset: np.ndarray
+    item: np.ndarray
+
+
+def distinct_targets(examples: Examples, order: CategoryOrder) -> Targets:
+    """Reads the target slices of all examples once."""
+    owner, position = flat_ranges(examples.target_start, examples.target_stop)
+    item = order.item[position]
+    key = owner * (int(order.item.max(initial=0)) + 1) + item
+    by_key = np.argsort(key, kind="stable")
+    is_first = np.zeros(len(key), bool)
+    is_first[by_key[np.diff(key[by_key], prepend=-1) != 0]] = True
+    count = np.bincount(owner[is_first], minlength=len(examples))
+    return Targets(np.concatenate([[0], np.cumsum(count)]).astype(np.int64), item[is_first])
+
+
+def previous_of_item(owner: np.ndarray, item: np.ndarray) -> np.ndarray:
+    """Position of the owner's event before of the same item, -1 where there is none, [E] int64.
+
+    Args:
+      owner: user or (user, category) of each event, [E]; the events of an owner lie in order of time.
+      item: [E].
+    """
+    by_item = np.lexsort((item, owner))  # stable: time order within an (owner, item) stays
+    same = (np.diff(owner[by_item]) == 0) & (np.diff(item[by_item]) == 0)
+    previous = np.full(len(owner), -1, np.int64)
+    previous[by_item[1:][same]] = by_item[:-1][same]
+    return previous

@@ -1,7 +1,7 @@
 """Histories of training examples as tokens: searched anew for each batch, or searched once and kept for the run.
 
 A search costs a sort and some sixty operations per batch; tokens that are kept cost one gather. Both run the same code
-(`make_tokens`), so what is kept is what a batch would have found, to the rounding of the last digit.
+(`make_tokens`), so cached tokens are those that a batch would have searched, to the rounding of the last digit.
 """
 
 from typing import Protocol
@@ -107,9 +107,9 @@ def keep_histories(config: Config, searched: SearchedHistories, examples: Exampl
 
     for low in range(0, len(order), _CHUNK_EXAMPLES):
         rows = order[low : low + _CHUNK_EXAMPLES]
-        found, made_item, made_features = search(tf.constant(rows))
-        stop = filled + len(made_item)
-        count[rows], item[filled:stop], features[filled:stop] = found, made_item, made_features
+        num_tokens, token_item, token_features = search(tf.constant(rows))
+        stop = filled + len(token_item)
+        count[rows], item[filled:stop], features[filled:stop] = num_tokens, token_item, token_features
         filled = stop
     start = np.zeros(len(examples), np.int64)
     start[order] = 1 + np.cumsum(count[order]) - count[order]

@@ -1,12 +1,12 @@
 """What a whole history says across categories: the decayed sum of its items' SVD rows. Imports no TensorFlow.
 
-The user tower reads one category at a time; this vector carries what the rest of the history says of it. The SVD of a
-user's history embedding must not have seen that user: in training, co-occurrence fitted on the user's own future would
-tell the targets away; in a request, the user's own past would make what is owned look like everybody's history
-embedding. So history embeddings are cross-fitted: histories fall into folds, and those of a fold are read through an
-SVD of the other folds' users, rotated onto the full one. A fold is told by how a history begins, which a raw history
-says too: requests need no user id, but must send the beginning. Of a history without it, every table but one has seen
-  the user: no error, a little of the gain is lost.
+The user tower reads one category at a time; this vector carries what the rest of the history says of it. The SVD that a
+user's history is read through must not have seen that user: in training, co-occurrence fitted on the user's own future
+would give the targets away; in a request, the user's own past would make what the user took look like what everybody
+takes. So history embeddings are cross-fitted: histories fall into folds, and those of a fold are read through an SVD of
+the other folds' users, rotated onto the full one. The fold follows from how a history begins, which a raw history says
+too: requests need no user id, but must send the beginning. Of a history without it, every table but one has seen the
+user: no error, but a little of the gain is lost.
 """
 
 import os
@@ -124,7 +124,7 @@ def build_history_embeddings(
     Args:
       log: the encoded log.
       user_fold: from `fold_of_users`, [U].
-      taste_rows: from `fit_folds`, [K, V, D]; each user is read through the table of the own fold.
+      history_embedding_rows: from `fit_folds`, [K, V, D]; each user is read through the table of the own fold.
       user: rows of the log, [n].
       time: seconds UTC, [n] int64.
       history_events: see `data.search.history_limit`; 0: the whole history.

@@ -12,7 +12,7 @@ from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.recipe.learned_context import with_trained_clusters
 from longretriever_tf.datasets.load import own_context
 from longretriever_tf.datasets.log_identity import LogIdentity, read_identity
-from longretriever_tf.models.finished import load_for_export
+from longretriever_tf.models.build import load_for_export
 from longretriever_tf.retrieval.export.publish import Source
 from longretriever_tf.retrieval.export.refresh import refresh_corpus, under_towers
 from longretriever_tf.retrieval.fingerprint import fingerprint_towers

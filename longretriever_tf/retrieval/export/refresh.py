@@ -19,8 +19,7 @@ from longretriever_tf.data.recipe.learned_context import with_trained_clusters
 from longretriever_tf.datasets.event_log.source import read_item_table
 from longretriever_tf.datasets.load import own_context
 from longretriever_tf.datasets.log import ItemTable
-from longretriever_tf.models.build import Models, build_models
-from longretriever_tf.models.finished import load_for_export
+from longretriever_tf.models.build import Models, build_models, load_for_export
 from longretriever_tf.retrieval.export.fresh_statistics import FreshStatistics, fresh_statistics
 from longretriever_tf.retrieval.export.publish import Source
 from longretriever_tf.retrieval.export.saved_model import extra_config_dir, load_extra

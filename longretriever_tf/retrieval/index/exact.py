@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from longretriever_tf.models.retriever import add_repeat_logits
+from longretriever_tf.models.logit_terms import add_repeat_logits
 
 _MAX_WIDTH = 1 << 14
 """Wider categories are searched one by one: the logits of all queries side by side would take too much memory."""
