@@ -8,18 +8,13 @@ import tensorflow as tf
 from longretriever_tf.data.batches.examples import Examples, previous_of_item
 from longretriever_tf.data.batches.pipeline import numbered_batches
 from longretriever_tf.data.batches.prepared_data import ExampleHistoryEmbeddings, Prepared
-from longretriever_tf.data.corpus import Corpus, EncodedLog
-from longretriever_tf.data.ranges import flat_ranges
-from longretriever_tf.data.recipe.interest_features import (
-    category_bag,
-    interest_features,
-    interest_score,
-    summarise_history,
-)
+from longretriever_tf.data.corpus import Corpus, EncodedLog, flat_ranges
+from longretriever_tf.data.recipe.interest_features import interest_features
 from longretriever_tf.data.recipe.item_stats import ItemStats
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.data.search.behavior_index import CategoryOrder
 from longretriever_tf.data.search.history_limit import visible_histories
+from longretriever_tf.data.search.history_summary import category_bag, summarise_history
 
 _MAX_PAIRS = 60_000
 """A batch holds about this many (history, category) pairs; bounds memory where categories are many."""
@@ -80,15 +75,6 @@ class HistoryReader:
         )
         features = interest_features(summary, tf.gather(self._category_stats, stats_row), self._category_size)
         return features, category_bag(summary), summary.score
-
-    def score(self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor, day_floor: tf.Tensor) -> tf.Tensor:
-        """Eq. 3 alone, with any floor (days, scalar float32): [B, C]; the histories as `read` takes them."""
-        history = hard_search.slice_events(*self._log, start, stop, time)
-        pair = history.request * self._num_categories + tf.gather(self._item_category, history.item)
-        parts = interest_score(history.age, history.weight, day_floor)
-        num = tf.shape(time)[0]
-        sums = tf.math.unsorted_segment_sum(parts, pair, num * self._num_categories)
-        return tf.reshape(sums, [num, self._num_categories])
 
 
 class InterestSource:
