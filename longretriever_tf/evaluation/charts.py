@@ -24,8 +24,6 @@ _CALIBRATIONS = {
 }
 """What fills the row of each task: key of the users' file, what is predicted, title."""
 
-_NOTE = "Whiskers: 95% over users, pairs of a user together. What ranks a category alike is drawn once."
-
 _CURE = "let `python -m longretriever_tf.evaluate` write it again"
 
 Users = Mapping[str, np.ndarray]

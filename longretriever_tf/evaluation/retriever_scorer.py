@@ -183,7 +183,7 @@ class LongRetrieverScorer:
     def _read_histories(
         self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor, row: tf.Tensor, history_embedding: tf.Tensor
     ) -> tf.Tensor:
-        features, bag, _ = self._reader.read(start, stop, time, row)
+        features, bag = self._reader.read(start, stop, time, row)
         return self._interest(features, bag, history_embedding)
 
     def _merge(self, answers: _Answers, goal: str) -> np.ndarray:
