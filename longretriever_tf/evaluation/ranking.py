@@ -241,8 +241,13 @@ def paired_bootstrap(a: np.ndarray, b: np.ndarray, seed: int, n: int = 2000) -> 
     if len(difference) == 0:
         raise ValueError("no user has a value in both `a` and `b`")
     sums = resampled_sums(difference[None], seed, n)[:, 0]
-    low, high = np.percentile(sums / len(difference), [2.5, 97.5])
-    return Interval(float(difference.mean()), float(low), float(high))
+    return percentile_interval(float(difference.mean()), sums / len(difference))
+
+
+def percentile_interval(value: float, resampled: np.ndarray) -> Interval:
+    """A value with the 2.5th and 97.5th percentile of its resamplings [n] float64."""
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Interval(value, float(low), float(high))
 
 
 def resampled_sums(values: np.ndarray, seed: int, n: int) -> np.ndarray:
