@@ -18,7 +18,7 @@ STAMP := .venv/.setup-done
 $(STAMP): setup.cfg pyproject.toml .ci/setup
 	@.ci/setup "$(PYTHON)"
 
-.PHONY: help setup demo reproduce serve serve-smoke load notebooks test test-fast lint format tables type arch doctest docs bench peers doctor clean
+.PHONY: help setup demo reproduce serve serve-smoke load notebooks test test-fast lint format tables lock type arch doctest docs bench peers doctor clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -66,6 +66,9 @@ format: $(STAMP) ## lay the code out, and mend what ruff can mend by itself
 
 tables: $(STAMP) ## write the tables of README.md and docs/ from results/
 	$(PY) .ci/write_tables.py
+
+lock: $(STAMP) ## write serving/requirements.lock, the versions of the server image, from this .venv
+	$(PY) .ci/write_lock.py
 
 type: $(STAMP) ## mypy: every function is typed
 	$(PY) -m mypy
