@@ -63,18 +63,18 @@ class HistoryReader:
 
     def read(
         self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor, stats_row: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Histories `start:stop` of the time-ordered log before `time`, [B] each.
 
         Returns:
-          features [B, C, F], the bag of categories [B, C], eq. 3's score [B, C].
+          features [B, C, F], the bag of categories [B, C].
         """
         history = hard_search.slice_events(*self._log, start, stop, time)
         summary = summarise_history(
             history, self._item_category, tf.shape(time)[0], self._num_categories, self._day_floor
         )
         features = interest_features(summary, tf.gather(self._category_stats, stats_row), self._category_size)
-        return features, category_bag(summary), summary.score
+        return features, category_bag(summary)
 
 
 class InterestSource:
@@ -133,7 +133,7 @@ class InterestSource:
 
     def build(self, rows: tf.Tensor) -> InterestBatch:
         """One batch of snapshot rows, [B] int64."""
-        features, bag, _ = self._reader.read(
+        features, bag = self._reader.read(
             tf.gather(self._start, rows),
             tf.gather(self._stop, rows),
             tf.gather(self._time, rows),
