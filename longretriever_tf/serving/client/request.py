@@ -62,7 +62,7 @@ class Request:
       k: length of the list.
       num_interests, top_interests: N interests are drawn from the best M.
       seed: of the draw: same seed, same answer; a fresh draw without one.
-      exploration: how many of the N go to categories that the user never seen.
+      exploration: how many of the N go to categories that the user has never seen.
       merge: calibrated, raw, quota or round_robin.
       goal: all, or novel: nothing that the history holds.
       exclude_item_id: items that must not come back.
