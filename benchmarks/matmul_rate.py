@@ -21,7 +21,7 @@ def useful_products(config: ModelConfig, batch: Batch) -> list[Product]:
     rows, dim = int(batch.category.shape[0]), config.dim
     real = int(np.count_nonzero(batch.token_item))
     prefix = 1 + int(config.reads_history_embedding) + (int(batch.profile.shape[1]) if config.profile else 0)
-    tokens, items, width = real + rows * prefix, int(batch.item.shape[0]), int(batch.features.shape[2])
+    tokens, items, width = real + rows * prefix, int(batch.item.shape[1]), int(batch.features.shape[2])
     length = max(1, round(tokens / rows))
     made = [(1, real, width, dim)]
     for layer in range(config.num_layers):

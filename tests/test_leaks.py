@@ -18,7 +18,7 @@ from longretriever_tf.data.batches.prepared_data import example_history_embeddin
 from longretriever_tf.datasets.complete_journey import complete_journey_dataset_builder as complete_journey
 from longretriever_tf.datasets.splits import global_time_cuts
 from longretriever_tf.models.build import build_models
-from longretriever_tf.retrieval.item_vectors import embed_corpus
+from longretriever_tf.models.retriever import embed_corpus
 
 SAMPLES = 10_000
 CUT = START + 100 * DAY_S

@@ -15,14 +15,14 @@ from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.config.baselines import BASELINES, BaselineConfig
 from longretriever_tf.config.config import Config, DataConfig, ModelConfig, TrainConfig
-from longretriever_tf.evaluation.evaluate_run import judge_run
+from longretriever_tf.evaluation.evaluate_run import evaluate_run
 from longretriever_tf.models.baselines.batches import UserBatch
 from longretriever_tf.models.baselines.comirec import SelfAttentiveInterests
 from longretriever_tf.models.baselines.mind import CapsuleInterests, num_interests, route, squash
 from longretriever_tf.models.baselines.model import RecentRetriever, build_baseline
 from longretriever_tf.models.baselines.scorer import RecentScorer
 from longretriever_tf.models.baselines.user_side import Interests
-from longretriever_tf.models.finished import load_for_export
+from longretriever_tf.models.build import load_for_export
 from longretriever_tf.training import run as run_lib
 from longretriever_tf.training.loop import Checkpoints
 
@@ -326,7 +326,7 @@ def test_a_run_resumes_to_the_same_weights_and_beats_popularity(name, loss, nega
     assert whole.keys() == resumed.keys() and len(whole) > 8
     for variable, value in whole.items():
         np.testing.assert_array_equal(resumed[variable], value, err_msg=variable)
-    models = judge_run(config, "validation")["models"]
+    models = evaluate_run(config, "validation")["models"]
     ours = models[{"two_tower": "two_tower, last 23 events"}.get(name, name)]
     assert ours["all"]["recall@20"] > models["popularity"]["all"]["recall@20"] + 0.1
     with pytest.raises(UserError, match=f"--model={name}.*only --model=longretriever can be exported"):

@@ -37,7 +37,7 @@ def route(
       events: x = S e, behaviors times the shared bilinear map, [R, L, D] float32.
       is_event: [R, L] bool.
       is_capsule: [R, K] bool.
-      initial: b, one row per place from the newest event on, [L, K] float32.
+      initial: b, one row per position, counted from the newest event, [L, K] float32.
       iterations: at least 1.
 
     Returns:

@@ -119,7 +119,7 @@ def warmup_users(version_dir: str) -> bytes:
 
 
 def _made_up(inputs: Any) -> Iterator[User]:
-    from longretriever_tf.serving.server.tensor_protos import arrays_of
+    from longretriever_tf.serving.server.tensors import arrays_of
 
     columns = arrays_of(inputs)
     if not {"history_item_id", "history_timestamp", "request_timestamp"} <= columns.keys():

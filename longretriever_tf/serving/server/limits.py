@@ -22,25 +22,36 @@ _TIME = "request_timestamp"
 _CATEGORY_LISTS = ("allowed_category", "forbidden_category", "forced_category")
 
 
+def setting(default: Any, help_text: str, least: float = 0, most: int | None = None) -> Any:
+    """A field that `serve` turns into a flag: its default, its help text, its bounds."""
+    return dataclasses.field(default=default, metadata={"help": help_text, "least": least, "most": most})
+
+
 @dataclasses.dataclass(frozen=True)
 class RequestLimits:
-    """The limits.
+    """What one request may ask for. The fields are named as the flags of `serve`; 0 switches a limit off."""
 
-    Attributes:
-      max_history: events per user in a history_* input.
-      max_rows: users in a request that has histories.
-      max_values: numbers, texts and lists in a request, inputs taken together; elements, for a tensor.
-      max_candidates: rows x interests x (k + excluded items), and rows x listed categories x all categories.
-      max_reply_values: numbers in an answer whose size the signature tells.
-      max_text: bytes of text in one input, repeated values counted.
-    """
+    max_body_mb: float = setting(
+        32.0, "Largest request in MB (2^20 bytes); beyond it 413, over gRPC RESOURCE_EXHAUSTED.", least=0.001
+    )
+    max_history: int = setting(100_000, "Most events per user in a history_* input; 0: no limit.")
+    max_rows: int = setting(1024, "Most users (rows) in a request with histories; 0: no limit.")
+    max_request_values: int = setting(
+        1 << 22, "Most numbers and texts in a request, as declared by its shapes; 0: no limit."
+    )
+    max_request_candidates: int = setting(
+        1 << 24,
+        "Most candidates held at once for a request: rows x interests x (k + excluded items). A candidate takes about "
+        "40 bytes of memory. 0: no limit.",
+    )
+    max_reply_values: int = setting(
+        1 << 23, "Most numbers in an answer of known size, such as items' vectors; 0: no limit."
+    )
 
-    max_history: int = 100_000
-    max_rows: int = 1024
-    max_values: int = 1 << 22
-    max_candidates: int = 1 << 24
-    max_reply_values: int = 1 << 23
-    max_text: int = 32 << 20
+    @property
+    def max_body(self) -> int:
+        """Bytes of a body, decompressed."""
+        return int(self.max_body_mb * 2**20)
 
 
 DEFAULT_LIMITS = RequestLimits()
@@ -54,7 +65,7 @@ def check_json_size(body: bytes, limits: RequestLimits) -> None:
       ServingError: INVALID_ARGUMENT.
     """
     values = body.count(b",") + body.count(b"[") + body.count(b"{")
-    if limits.max_values and values > limits.max_values:
+    if limits.max_request_values and values > limits.max_request_values:
         raise _too_many_values(values, limits)
 
 
@@ -77,8 +88,10 @@ def check_shapes(shapes: Mapping[str, Sequence[int]], limits: RequestLimits) -> 
         # Where one size is 0 there are no values, but what a graph makes of the other sizes may be large.
         values = math.prod(max(size, 1) for size in shape)
         total += values
-        if limits.max_values and total > limits.max_values:
-            raise _too_many_values(values if values > limits.max_values else total, limits, f" in input `{name}`")
+        if limits.max_request_values and total > limits.max_request_values:
+            raise _too_many_values(
+                values if values > limits.max_request_values else total, limits, f" in input `{name}`"
+            )
 
 
 def check_feeds(feeds: Mapping[str, np.ndarray], signature: Any, limits: RequestLimits, export: "ExportSize") -> None:
@@ -200,18 +213,18 @@ def _check_candidates(feeds: Mapping[str, np.ndarray], rows: int, limits: Reques
     interests = min(interests, export.num_categories or interests) if "category" not in feeds else 1
     k, excluded = _largest(feeds, "k", 1), _width(feeds, "exclude_item_id")
     candidates = rows * interests * (k + excluded)
-    if limits.max_candidates and candidates > limits.max_candidates:
+    if limits.max_request_candidates and candidates > limits.max_request_candidates:
         raise invalid(
             f"{rows} rows x {interests} interests x (`k` {k} + {excluded} excluded items) are {candidates} candidates; "
-            f"this server holds at most {limits.max_candidates} at once (--max_request_candidates). Ask with a smaller "
-            "`k`, fewer interests, or fewer rows per request"
+            f"this server holds at most {limits.max_request_candidates} at once (--max_request_candidates). Ask with a "
+            "smaller `k`, fewer interests, or fewer rows per request"
         )
     cells = rows * listed * max(export.num_categories, 1)
-    if limits.max_candidates and cells > limits.max_candidates:
+    if limits.max_request_candidates and cells > limits.max_request_candidates:
         raise invalid(
             f"{rows} rows x {listed} categories in {', '.join(_CATEGORY_LISTS)} are too many: with the model's "
             f"{export.num_categories} categories they make {cells} cells, and this server holds at most "
-            f"{limits.max_candidates} (--max_request_candidates). Name each category once"
+            f"{limits.max_request_candidates} (--max_request_candidates). Name each category once"
         )
 
 
@@ -240,6 +253,6 @@ def _largest(feeds: Mapping[str, np.ndarray], name: str, default: int) -> int:
 
 def _too_many_values(values: int, limits: RequestLimits, where: str = "") -> ServingError:
     return invalid(
-        f"the request holds {values} values{where}; this server reads at most {limits.max_values} "
+        f"the request holds {values} values{where}; this server reads at most {limits.max_request_values} "
         "(--max_request_values). Send fewer users or shorter histories per request"
     )

@@ -5,11 +5,12 @@ Prometheus client libraries would change both, so the page is written here.
 """
 
 import bisect
+import contextlib
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Iterator, Sequence
 
 _LATENCY_BOUNDS = tuple(10 * 1.8**power for power in range(33))
-_SIZE_BOUNDS = tuple(float(2**power) for power in range(14))
 
 COUNTERS = {
     "request_count": (":tensorflow:serving:request_count", ("model_name", "status")),
@@ -22,14 +23,6 @@ HISTOGRAMS = {
     "request_latency": (":tensorflow:serving:request_latency", ("model_name", "API", "entrypoint"), _LATENCY_BOUNDS),
     "runtime_latency": (":tensorflow:serving:runtime_latency", ("model_name", "API", "runtime"), _LATENCY_BOUNDS),
     "warmup_latency": (":tensorflow:serving:model_warmup_latency", ("model_path", "status"), _LATENCY_BOUNDS),
-    "batch_size": (":tensorflow:serving:batching_session:processed_batch_size", (), _SIZE_BOUNDS),
-    "request_size": (":tensorflow:serving:batching_session:input_batch_size", (), _SIZE_BOUNDS),
-    "padding_size": (
-        ":tensorflow:serving:batching_session:padding_size",
-        ("execution_batch_size",),
-        _SIZE_BOUNDS,
-    ),
-    "queuing_latency": (":tensorflow:serving:batching_session:queuing_latency", (), _LATENCY_BOUNDS),
 }
 """Short name -> (exported name, labels, upper bounds of the buckets); latencies in microseconds."""
 
@@ -55,6 +48,20 @@ class Metrics:
             if labels not in cells:
                 cells[labels] = _Histogram(HISTOGRAMS[name][2])
             cells[labels].add(value)
+
+    @contextlib.contextmanager
+    def timed(self, name: str, *labels: str) -> Iterator[None]:
+        """Adds the time that the block took, if it did not fail, to a histogram."""
+        start = time.monotonic()
+        yield
+        self.observe(name, (time.monotonic() - start) * 1e6, *labels)
+
+    def record_request(self, known: Collection[str], name: str, code: str, seconds: float, entrypoint: str) -> None:
+        """Counts a predict request. A name that no model has is "(unknown)": names come from anybody."""
+        name = name if name in known else "(unknown)"
+        self.count("request_count", name, code)
+        if code == "OK":
+            self.observe("request_latency", seconds * 1e6, name, "predict", entrypoint)
 
     def page(self) -> str:
         """The text that Prometheus scrapes."""
