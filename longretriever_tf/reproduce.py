@@ -3,9 +3,10 @@
   python -m longretriever_tf.reproduce --plan=configs/reproduce/quick.toml --work_dir=runs/reproduce
   python -m longretriever_tf.reproduce --plan=configs/reproduce/complete_journey.toml --dry_run
 
-Each job is a command of this package with a run directory of its own under --work_dir and a log beside it. What is done
-is skipped; what was stopped goes on; what another command, flagfile or code made is done again, and the old is kept
-under superseded/. A job that fails stops only those that need it: the report says so, and the exit status is 1.
+Each job is a command of this package with a run directory of its own under --work_dir and a log next to it. A job that
+is done is skipped, one that was stopped resumes. Where the command, the flagfile or the code has changed, it is done
+again, and the old result is kept under superseded/. A job that fails stops only those that need it: the report says so,
+and the exit status is 1.
 """
 
 import os
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     print(_overview(wanted), flush=True)
     if _DRY_RUN.value:
         return 0
-    # Before the jobs, so that a missing library is told before hours of work, not after; not for --dry_run.
+    # Before the jobs, so that a missing library is reported before hours of work, not after; not for --dry_run.
     from longretriever_tf.reproduction.report import make_report, write_report
     from longretriever_tf.reproduction.results import Results
     from longretriever_tf.reproduction.runner import JobRunner

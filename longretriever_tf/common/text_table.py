@@ -150,7 +150,7 @@ def _split_into_blocks(widths: Sequence[int], groups: Sequence[str], width: int)
 
 
 def _fill_blocks(widths: Sequence[int], groups: Sequence[str], room: int) -> list[list[int]]:
-    """Blocks filled one after the other, each with `room` beside the first column."""
+    """Blocks filled one after the other, each with `room` next to the first column."""
     units = [list(range(*run)) for run in _runs(groups)] or [[c] for c in range(1, len(widths))]
     blocks: list[list[int]] = [[]]
     free = room
