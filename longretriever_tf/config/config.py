@@ -35,8 +35,8 @@ class ModelConfig:
         64, "Width of user and item vectors and of the Transformer. Measured: 128 gains nothing.", above=0
     )
     num_layers: int = _field(1, "Pre-LN Transformer layers of the user tower. Measured: 2 gain nothing.", above=0)
-    num_heads: int = _field(4, "Attention heads; must divide --dim.", above=0)
-    ff_dim: int = _field(128, "Width of the feed-forward block.", above=0)
+    num_heads: int = _field(4, "Attention heads; must divide --dim. 4 in every result.", above=0)
+    ff_dim: int = _field(128, "Width of the feed-forward block. 128 in every result.", above=0)
     dropout: float = _field(0.1, "Dropout in the Transformer. Measured: more gains nothing.", least=0, most=0.99)
     max_length: int = _field(
         50,
@@ -99,13 +99,18 @@ class ModelConfig:
         "its logit; needs --loss=full. Measured: without them novel recall@100 falls from 0.101 to 0.092.",
     )
     normalize: bool = _field(
-        False, "L2-normalise user and item vectors; pair with a --temperature near 0.05.", hidden=True
+        False,
+        "L2-normalise user and item vectors; pair with a --temperature near 0.05. The paper leaves the "
+        "similarity open.",
+        hidden=True,
     )
-    temperature: float = _field(1.0, "Inner products are divided by this before the softmax.", hidden=True, above=0)
+    temperature: float = _field(
+        1.0, "Inner products are divided by this before the softmax. 1 in every result.", hidden=True, above=0
+    )
     unknown_rate: float = _field(
         0.05,
         "Share of ids and values replaced by 'unknown' in training, so that new items, "
-        "users and values get sensible vectors.",
+        "users and values get sensible vectors: without it their embeddings would be untrained.",
         hidden=True,
         least=0,
         most=0.99,
@@ -160,7 +165,10 @@ class TrainConfig:
         ("full", "in_batch"),
     )
     small_category: int = _field(
-        64, "loss=in_batch: up to this many items a category is scored whole.", hidden=True, least=0
+        64,
+        "loss=in_batch: up to this many items a category is scored whole. 64 in every result of the paper's form.",
+        hidden=True,
+        least=0,
     )
     in_context: bool = _field(
         True,
@@ -190,9 +198,11 @@ class TrainConfig:
         "loss=full, and baselines: a batch has at most (baselines: about) this many scores; bounds memory.",
         above=0,
     )
-    epochs: int = _field(1, "Passes over the examples, at most.", above=0)
+    epochs: int = _field(1, "Passes over the examples, at most. Measured: what --examples names.", above=0)
     interest_epochs: int = _field(
-        4, "Passes over the snapshots for the learned interest score; 0: eq. 3 alone.", least=0
+        4,
+        "Passes over the snapshots for the learned interest score; 0: eq. 3 alone, at the cost that --interest names.",
+        least=0,
     )
     learning_rate: float = _field(
         3e-3,

@@ -97,7 +97,8 @@ class IndexConfig:
     )
     partition_sample: int = _field(
         1024,
-        "Items drawn per searched category to estimate its log-partition; a smaller category is summed exactly.",
+        "Items drawn per searched category to estimate its log-partition; a smaller category is summed exactly. "
+        "1024 in every result.",
         hidden=True,
         above=0,
     )
