@@ -15,7 +15,7 @@ _BATCH = 2048
 
 
 class PlainLogits:
-    """Logits of every item by its own category's user vector, as `evaluation.category_scorer` has them.
+    """Logits of every item by its own category's user vector, as `evaluation.retriever_scorer` has them.
 
     Args:
       config: the run's.
@@ -38,7 +38,7 @@ class PlainLogits:
         categories = np.arange(FIRST_KNOWN, corpus.num_categories)
         run = order.find_segments(np.repeat(users, len(categories)), np.tile(categories, len(users)))
         seen = np.flatnonzero(run >= 0)
-        # Who never seen a category gets its empty history's vector: encoded once, after the others.
+        # A user who has never seen a category gets the vector of an empty history: encoded once, after the others.
         start = np.append(order.segment_offset[run[seen]], np.zeros(len(categories), np.int64))
         stop = np.append(order.segment_offset[run[seen] + 1], np.zeros(len(categories), np.int64))
         category = np.append(categories[seen % len(categories)], categories)
@@ -61,5 +61,5 @@ class PlainLogits:
 def make_plain_scorer(ours: LongRetrieverScorer, retrieval: RetrievalConfig, logits: PlainLogits) -> Any:
     """The `Scorer` of the plain model, by the interest scores of `ours` and the merge of `retrieval`."""
     made = ours.with_retrieval("plain", retrieval, every_category=True)
-    made._categories, made._cache = logits, {}
+    made._all_logits, made._cache = logits.all_logits, {}
     return made

@@ -26,7 +26,7 @@ from longretriever_tf.config.config import load_config
 flags.define_config_flags("index")
 _RUN_DIR = absl_flags.DEFINE_string("run_dir", "runs/default", "Run directory that the export was made from.")
 _EXPORT_DIR = absl_flags.DEFINE_string(
-    "export_dir", "exports/longretriever", "Its latest version is refreshed; the new one is written beside it."
+    "export_dir", "exports/longretriever", "Its latest version is refreshed; the new one is written next to it."
 )
 _ITEMS = absl_flags.DEFINE_string(
     "items", "", "Path of the items table (.parquet, .csv or .csv.gz): the whole catalogue; empty: it stays as it is."
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
         from longretriever_tf.retrieval.export.publish import publish
         from longretriever_tf.retrieval.export.refresh import Catalogue, refresh_version
         from longretriever_tf.retrieval.export.saved_model import latest_version
-        from longretriever_tf.serving.server.replay import check_in_fresh_process
+        from longretriever_tf.serving.server.warmup import check_in_fresh_process
 
     version_dir = latest_version(_EXPORT_DIR.value)
     catalogue = Catalogue(

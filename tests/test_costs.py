@@ -14,8 +14,9 @@ from worlds import START, crowded_world
 from longretriever_tf.common import schema
 from longretriever_tf.config.config import Config, DataConfig, ModelConfig
 from longretriever_tf.data.corpus import fit_corpus
-from longretriever_tf.data.recipe.interest_features import NUM_FEATURES, summarise_history
+from longretriever_tf.data.recipe.interest_features import NUM_FEATURES
 from longretriever_tf.data.recipe.tokens import num_token_features
+from longretriever_tf.data.search.history_summary import summarise_history
 from longretriever_tf.data.search.request_history import RawHistories, order_segments, read_histories
 from longretriever_tf.models.build import build_models
 from longretriever_tf.retrieval.freeze import freeze

@@ -141,7 +141,8 @@ def test_evaluation_and_export_read_what_the_oracle_reads(ready):
     scorer = LongRetrieverScorer(
         config, prepared, models.retriever, models.interest, config.retrieval, every_category=False
     )
-    paper, scores = scorer.interest(users, "paper"), scorer.score(users)
+    by_paper = dataclasses.replace(config.retrieval, interest="paper")
+    paper, scores = scorer.with_retrieval("eq. 3", by_paper).interest(users).drawn_by, scorer.score(users)
     stats = prepared.stats
     arrays = dict(
         item_stats=stats.item[-1],

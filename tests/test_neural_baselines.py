@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_user_batches import make_ready
+from test_baseline_batches import make_ready
 from trained import write_tables
 from worlds import block_world
 
@@ -15,7 +15,7 @@ from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.config.baselines import BASELINES, BaselineConfig
 from longretriever_tf.config.config import Config, DataConfig, ModelConfig, TrainConfig
-from longretriever_tf.evaluation.evaluate_run import judge_run
+from longretriever_tf.evaluation.evaluate_run import evaluate_run
 from longretriever_tf.models.baselines.batches import UserBatch
 from longretriever_tf.models.baselines.comirec import SelfAttentiveInterests
 from longretriever_tf.models.baselines.mind import CapsuleInterests, num_interests, route, squash
@@ -326,7 +326,7 @@ def test_a_run_resumes_to_the_same_weights_and_beats_popularity(name, loss, nega
     assert whole.keys() == resumed.keys() and len(whole) > 8
     for variable, value in whole.items():
         np.testing.assert_array_equal(resumed[variable], value, err_msg=variable)
-    models = judge_run(config, "validation")["models"]
+    models = evaluate_run(config, "validation")["models"]
     ours = models[{"two_tower": "two_tower, last 23 events"}.get(name, name)]
     assert ours["all"]["recall@20"] > models["popularity"]["all"]["recall@20"] + 0.1
     with pytest.raises(UserError, match=f"--model={name}.*only --model=longretriever can be exported"):

@@ -14,16 +14,15 @@ from trained import run_module
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.data.batches.prepared_data import load_saved
-from longretriever_tf.data.refreshed import refresh_corpus
 from longretriever_tf.datasets.load import load_log
 from longretriever_tf.datasets.log import ItemTable
 from longretriever_tf.models.build import load_for_export, load_models
 from longretriever_tf.retrieval.export.publish import publish
-from longretriever_tf.retrieval.export.refresh import Catalogue, refresh_version
+from longretriever_tf.retrieval.export.refresh import Catalogue, refresh_corpus, refresh_version
 from longretriever_tf.retrieval.export.saved_model import extra_config_dir, load_extra, versions
 from longretriever_tf.retrieval.fingerprint import fingerprint_towers, read_fingerprint
 from longretriever_tf.retrieval.request_options import default_columns
-from longretriever_tf.serving.server.replay import replay
+from longretriever_tf.serving.server.warmup import replay
 
 NEW, GONE, MOVED, ALTERED = 900, 103, 110, 121
 """A new item of brand b1 in c1; 103 (c3) leaves; 110 goes from c3 to c5; 121 (c0) changes its brand to one not seen."""

@@ -1,7 +1,7 @@
-"""Every switch of the model, and every flagfile, exported and asked by a fresh process: the lists are evaluation's.
+"""Every switch of the model, and every flagfile, exported and asked by a fresh process: the lists are the oracle's.
 
 Weights are drawn, not trained, and none stays at a value that would hide its part: what is asked here is whether the
-served graph computes what evaluation computes, under each option, goal, merge and draw.
+served graph and evaluation compute what the oracle computes, under each option, goal, merge and draw.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ import pytest
 import reference
 import tensorflow as tf
 from fresh import ask_fresh
+from retrieval_oracle import RetrievalOracle
 from worlds import START, crowded_world
 
 from longretriever_tf.common import schema
@@ -87,15 +88,16 @@ IN_GRAPHS = ("interest_epochs", "history_folds", "mixed_precision")
 
 
 class Case(NamedTuple):
-    """An exported configuration, and evaluation's form of it."""
+    """An exported configuration, the oracle of it, and evaluation's scorer."""
 
     config: Config
     version: str
+    oracle: RetrievalOracle
     scorer: LongRetrieverScorer
 
 
 class Call(NamedTuple):
-    """One call of an export and, for each of its rows, how lists merge and what evaluation says: scores and logits."""
+    """One call of an export and, for each of its rows, how lists merge and what the oracle says: scores and logits."""
 
     case: Case
     columns: dict[str, np.ndarray]
@@ -151,7 +153,7 @@ def build_case(config: Config, log: LifelongLog, directory: pathlib.Path) -> Cas
     ask = make_signatures(served, config.retrieval)["serving_default"]
     tf.saved_model.save(served, str(directory), signatures={"serving_default": ask})
     scorer = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)
-    return Case(config, str(directory), scorer)
+    return Case(config, str(directory), RetrievalOracle(config, prepared, models), scorer)
 
 
 def columns_of(case: Case, log: LifelongLog, users: np.ndarray) -> dict[str, np.ndarray]:
@@ -168,9 +170,15 @@ def columns_of(case: Case, log: LifelongLog, users: np.ndarray) -> dict[str, np.
 
 
 def evaluate(case: Case, users: np.ndarray, goal: str, merge: str, **retrieval: int) -> np.ndarray:
-    """Evaluation's scores, [B, V]."""
-    asked = case.scorer.with_retrieval("", dataclasses.replace(case.config.retrieval, merge=merge, **retrieval))
-    return (asked.score if goal == "all" else asked.score_novel)(users)
+    """The oracle's scores, [B, V], which evaluation's scorer must give too."""
+    asked = dataclasses.replace(case.config.retrieval, merge=merge, **retrieval)
+    scorer, expected = case.scorer.with_retrieval("", asked), case.oracle.scores(users, goal, asked)
+    scores = (scorer.score if goal == "all" else scorer.score_novel)(users)
+    if merge in ("round_robin", "quota") or case.config.train.mixed_precision:  # equal logits may change places
+        np.testing.assert_array_equal(scores > -np.inf, expected > -np.inf)
+    else:
+        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
+    return expected
 
 
 def make_call(case: Case, log: LifelongLog, users: np.ndarray, ways: list[tuple[str, str]], **retrieval: int) -> Call:
@@ -215,11 +223,11 @@ def test_every_flagfile_that_trains_this_model_is_exported():
 
 
 def assert_agrees(name: str, call: Call, answer: dict[str, np.ndarray]) -> list[tuple[int, ...]]:
-    """Holds an answer to evaluation, list by list; returns the lists.
+    """Holds an answer to the oracle, list by list; returns the lists.
 
     Lists are held by the values of what stands at each place: items of equal value may change places.
     """
-    corpus = call.case.scorer._prepared.corpus
+    corpus = call.case.oracle.prepared.corpus
     index = {raw: at for at, raw in enumerate(corpus.item_id.tolist()) if at >= schema.FIRST_KNOWN}
     is_rough = call.case.config.train.mixed_precision
     tolerance = {"rtol": 0.05, "atol": 0.3} if is_rough else {"rtol": 1e-4, "atol": 1e-4}

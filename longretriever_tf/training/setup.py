@@ -22,7 +22,7 @@ from longretriever_tf.data.batches.prepared_data import (
 from longretriever_tf.data.corpus import encode_log, offset_of
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.splits import Cuts
-from longretriever_tf.evaluation.evaluator import evaluate_scorer, evaluate_users
+from longretriever_tf.evaluation.evaluator import evaluate_scorer, ranks_within_category
 from longretriever_tf.evaluation.ground_truth import Truth, build_truth
 from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
 from longretriever_tf.models.baselines.batches import UserBatchSource
@@ -123,7 +123,7 @@ def _validate_towers(
 
     def validate() -> float:
         scorer = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)
-        rank = evaluate_users(scorer, truth, prepared.corpus.category_offset, chunk=512).all.rank
+        rank = ranks_within_category(scorer, truth, prepared.corpus.category_offset, chunk=512)
         mrr = float(np.mean(1.0 / (1.0 + rank)))
         print(f"validation: within-category MRR {mrr:.4f}, recall@20 {np.mean(rank < 20):.4f}")
         return mrr

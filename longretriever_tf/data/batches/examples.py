@@ -11,10 +11,8 @@ import numpy as np
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.config import Config
-from longretriever_tf.data.corpus import EncodedLog
-from longretriever_tf.data.ranges import flat_ranges
-from longretriever_tf.data.search.behavior_index import CategoryOrder
-from longretriever_tf.data.search.history_limit import visible_segments, visible_since
+from longretriever_tf.data.corpus import EncodedLog, flat_ranges
+from longretriever_tf.data.search.behavior_index import CategoryOrder, hard_search_windows
 from longretriever_tf.data.search.user_activity import user_activity
 
 _MAX_AS_OF_TIMES = 104
@@ -27,6 +25,7 @@ class Examples:
 
     Attributes:
       start, stop: history = events `start:stop` of the category order, all strictly before `time`, [X] int64.
+      num_before: events of the category in all that the history shows before `time`, [X] int64.
       target_start, target_stop: targets = the distinct items of events `target_start:target_stop`, none of them before
         `time`, [X] int64.
       user, category: [X] int32.
@@ -40,6 +39,7 @@ class Examples:
 
     start: np.ndarray
     stop: np.ndarray
+    num_before: np.ndarray
     target_start: np.ndarray
     target_stop: np.ndarray
     user: np.ndarray
@@ -104,32 +104,26 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
             "no training examples: no user has an event after the first snapshot; lower "
             "--horizon_days or --window_days (the learned interest score needs snapshots with --examples=event, too)"
         )
-    user = order.segment_user[segment]
-    start = order.segment_offset[segment]
-    if config.model.history_events:
-        start = np.minimum(
-            stop, visible_segments(order, segment, visible_since(log, user, time, config.model.history_events))
-        )
+    user, window = order.segment_user[segment], hard_search_windows(config.model, log, order, segment, stop, time)
+    num_events = stop - window.start
+    num_tokens = num_events
     if config.model.subsequence == "items":
-        start = np.maximum(start, stop - config.model.max_events)
         within = order.num_distinct_within(config.model.max_events)
-        distinct = np.where(stop > start, within[np.maximum(stop - 1, 0)], 0)
-    else:
-        start = np.maximum(start, stop - config.model.max_length)
-        distinct = stop - start
+        num_tokens = np.minimum(num_events, np.where(num_events > 0, within[np.maximum(stop - 1, 0)], 0))
     as_of_times, as_of = np.unique(time, return_inverse=True)
     _, inverse = np.unique(user * len(as_of_times) + as_of, return_inverse=True)
     targets = np.bincount(inverse, target_stop - target_start)[inverse]
     return Examples(
-        start=start,
+        start=window.start,
         stop=stop,
+        num_before=window.num_before,
         target_start=target_start,
         target_stop=target_stop,
         user=user.astype(np.int32),
         category=order.segment_category[segment].astype(np.int32),
         time=time,
         stats_row=np.maximum(np.searchsorted(grid, time, side="right") - 1, 0).astype(np.int32),
-        length=np.minimum(np.minimum(distinct, stop - start), config.model.max_length).astype(np.int32),
+        length=np.minimum(num_tokens, config.model.max_length).astype(np.int32),
         weight=(np.maximum(targets, 1) ** -0.5).astype(np.float32),  # heavy buyers do not drown the others
         activity=user_activity(log, user, time, config.model.history_events),
     )

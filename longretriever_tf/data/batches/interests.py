@@ -8,18 +8,13 @@ import tensorflow as tf
 from longretriever_tf.data.batches.examples import Examples, previous_of_item
 from longretriever_tf.data.batches.pipeline import numbered_batches
 from longretriever_tf.data.batches.prepared_data import ExampleHistoryEmbeddings, Prepared
-from longretriever_tf.data.corpus import Corpus, EncodedLog
-from longretriever_tf.data.ranges import flat_ranges
-from longretriever_tf.data.recipe.interest_features import (
-    category_bag,
-    interest_features,
-    interest_score,
-    summarise_history,
-)
+from longretriever_tf.data.corpus import Corpus, EncodedLog, flat_ranges
+from longretriever_tf.data.recipe.interest_features import interest_features
 from longretriever_tf.data.recipe.item_stats import ItemStats
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.data.search.behavior_index import CategoryOrder
 from longretriever_tf.data.search.history_limit import visible_histories
+from longretriever_tf.data.search.history_summary import category_bag, summarise_history
 
 _MAX_PAIRS = 60_000
 """A batch holds about this many (history, category) pairs; bounds memory where categories are many."""
@@ -68,27 +63,18 @@ class HistoryReader:
 
     def read(
         self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor, stats_row: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Histories `start:stop` of the time-ordered log before `time`, [B] each.
 
         Returns:
-          features [B, C, F], the bag of categories [B, C], eq. 3's score [B, C].
+          features [B, C, F], the bag of categories [B, C].
         """
         history = hard_search.slice_events(*self._log, start, stop, time)
         summary = summarise_history(
             history, self._item_category, tf.shape(time)[0], self._num_categories, self._day_floor
         )
         features = interest_features(summary, tf.gather(self._category_stats, stats_row), self._category_size)
-        return features, category_bag(summary), summary.score
-
-    def score(self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor, day_floor: tf.Tensor) -> tf.Tensor:
-        """Eq. 3 alone, with any floor (days, scalar float32): [B, C]; the histories as `read` takes them."""
-        history = hard_search.slice_events(*self._log, start, stop, time)
-        pair = history.request * self._num_categories + tf.gather(self._item_category, history.item)
-        parts = interest_score(history.age, history.weight, day_floor)
-        num = tf.shape(time)[0]
-        sums = tf.math.unsorted_segment_sum(parts, pair, num * self._num_categories)
-        return tf.reshape(sums, [num, self._num_categories])
+        return features, category_bag(summary)
 
 
 class InterestSource:
@@ -147,7 +133,7 @@ class InterestSource:
 
     def build(self, rows: tf.Tensor) -> InterestBatch:
         """One batch of snapshot rows, [B] int64."""
-        features, bag, _ = self._reader.read(
+        features, bag = self._reader.read(
             tf.gather(self._start, rows),
             tf.gather(self._stop, rows),
             tf.gather(self._time, rows),

@@ -19,12 +19,11 @@ import scipy.sparse
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.text import is_text
-from longretriever_tf.data.corpus import Corpus, EncodedLog
-from longretriever_tf.data.ranges import flat_ranges
+from longretriever_tf.data.corpus import Corpus, EncodedLog, flat_ranges
 from longretriever_tf.data.recipe.item_svd import fit_item_svd
 from longretriever_tf.data.search.history_limit import visible_histories
+from longretriever_tf.data.search.user_activity import EMBEDDING_HALF_LIFE_DAYS
 
-HALF_LIFE_DAYS = 90.0
 LENGTH = 3.0
 """Length of a history embedding vector: entries are then of the size of standardised features."""
 
@@ -150,7 +149,7 @@ def build_history_embeddings(
     start, stop = visible_histories(log, user, time, history_events)
     for rows in np.array_split(np.arange(len(user)), int((stop - start).sum()) // _CHUNK_EVENTS + 1):
         row, event = flat_ranges(start[rows], stop[rows])
-        weight = np.exp2((log.timestamp[event] - time[rows][row]) / schema.DAY_S / HALF_LIFE_DAYS)
+        weight = np.exp2((log.timestamp[event] - time[rows][row]) / schema.DAY_S / EMBEDDING_HALF_LIFE_DAYS)
         counts = scipy.sparse.csr_matrix(
             (weight.astype(np.float32), (row, log.item[event])), shape=(len(rows), num_items)
         )
