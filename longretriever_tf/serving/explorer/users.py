@@ -64,7 +64,7 @@ def sample_users(log: "LifelongLog", as_of: int, num_users: int, chosen: Sequenc
 
     Args:
       log: the log.
-      time: seconds UTC; events at or after it are left out, and the page asks as of it.
+      as_of: seconds UTC; events at or after it are left out, and the page asks as of it.
       num_users: how many; fewer where fewer have an event before the time.
       chosen: ids as text; empty: by history length.
 
