@@ -24,7 +24,6 @@ from longretriever_tf.serving.client.request import (
     Interest,
     Request,
     make_columns,
-    make_rows,
     read_responses,
 )
 from longretriever_tf.serving.client.rest_transport import read_metadata
@@ -70,8 +69,6 @@ def test_columns_of_two_users_by_hand():
     kinds = {"DT_INT64": "int64", "DT_INT32": "int32", "DT_FLOAT": "float32"}
     for name, column in columns.items():
         assert column.dtype.kind == "O" or column.dtype.name == kinds[INPUTS[name].dtype]
-    rows = make_rows(columns)
-    assert [row["history_item_id"] for row in rows] == [[7, 0, 0], [1, 2, 3]] and rows[1]["taste"] == "b1"
 
 
 def test_weights_of_one_user_pad_with_nothing_and_the_others_count_one():
@@ -308,11 +305,11 @@ TURNED = [
 
 @pytest.mark.serving
 @pytest.mark.parametrize("requests", [PLAIN, TURNED], ids=["plain", "turned"])
-def test_both_transports_and_both_forms_agree(server, requests):
+def test_both_transports_agree(server, requests):
     rest, grpc = urls(server)
     answers = []
-    for url, options in ((rest, {}), (rest, {"rows": True}), (grpc, {})):
-        with connect(url, **options) as client:
+    for url in (rest, grpc):
+        with connect(url) as client:
             answers.append(client.retrieve(requests))
             one_by_one = [client.retrieve([request])[0] for request in requests]
         for together, alone in zip(answers[-1], one_by_one, strict=True):

@@ -125,11 +125,11 @@ def _rows(num: int = 1, **request_options) -> dict:
         (_rows(21), "takes at most 20 (--max_rows)"),
         (_rows(20, k=[100] * 20, num_interests=[5] * 20), "20 rows x 5 interests x (`k` 100 + 0 excluded items)"),
         (_rows(5, exclude_item_id=[list(range(900))] * 5), "(--max_request_candidates)"),
-        (_rows(1, forbidden_category=[["c1"] * 900]), "Name each category once"),
+        (_rows(1, forbidden_category=[["c1"] * 900]), "name each category once"),
         (_rows(1, forced_category=[["c1"] * 900], forced_weight=[[1.0] * 900]), "(--max_request_candidates)"),
         ({"signature_name": "item_embeddings", "inputs": {"item_id": [100] * 60}}, "(--max_reply_values)"),
-        ({"inputs": {"x": [0] * 50_000}}, "reads at most 40000 (--max_request_values)"),
-        ({"inputs": [[]] * 25_000}, "reads at most 40000 (--max_request_values)"),
+        ({"inputs": {"x": [0] * 50_000}}, "takes at most 40000 (--max_request_values)"),
+        ({"inputs": [[]] * 25_000}, "takes at most 40000 (--max_request_values)"),
         (_rows(3, request_timestamp=[NOW] * 2), "`request_timestamp` has 2, "),
         (_rows(3, history_item_id=[[100, 101]]), "`history_item_id` has 1"),
         (_rows(2, k=[5] * 3), "`k` has 3"),
@@ -255,7 +255,8 @@ def test_a_request_whose_caller_has_gone_is_not_begun(tmp_path):
             with socket.create_connection(("127.0.0.1", server.rest_port)) as sock:
                 sock.sendall(head.encode() + body)
                 time.sleep(0.05)
-        assert predict(server, SLOW | {"instances": [0]})["predictions"][0]["version"] == 1
+        quick = SLOW | {"instances": [0]}
+        wait_until(lambda: call(server, "POST", "/v1/models/toy:predict", quick)[0] == 200)
         first.join()
         page = call(server, "GET", path)[1].decode()
     counts = {

@@ -37,15 +37,12 @@ class PredictBody(NamedTuple):
 def parse_predict(
     body: bytes, dtypes_of: Callable[[str], Mapping[str, int]], limits: RequestLimits = DEFAULT_LIMITS
 ) -> PredictBody:
-    """Reads a predict request.
+    """Reads a predict request; INVALID_ARGUMENT names what is wrong.
 
     Args:
       body: JSON text.
       dtypes_of: the inputs of the named signature ("": the default one) and their dtypes; raises for an unknown one.
       limits: what is too large to be parsed.
-
-    Raises:
-      ServingError: INVALID_ARGUMENT, naming the input that is wrong.
     """
     check_json_size(body, limits)
     document = parse_object(body)
@@ -61,11 +58,7 @@ def parse_predict(
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """The JSON object that a request body must be.
-
-    Raises:
-      ServingError: INVALID_ARGUMENT, it is not JSON in UTF-8, or not an object.
-    """
+    """The JSON object that a request body must be; INVALID_ARGUMENT where it is not."""
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -76,12 +69,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 
 def to_array(name: str, value: Any, number: int) -> np.ndarray:
-    """A JSON value, nested to any depth, as an array; text becomes an object array of bytes.
-
-    Args:
-      name: the input's, for messages.
-      value: as parsed.
-      number: the dtype's enum.
+    """A JSON value, nested to any depth, as an array of the dtype; text becomes an object array of bytes.
 
     Raises:
       ServingError: INVALID_ARGUMENT, ragged lists or a value of another type; UNIMPLEMENTED, no JSON form.

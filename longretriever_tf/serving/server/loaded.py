@@ -53,7 +53,7 @@ class LoadedModel:
         timeout_s: float = 0.0,
         on_close: Callable[[object], None] = lambda graph: None,
     ) -> None:
-        """Loads `path`.
+        """Loads the SavedModel at `path`.
 
         Args:
           name: the model's.
@@ -63,7 +63,7 @@ class LoadedModel:
           on_close: called with the graph once the model is closed, on the thread that let it go.
 
         Raises:
-          ServingError: NOT_FOUND, DATA_LOSS or another, as TensorFlow Serving would report it.
+          ServingError: NOT_FOUND, there is none; DATA_LOSS or another code, it is broken.
         """
         self._options = config_pb2.RunOptions(timeout_in_ms=int(timeout_s * 1000))
         self._on_close = on_close

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 
-_LATENCY_BOUNDS = tuple(10 * 1.8**power for power in range(33))
+_BOUNDS = tuple(10 * 1.8**power for power in range(33))
 
 COUNTERS = {
     "request_count": (":tensorflow:serving:request_count", ("model_name", "status")),
@@ -20,11 +20,11 @@ COUNTERS = {
 """Short name -> (exported name, labels); load_latency is a counter of microseconds there, too."""
 
 HISTOGRAMS = {
-    "request_latency": (":tensorflow:serving:request_latency", ("model_name", "API", "entrypoint"), _LATENCY_BOUNDS),
-    "runtime_latency": (":tensorflow:serving:runtime_latency", ("model_name", "API", "runtime"), _LATENCY_BOUNDS),
-    "warmup_latency": (":tensorflow:serving:model_warmup_latency", ("model_path", "status"), _LATENCY_BOUNDS),
+    "request_latency": (":tensorflow:serving:request_latency", ("model_name", "API", "entrypoint")),
+    "runtime_latency": (":tensorflow:serving:runtime_latency", ("model_name", "API", "runtime")),
+    "warmup_latency": (":tensorflow:serving:model_warmup_latency", ("model_path", "status")),
 }
-"""Short name -> (exported name, labels, upper bounds of the buckets); latencies in microseconds."""
+"""Short name -> (exported name, labels); in microseconds."""
 
 
 class Metrics:
@@ -44,10 +44,7 @@ class Metrics:
     def observe(self, name: str, value: float, *labels: str) -> None:
         """Adds a value to a histogram."""
         with self._lock:
-            cells = self._histograms[name]
-            if labels not in cells:
-                cells[labels] = _Histogram(HISTOGRAMS[name][2])
-            cells[labels].add(value)
+            self._histograms[name].setdefault(labels, _Histogram()).add(value)
 
     @contextlib.contextmanager
     def timed(self, name: str, *labels: str) -> Iterator[None]:
@@ -71,7 +68,7 @@ class Metrics:
                 lines.append(f"# TYPE {exported} counter")
                 for labels, value in sorted(self._counts[name].items()):
                     lines.append(f"{exported}{{{_labels(label_names, labels)}}} {value}")
-            for name, (exported, label_names, _) in HISTOGRAMS.items():
+            for name, (exported, label_names) in HISTOGRAMS.items():
                 lines.append(f"# TYPE {exported} histogram")
                 for labels, histogram in sorted(self._histograms[name].items()):
                     lines += histogram.lines(exported, _labels(label_names, labels))
@@ -79,13 +76,12 @@ class Metrics:
 
 
 class _Histogram:
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self._buckets = [0] * (len(bounds) + 1)
+    def __init__(self) -> None:
+        self._buckets = [0] * (len(_BOUNDS) + 1)
         self._sum = 0.0
 
     def add(self, value: float) -> None:
-        self._buckets[bisect.bisect_right(self._bounds, value)] += 1
+        self._buckets[bisect.bisect_right(_BOUNDS, value)] += 1
         self._sum += value
 
     def lines(self, name: str, labels: str) -> list[str]:
@@ -94,7 +90,7 @@ class _Histogram:
         lines = []
         for number, count in enumerate(self._buckets):
             total += count
-            bound = f"{self._bounds[number]:g}" if number < len(self._bounds) else "+Inf"
+            bound = f"{_BOUNDS[number]:g}" if number < len(_BOUNDS) else "+Inf"
             lines.append(f'{name}_bucket{{{before}le="{bound}"}} {total}')
         return [*lines, f"{name}_sum{{{labels}}} {self._sum:g}", f"{name}_count{{{labels}}} {total}"]
 

@@ -19,11 +19,7 @@ def always() -> bool:
 
 
 def check_wanted(is_wanted: IsWanted) -> None:
-    """Drops a request whose caller has gone before its turn came.
-
-    Raises:
-      ServingError: CANCELLED.
-    """
+    """Drops a request whose caller has gone before its turn came: CANCELLED."""
     if not is_wanted():
         raise ServingError("CANCELLED", "the caller has gone: the request was not begun")
 
@@ -36,18 +32,9 @@ def predict(
     limits: RequestLimits = DEFAULT_LIMITS,
     is_wanted: IsWanted = always,
 ) -> dict[str, np.ndarray]:
-    """Runs a signature.
+    """The outputs of a signature by name: those of `output_filter`, or all where it is empty.
 
-    Args:
-      model: held by the caller.
-      signature: of that model.
-      inputs: arrays by input name; inputs that the signature has a default for may be missing.
-      output_filter: outputs wanted; none means all.
-      limits: what a request may ask of the memory.
-      is_wanted: whether the caller still waits.
-
-    Returns:
-      The outputs by name.
+    `inputs` may lack inputs that the signature has a default for. The caller holds the model.
 
     Raises:
       ServingError: INVALID_ARGUMENT, naming the input at fault; CANCELLED, nobody waits; or what the graph says.

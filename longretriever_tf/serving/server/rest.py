@@ -51,14 +51,7 @@ class RestApi:
         self._manager, self._metrics, self._limits, self._metrics_path = manager, metrics, limits, metrics_path
 
     def handle(self, method: str, path: str, body: bytes, is_wanted: IsWanted = always) -> Reply:
-        """Answers one request; never raises.
-
-        Args:
-          method: in capitals.
-          path: as sent: percent-encoded, without the query.
-          body: the whole body.
-          is_wanted: whether the caller still waits.
-        """
+        """Answers one request; never raises. The path is as sent: percent-encoded, without the query."""
         if path == self._metrics_path:
             return Reply(200, self._metrics.page().encode(), "text/plain")
         if not path.startswith(_API):

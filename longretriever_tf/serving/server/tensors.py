@@ -22,17 +22,12 @@ _FIELDS = dict.fromkeys(("int32", "int16", "int8", "uint8"), "int_val") | {
 
 
 def arrays_of(inputs: Mapping[str, Any], limits: RequestLimits = UNLIMITED) -> dict[str, np.ndarray]:
-    """The inputs of a PredictRequest as arrays.
+    """TensorProtos by name as arrays.
 
     A TensorProto may declare any shape and repeat one value over it, so shapes are checked before they are filled.
 
-    Args:
-      inputs: TensorProto by name.
-      limits: what is too large.
-
     Raises:
-      ServingError: INVALID_ARGUMENT, a tensor of an unknown dtype, one whose content does not fit its shape, or one
-        that is too large.
+      ServingError: INVALID_ARGUMENT, an unknown dtype, content that does not fit the shape, or more than `limits`.
     """
     for name, proto in inputs.items():
         if proto.tensor_shape.unknown_rank:
