@@ -8,12 +8,13 @@ import tensorflow as tf
 
 from longretriever_tf.common import schema
 from longretriever_tf.config.config import Config, RetrievalConfig
-from longretriever_tf.data.batches.interests import HistoryReader
 from longretriever_tf.data.batches.prepared_data import Prepared
+from longretriever_tf.data.recipe.interest_features import interest_features
 from longretriever_tf.data.recipe.tokens import make_tokens
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.data.search.behavior_index import hard_search_windows
 from longretriever_tf.data.search.history_limit import visible_histories
+from longretriever_tf.data.search.history_summary import HistorySummary, category_bag, summarise_history
 from longretriever_tf.data.search.user_activity import user_activity
 from longretriever_tf.models.build import Models
 from longretriever_tf.models.interest_model import TASKS
@@ -97,20 +98,22 @@ class RetrievalOracle:
 
     def eq3(self, users: np.ndarray, day_floor: float) -> np.ndarray:
         """Eq. 3, [B, C]."""
-        return self._read(users, day_floor)[2].numpy()
+        return self._summarise(users, day_floor).score.numpy()
 
     def log_share(self, users: np.ndarray, task: str) -> np.ndarray:
         """The learned log p(category | user), [B, C]."""
-        features, bag, _ = self._read(users, 1.0)
-        learned = self.models.interest(features, bag, tf.constant(self.prepared.history_embedding[users]))
-        return learned[:, :, TASKS.index(task)].numpy()
+        summary, corpus = self._summarise(users), self.prepared.corpus
+        stats = tf.repeat(tf.constant(self.prepared.stats.category[-1:]), len(users), axis=0)
+        features = interest_features(summary, stats, tf.constant(np.diff(corpus.category_offset), tf.float32))
+        embedding = tf.constant(self.prepared.history_embedding[users])
+        return self.models.interest(features, category_bag(summary), embedding)[:, :, TASKS.index(task)].numpy()
 
-    def _read(self, users: np.ndarray, day_floor: float) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        prepared, time = self.prepared, np.full(len(users), self.prepared.as_of)
-        reader = HistoryReader(prepared.corpus, prepared.log, prepared.stats, day_floor)
-        bounds = visible_histories(prepared.log, users, time, self.config.model.history_events)
-        row = np.full(len(users), len(prepared.stats.time) - 1, np.int32)
-        return reader.read(*map(tf.constant, (*bounds, time, row)))
+    def _summarise(self, users: np.ndarray, day_floor: float = 1.0) -> HistorySummary:
+        log, corpus, time = self.prepared.log, self.prepared.corpus, np.full(len(users), self.prepared.as_of)
+        bounds = visible_histories(log, users, time, self.config.model.history_events)
+        events = hard_search.slice_events(*map(tf.constant, (log.item, log.timestamp, log.weight, *bounds, time)))
+        category = tf.constant(corpus.item_category)
+        return summarise_history(events, category, tf.constant(len(users)), corpus.num_categories, day_floor)
 
     def _seen(self, users: np.ndarray) -> list[np.ndarray]:
         time = np.full(len(users), self.prepared.as_of)
@@ -124,8 +127,8 @@ class RetrievalOracle:
         known = np.arange(self.prepared.corpus.num_categories) >= schema.FIRST_KNOWN
         if retrieval.interest == "paper":
             score = self.eq3(users, retrieval.day_floor)
-            with np.errstate(divide="ignore"):
-                return score, np.log(score / score.sum(1, keepdims=True)), known & (score > 0)
+            share = score / score.sum(1, keepdims=True)
+            return score, np.log(np.maximum(share, 1e-30)), known & (score > 0)
         drawn_by = self.log_share(users, "all")  # whatever the task: see `requests.InterestScores`
         return drawn_by, self.log_share(users, task), np.broadcast_to(known, drawn_by.shape)
 

@@ -13,7 +13,7 @@ from worlds import START, block_world, make_log
 from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.config.config import Config, ModelConfig, TrainConfig
 from longretriever_tf.data.batches.in_context import BatchSource, _sampling_probability, plan_epoch
-from longretriever_tf.data.batches.interests import HistoryReader, InterestSource
+from longretriever_tf.data.batches.interests import InterestSource
 from longretriever_tf.data.batches.prepared_data import example_history_embeddings, prepare, prepare_examples
 from longretriever_tf.datasets.complete_journey import complete_journey_dataset_builder as complete_journey
 from longretriever_tf.datasets.splits import global_time_cuts
@@ -179,8 +179,7 @@ def everything(log, config, cut=CUT):
     source = BatchSource(config, prepared, examples)
     plan = plan_epoch(config, examples, corpus.category_offset, 0)
     batches = [tensor for batch in source.make_dataset(plan).take(5) for tensor in batch]
-    reader = HistoryReader(corpus, encoded, prepared.stats, 1.0)
-    interest = InterestSource(prepared, snapshots, example_history_embeddings(config, prepared, snapshots), reader, 1)
+    interest = InterestSource(prepared, snapshots, example_history_embeddings(config, prepared, snapshots), 1)
     return {
         **fields("corpus", corpus),
         **fields("log", encoded, ["user_id", "profile", "offset"]),

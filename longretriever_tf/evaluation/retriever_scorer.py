@@ -107,7 +107,8 @@ class LongRetrieverScorer(TaskScorer):
             lambda column: tf.TensorSpec(column.shape, column.dtype), self._look_up.structured_outputs
         )
         pairs = tf.TensorSpec([None], tf.int32)
-        self._encode = tf.function(self._encode_pairs, input_signature=[requests, pairs, pairs], autograph=False)
+        encode = tf.function(self._encode_pairs, input_signature=[requests, pairs, pairs], autograph=False)
+        self._encode = encode.get_concrete_function()
 
     def _set_retrieval(self, retrieval: RetrievalConfig, every_category: bool) -> None:
         self._retrieval, self._every_category = retrieval, every_category
