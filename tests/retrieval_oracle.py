@@ -9,6 +9,7 @@ import tensorflow as tf
 from longretriever_tf.common import schema
 from longretriever_tf.config.config import Config, RetrievalConfig
 from longretriever_tf.data.batches.prepared_data import Prepared
+from longretriever_tf.data.recipe.history_embedding import build_history_embeddings
 from longretriever_tf.data.recipe.interest_features import interest_features
 from longretriever_tf.data.recipe.tokens import make_tokens
 from longretriever_tf.data.search import hard_search
@@ -60,6 +61,11 @@ class RetrievalOracle:
 
     def logits(self, users: np.ndarray) -> np.ndarray:
         """Logits of every item by its own category's user vector, [B, V]; -inf for reserved rows."""
+        category = self.prepared.corpus.item_category
+        return self.corpus_logits(users)[:, category, np.arange(len(category))]
+
+    def corpus_logits(self, users: np.ndarray) -> np.ndarray:
+        """Logits of every item by the user vector of every category, [B, C, V]; -inf for reserved rows."""
         config, prepared, retriever = self.config.model, self.prepared, self.models.retriever
         corpus, order = prepared.corpus, prepared.order
         user = np.repeat(users, corpus.num_categories)
@@ -85,16 +91,14 @@ class RetrievalOracle:
                 tokens.features,
                 tf.constant(category, tf.int32),
                 tf.constant(prepared.log.profile[user]),
-                tf.constant(prepared.history_embedding[user]),
+                tf.constant(self._embed(user)),
             )
         )
-        embedding = state.embedding.numpy().reshape(len(users), corpus.num_categories, -1)[:, corpus.item_category]
-        logits = (embedding * (vectors.numpy() / config.temperature)).sum(2) + bias.numpy()
+        logits = state.embedding.numpy() @ vectors.numpy().T / config.temperature + bias.numpy()
         pair, slot = np.nonzero(tokens.item.numpy())
-        items = tokens.item.numpy()[pair, slot]
-        np.add.at(logits, (pair // corpus.num_categories, items), state.repeat_logit.numpy()[pair, slot])
+        np.add.at(logits, (pair, tokens.item.numpy()[pair, slot]), state.repeat_logit.numpy()[pair, slot])
         logits[:, : schema.FIRST_KNOWN] = -np.inf
-        return logits
+        return logits.reshape(len(users), corpus.num_categories, -1)
 
     def eq3(self, users: np.ndarray, day_floor: float) -> np.ndarray:
         """Eq. 3, [B, C]."""
@@ -105,8 +109,15 @@ class RetrievalOracle:
         summary, corpus = self._summarise(users), self.prepared.corpus
         stats = tf.repeat(tf.constant(self.prepared.stats.category[-1:]), len(users), axis=0)
         features = interest_features(summary, stats, tf.constant(np.diff(corpus.category_offset), tf.float32))
-        embedding = tf.constant(self.prepared.history_embedding[users])
+        embedding = tf.constant(self._embed(users))
         return self.models.interest(features, category_bag(summary), embedding)[:, :, TASKS.index(task)].numpy()
+
+    def _embed(self, users: np.ndarray) -> np.ndarray:
+        prepared, time = self.prepared, np.full(len(users), self.prepared.as_of)
+        rows = prepared.history_embedding_rows
+        return build_history_embeddings(
+            prepared.log, prepared.user_fold, rows, users, time, self.config.model.history_events
+        )
 
     def _summarise(self, users: np.ndarray, day_floor: float = 1.0) -> HistorySummary:
         log, corpus, time = self.prepared.log, self.prepared.corpus, np.full(len(users), self.prepared.as_of)

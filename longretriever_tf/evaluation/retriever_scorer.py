@@ -8,7 +8,6 @@ items, and `MERGES` merges whole categories.
 import copy
 import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -35,14 +34,6 @@ _MAX_PAIRS = 20_000
 
 _NO_VALUE = "\x00"
 """Of a profile column: a text that no log holds, so that the look-up finds nothing."""
-
-
-class _Encoded(NamedTuple):
-    """R encoded (user, category) pairs: vectors [R, D], and S_u with what its items gain, [R, L] each."""
-
-    embedding: np.ndarray
-    item: np.ndarray
-    repeat_logit: np.ndarray
 
 
 class _Answers:
@@ -160,21 +151,6 @@ class LongRetrieverScorer(TaskScorer):
         parts = [requests.interests for _, requests in self._requests(users)]
         return InterestScores(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
-    def encode(self, users: np.ndarray, category: np.ndarray) -> _Encoded:
-        """S_u and user vectors of one category per user.
-
-        Args:
-          users: rows of the log, [B].
-          category: of each user, [B].
-        """
-        parts = []
-        for rows, requests in self._requests(users):
-            at = tf.cast(category[rows], tf.int32)
-            parts.append([part.numpy() for part in self._encode(requests, tf.range(tf.size(at)), at)])
-        width = max(item.shape[1] for _, item, _ in parts)
-        wide = [(embedding, *(_widen(part, width) for part in padded)) for embedding, *padded in parts]
-        return _Encoded(*(np.concatenate(part) for part in zip(*wide, strict=True)))
-
     def corpus_logits(self, users: np.ndarray, category: np.ndarray) -> np.ndarray:
         """Logits of the whole corpus by the user vector of one category per user: no search within categories.
 
@@ -185,10 +161,13 @@ class LongRetrieverScorer(TaskScorer):
         Returns:
           [B, V] float32; -inf for reserved rows.
         """
-        encoded = self.encode(users, category)
-        logits = encoded.embedding @ self._item_vectors.T + self._item_bias
-        row, slot = np.nonzero(encoded.item)
-        np.add.at(logits, (row, encoded.item[row, slot]), encoded.repeat_logit[row, slot])
+        logits = np.empty((len(users), len(self._item_bias)), np.float32)
+        for rows, requests in self._requests(users):
+            at = tf.cast(category[rows], tf.int32)
+            embedding, item, repeat_logit = (part.numpy() for part in self._encode(requests, tf.range(tf.size(at)), at))
+            logits[rows] = embedding @ self._item_vectors.T + self._item_bias
+            row, slot = np.nonzero(item)
+            np.add.at(logits[rows], (row, item[row, slot]), repeat_logit[row, slot])
         logits[:, : schema.FIRST_KNOWN] = -np.inf
         return logits
 
@@ -351,11 +330,6 @@ class LongRetrieverScorer(TaskScorer):
             # What is left out (-inf) stays so under every merge.
             out[rows, items] = np.where(block > -np.inf, merged, block) if needs_rank else merged
         return out
-
-
-def _widen(rows: np.ndarray, width: int) -> np.ndarray:
-    """Padded by 0 on the right, [n, width]."""
-    return np.pad(rows, [(0, 0), (0, width - rows.shape[1])])
 
 
 def _ranks_of_best(logits: np.ndarray, k: int) -> np.ndarray:

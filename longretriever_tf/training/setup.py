@@ -162,7 +162,7 @@ def held_out_truth(config: Config, log: LifelongLog, prepared: Prepared) -> tupl
     corpus, stop = prepared.corpus, prepared.corpus.cut
     start = stop - round(config.data.window_days * DAY_S)
     arrays = {"item_svd": prepared.item_svd, "taste_rows": prepared.history_embedding_rows}
-    requests = prepare_requests(config, log, corpus, arrays, start)
+    requests = prepare_requests(log, corpus, arrays, start)
     whole = encode_log(log, corpus)
     is_asked = held_out_users(config, log.num_users)[whole.event_user()] | (whole.timestamp < start)
     asked = dataclasses.replace(
