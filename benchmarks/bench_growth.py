@@ -124,17 +124,17 @@ def ask(folder: str, plan: dict[str, int], rounds: int) -> None:
     model = LoadedModel("bench", 1, folder)
     signature = model.signatures["serving_default"]
     feeds = dict(signature.defaults) | _columns(plan)
-    inputs, outputs = {name: feeds[name] for name in signature.inputs}, sorted(signature.outputs)
+    inputs = {name: feeds[name] for name in signature.inputs}
     tiny = inputs | {name: inputs[name][:, :1] for name in ("history_item_id", "history_timestamp")}
-    model.run(signature, tiny, outputs)
+    model.run(signature, tiny)
     # Freed memory is kept, so what a request made the process grow by is the most that it held at once.
     ctypes.CDLL(None).malloc_trim(0)
     loaded_mb = _memory_mb()
-    model.run(signature, inputs, outputs)
+    model.run(signature, inputs)
     took = []
     for _ in range(rounds):
         start = time.process_time()
-        model.run(signature, inputs, outputs)
+        model.run(signature, inputs)
         took.append(1000 * (time.process_time() - start))
     facts = {"cpu_ms": float(np.median(took)), "loaded_mb": loaded_mb, "request_mb": _memory_mb() - loaded_mb}
     print(json.dumps(facts))

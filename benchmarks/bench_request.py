@@ -214,7 +214,7 @@ def ask_ours(folder: str, plan: Mapping[str, Any]) -> None:
             corpus, model.signatures["search"], _histories(corpus, size, plan["length"]), plan["interests"]
         )
         steps = {part: _caller(model, part, feeds) for part in _PARTS}
-        answer = dict(zip(sorted(model.signatures["search"].outputs), steps["search"](), strict=True))
+        answer = steps["search"]()
         steps |= _json_steps(model, feeds, answer)
         took = _interleaved(steps, plan["rounds"])
         parts = {"history": took["history"]}
@@ -306,20 +306,20 @@ def _columns(
 
 def _caller(model: Any, name: str, feeds: Mapping[str, np.ndarray]) -> Callable[[], Any]:
     signature = model.signatures[name]
-    inputs, outputs = {one: feeds[one] for one in signature.inputs}, sorted(signature.outputs)
-    return lambda: model.run(signature, inputs, outputs)
+    inputs = {one: feeds[one] for one in signature.inputs}
+    return lambda: model.run(signature, inputs)
 
 
 def _json_steps(model: Any, feeds: Mapping[str, np.ndarray], answer: Mapping[str, np.ndarray]) -> dict[str, Callable]:
     from longretriever_tf.serving.server.json_replies import write_columns
-    from longretriever_tf.serving.server.json_requests import Expected, parse_predict
+    from longretriever_tf.serving.server.json_requests import parse_predict
 
     def plain(array: np.ndarray) -> Any:
         return np.vectorize(bytes.decode, [object])(array).tolist() if array.dtype == object and array.size else array
 
     inputs = {name: np.asarray(plain(array)).tolist() for name, array in feeds.items()}
     body = json.dumps({"inputs": inputs}, separators=(",", ":")).encode()
-    dtypes = Expected({name: spec.dtype for name, spec in model.signatures["search"].inputs.items()})
+    dtypes = {name: spec.dtype for name, spec in model.signatures["search"].inputs.items()}
     return {"decode": lambda: parse_predict(body, lambda name: dtypes), "encode": lambda: write_columns(answer)}
 
 

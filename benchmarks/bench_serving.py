@@ -66,7 +66,6 @@ def _server(folder: str) -> Iterator[tuple[int, int]]:
     """The server on free ports (REST, gRPC), until the block ends."""
     rest, grpc = _free_port(), _free_port()
     words = [f"--model_name={_MODEL}", f"--model_base_path={folder}", f"--rest_api_port={rest}", f"--port={grpc}"]
-    words += ["--max_num_load_retries=1", "--load_retry_interval_micros=1000000"]  # else a broken version keeps trying
     with tempfile.TemporaryFile() as log:
         child = subprocess.Popen([sys.executable, "-m", "longretriever_tf.serve", *words], stdout=log, stderr=log)
         try:

@@ -47,5 +47,5 @@ def start_towers(config: Any) -> Start:
     source_s = time.perf_counter() - start
     models = build_models(config, prepared.corpus, prepared.item_svd)
     phase = Phase("towers", config.train.epochs, models.retriever, source, config.train.seed)
-    set_token_scale(models.retriever, source.make_dataset(0).take(16))
+    set_token_scale(models.retriever.user_tower, source.make_dataset(0).take(16))
     return Start(log, cuts, prepared, examples, source, models, phase, prepare_s, source_s)

@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
     with stage("loading TensorFlow"):
         from longretriever_tf.retrieval.export.catalogue_version import export_version
         from longretriever_tf.retrieval.export.publish import publish
-        from longretriever_tf.serving.server.replay import check_in_fresh_process
+        from longretriever_tf.serving.server.warmup import check_in_fresh_process
 
     with stage(f"reading the run {_RUN_DIR.value}"):
         source, holds = export_version(config, _CATALOGUE.value, _NEW_ITEMS.value)

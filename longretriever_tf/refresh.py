@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
         from longretriever_tf.retrieval.export.publish import publish
         from longretriever_tf.retrieval.export.refresh import Catalogue, refresh_version
         from longretriever_tf.retrieval.export.saved_model import latest_version
-        from longretriever_tf.serving.server.replay import check_in_fresh_process
+        from longretriever_tf.serving.server.warmup import check_in_fresh_process
 
     version_dir = latest_version(_EXPORT_DIR.value)
     catalogue = Catalogue(

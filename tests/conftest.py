@@ -79,7 +79,6 @@ def toy_server(tmp_path_factory):
     from toy_models import save_toy
 
     from longretriever_tf.serving.server import config_files
-    from longretriever_tf.serving.server.manager import LoadOptions
 
     base = str(tmp_path_factory.mktemp("toy"))
     for version in (1, 2):
@@ -88,8 +87,7 @@ def toy_server(tmp_path_factory):
     model = config.model_config_list.config[0]
     model.model_version_policy.all.SetInParent()
     model.version_labels.update({"stable": 1, "canary": 2, "next": 9})
-    loading = LoadOptions(poll_wait_s=0.05, allow_labels_for_unavailable=True)
-    with serving(config, loading=loading, metrics_path=config_files.PROMETHEUS_PATH, max_history=50) as server:
+    with serving(config, metrics=True, max_history=50) as server:
         yield server
 
 

@@ -5,6 +5,7 @@ import http.client
 import itertools
 import json
 import os
+import pathlib
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -14,23 +15,40 @@ import grpc
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 from tensorflow_serving.config import model_server_config_pb2
 
+from longretriever_tf.serving.explorer.page import explorer_over
 from longretriever_tf.serving.server import config_files
-from longretriever_tf.serving.server.manager import LoadOptions
-from longretriever_tf.serving.server.server import ModelServer, ServerOptions
+from longretriever_tf.serving.server.options import ServerOptions
+from longretriever_tf.serving.server.server import ModelServer
 
-QUICK = LoadOptions(poll_wait_s=0.05, max_num_load_retries=1, load_retry_interval_micros=50_000)
-"""Looks for versions 20 times a second, gives a broken one up after its second failure."""
+OPTIONS = {
+    "port": -1,
+    "rest_api_port": -1,
+    "file_system_poll_wait_seconds": 0.05,
+    "rest_api_num_threads": 16,
+    "rest_api_timeout_in_ms": 600_000,
+    "shutdown_grace_seconds": 5.0,
+}
+"""Free ports, looks for versions 20 times a second, and time for a busy machine."""
+
+METRICS = str(pathlib.Path(__file__).resolve().parent.parent / "serving" / "monitoring.config")
 
 
 @contextlib.contextmanager
-def serving(config: model_server_config_pb2.ModelServerConfig | str, **options: Any) -> Iterator[ModelServer]:
+def serving(
+    config: model_server_config_pb2.ModelServerConfig | str,
+    *,
+    metrics: bool = False,
+    explorer: bool = False,
+    explorer_users: str = "",
+    **options: Any,
+) -> Iterator[ModelServer]:
     """A started server on free ports, for the base path of model `toy` or a whole config."""
     if isinstance(config, str):
         config = config_files.one_model("toy", config)
-    server = ModelServer(
-        config,
-        ServerOptions(**{"loading": QUICK, "num_threads": 16, "rest_timeout_s": 600.0, "grace_s": 5.0} | options),
-    )
+    if metrics:
+        options["monitoring_config_file"] = METRICS
+    extend = (explorer_over(explorer_users),) if explorer else ()
+    server = ModelServer(config, ServerOptions(**OPTIONS | options), *extend)
     server.start()
     try:
         yield server

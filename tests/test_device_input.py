@@ -61,7 +61,7 @@ def build(model: dict | None = None, **train) -> World:
     retriever = build_models(config, prepared.corpus, prepared.item_svd).retriever
     source = BatchSource(config, prepared, examples)
     ordinary = Phase("towers", config.train.epochs, retriever, source, config.train.seed)
-    set_token_scale(retriever, source.make_dataset(0).take(8))
+    set_token_scale(retriever.user_tower, source.make_dataset(0).take(8))
     device = DevicePhase(
         "towers", config.train.epochs, retriever, DeviceSource(config, prepared, source), config.train.seed
     )

@@ -36,7 +36,7 @@ def test_every_file_of_the_page_is_installed_with_the_package():
     setup = configparser.ConfigParser()
     setup.read(pathlib.Path(__file__).parent.parent / "setup.cfg")
     patterns = setup["options.package_data"]["longretriever_tf.serving.explorer"].split()
-    names = [path.name for path in PAGE.iterdir()]
+    names = [path.name for path in PAGE.iterdir() if path.is_file() and path.suffix != ".py"]
     assert {"index.html", "style.css", "main.js"} <= set(names)
     assert [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)] == []
 

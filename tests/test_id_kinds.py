@@ -183,10 +183,10 @@ def question(chain: Chain, **request_options: Any) -> Request:
 
 @pytest.mark.slow
 @pytest.mark.serving
-@pytest.mark.parametrize("way", ["rest", "rest by rows", "grpc", "grpc, batched"])
+@pytest.mark.parametrize("way", ["rest", "grpc", "grpc, batched"])
 def test_ids_come_back_equal_and_each_can_be_left_out(chain, server, way):
     url = f"http://127.0.0.1:{server.rest_port}" if way.startswith("rest") else f"grpc://127.0.0.1:{server.grpc_port}"
-    options = ClientOptions(rows=way == "rest by rows", batched=way == "grpc, batched")
+    options = ClientOptions(batched=way == "grpc, batched")
     excluded = [[], *([raw] for raw in chain.offered)]
     with Client(url, options=options) as client:
         answers = client.retrieve([question(chain, exclude_item_id=ids) for ids in excluded])

@@ -28,7 +28,7 @@ def make_world(log, config: Config) -> tuple[Prepared, BatchSource, LongRetrieve
     prepared = prepare(config, log, int(log.timestamp.max()) - 14 * schema.DAY_S)
     source = BatchSource(config, prepared, prepare_examples(config, prepared)[0])
     model = build_models(config, prepared.corpus, prepared.item_svd).retriever
-    set_token_scale(model, source.make_dataset(0).take(8))
+    set_token_scale(model.user_tower, source.make_dataset(0).take(8))
     return prepared, source, model
 
 

@@ -82,7 +82,7 @@ def test_without_an_answer_the_report_is_still_json():
 @pytest.mark.serving
 def test_the_command(trained, tmp_path):
     output = str(tmp_path / "load.json")
-    with serving(os.path.abspath(trained.export_dir), num_threads=4) as server:
+    with serving(os.path.abspath(trained.export_dir), rest_api_num_threads=4) as server:
         done = run_module(
             "serving.load_test",
             f"--url=http://127.0.0.1:{server.rest_port}",

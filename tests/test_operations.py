@@ -14,7 +14,7 @@ from serving_clients import free_ports
 from trained import ROOT, command, run_module
 
 from longretriever_tf.serving.server import config_files
-from longretriever_tf.serving.server.replay import replay
+from longretriever_tf.serving.server.warmup import replay
 
 SERVING = ROOT / "serving"
 METRICS_PATH = "/monitoring/prometheus/metrics"
@@ -27,10 +27,7 @@ def test_models_config_names_the_labels():
     assert model.model_version_policy.WhichOneof("policy_choice") == "all"
 
 
-def test_batching_and_monitoring_parse():
-    batching = config_files.read_batching(str(SERVING / "batching_parameters.txt"))
-    assert (batching.max_batch_size, batching.batch_timeout_micros) == (32, 2000)
-    assert batching.pad_variable_length_inputs
+def test_monitoring_parses():
     assert config_files.read_monitoring(str(SERVING / "monitoring.config")) == METRICS_PATH
 
 
@@ -116,10 +113,7 @@ def served(trained, directory: pathlib.Path):
         "--port=0",
         f"--rest_api_port={port}",
         f"--model_config_file={config}",
-        "--allow_version_labels_for_unavailable_models",
         f"--monitoring_config_file={SERVING}/monitoring.config",
-        "--enable_batching",
-        f"--batching_parameters_file={SERVING}/batching_parameters.txt",
     )
     log = (directory / "serve.log").open("w")
     child = subprocess.Popen(command("serve", *flags), cwd=ROOT, stdout=log, stderr=log)

@@ -22,7 +22,7 @@ from longretriever_tf.retrieval.export.refresh import Catalogue, refresh_corpus,
 from longretriever_tf.retrieval.export.saved_model import extra_config_dir, load_extra, versions
 from longretriever_tf.retrieval.fingerprint import fingerprint_towers, read_fingerprint
 from longretriever_tf.retrieval.request_options import default_columns
-from longretriever_tf.serving.server.replay import replay
+from longretriever_tf.serving.server.warmup import replay
 
 NEW, GONE, MOVED, ALTERED = 900, 103, 110, 121
 """A new item of brand b1 in c1; 103 (c3) leaves; 110 goes from c3 to c5; 121 (c0) changes its brand to one not seen."""

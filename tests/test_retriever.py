@@ -59,7 +59,7 @@ def build(config: Config) -> World:
     examples, _ = prepare_examples(config, prepared)
     source = BatchSource(config, prepared, examples)
     phase = Phase("towers", 1, models.retriever, source, config.train.seed)
-    set_token_scale(models.retriever, phase.source.make_dataset(0).take(8))
+    set_token_scale(models.retriever.user_tower, phase.source.make_dataset(0).take(8))
     return World(config, prepared, models.retriever, phase)
 
 

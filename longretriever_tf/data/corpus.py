@@ -5,14 +5,16 @@ exact search and metrics read slices, never gathers. Imports no TensorFlow.
 """
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.text import as_text, code_text, find_rows, is_text, pack_text, unpack_text
-from longretriever_tf.datasets.log import LifelongLog
+
+if TYPE_CHECKING:  # a server reads a corpus without TFDS and pandas
+    from longretriever_tf.datasets.log import LifelongLog
 
 _PLACEHOLDERS = as_text(["", "(unknown)"])
 """Rows 0 and 1 of text: what people see there. No look-up reads them, so a value of the log may be spelt alike."""
@@ -137,7 +139,7 @@ def _known_index(vocabulary: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.where(row >= 0, row + schema.FIRST_KNOWN, schema.UNKNOWN).astype(np.int32)
 
 
-def fit_corpus(log: LifelongLog, cut: int) -> Corpus:
+def fit_corpus(log: "LifelongLog", cut: int) -> Corpus:
     """Fits every vocabulary on the events strictly before `cut` and on the users who have one.
 
     Raises:
@@ -181,7 +183,7 @@ def fit_corpus(log: LifelongLog, cut: int) -> Corpus:
     )
 
 
-def encode_log(log: LifelongLog, corpus: Corpus) -> EncodedLog:
+def encode_log(log: "LifelongLog", corpus: Corpus) -> EncodedLog:
     """The whole log (all time) in indices of `corpus`; events of unknown items are left out."""
     item = corpus.find_items(log.items.item_id)[log.item_row]
     keep = item != schema.UNKNOWN

@@ -44,19 +44,19 @@ def build_models(config: Config, corpus: Corpus, item_svd: np.ndarray) -> Models
     return Models(retriever, interest)
 
 
-def set_token_scale(retriever: LongRetriever, batches: tf.data.Dataset) -> None:
-    """Standardises token features by the mean and deviation of some batches' real tokens."""
+def set_token_scale(layer: tf.keras.layers.Layer, batches: tf.data.Dataset) -> None:
+    """Standardises the token features that a layer reads by the mean and deviation of some batches' real tokens."""
     rows = [tf.boolean_mask(batch.features, batch.token_item > 0).numpy() for batch in batches]
-    assign_scale(retriever.user_tower, np.concatenate(rows))
+    _assign_scale(layer, np.concatenate(rows))
 
 
 def set_interest_scale(interest: InterestModel, batches: tf.data.Dataset) -> None:
     """Standardises interest features by the mean and deviation of some batches."""
     rows = [tf.reshape(batch.features, [-1, NUM_FEATURES]).numpy() for batch in batches]
-    assign_scale(interest, np.concatenate(rows))
+    _assign_scale(interest, np.concatenate(rows))
 
 
-def assign_scale(layer: tf.keras.layers.Layer, rows: np.ndarray) -> None:
+def _assign_scale(layer: tf.keras.layers.Layer, rows: np.ndarray) -> None:
     """Sets `feature_mean` and `feature_scale` of a layer from rows of its features, [n, F]."""
     if not len(rows):  # no example has any history: nothing to scale by
         return

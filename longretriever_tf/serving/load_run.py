@@ -53,17 +53,10 @@ class Arrivals(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a load test found.
+    """What a load test measured.
 
-    Attributes:
-      loop: closed or open.
-      offered_per_s: the open loop's rate; 0 in the closed one.
-      concurrency: callers.
-      wall_s: from the first request to the last answer.
-      num_requests: asked.
-      num_errors: of these, failed.
-      errors: the same by code and message.
-      latency_ms: of the answered ones: mean, p50, p95, p99, max; NaN without any.
+    `wall_s` is from the first request to the last answer. `errors` counts failures by code and message. `latency_ms`:
+    mean, p50, p95, p99 and max of the answered requests, NaN without any. `offered_per_s` is 0 in the closed loop.
     """
 
     loop: str
@@ -132,12 +125,7 @@ def _corpus_path(export_dir: str) -> str:
 
 
 def run_load(send: Callable[[int], Any], arrivals: Arrivals) -> Report:
-    """Asks `send(number)` from `concurrency` threads until time or number is up.
-
-    Args:
-      send: one request; raises CallError where it fails.
-      arrivals: when.
-    """
+    """Asks `send(number)`, which raises CallError where it fails, from threads until time or number is up."""
     run = _Run(send, arrivals)
     threads = [threading.Thread(target=run.call, daemon=True) for _ in range(arrivals.concurrency)]
     by_count = arrivals.num_requests > 0
@@ -155,7 +143,7 @@ def run_load(send: Callable[[int], Any], arrivals: Arrivals) -> Report:
 
 
 class _Run:
-    """The clock that callers share, and what they found."""
+    """The clock that callers share, and their results."""
 
     def __init__(self, send: Callable[[int], Any], arrivals: Arrivals) -> None:
         self.loop = "closed" if arrivals.rate is None else "open"
@@ -185,7 +173,7 @@ class _Run:
             self.done.append((now, now - begun, error))
 
     def report(self) -> Report:
-        """What was found, once all callers are back."""
+        """The result, once all callers are back."""
         answered = np.array([latency for _, latency, error in self.done if not error]) * 1000
         measures: dict[str, Callable[[np.ndarray], Any]] = {"mean": np.mean}
         measures |= {f"p{at}": functools.partial(np.percentile, q=at) for at in PERCENTILES}

@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
             calls = [client.prepare(rows) for rows in requests]
             for number in range(_WARMUP.value):
                 client.send(calls[number % len(calls)])
-        except CallError as error:  # before the clock starts, a failure is a mistake and no figure
+        except CallError as error:  # before the clock starts, a failure is a mistake and no measurement
             raise UserError(f"--url={_URL.value}: {error}") from error
         report = run_load(lambda number: client.send(calls[number % len(calls)]), arrivals)
     print(report.text())

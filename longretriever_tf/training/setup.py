@@ -29,7 +29,7 @@ from longretriever_tf.models.baselines.batches import UserBatchSource
 from longretriever_tf.models.baselines.examples import build_user_examples
 from longretriever_tf.models.baselines.model import RecentRetriever, build_baseline
 from longretriever_tf.models.baselines.scorer import RecentScorer
-from longretriever_tf.models.build import Models, assign_scale, build_models, set_interest_scale, set_token_scale
+from longretriever_tf.models.build import Models, build_models, set_interest_scale, set_token_scale
 from longretriever_tf.training.device_phase import DevicePhase
 from longretriever_tf.training.phases import Phase
 
@@ -37,8 +37,6 @@ _VALIDATION_USERS = 1000
 """Users of the validation window that guide early stopping, at most."""
 
 _VALIDATION_K = 100
-
-_SCALE_BATCHES = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +84,7 @@ def assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) -
     interest = Phase("interest", config.train.interest_epochs, models.interest, interest_source, seed)
 
     def set_scales() -> None:
-        set_token_scale(models.retriever, source.make_dataset(0).take(64))
+        set_token_scale(models.retriever.user_tower, source.make_dataset(0).take(64))
         set_interest_scale(models.interest, interest_source.make_dataset(0).take(4))
 
     return TrainingSetup([towers, interest], {"retriever": models.retriever, "interest": models.interest}, set_scales)
@@ -103,7 +101,11 @@ def _assemble_baseline(config: Config, log: LifelongLog, cuts: Cuts, prepared: P
         f"{source.rows_per_batch} examples a batch"
     )
     phase = Phase(name, train.epochs, model, source, train.seed, _validate_baseline(config, log, cuts, prepared, model))
-    return TrainingSetup([phase], {"retriever": model}, lambda: _set_scale(model, source))
+
+    def set_scales() -> None:
+        set_token_scale(model.event_embedding, source.make_dataset(0).take(16))
+
+    return TrainingSetup([phase], {"retriever": model}, set_scales)
 
 
 def _validate_towers(
@@ -174,9 +176,3 @@ def held_out_truth(config: Config, log: LifelongLog, prepared: Prepared) -> tupl
     )
     truth = build_truth(asked, corpus.num_items, start, (start, stop))
     return requests, truth.rows(0, min(truth.num_users, _VALIDATION_USERS))
-
-
-def _set_scale(model: RecentRetriever, source: UserBatchSource) -> None:
-    batches = source.make_dataset(0).take(_SCALE_BATCHES)
-    rows = [tf.boolean_mask(batch.features, batch.token_item > 0).numpy() for batch in batches]
-    assign_scale(model.event_embedding, np.concatenate(rows))

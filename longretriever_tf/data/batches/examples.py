@@ -131,29 +131,35 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
 
 def _snapshot_slices(order: CategoryOrder, as_of_times: np.ndarray, horizon: int) -> tuple[np.ndarray, ...]:
     """One example per time, user and category of which something is taken within `horizon` seconds."""
-    parts = []
+    parts = [np.zeros((5, 0), np.int64)]
     first_history = np.full(int(order.segment_user.max(initial=0)) + 1, np.iinfo(np.int64).max)
     np.minimum.at(first_history, order.segment_user, order.timestamp[order.segment_offset[:-1]])
     for time in as_of_times:
-        stop = order.segment_offset[:-1] + np.add.reduceat(order.timestamp < time, order.segment_offset[:-1])
-        target_stop = order.segment_offset[:-1] + np.add.reduceat(
-            order.timestamp < time + horizon, order.segment_offset[:-1]
-        )
+        stop, target_stop = (stops_before(order.timestamp, order.segment_offset, t) for t in (time, time + horizon))
         # A user without any history before the time is not a request that serving ranks: nothing to read.
         segment = np.flatnonzero((target_stop > stop) & (first_history[order.segment_user] < time))
-        parts.append((segment, stop[segment], stop[segment], target_stop[segment], np.full(len(segment), time)))
-    if not parts:
-        return tuple(np.zeros(0, np.int64) for _ in range(5))
-    return tuple(np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True))
+        time = np.full(len(segment), time)
+        parts.append(np.stack([segment, stop[segment], stop[segment], target_stop[segment], time]))
+    return tuple(np.concatenate(parts, axis=1))
 
 
 def _event_slices(order: CategoryOrder) -> tuple[np.ndarray, ...]:
     """One example per event: the segment's events of strictly earlier time are its history."""
     position = np.arange(len(order.item), dtype=np.int64)
     segment = np.repeat(np.arange(len(order.segment_user)), np.diff(order.segment_offset))
-    is_new = (np.diff(order.timestamp, prepend=-1) != 0) | (np.diff(segment, prepend=-1) != 0)
-    stop = np.maximum.accumulate(np.where(is_new, position, 0))
+    stop = np.maximum.accumulate(np.where(begins_time(segment, order.timestamp), position, 0))
     return segment, stop, position, position + 1, order.timestamp
+
+
+def stops_before(timestamp: np.ndarray, offset: np.ndarray, time: int) -> np.ndarray:
+    """Where the events before `time` of each owner stop: events `offset[i]:offset[i + 1]` are those of i, [n] int64."""
+    before = np.concatenate([[0], np.cumsum(timestamp < time)])
+    return offset[:-1] + before[offset[1:]] - before[offset[:-1]]
+
+
+def begins_time(owner: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
+    """Whether an event is the first of its owner at its time; events lie by owner, then by time: [E] bool."""
+    return (np.diff(timestamp, prepend=-1) != 0) | (np.diff(owner, prepend=-1) != 0)
 
 
 @dataclasses.dataclass(frozen=True)

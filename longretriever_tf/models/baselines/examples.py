@@ -12,7 +12,7 @@ import numpy as np
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.config import Config
-from longretriever_tf.data.batches.examples import previous_of_item, snapshot_times
+from longretriever_tf.data.batches.examples import begins_time, previous_of_item, snapshot_times, stops_before
 from longretriever_tf.data.corpus import EncodedLog, flat_ranges
 
 _CHUNK_EVENTS = 4_000_000
@@ -103,21 +103,16 @@ def sampling_probability(log: EncodedLog, examples: UserExamples, max_targets: i
 def _snapshot_rows(log: EncodedLog, times: np.ndarray, horizon: int) -> tuple[np.ndarray, ...]:
     """Start of the history, stops of history and targets, time: of every user at each of `times`."""
     parts = [np.zeros((4, 0), np.int64)]
-    history, end = log.offset[:-1], log.offset[1:]
     for time in times:
-        stops = []
-        for until in (time, time + horizon):
-            before = np.concatenate([[0], np.cumsum(log.timestamp < until)])
-            stops.append(history + before[end] - before[history])
-        parts.append(np.stack([history, *stops, np.full(len(history), time)]))
+        stops = (stops_before(log.timestamp, log.offset, t) for t in (time, time + horizon))
+        parts.append(np.stack([log.offset[:-1], *stops, np.full(log.num_users, time)]))
     return tuple(np.concatenate(parts, axis=1))
 
 
 def _event_rows(log: EncodedLog) -> tuple[np.ndarray, ...]:
     """The same of every distinct time of every user."""
     user = log.event_user()
-    is_new = (np.diff(log.timestamp, prepend=-1) != 0) | (np.diff(user, prepend=-1) != 0)
-    first = np.flatnonzero(is_new).astype(np.int64)
+    first = np.flatnonzero(begins_time(user, log.timestamp)).astype(np.int64)
     return log.offset[user[first]], first, np.append(first[1:], len(user)), log.timestamp[first]
 
 

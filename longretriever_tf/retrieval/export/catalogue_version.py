@@ -17,8 +17,6 @@ from longretriever_tf.retrieval.export.publish import Source
 from longretriever_tf.retrieval.export.refresh import refresh_corpus, under_towers
 from longretriever_tf.retrieval.fingerprint import fingerprint_towers
 
-CATALOGUES = ("auto", "seen", "all")
-
 
 class ExportedVersion(NamedTuple):
     """What to publish, and a sentence on what it holds of the catalogue."""

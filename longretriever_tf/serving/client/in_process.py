@@ -76,7 +76,7 @@ def request_of(log: LifelongLog, user: str, as_of: int, **options: Any) -> Reque
     Args:
       log: the log.
       user: id as text.
-      time: seconds UTC; events at or after it are left out.
+      as_of: seconds UTC; events at or after it are left out.
       **options: further fields of `Request`: k, seed, forbidden_category, ...
 
     Raises:

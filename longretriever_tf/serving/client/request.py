@@ -62,7 +62,7 @@ class Request:
       k: length of the list.
       num_interests, top_interests: N interests are drawn from the best M.
       seed: of the draw: same seed, same answer; a fresh draw without one.
-      exploration: how many of the N go to categories that the user never seen.
+      exploration: how many of the N go to categories that the user has never seen.
       merge: calibrated, raw, quota or round_robin.
       goal: all, or novel: nothing that the history holds.
       exclude_item_id: items that must not come back.
@@ -109,15 +109,18 @@ class Request:
             object.__setattr__(self, name, value)  # the class is frozen for everybody else
             return value
 
-        check_ids("history_item_id", put("history_item_id", as_list("history_item_id", self.history_item_id)))
-        check_ids("exclude_item_id", put("exclude_item_id", as_list("exclude_item_id", self.exclude_item_id)))
-        check_times("history_timestamp", put("history_timestamp", as_list("history_timestamp", self.history_timestamp)))
+        def put_list(name: str) -> Sequence[Any]:
+            return put(name, as_list(name, getattr(self, name)))
+
+        for name in ("history_item_id", "exclude_item_id"):
+            check_ids(name, put_list(name))
+        check_times("history_timestamp", put_list("history_timestamp"))
         as_of = put("request_timestamp", as_count("request_timestamp", self.request_timestamp, 64))
         check_times("request_timestamp", [as_of], 1)
         if self.history_weight is not None:
-            check_weights("history_weight", put("history_weight", as_list("history_weight", self.history_weight)))
+            check_weights("history_weight", put_list("history_weight"))
         for name in _CATEGORY_LISTS:
-            check_texts(name, put(name, as_list(name, getattr(self, name))))
+            check_texts(name, put_list(name))
         for name, bits in _COUNT_BITS.items():
             if getattr(self, name) is not None:
                 put(name, as_count(name, getattr(self, name), bits))
@@ -127,12 +130,10 @@ class Request:
             if not isinstance(getattr(self, name), Mapping):
                 raise UserError(f"`{name}` must be a dict; received {getattr(self, name)!r}")
         check_texts("forced_category", list(self.forced_category))
-        weights = put("forced_category", dict(zip(self.forced_category, self._forced_weights(), strict=True)))
-        check_weights("forced_category", list(weights.values()))
+        weights = as_list("forced_category", list(self.forced_category.values()))
+        check_weights("forced_category", weights)
+        put("forced_category", dict(zip(self.forced_category, weights, strict=True)))
         check_texts("profile", [*self.profile, *self.profile.values()])
-
-    def _forced_weights(self) -> Sequence[Any]:
-        return as_list("forced_category", list(self.forced_category.values()))
 
     @property
     def takes_options(self) -> bool:
@@ -238,23 +239,17 @@ def make_columns(requests: Sequence[Request], inputs: Mapping[str, InputSpec], m
     return columns
 
 
-def make_rows(columns: Columns) -> list[dict[str, Any]]:
-    """The columns as `instances`: one object per request."""
-    lists = {name: column.tolist() for name, column in columns.items()}
-    return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
-
-
 def read_responses(outputs: Mapping[str, Any]) -> list[Response]:
     """Answers from the outputs of `serving_default` or `top_k`: lists of JSON, or arrays."""
     columns = {name: _plain(column) for name, column in outputs.items()}
     interests = read_interests(columns)
     names = ("item_id", "score", "category", "interest_rank")
-    told = "unknown_category" in columns  # not by exports of before there was such an answer
+    tells_unknown = "unknown_category" in columns  # not the exports of before there was such an answer
     responses = []
     for row, num in enumerate(columns["num_valid"]):
         cells = zip(*(columns[name][row][:num] for name in names), strict=True)
-        unknown = tuple(name for name in columns["unknown_category"][row] if name) if told else ()
-        counts = (columns[name][row] for name in _COUNTS) if told else ()
+        unknown = tuple(name for name in columns["unknown_category"][row] if name) if tells_unknown else ()
+        counts = (columns[name][row] for name in _COUNTS) if tells_unknown else ()
         responses.append(Response(tuple(Candidate(*cell) for cell in cells), interests[row], num, unknown, *counts))
     return responses
 
@@ -265,11 +260,6 @@ def read_interests(outputs: Mapping[str, Any]) -> list[tuple[Interest, ...]]:
     columns = [_plain(outputs[f"interest_{name}"]) for name in names]
     rows = [zip(*(column[row] for column in columns), strict=True) for row in range(len(columns[0]))]
     return [tuple(Interest(*cell) for cell in row if cell[0]) for row in rows]  # padding has no name
-
-
-def rows_to_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """The `predictions` of a row reply as columns."""
-    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
 
 
 def _plain(column: Any) -> Any:
@@ -296,12 +286,10 @@ _NOT_PROFILE = ("forced_weight", "category", "item_id", "expected")
 
 def _column(name: str, spec: InputSpec, requests: Sequence[Request]) -> list[Any] | None:
     """One row per request; None: nobody says anything, and no default is known."""
-    if name in ("history_item_id", "history_timestamp"):
+    if name in ("history_item_id", "history_timestamp", *_CATEGORY_LISTS):
         return _padded([getattr(request, name) for request in requests], "" if spec.dtype == "DT_STRING" else 0)
     if name == "exclude_item_id":
         return _padded([request.exclude_item_id for request in requests], _NO_ITEM[spec.dtype])
-    if name in _CATEGORY_LISTS:
-        return _padded([getattr(request, name) for request in requests], "")
     if name == "forced_category":
         return _padded([list(request.forced_category) for request in requests], "")
     if name == "forced_weight":

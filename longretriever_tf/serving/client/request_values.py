@@ -1,7 +1,8 @@
 """What a caller may put into a `Request`: lists and numbers of whatever library, as plain Python ones, checked.
 
 A value that is not what the field holds is refused here, where the caller's own line is in the traceback, and never
-cast: a bool is no number, 3.7 no count, a number no id that was text. Imports no TensorFlow.
+cast: a bool is no number, 3.7 no count, a number no id that was text. Every check raises UserError, naming the first
+value at fault. Imports no TensorFlow.
 """
 
 import math
@@ -20,11 +21,7 @@ _DATES = 'seconds since 1970: int(when.timestamp()), or column.astype("datetime6
 
 
 def as_list(name: str, values: Any) -> Sequence[Any]:
-    """Values of a list, tuple, numpy array, pandas column or another sequence as a list or tuple of Python's own.
-
-    Raises:
-      UserError: it is no list, or has more than one dimension, or holds dates.
-    """
+    """Values of a list, tuple, numpy array, pandas column or another sequence as a list or tuple of Python's own."""
     if isinstance(values, np.ndarray | np.generic) and values.dtype.kind in "mM":
         raise UserError(f"`{name}` holds dates; give {_DATES}")
     if isinstance(values, list | tuple):
@@ -45,11 +42,7 @@ def as_list(name: str, values: Any) -> Sequence[Any]:
 
 
 def check_ids(name: str, values: Sequence[Any]) -> None:
-    """All whole numbers of 64 bits, or all text, as the log has them.
-
-    Raises:
-      UserError: names the first value at fault.
-    """
+    """All whole numbers of 64 bits, or all text, as the log has them."""
     kinds = set(map(type, values))
     if kinds <= {int}:
         _check_range(name, values, -(2**63), 2**63 - 1)
@@ -66,11 +59,7 @@ def check_ids(name: str, values: Sequence[Any]) -> None:
 
 
 def check_times(name: str, values: Sequence[Any], least: int | None = None) -> None:
-    """Whole seconds.
-
-    Raises:
-      UserError: names the first value at fault.
-    """
+    """Whole seconds."""
     if wrong := [each for each in values if type(each) is not int]:
         raise UserError(f"`{name}` holds {_short(wrong[0])}; give whole {_DATES}")
     for each in values and (max(values), min(values)):
@@ -81,33 +70,21 @@ def check_times(name: str, values: Sequence[Any], least: int | None = None) -> N
 
 
 def check_weights(name: str, values: Sequence[Any]) -> None:
-    """Numbers from 0 to 1e9.
-
-    Raises:
-      UserError: names the first value at fault.
-    """
+    """Numbers from 0 to 1e9."""
     for each in values:
         if not _is_number(each) or not 0 <= each <= _MAX_WEIGHT:
             raise UserError(f"`{name}` holds {_short(each)}; give numbers from 0 to {_MAX_WEIGHT:g}")
 
 
 def check_texts(name: str, values: Sequence[Any]) -> None:
-    """Names.
-
-    Raises:
-      UserError: names the first value at fault.
-    """
+    """Names."""
     for each in values:
         if not isinstance(each, str):
             raise UserError(f"`{name}` holds {_short(each)}; give text")
 
 
 def as_count(name: str, value: Any, bits: int) -> int:
-    """A whole number of so many bits, from Python's own or numpy's.
-
-    Raises:
-      UserError: it is another.
-    """
+    """A whole number of so many bits, from Python's own or numpy's."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value.item()
     value = value.item() if isinstance(value, np.generic) else value
@@ -118,11 +95,7 @@ def as_count(name: str, value: Any, bits: int) -> int:
 
 
 def check_fits(name: str, array: np.ndarray, wanted: Any) -> None:
-    """Whole numbers that the model's type can hold: numpy would wrap the others.
-
-    Raises:
-      UserError: names the value, and the range.
-    """
+    """Whole numbers that the model's type can hold: numpy would wrap the others."""
     limits = np.iinfo(wanted)
     if array.size:
         _check_range(name, [int(array.max()), int(array.min())], limits.min, limits.max)

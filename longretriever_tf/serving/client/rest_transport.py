@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import urllib3
 
-from longretriever_tf.serving.client.request import Columns, InputSpec, make_rows, rows_to_columns
+from longretriever_tf.serving.client.request import Columns, InputSpec
 from longretriever_tf.serving.client.transport import CallError, ClientOptions, Model, Signatures
 
 _CODES = {
@@ -52,21 +52,14 @@ class RestTransport:
 
     def prepare(self, signature: str, columns: Columns) -> bytes:
         """The smallest body: columns, no white space; about 21 bytes an event of whole-number ids."""
-        if self._options.rows:
-            body: dict[str, Any] = {"signature_name": signature, "instances": make_rows(columns)}
-        else:
-            inputs = {name: column.tolist() for name, column in columns.items()}
-            body = {"signature_name": signature, "inputs": inputs}
+        body = {"signature_name": signature, "inputs": {name: column.tolist() for name, column in columns.items()}}
         return json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
     def send(self, call: bytes) -> bytes:
         return self._request("POST", f"{self._base}:predict", call)
 
     def parse(self, reply: bytes) -> Mapping[str, Any]:
-        parsed = json.loads(reply)
-        if "predictions" in parsed:
-            return rows_to_columns(parsed["predictions"])
-        return parsed["outputs"]
+        return json.loads(reply)["outputs"]
 
     def close(self) -> None:
         self._pool.clear()

@@ -18,9 +18,8 @@ class ClientOptions:
       max_retries: further tries after 429, 503 or UNAVAILABLE; nothing else is tried again.
       backoff_s: wait before the first further try; doubled each time, less a random part of up to half.
       max_backoff_s: longest wait.
-      rows: send and ask for `instances` rather than columns, over REST; larger and slower.
-      batched: the server batches with `pad_variable_length_inputs`: histories begin with a padding event, which is what
-        it then repeats. Without batching it costs a few bytes.
+      batched: the server is TensorFlow Serving and batches with `pad_variable_length_inputs`: histories begin with a
+        padding event, which is what it then repeats. Without batching it costs a few bytes.
       metadata_s: how long the server's list of inputs and defaults is believed.
     """
 
@@ -28,7 +27,6 @@ class ClientOptions:
     max_retries: int = 3
     backoff_s: float = 0.1
     max_backoff_s: float = 2.0
-    rows: bool = False
     batched: bool = False
     metadata_s: float = 300.0
 

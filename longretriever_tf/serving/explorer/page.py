@@ -15,12 +15,12 @@ from typing import Any
 from longretriever_tf.common import schema
 from longretriever_tf.common.text import as_text
 from longretriever_tf.data.corpus import load_corpus
-from longretriever_tf.serving.explorer.users import warmup_users
+from longretriever_tf.serving.explorer.users import read_users, warmup_users
 from longretriever_tf.serving.server.json_replies import write_error
-from longretriever_tf.serving.server.json_text import parse_object
+from longretriever_tf.serving.server.json_requests import parse_object
 from longretriever_tf.serving.server.manager import ModelManager
 from longretriever_tf.serving.server.predict import IsWanted, always
-from longretriever_tf.serving.server.rest import JSON, Reply
+from longretriever_tf.serving.server.rest import JSON, Handle, Reply
 from longretriever_tf.serving.server.status import ServingError, from_exception, invalid
 
 ROOT = "/explorer/"
@@ -34,7 +34,19 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
-Handle = Callable[[str, str, bytes, IsWanted], Reply]
+
+
+def explorer_over(users_file: str = "") -> Callable[[ModelManager, Handle], Handle]:
+    """What `ModelServer` takes to serve the page beside its REST API.
+
+    Args:
+      users_file: of the histories that the page offers; "": made-up ones, from the export's warm-up requests.
+
+    Raises:
+      UserError: the file cannot be read, or is of another form.
+    """
+    users = read_users(users_file) if users_file else None
+    return lambda manager, handle: ExplorerPage(manager, users, handle).handle
 
 
 class ExplorerPage:

@@ -8,12 +8,14 @@ The file is JSON: {"made_up": false, "users": [{"label": "household 1", "request
 import json
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from longretriever_tf.common.errors import UserError
-from longretriever_tf.datasets.log import LifelongLog
+
+if TYPE_CHECKING:  # a server reads users without TFDS and pandas
+    from longretriever_tf.datasets.log import LifelongLog
 
 _DEFAULT = "serving_default"
 _NEEDED = ("label", "request_timestamp", "item_id", "timestamp")
@@ -57,12 +59,12 @@ def _fault(user: Any) -> str:
     return ""
 
 
-def sample_users(log: LifelongLog, as_of: int, num_users: int, chosen: Sequence[str] = ()) -> list[User]:
+def sample_users(log: "LifelongLog", as_of: int, num_users: int, chosen: Sequence[str] = ()) -> list[User]:
     """Users of a log as of a time: long, middling and short histories, longest first, at equal steps of rank.
 
     Args:
       log: the log.
-      time: seconds UTC; events at or after it are left out, and the page asks as of it.
+      as_of: seconds UTC; events at or after it are left out, and the page asks as of it.
       num_users: how many; fewer where fewer have an event before the time.
       chosen: ids as text; empty: by history length.
 
@@ -83,7 +85,7 @@ def sample_users(log: LifelongLog, as_of: int, num_users: int, chosen: Sequence[
     return [_user(log, row, as_of) for row in order[at][::-1]]
 
 
-def _user(log: LifelongLog, row: int, as_of: int) -> User:
+def _user(log: "LifelongLog", row: int, as_of: int) -> User:
     start, stop = log.offset[row : row + 2]
     stop = start + np.searchsorted(log.timestamp[start:stop], as_of)
     user = {
@@ -117,7 +119,7 @@ def warmup_users(version_dir: str) -> bytes:
 
 
 def _made_up(inputs: Any) -> Iterator[User]:
-    from longretriever_tf.serving.server.tensor_protos import arrays_of
+    from longretriever_tf.serving.server.tensors import arrays_of
 
     columns = arrays_of(inputs)
     if not {"history_item_id", "history_timestamp", "request_timestamp"} <= columns.keys():

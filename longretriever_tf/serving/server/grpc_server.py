@@ -6,20 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 
 from longretriever_tf.common.errors import UserError
-from longretriever_tf.serving.server.grpc_services import ModelService, Pools, PredictionService, add_services
-from longretriever_tf.serving.server.http_connections import connection_limit
-from longretriever_tf.serving.server.http_server import HttpLimits
-
-_IDENTITY = 1
-_IDLE = 10
+from longretriever_tf.serving.server.grpc_services import GrpcApi, add_services
+from longretriever_tf.serving.server.options import ServerOptions
 
 
 class GrpcServer:
-    """Serves until `stop`; `port` tells the port when 0 was asked for."""
+    """Serves until `stop`; `port` is the port that it listens on."""
 
-    def __init__(
-        self, prediction: PredictionService, models: ModelService, limits: HttpLimits, host: str, port: int
-    ) -> None:
+    def __init__(self, api: GrpcApi, options: ServerOptions) -> None:
         """Starts to listen.
 
         Raises:
@@ -27,18 +21,15 @@ class GrpcServer:
         """
         # Before grpc's core starts, which would write a line for every connection that it could not accept.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        self._grace_s = limits.grace_s
-        self._pools = Pools(
-            ThreadPoolExecutor(limits.num_threads, thread_name_prefix="grpc"),
-            ThreadPoolExecutor(2, thread_name_prefix="grpc-quick"),
-            ThreadPoolExecutor(1, thread_name_prefix="grpc-reload"),
-        )
-        room = connection_limit(limits.max_connections)
+        self._grace_s = options.shutdown_grace_seconds
+        quick = ThreadPoolExecutor(2, thread_name_prefix="grpc-quick")
+        model = ThreadPoolExecutor(options.num_threads, thread_name_prefix="grpc")
+        self._pools = (quick, model)
         self._server = grpc.server(
-            self._pools.quick, options=_options(limits, room), maximum_concurrent_rpcs=room or None
+            quick, options=_channel_options(options), maximum_concurrent_rpcs=options.connection_limit or None
         )
-        add_services(self._server, prediction, models, self._pools)
-        address = f"{host}:{port}"
+        add_services(self._server, api, model)
+        address = f"{options.host}:{max(options.port, 0)}"
         try:
             self.port = self._server.add_insecure_port(address)
         except RuntimeError as error:
@@ -54,21 +45,21 @@ class GrpcServer:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _options(limits: HttpLimits, room: int) -> list[tuple[str, int]]:
-    options = [
+def _channel_options(options: ServerOptions) -> list[tuple[str, int]]:
+    chosen = [
         ("grpc.so_reuseport", 0),  # else a second server would share the port, and half the requests, unnoticed
-        ("grpc.max_receive_message_length", limits.max_body),
+        ("grpc.max_receive_message_length", options.max_body),
         ("grpc.max_send_message_length", -1),
     ]
-    if room:
-        options += [("grpc.max_allowed_incoming_connections", room), ("grpc.max_concurrent_streams", room)]
-    if limits.read_timeout_s:
-        timeout_ms = max(int(limits.read_timeout_s * 1000), 1)
-        options += [
+    if limit := options.connection_limit:
+        chosen += [("grpc.max_allowed_incoming_connections", limit), ("grpc.max_concurrent_streams", limit)]
+    if options.rest_api_read_timeout_seconds:
+        timeout_ms = max(int(options.rest_api_read_timeout_seconds * 1000), 1)
+        chosen += [
             ("grpc.server_handshake_timeout_ms", timeout_ms),
             # A peer that does not answer a ping is gone; one that asks nothing for long is told to connect again.
             ("grpc.keepalive_time_ms", timeout_ms),
             ("grpc.keepalive_timeout_ms", timeout_ms),
-            ("grpc.max_connection_idle_ms", _IDLE * timeout_ms),
+            ("grpc.max_connection_idle_ms", 10 * timeout_ms),
         ]
-    return options
+    return chosen

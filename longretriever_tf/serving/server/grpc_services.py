@@ -1,206 +1,117 @@
-"""The gRPC interface: PredictionService and ModelService of tensorflow-serving-api.
-
-Source: tensorflow/serving main.cc, model_service_impl.cc, get_model_metadata_impl.cc, get_model_status_impl.cc.
-"""
+"""The gRPC interface: Predict, GetModelMetadata and GetModelStatus of tensorflow-serving-api."""
 
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
-from tensorflow_serving.apis import (
-    classification_pb2,
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    inference_pb2,
-    model_management_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_service_pb2_grpc,
-    regression_pb2,
-)
-from tensorflow_serving.config import model_server_config_pb2
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
 
-from longretriever_tf.serving.server import status_protos, tensor_protos
+from longretriever_tf.serving.server import status_protos, tensors
 from longretriever_tf.serving.server.limits import DEFAULT_LIMITS, RequestLimits
 from longretriever_tf.serving.server.manager import ModelManager
 from longretriever_tf.serving.server.metrics import Metrics
-from longretriever_tf.serving.server.predict import IsWanted, Runner, find_signature, nobody_waits, predict
-from longretriever_tf.serving.server.rest import wrong_method
-from longretriever_tf.serving.server.status import ServingError, from_exception, invalid
+from longretriever_tf.serving.server.predict import IsWanted, check_wanted, predict
+from longretriever_tf.serving.server.status import ServingError, from_exception, invalid, printable
 
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _MAX_DETAILS = 3000
-Reload = Callable[[model_server_config_pb2.ModelServerConfig], None]
 
 
-class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict and GetModelMetadata; the calls on tf.Example answer as for any SavedModel of TensorFlow 2."""
+class GrpcApi:
+    """Answers requests; thread-safe. Methods take a request and whether the caller still waits."""
 
-    def __init__(
-        self, manager: ModelManager, runner: Runner, metrics: Metrics, limits: RequestLimits = DEFAULT_LIMITS
-    ) -> None:
-        self._manager, self._runner, self._metrics, self._limits = manager, runner, metrics, limits
+    def __init__(self, manager: ModelManager, metrics: Metrics, limits: RequestLimits = DEFAULT_LIMITS) -> None:
+        self._manager, self._metrics, self._limits = manager, metrics, limits
 
-    def Predict(  # noqa: N802 - the name in the protocol
-        self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
-    ) -> predict_pb2.PredictResponse:
-        start = time.monotonic()
-        code = "OK"
+    def predict(self, request: predict_pb2.PredictRequest, is_wanted: IsWanted) -> predict_pb2.PredictResponse:
+        """Predict, counted and timed."""
+        start, code = time.monotonic(), "OK"
         try:
-            return self._predict(request, context.is_active)
+            return self._predict(request, is_wanted)
         except Exception as error:
-            failure = from_exception(error)
-            code = failure.code
-            _abort(context, failure)
+            code = from_exception(error).code
+            raise
         finally:
-            self._record(request.model_spec.name, code, time.monotonic() - start)
+            name, seconds = request.model_spec.name, time.monotonic() - start
+            self._metrics.record_request(self._manager.model_names(), name, code, seconds, "GRPC")
 
-    def GetModelMetadata(  # noqa: N802
-        self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: grpc.ServicerContext
+    def metadata(
+        self, request: get_model_metadata_pb2.GetModelMetadataRequest, is_wanted: IsWanted
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        try:
-            return self._metadata(request)
-        except Exception as error:
-            _abort(context, from_exception(error))
+        """GetModelMetadata."""
+        del is_wanted
+        if list(request.metadata_field) != [status_protos.SIGNATURE_DEF]:
+            raise invalid(f"metadata_field must be ['signature_def']; received {list(request.metadata_field)}")
+        with self._manager.servable(*_choice(request.model_spec)) as model:
+            protos = {name: signature.proto for name, signature in model.signatures.items()}
+            return status_protos.metadata_proto(model.name, model.version, protos)
 
-    def Classify(self, request: Any, context: grpc.ServicerContext) -> None:  # noqa: N802
-        _abort(context, wrong_method("classify"))
-
-    def Regress(self, request: Any, context: grpc.ServicerContext) -> None:  # noqa: N802
-        _abort(context, wrong_method("regress"))
-
-    def MultiInference(self, request: Any, context: grpc.ServicerContext) -> None:  # noqa: N802
-        _abort(context, wrong_method("classify"))
+    def status(
+        self, request: get_model_status_pb2.GetModelStatusRequest, is_wanted: IsWanted
+    ) -> get_model_status_pb2.GetModelStatusResponse:
+        """GetModelStatus: a label is not looked at, all versions are listed."""
+        del is_wanted
+        name, version, _ = _choice(request.model_spec)
+        return status_protos.status_proto(self._manager.status(name, version))
 
     def _predict(self, request: predict_pb2.PredictRequest, is_wanted: IsWanted) -> predict_pb2.PredictResponse:
-        if not is_wanted():
-            raise nobody_waits()
-        if not request.HasField("model_spec"):
-            raise invalid("Missing ModelSpec")
+        check_wanted(is_wanted)
         response = predict_pb2.PredictResponse()
         with self._manager.servable(*_choice(request.model_spec)) as model:
-            signature = find_signature(model, request.model_spec.signature_name)
-            inputs = tensor_protos.arrays_of(request.inputs, self._limits)
-            start = time.monotonic()
-            filters = request.output_filter
-            outputs = predict(self._runner, model, signature, inputs, filters, self._limits, is_wanted)
-            self._metrics.observe("runtime_latency", (time.monotonic() - start) * 1e6, model.name, "Predict", "TF1")
+            signature = model.signature(request.model_spec.signature_name)
+            inputs = tensors.arrays_of(request.inputs, self._limits)
+            with self._metrics.timed("runtime_latency", model.name, "Predict", "TF1"):
+                outputs = predict(model, signature, inputs, request.output_filter, self._limits, is_wanted)
             response.model_spec.name = model.name
             response.model_spec.version.value = model.version
             response.model_spec.signature_name = signature.name
         for name, array in outputs.items():
-            tensor_protos.fill(response.outputs[name], array)
+            tensors.fill(response.outputs[name], array)
         return response
-
-    def _metadata(
-        self, request: get_model_metadata_pb2.GetModelMetadataRequest
-    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        if not request.HasField("model_spec"):
-            raise invalid("Missing ModelSpec")
-        if not request.metadata_field:
-            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
-        for field in request.metadata_field:
-            if field != status_protos.SIGNATURE_DEF:
-                raise invalid(f"Metadata field {field} is not supported")
-        with self._manager.servable(*_choice(request.model_spec)) as model:
-            return status_protos.metadata_proto(model)
-
-    def _record(self, name: str, code: str, seconds: float) -> None:
-        name = name if name in self._manager.model_names() else "(unknown)"
-        self._metrics.count("request_count", name, code)
-        if code == "OK":
-            self._metrics.observe("request_latency", seconds * 1e6, name, "predict", "GRPC")
-
-
-class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus and HandleReloadConfigRequest."""
-
-    def __init__(self, manager: ModelManager, reload: Reload) -> None:
-        self._manager, self._reload = manager, reload
-
-    def GetModelStatus(  # noqa: N802
-        self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.ServicerContext
-    ) -> get_model_status_pb2.GetModelStatusResponse:
-        try:
-            if not request.HasField("model_spec"):
-                raise invalid("Missing ModelSpec")
-            name, version, _ = _choice(request.model_spec)  # a label is not looked at: all versions are listed
-            return status_protos.status_proto(self._manager.status(name, version))
-        except Exception as error:
-            _abort(context, from_exception(error))
-
-    def HandleReloadConfigRequest(  # noqa: N802
-        self, request: model_management_pb2.ReloadConfigRequest, context: grpc.ServicerContext
-    ) -> model_management_pb2.ReloadConfigResponse:
-        try:
-            if request.config.WhichOneof("config") != "model_config_list":
-                raise invalid(
-                    "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is "
-                    "currently supported"
-                )
-            self._reload(request.config)
-        except Exception as error:
-            _abort(context, from_exception(error))
-        return model_management_pb2.ReloadConfigResponse()
 
 
 def _choice(spec: Any) -> tuple[str, int | None, str]:
     return spec.name, spec.version.value if spec.HasField("version") else None, spec.version_label
 
 
-def _abort(context: grpc.ServicerContext, error: ServingError) -> Any:
-    # Details travel in a header of few kilobytes; what a request holds may be no UTF-8.
-    plain = error.message.encode("utf-8", "replace").decode()
-    context.abort(_CODES[error.number], plain if len(plain) <= _MAX_DETAILS else plain[:_MAX_DETAILS] + "...")
-
-
-class Pools(NamedTuple):
-    """Threads for the model's work; for what never waits for it; and for loading a config."""
-
-    model: ThreadPoolExecutor
-    quick: ThreadPoolExecutor
-    reload: ThreadPoolExecutor
-
-
-def add_services(server: grpc.Server, prediction: PredictionService, models: ModelService, pools: Pools) -> None:
-    """Registers every method with its own pool.
+def add_services(server: grpc.Server, api: GrpcApi, model_pool: ThreadPoolExecutor) -> None:
+    """Registers the methods; Predict has a pool of its own, so that status and metadata never wait for the model.
 
     Not by the generated functions: their methods share one pool, and a request that cannot be parsed is INTERNAL and a
     traceback in the log.
     """
     methods = {
-        "tensorflow.serving.PredictionService": {
-            "Predict": _method(prediction.Predict, predict_pb2.PredictRequest, pools.model),
-            "GetModelMetadata": _method(
-                prediction.GetModelMetadata, get_model_metadata_pb2.GetModelMetadataRequest, pools.quick
-            ),
-            "Classify": _method(prediction.Classify, classification_pb2.ClassificationRequest, pools.quick),
-            "Regress": _method(prediction.Regress, regression_pb2.RegressionRequest, pools.quick),
-            "MultiInference": _method(prediction.MultiInference, inference_pb2.MultiInferenceRequest, pools.quick),
+        "PredictionService": {
+            "Predict": _method(api.predict, predict_pb2.PredictRequest, model_pool),
+            "GetModelMetadata": _method(api.metadata, get_model_metadata_pb2.GetModelMetadataRequest),
         },
-        "tensorflow.serving.ModelService": {
-            "GetModelStatus": _method(models.GetModelStatus, get_model_status_pb2.GetModelStatusRequest, pools.quick),
-            "HandleReloadConfigRequest": _method(
-                models.HandleReloadConfigRequest, model_management_pb2.ReloadConfigRequest, pools.reload
-            ),
-        },
+        "ModelService": {"GetModelStatus": _method(api.status, get_model_status_pb2.GetModelStatusRequest)},
     }
     for service, handlers in methods.items():
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+        handler = grpc.method_handlers_generic_handler(f"tensorflow.serving.{service}", handlers)
+        server.add_generic_rpc_handlers((handler,))
 
 
-def _method(behavior: Callable[[Any, Any], Any], request_type: Any, pool: ThreadPoolExecutor) -> grpc.RpcMethodHandler:
+def _method(
+    answer: Callable[[Any, IsWanted], Any], request_type: Any, pool: ThreadPoolExecutor | None = None
+) -> grpc.RpcMethodHandler:
     def call(raw: bytes, context: grpc.ServicerContext) -> Any:
         try:
-            request = request_type.FromString(raw)
+            return answer(request_type.FromString(raw), context.is_active)
         except DecodeError:
-            return _abort(
-                context, invalid(f"the request is no {request_type.DESCRIPTOR.full_name}: it cannot be parsed")
-            )
-        return behavior(request, context)
+            _abort(context, invalid(f"the request cannot be parsed as {request_type.DESCRIPTOR.full_name}"))
+        except Exception as error:
+            _abort(context, from_exception(error))
 
-    setattr(call, "experimental_thread_pool", pool)  # noqa: B010 - where grpcio looks for it
+    if pool is not None:
+        setattr(call, "experimental_thread_pool", pool)  # noqa: B010 - where grpcio looks for it
     return grpc.unary_unary_rpc_method_handler(call, None, lambda message: message.SerializeToString())
+
+
+def _abort(context: grpc.ServicerContext, error: ServingError) -> None:
+    # Details travel in a header of few kilobytes.
+    message = printable(error.message)
+    details = message if len(message) <= _MAX_DETAILS else message[:_MAX_DETAILS] + "..."
+    context.abort(grpc.StatusCode[error.code], details)

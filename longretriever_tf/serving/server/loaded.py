@@ -9,7 +9,7 @@ import importlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,9 +21,7 @@ from longretriever_tf.serving.server.limits import read_export_size
 from longretriever_tf.serving.server.status import ServingError, from_exception, invalid
 
 DEFAULT_SIGNATURE = "serving_default"
-_MAX_CALLABLES = 64
 _SCANN_MODULE = "longretriever_tf.retrieval.index.scann"
-_NO_SAVED_MODEL = "Could not find SavedModel .pb or .pbtxt at supplied export directory path: {}"
 
 
 class TensorSpec(NamedTuple):
@@ -55,7 +53,7 @@ class LoadedModel:
         timeout_s: float = 0.0,
         on_close: Callable[[object], None] = lambda graph: None,
     ) -> None:
-        """Loads `path`.
+        """Loads the SavedModel at `path`.
 
         Args:
           name: the model's.
@@ -65,32 +63,42 @@ class LoadedModel:
           on_close: called with the graph once the model is closed, on the thread that let it go.
 
         Raises:
-          ServingError: NOT_FOUND, DATA_LOSS or another, as TensorFlow Serving would report it.
+          ServingError: NOT_FOUND, there is none; DATA_LOSS or another code, it is broken.
         """
         self._options = config_pb2.RunOptions(timeout_in_ms=int(timeout_s * 1000))
         self._on_close = on_close
         self.name, self.version, self.path = name, version, path
         self._lock = threading.Lock()
-        self._callables: dict[tuple[str, tuple[str, ...]], Callable] = {}
+        self._callables: dict[str, Callable[..., list[np.ndarray]]] = {}
         weakref.finalize(self, self._callables.clear)  # at exit, before Python takes apart what they need to end
         self._holders = 0
         self._retired = False
         self._session, self.signatures = _load(path)
         self.size = read_export_size(path, self.signatures)
 
-    def run(self, signature: Signature, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
-        """Runs one signature; `inputs` holds an array for every input. Thread-safe.
+    def signature(self, name: str) -> Signature:
+        """The named signature, the default one for "".
+
+        Raises:
+          ServingError: FAILED_PRECONDITION, none has that name.
+        """
+        if signature := self.signatures.get(name or DEFAULT_SIGNATURE):
+            return signature
+        known = ", ".join(sorted(self.signatures))
+        raise ServingError("FAILED_PRECONDITION", f'the model has no signature "{name or DEFAULT_SIGNATURE}"; {known}')
+
+    def run(self, signature: Signature, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """All outputs of one signature; `inputs` holds an array for every input. Thread-safe.
 
         Raises:
           ServingError: what the graph complained of.
         """
-        wanted = tuple(outputs)
-        call, made = self._callable(signature, wanted)
+        call = self._callable(signature)
         try:
             values = call(*(inputs[name] for name in sorted(signature.inputs)))
-            return values if made == wanted else [values[made.index(name)] for name in wanted]
+            return dict(zip(sorted(signature.outputs), values, strict=True))
         except UnicodeDecodeError as error:
-            # TensorFlow's own error, on its way to Python: it repeats a text of the request that is no UTF-8.
+            # TensorFlow's own error, on its way to Python: it repeats a text of the request that is not UTF-8.
             raise invalid(error.object.decode("utf-8", "replace")) from error
         except (tf.errors.OpError, ValueError, TypeError) as error:
             raise from_exception(error) from error
@@ -125,33 +133,25 @@ class LoadedModel:
         self._session.close()
         self._on_close(self._session.graph)
 
-    def _callable(self, signature: Signature, outputs: tuple[str, ...]) -> tuple[Callable, tuple[str, ...]]:
-        """A callable and the outputs that it gives, which are more than those wanted where there are many callables.
-
-        Each holds a plan of the graph, for ever, and a request may name any of the outputs, in any order.
-        """
+    def _callable(self, signature: Signature) -> Callable[..., list[np.ndarray]]:
         with self._lock:
-            if (signature.name, outputs) not in self._callables and len(self._callables) >= _MAX_CALLABLES:
-                outputs = tuple(sorted(signature.outputs))
-            key = (signature.name, outputs)
-            call = self._callables.get(key)
-            if call is None:
-                # Not the public `make_callable`: with feeds it is `Session.run`, whose Python, looking every feed up
-                # on every call, takes a good part of a small request's time.
+            if signature.name not in self._callables:
+                # Not the public `make_callable`: with feeds it is `Session.run`, which looks every feed up in Python
+                # on every call. That takes a good part of a small request's time.
                 options = config_pb2.CallableOptions(
                     feed=[signature.inputs[name].tensor for name in sorted(signature.inputs)],
-                    fetch=[signature.outputs[name].tensor for name in outputs],
+                    fetch=[signature.outputs[name].tensor for name in sorted(signature.outputs)],
                     run_options=self._options,
                 )
-                call = self._session._make_callable_from_options(options)
-                self._callables[key] = call
-            return call, outputs
+                self._callables[signature.name] = self._session._make_callable_from_options(options)
+            return self._callables[signature.name]
 
 
 def _load(path: str) -> tuple[Any, dict[str, Signature]]:
-    if not any(os.path.isfile(os.path.join(path, name)) for name in ("saved_model.pb", "saved_model.pbtxt")):
-        raise ServingError("NOT_FOUND", _NO_SAVED_MODEL.format(path))
-    _register_custom_ops(path)
+    model_file = os.path.join(path, "saved_model.pb")
+    if not os.path.isfile(model_file):
+        raise ServingError("NOT_FOUND", f"{model_file} does not exist: the directory is no SavedModel")
+    _register_scann_ops(model_file)
     graph = tf.Graph()
     session = tf.compat.v1.Session(graph=graph)
     try:
@@ -159,29 +159,20 @@ def _load(path: str) -> tuple[Any, dict[str, Signature]]:
             meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], path)
     except Exception as error:  # whatever a broken directory provokes must not end the thread that loads
         session.close()
-        raise _load_error(error, path) from error
+        if isinstance(error, OSError):
+            raise ServingError("DATA_LOSS", f"cannot parse {model_file}: {error}") from error
+        raise from_exception(error) from error
     return session, {name: _signature(name, proto) for name, proto in meta_graph.signature_def.items()}
 
 
-def _register_custom_ops(path: str) -> None:
+def _register_scann_ops(model_file: str) -> None:
     """ScaNN's operations exist once its library is imported; only exports that use them ask for it."""
     try:
-        with open(os.path.join(path, "saved_model.pb"), "rb") as file:
+        with open(model_file, "rb") as file:
             if b"Scann>" in file.read():
                 importlib.import_module(_SCANN_MODULE).load_ops()
     except (OSError, ImportError, UserError):
         return  # the load itself says what is missing
-
-
-def _load_error(error: Exception, path: str) -> ServingError:
-    if isinstance(error, OSError):  # a saved_model.pb that is no protocol buffer
-        return ServingError("DATA_LOSS", f"Can't parse {os.path.join(path, 'saved_model.pb')} as binary proto: {error}")
-    if isinstance(error, RuntimeError) and "tag" in str(error):
-        message = str(error).split("\n")[0]
-        return ServingError(
-            "NOT_FOUND", f"Could not find meta graph def matching supplied tags: {{ serve }}. {message}"
-        )
-    return from_exception(error)
 
 
 def _signature(name: str, proto: Any) -> Signature:

@@ -1,52 +1,29 @@
 """The models that are served: loads new versions beside the old, switches, unloads; and says how each version fares.
 
-States and rules are those of TensorFlow Serving's aspired-versions manager with its availability-preserving policy. Two
-are safer here: a model never loses its last version because its directory is empty for a moment, and a directory that
-changed after a failed load is tried again at once, not at the next retry.
+States are those of TensorFlow Serving's aspired-versions manager with its availability-preserving policy: a version is
+unloaded once another one is available. A model keeps its last version even where its directory is empty for a moment.
 """
 
 import contextlib
-import dataclasses
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from tensorflow_serving.config import model_server_config_pb2
 
-from longretriever_tf.serving.server import versions
 from longretriever_tf.serving.server.loaded import LoadedModel
 from longretriever_tf.serving.server.metrics import Metrics
-from longretriever_tf.serving.server.status import ServingError, from_exception, invalid
+from longretriever_tf.serving.server.status import ServingError, VersionStatus, from_exception, invalid
 
 _LOG = logging.getLogger(__name__)
+_MAX_VERSION = 2**63 - 1
+_RETRY_S = 60.0
+"""A version that failed is tried again after so long, or as soon as its files change."""
 
-
-@dataclasses.dataclass(frozen=True)
-class LoadOptions:
-    """When to look for versions, and how hard to try.
-
-    Attributes:
-      poll_wait_s: seconds between looks at the base paths; 0: look once.
-      max_num_load_retries: tries after the first failure.
-      load_retry_interval_micros: between tries; negative: at once.
-      allow_labels_for_unavailable: a label may name a version that is not (yet) available.
-    """
-
-    poll_wait_s: float = 1.0
-    max_num_load_retries: int = 5
-    load_retry_interval_micros: int = 60_000_000
-    allow_labels_for_unavailable: bool = False
-
-
-class VersionStatus(NamedTuple):
-    """A version's state (START, LOADING, AVAILABLE, UNLOADING or END) and code: "OK" unless it failed for good."""
-
-    version: int
-    state: str
-    code: str
-    message: str
+Fingerprint = tuple[tuple[str, int, int], ...]
 
 
 class _Version:
@@ -57,46 +34,33 @@ class _Version:
         self.state = "START"
         self.error: ServingError | None = None
         self.model: LoadedModel | None = None
-        self.wanted = True
-        self.attempts = 0
         self.retry_at = 0.0
-        self.seen: versions.Fingerprint = ()
+        self.fingerprint: Fingerprint = ()
 
 
 class ModelManager:
     """Thread-safe. `configure`, then `poll` (`start` does so on a thread), then `servable`; `close` at the end."""
 
     def __init__(
-        self, options: LoadOptions, metrics: Metrics, load: Callable[[str, int, str], LoadedModel] = LoadedModel
+        self, metrics: Metrics, load: Callable[[str, int, str], LoadedModel] = LoadedModel, poll_wait_s: float = 1.0
     ) -> None:
-        self._options, self._metrics, self._load_model = options, metrics, load
+        self._metrics, self._load_model, self._poll_wait_s = metrics, load, poll_wait_s
         self._lock = threading.Lock()  # guards the fields below; never held while a model loads
-        self._polling = threading.Lock()
         self._configs: dict[str, Any] = {}
-        self._labels: dict[str, dict[str, int]] = {}
         self._versions: dict[str, dict[int, _Version]] = {}
-        self._warned: set[str] = set()
         self._faults: dict[str, str] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def configure(self, config: model_server_config_pb2.ModelServerConfig) -> None:
-        """Takes over a checked config; the next poll acts on it.
-
-        Raises:
-          ServingError: FAILED_PRECONDITION, a label for a version that is not available; the old config stays.
-        """
-        models = {model.name: model for model in config.model_config_list.config}
+        """Takes over a checked config; the next poll acts on it."""
         with self._lock:
-            labels = {name: self._check_labels(model) for name, model in models.items()}
-            self._configs, self._labels = models, labels
-            self._warned &= set(models)
+            self._configs = {model.name: model for model in config.model_config_list.config}
 
     def start(self) -> None:
         """Polls on a thread from now on."""
-        if self._options.poll_wait_s > 0:
-            self._thread = threading.Thread(target=self._watch, name="version-watcher", daemon=True)
-            self._thread.start()
+        self._thread = threading.Thread(target=self._watch, name="version-watcher", daemon=True)
+        self._thread.start()
 
     def close(self, wait_s: float | None = None) -> None:
         """Stops polling and unloads everything; requests in flight keep their model until they are done.
@@ -110,23 +74,21 @@ class ModelManager:
         with self._lock:
             for known in self._versions.values():
                 for version in known.values():
-                    self._unload(version)
+                    _unload(version)
 
     def poll(self) -> None:
-        """Looks at the base paths once: loads, switches, unloads."""
-        with self._polling:
-            with self._lock:
-                configs = dict(self._configs)
-                gone = [name for name in self._versions if name not in configs]
-            for name, config in configs.items():
-                try:
-                    self._reconcile(name, config)
-                except Exception as error:  # one model's directory must not keep the others from being looked at
-                    self._warn(name, f"{type(error).__name__}: {error}")
-            with self._lock:
-                for name in gone:
-                    for version in self._versions[name].values():
-                        self._unload(version)
+        """Looks at the base paths once: loads, switches, unloads. Not for two threads at once."""
+        with self._lock:
+            configs = dict(self._configs)
+        for name, config in configs.items():
+            try:
+                self._reconcile(name, config)
+            except Exception as error:  # one model's directory must not keep the others from being looked at
+                self._warn(name, f"looking for versions failed: {type(error).__name__}: {error}")
+        with self._lock:
+            for name in self._versions.keys() - configs.keys():
+                for version in self._versions[name].values():
+                    _unload(version)
 
     @contextlib.contextmanager
     def servable(self, name: str, version: int | None = None, label: str = "") -> Iterator[LoadedModel]:
@@ -148,14 +110,12 @@ class ModelManager:
           ServingError: NOT_FOUND.
         """
         with self._lock:
-            known = dict(sorted(self._versions.get(name, {}).items(), reverse=True))
-            if version is not None:
-                if version not in known:
-                    raise ServingError("NOT_FOUND", f"Could not find version {version} of model {name}")
-                known = {version: known[version]}
-            if not known:
-                raise ServingError("NOT_FOUND", f"Could not find any versions of model {name}")
-            return [_status(number, record) for number, record in known.items()]
+            known = self._versions.get(name, {})
+            numbers = sorted(known, reverse=True) if version is None else [version] if version in known else []
+            if not numbers:
+                what = "any versions" if version is None else f"version {version}"
+                raise ServingError("NOT_FOUND", f"Could not find {what} of model {name}")
+            return [VersionStatus(number, known[number].state, known[number].error) for number in numbers]
 
     def model_names(self) -> list[str]:
         """The configured models."""
@@ -163,145 +123,137 @@ class ModelManager:
             return list(self._configs)
 
     def waiting(self) -> list[str]:
-        """Models that have no available version yet, but may still get one."""
+        """Models that have no available version yet, and none that failed."""
         with self._lock:
-            return [name for name in self._configs if not self._available(name) and not self._hopeless(name)]
+            versions = {name: list(self._versions.get(name, {}).values()) for name in self._configs}
+            return [name for name, known in versions.items() if not any(v.model or v.error for v in known)]
 
     def failed(self) -> list[str]:
-        """Models without an available version, all of whose versions failed: TensorFlow Serving's line for each."""
+        """Models of which no version could be loaded, each with what went wrong."""
         with self._lock:
-            return [
-                f"{{{{name: {name} version: {number}}} due to error: {record.error}}}"
-                for name in self._configs
-                if not self._available(name) and self._hopeless(name)
-                for number, record in self._versions[name].items()
-            ]
+            versions = {name: self._versions.get(name, {}) for name in self._configs}
+            lost = {name: known for name, known in versions.items() if not any(v.model for v in known.values())}
+            errors = {name: known[max(known)].error for name, known in lost.items() if known}
+            return [f"model {name}: {error}" for name, error in errors.items() if error is not None]
 
     def _watch(self) -> None:
-        while not self._stop.wait(self._options.poll_wait_s):
-            try:
-                self.poll()
-            except Exception as error:  # the watcher must outlive whatever comes
-                self._warn("", f"{type(error).__name__}: {error}")
+        while not self._stop.wait(self._poll_wait_s):
+            self.poll()
 
     def _warn(self, name: str, fault: str) -> None:
         """Says what is wrong once, not at every look."""
         if self._faults.get(name) != fault:
             self._faults[name] = fault
-            _LOG.warning("looking for versions of servable %s failed, and is tried again: %s", name or "any", fault)
-
-    def _check_labels(self, model: Any) -> dict[str, int]:
-        known = self._versions.get(model.name, {})
-        old = self._labels.get(model.name, {})
-        for label, number in model.version_labels.items():
-            if self._options.allow_labels_for_unavailable and old.get(label, number) == number:
-                continue
-            if number not in known or known[number].state != "AVAILABLE":
-                raise ServingError(
-                    "FAILED_PRECONDITION",
-                    f"Request to assign label to version {number} of model {model.name}, which is not currently "
-                    "available for inference",
-                )
-        return dict(model.version_labels)
+            _LOG.warning("model %s: %s; it is tried again", name, fault)
 
     def _reconcile(self, name: str, config: Any) -> None:
-        found = versions.find_versions(config.base_path)
-        wanted = versions.aspired_versions(found, config.model_version_policy)
-        if not wanted:
-            if name not in self._warned:
-                self._warned.add(name)
-                _LOG.warning(
-                    "No versions of servable %s found under base path %s. Did you forget to name your leaf directory "
-                    "as a number (eg. '/1/')? Looking again every second or so",
-                    *(name, config.base_path),
-                )
-            return  # what is served stays: a directory may be on its way from one name to another
+        paths = find_versions(config.base_path)
+        wanted = aspired_versions(paths, config.model_version_policy)
+        if not wanted:  # what is served stays: a directory may be on its way from one name to another
+            self._warn(name, f"{config.base_path} holds no version; a version is a directory named by a number (1, 2)")
+            return
+        self._faults.pop(name, None)
         with self._lock:
             known = self._versions.setdefault(name, {})
             for number in wanted:
-                known[number] = _renewed(known.get(number), found[number])
-            for number, record in known.items():
-                record.wanted = number in wanted
-                if not record.wanted and record.state in ("START", "LOADING"):
-                    record.state = "END"
+                record = known.setdefault(number, _Version(paths[number]))
+                if record.model is None:
+                    record.path = paths[number]
         for number in wanted:
-            if known[number].state in ("START", "LOADING"):
+            if known[number].model is None:
                 self._load(name, number, known[number])
         with self._lock:
-            if any(record.wanted and record.state == "AVAILABLE" for record in known.values()):
-                for record in known.values():
-                    if not record.wanted:
-                        self._unload(record)
+            if any(known[number].model for number in wanted):
+                for number in known.keys() - set(wanted):
+                    _unload(known[number])
 
     def _load(self, name: str, number: int, record: _Version) -> None:
-        seen = versions.fingerprint(record.path)
-        if seen != record.seen:
-            record.attempts, record.retry_at, record.seen = 0, 0.0, seen
-        while record.state in ("START", "LOADING") and record.retry_at <= time.monotonic():
-            record.state = "LOADING"
-            record.attempts += 1
-            start = time.monotonic()
-            try:
-                model = self._load_model(name, number, record.path)
-            except Exception as error:  # one broken version must not end the watcher
-                self._note_failure(name, number, record, from_exception(error))
-                continue
-            self._metrics.count("load_attempts", record.path, "success")
-            self._metrics.count("load_latency", record.path, by=int((time.monotonic() - start) * 1e6))
+        now, fingerprint = time.monotonic(), _fingerprint(record.path)
+        if record.error is not None and fingerprint == record.fingerprint and now < record.retry_at:
+            return
+        record.fingerprint, record.state = fingerprint, "LOADING"
+        try:
+            model = self._load_model(name, number, record.path)
+        except Exception as error:  # one broken version must not end the watcher
+            failure = from_exception(error)
+            _LOG.warning("model %s, version %d could not be loaded: %s", name, number, failure)
+            self._metrics.count("load_attempts", record.path, "fail")
             with self._lock:
-                record.model, record.error, record.state = model, None, "AVAILABLE"
-            _LOG.info("Successfully loaded servable version {name: %s version: %d}", name, number)
-
-    def _note_failure(self, name: str, number: int, record: _Version, error: ServingError) -> None:
-        self._metrics.count("load_attempts", record.path, "fail")
-        _LOG.warning("Loading servable: {name: %s version: %d} failed: %s", name, number, error)
-        if record.attempts > self._options.max_num_load_retries:
-            with self._lock:
-                record.error, record.state = error, "END"
-        else:
-            record.retry_at = time.monotonic() + self._options.load_retry_interval_micros / 1e6
-
-    def _unload(self, record: _Version) -> None:
-        if record.model is not None:
-            record.state = "UNLOADING"
-            record.model.retire()
-            record.model = None
-            record.state = "END"
-
-    def _available(self, name: str) -> dict[int, _Version]:
-        return {n: record for n, record in self._versions.get(name, {}).items() if record.model is not None}
-
-    def _hopeless(self, name: str) -> bool:
-        records = self._versions.get(name, {}).values()
-        return bool(records) and all(record.state == "END" and record.error is not None for record in records)
+                record.error, record.state, record.retry_at = failure, "END", now + _RETRY_S
+            return
+        self._metrics.count("load_attempts", record.path, "success")
+        self._metrics.count("load_latency", record.path, by=int((time.monotonic() - now) * 1e6))
+        with self._lock:
+            record.model, record.error, record.state = model, None, "AVAILABLE"
+        _LOG.info("model %s, version %d is loaded", name, number)
 
     def _hold(self, name: str, version: int | None, label: str) -> LoadedModel:
         if not name:
-            raise invalid("ModelSpec has no name specified.")
+            raise invalid("the request names no model")
         with self._lock:
             if label:
-                if label not in self._labels.get(name, {}):
-                    raise invalid(f"Unrecognized servable version label: {label}")
-                version = self._labels[name][label]
-            available = self._available(name)
-            number = max(available, default=0) if version is None else version
-            record = available.get(number)
+                labels = self._configs[name].version_labels if name in self._configs else {}
+                if label not in labels:
+                    raise invalid(f"model {name} has no version label {label!r}")
+                version = labels[label]
+            known = self._versions.get(name, {})
+            latest = max((number for number, record in known.items() if record.model), default=0)
+            record = known.get(latest if version is None else version)
             if record is None or record.model is None or not record.model.hold():
-                request = f"Latest({name})" if version is None else f"Specific({name}, {version})"
-                raise ServingError("NOT_FOUND", f"Servable not found for request: {request}")
+                what = "no available version" if version is None else f"no available version {version}"
+                raise ServingError("NOT_FOUND", f"model {name} has {what}; GET /v1/models/NAME lists what there is")
             return record.model
 
 
-def _renewed(record: _Version | None, path: str) -> _Version:
-    """The record of a wanted version: a new one where it was not wanted before, or changed since it failed."""
-    if record is None or (record.state == "END" and not record.wanted):
-        return _Version(path)
-    if record.state == "END" and versions.fingerprint(path) != record.seen:
-        return _Version(path)
-    return record
+def _unload(record: _Version) -> None:
+    if record.model is not None:
+        record.state = "UNLOADING"
+        record.model.retire()
+        record.model = None
+    record.state = "END"
 
 
-def _status(number: int, record: _Version) -> VersionStatus:
-    if record.error is None:
-        return VersionStatus(number, record.state, "OK", "")
-    return VersionStatus(number, record.state, record.error.code, record.error.message)
+def find_versions(base_path: str) -> dict[int, str]:
+    """Version number -> directory, for every child of `base_path` whose whole name is a number.
+
+    Two names of one number (1, 001): the shorter wins. What is no directory, cannot be looked at (a link that leads to
+    itself) or has too large a number is no version; a base path that does not exist has none.
+    """
+    try:
+        names = sorted(os.listdir(base_path), key=len, reverse=True)
+    except OSError:
+        return {}
+    return {
+        int(name): os.path.join(base_path, name)
+        for name in names
+        if name.isascii() and name.isdigit() and int(name) <= _MAX_VERSION
+        if os.path.isdir(os.path.join(base_path, name))
+    }
+
+
+def aspired_versions(paths: Mapping[int, str], policy: Any) -> list[int]:
+    """The versions to serve, highest first.
+
+    Args:
+      paths: of `find_versions`.
+      policy: ServableVersionPolicy proto: latest { num_versions: N } (N = 1 where unset), all {} or specific.
+    """
+    ordered = sorted(paths, reverse=True)
+    kind = policy.WhichOneof("policy_choice")
+    if kind == "all":
+        return ordered
+    if kind == "specific":
+        return [version for version in ordered if version in policy.specific.versions]
+    return ordered[: max(policy.latest.num_versions, 1)]
+
+
+def _fingerprint(directory: str) -> Fingerprint:
+    """Relative path, size and time of every file below: two equal ones mean that nothing was copied in between."""
+    files = []
+    for root, _, names in os.walk(directory):
+        for name in names:
+            path = os.path.join(root, name)
+            with contextlib.suppress(OSError):  # moved away meanwhile: the next look sees another fingerprint
+                stat = os.stat(path)
+                files.append((os.path.relpath(path, directory), stat.st_size, stat.st_mtime_ns))
+    return tuple(sorted(files))

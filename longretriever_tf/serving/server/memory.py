@@ -94,8 +94,13 @@ class MemoryKeeper:
         while not self._stopping.is_set():
             self._wake.wait(self._look_s)
             self._wake.clear()
-            if self._collect() or self._is_high():
-                self._trim()
+            now = resident_bytes()
+            self._low, self._after = min(self._low, now), min(self._after, now)
+            # What was in use at the last trim may be free by now: it is looked at again after a while.
+            is_due = now > self._low + KEEP and time.monotonic() > self._trimmed_at + _AGAIN_S
+            if self._collect() or now > self._after + PEAK or is_due:
+                give_back_freed_memory()
+                self._after, self._trimmed_at = resident_bytes(), time.monotonic()
 
     def _collect(self) -> bool:
         """Looks for what was closed; what is still there is looked for again at the next look."""
@@ -104,16 +109,6 @@ class MemoryKeeper:
             gc.collect()
         self._closed.extend((garbage, left - 1) for garbage, left in closed if garbage() is not None and left > 1)
         return bool(closed)
-
-    def _is_high(self) -> bool:
-        """Whether there may be much to give back; what was in use at the last trim is looked at again after a while."""
-        now = resident_bytes()
-        self._low, self._after = min(self._low, now), min(self._after, now)
-        return now > self._after + PEAK or (now > self._low + KEEP and time.monotonic() > self._trimmed_at + _AGAIN_S)
-
-    def _trim(self) -> None:
-        give_back_freed_memory()
-        self._after, self._trimmed_at = resident_bytes(), time.monotonic()
 
 
 def _library() -> Any:

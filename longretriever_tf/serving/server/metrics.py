@@ -5,11 +5,12 @@ Prometheus client libraries would change both, so the page is written here.
 """
 
 import bisect
+import contextlib
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Iterator, Sequence
 
-_LATENCY_BOUNDS = tuple(10 * 1.8**power for power in range(33))
-_SIZE_BOUNDS = tuple(float(2**power) for power in range(14))
+_BOUNDS = tuple(10 * 1.8**power for power in range(33))
 
 COUNTERS = {
     "request_count": (":tensorflow:serving:request_count", ("model_name", "status")),
@@ -19,19 +20,11 @@ COUNTERS = {
 """Short name -> (exported name, labels); load_latency is a counter of microseconds there, too."""
 
 HISTOGRAMS = {
-    "request_latency": (":tensorflow:serving:request_latency", ("model_name", "API", "entrypoint"), _LATENCY_BOUNDS),
-    "runtime_latency": (":tensorflow:serving:runtime_latency", ("model_name", "API", "runtime"), _LATENCY_BOUNDS),
-    "warmup_latency": (":tensorflow:serving:model_warmup_latency", ("model_path", "status"), _LATENCY_BOUNDS),
-    "batch_size": (":tensorflow:serving:batching_session:processed_batch_size", (), _SIZE_BOUNDS),
-    "request_size": (":tensorflow:serving:batching_session:input_batch_size", (), _SIZE_BOUNDS),
-    "padding_size": (
-        ":tensorflow:serving:batching_session:padding_size",
-        ("execution_batch_size",),
-        _SIZE_BOUNDS,
-    ),
-    "queuing_latency": (":tensorflow:serving:batching_session:queuing_latency", (), _LATENCY_BOUNDS),
+    "request_latency": (":tensorflow:serving:request_latency", ("model_name", "API", "entrypoint")),
+    "runtime_latency": (":tensorflow:serving:runtime_latency", ("model_name", "API", "runtime")),
+    "warmup_latency": (":tensorflow:serving:model_warmup_latency", ("model_path", "status")),
 }
-"""Short name -> (exported name, labels, upper bounds of the buckets); latencies in microseconds."""
+"""Short name -> (exported name, labels); in microseconds."""
 
 
 class Metrics:
@@ -51,10 +44,21 @@ class Metrics:
     def observe(self, name: str, value: float, *labels: str) -> None:
         """Adds a value to a histogram."""
         with self._lock:
-            cells = self._histograms[name]
-            if labels not in cells:
-                cells[labels] = _Histogram(HISTOGRAMS[name][2])
-            cells[labels].add(value)
+            self._histograms[name].setdefault(labels, _Histogram()).add(value)
+
+    @contextlib.contextmanager
+    def timed(self, name: str, *labels: str) -> Iterator[None]:
+        """Adds the time that the block took, if it did not fail, to a histogram."""
+        start = time.monotonic()
+        yield
+        self.observe(name, (time.monotonic() - start) * 1e6, *labels)
+
+    def record_request(self, known: Collection[str], name: str, code: str, seconds: float, entrypoint: str) -> None:
+        """Counts a predict request. A name that no model has is "(unknown)": names come from anybody."""
+        name = name if name in known else "(unknown)"
+        self.count("request_count", name, code)
+        if code == "OK":
+            self.observe("request_latency", seconds * 1e6, name, "predict", entrypoint)
 
     def page(self) -> str:
         """The text that Prometheus scrapes."""
@@ -64,7 +68,7 @@ class Metrics:
                 lines.append(f"# TYPE {exported} counter")
                 for labels, value in sorted(self._counts[name].items()):
                     lines.append(f"{exported}{{{_labels(label_names, labels)}}} {value}")
-            for name, (exported, label_names, _) in HISTOGRAMS.items():
+            for name, (exported, label_names) in HISTOGRAMS.items():
                 lines.append(f"# TYPE {exported} histogram")
                 for labels, histogram in sorted(self._histograms[name].items()):
                     lines += histogram.lines(exported, _labels(label_names, labels))
@@ -72,13 +76,12 @@ class Metrics:
 
 
 class _Histogram:
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self._buckets = [0] * (len(bounds) + 1)
+    def __init__(self) -> None:
+        self._buckets = [0] * (len(_BOUNDS) + 1)
         self._sum = 0.0
 
     def add(self, value: float) -> None:
-        self._buckets[bisect.bisect_right(self._bounds, value)] += 1
+        self._buckets[bisect.bisect_right(_BOUNDS, value)] += 1
         self._sum += value
 
     def lines(self, name: str, labels: str) -> list[str]:
@@ -87,7 +90,7 @@ class _Histogram:
         lines = []
         for number, count in enumerate(self._buckets):
             total += count
-            bound = f"{self._bounds[number]:g}" if number < len(self._bounds) else "+Inf"
+            bound = f"{_BOUNDS[number]:g}" if number < len(_BOUNDS) else "+Inf"
             lines.append(f'{name}_bucket{{{before}le="{bound}"}} {total}')
         return [*lines, f"{name}_sum{{{labels}}} {self._sum:g}", f"{name}_count{{{labels}}} {total}"]
 

@@ -45,10 +45,7 @@ def quiet_logger(name: str) -> logging.Logger:
 
 
 def log_loop_error(logger: logging.Logger, context: dict[str, Any]) -> None:
-    """An asyncio exception handler's work: a line without the traceback.
-
-    Without it asyncio writes a traceback for every connection that it cannot accept for want of file descriptors.
-    """
+    """For asyncio's exception handler, which else writes a traceback for every connection that it cannot accept."""
     error = context.get("exception")
     reason = f": {type(error).__name__}: {error}" if error else ""
     logger.warning(f"{context.get('message', 'event loop')}%s", reason)  # noqa: G004 - the message is the kind

@@ -1,28 +1,11 @@
-"""Errors as TensorFlow Serving reports them: a canonical code and a message. Imports no TensorFlow.
+"""Errors and the state of versions, as both transports report them. Imports no TensorFlow.
 
-Canonical codes are those of google.rpc.Code; the HTTP status of each is that of TensorFlow Serving's http_server.cc.
+The codes are those of google.rpc.Code. The HTTP status of each code is that of TensorFlow Serving's http_server.cc.
 """
 
-CODES = {
-    "OK": 0,
-    "CANCELLED": 1,
-    "UNKNOWN": 2,
-    "INVALID_ARGUMENT": 3,
-    "DEADLINE_EXCEEDED": 4,
-    "NOT_FOUND": 5,
-    "ALREADY_EXISTS": 6,
-    "PERMISSION_DENIED": 7,
-    "RESOURCE_EXHAUSTED": 8,
-    "FAILED_PRECONDITION": 9,
-    "ABORTED": 10,
-    "OUT_OF_RANGE": 11,
-    "UNIMPLEMENTED": 12,
-    "INTERNAL": 13,
-    "UNAVAILABLE": 14,
-    "DATA_LOSS": 15,
-    "UNAUTHENTICATED": 16,
-}
-"""Number of each canonical code, the same in gRPC, TensorFlow and StatusProto."""
+from typing import NamedTuple
+
+import grpc
 
 _HTTP = {
     "OK": 200,
@@ -40,12 +23,12 @@ _HTTP = {
     "UNAVAILABLE": 503,
     "UNAUTHENTICATED": 401,
 }
-_NAMES = {number: name for name, number in CODES.items()}
-_GRAPH_PREFIX = "Graph execution error:\n\n"  # Python's own words: the C++ server starts with the message itself
+_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
+_GRAPH_PREFIX = "Graph execution error:\n\n"
 
 
 class ServingError(Exception):
-    """A request or a load that failed: `code` (a name in CODES) and a message that the caller may read."""
+    """A request or a load that failed: the name of a canonical code, and a message for the caller."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -53,13 +36,8 @@ class ServingError(Exception):
         self.message = message
 
     @property
-    def number(self) -> int:
-        """The canonical code's number."""
-        return CODES[self.code]
-
-    @property
     def http_status(self) -> int:
-        """The HTTP status that TensorFlow Serving answers with."""
+        """The HTTP status that goes with the code."""
         return _HTTP.get(self.code, 500)
 
     def __str__(self) -> str:
@@ -67,7 +45,7 @@ class ServingError(Exception):
 
 
 def invalid(message: str) -> ServingError:
-    """The commonest error: the request is wrong."""
+    """The request is wrong."""
     return ServingError("INVALID_ARGUMENT", message)
 
 
@@ -79,3 +57,16 @@ def from_exception(error: BaseException) -> ServingError:
     if number in _NAMES:
         return ServingError(_NAMES[number], getattr(error, "message", str(error)).removeprefix(_GRAPH_PREFIX))
     return ServingError("INTERNAL", f"{type(error).__name__}: {error}")
+
+
+def printable(text: str) -> str:
+    """Text without lone surrogates: an error message may repeat bytes of a request that are not UTF-8."""
+    return text.encode("utf-8", "replace").decode()
+
+
+class VersionStatus(NamedTuple):
+    """A version's state (START, LOADING, AVAILABLE, UNLOADING or END), and its error, if loading it failed."""
+
+    version: int
+    state: str
+    error: ServingError | None = None
