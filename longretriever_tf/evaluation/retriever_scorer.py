@@ -23,7 +23,7 @@ from longretriever_tf.models.retriever import LongRetriever
 from longretriever_tf.retrieval.interests import Interests
 from longretriever_tf.retrieval.merge import MERGES, Candidates
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
-from longretriever_tf.retrieval.request_options import DEFAULT_K, default_columns
+from longretriever_tf.retrieval.request_options import DEFAULT_K, MAX_WEIGHT, default_columns
 from longretriever_tf.retrieval.requests import InterestScores, Requests
 
 _CORPUS_K = 500
@@ -199,7 +199,8 @@ class LongRetrieverScorer(TaskScorer):
         item_id = np.full(shape, "" if self._served.item_id_dtype == tf.string else 0, self._item_id.dtype)
         timestamp, weight = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
         item_id[row, column] = self._item_id[log.item[event]]
-        timestamp[row, column], weight[row, column] = log.timestamp[event], log.weight[event]
+        timestamp[row, column] = log.timestamp[event]
+        weight[row, column] = np.minimum(log.weight[event], MAX_WEIGHT)  # merged events may weigh more together
         profile = [
             tf.constant(values[index].tolist(), tf.string)
             for values, index in zip(self._profile, log.profile[users].T, strict=False)
