@@ -18,7 +18,7 @@ STAMP := .venv/.setup-done
 $(STAMP): setup.cfg pyproject.toml .ci/setup
 	@.ci/setup "$(PYTHON)"
 
-.PHONY: help setup demo reproduce serve serve-smoke load notebooks test test-fast lint format type arch doctest docs bench peers doctor clean
+.PHONY: help setup demo reproduce serve serve-smoke load notebooks test test-fast lint format tables lock type arch doctest docs bench peers doctor clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -54,14 +54,23 @@ test: $(STAMP) ## set everything up and run all tests, in TEST_WORKERS processes
 test-fast: $(STAMP) ## the tests without the slow ones
 	$(PY) -m pytest -m "not slow and not realdata" $(PYTEST_ARGS)
 
-lint: $(STAMP) ## ruff: errors, imports, docstrings, size alarms
+lint: $(STAMP) ## ruff, and the form of documents, their tables and the notebooks
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) .ci/write_tables.py --check
+	$(PY) -m pytest -q --durations=0 --durations-min=60 lint
 
 format: $(STAMP) ## lay the code out, and mend what ruff can mend by itself
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-type: $(STAMP) ## mypy, strict on the modules that need no TensorFlow
+tables: $(STAMP) ## write the tables of README.md and docs/ from results/
+	$(PY) .ci/write_tables.py
+
+lock: $(STAMP) ## write serving/requirements.lock, the versions of the server image, from this .venv
+	$(PY) .ci/write_lock.py
+
+type: $(STAMP) ## mypy: every function is typed
 	$(PY) -m mypy
 
 arch: $(STAMP) ## layers, TensorFlow-free modules, size caps

@@ -57,9 +57,9 @@ def main(argv: list[str]) -> None:
 
 def _packed_index() -> Any:
     """Every item of the run, to be searched exactly."""
-    from longretriever_tf.models.finished import load_for_export
+    from longretriever_tf.models.build import load_for_export
+    from longretriever_tf.models.retriever import embed_corpus
     from longretriever_tf.retrieval.index.exact import PackedIndex
-    from longretriever_tf.retrieval.item_vectors import embed_corpus
 
     config = load_config(_RUN_DIR.value)
     corpus, arrays, models = load_for_export(config)

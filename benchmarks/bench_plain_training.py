@@ -79,15 +79,14 @@ def _train_and_judge(config: Any, begun: Any) -> dict[str, dict[str, float]]:
     from recall import judge
 
     from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
-    from longretriever_tf.models.optimizer import LazyAdamW
-    from longretriever_tf.training.loop import make_step
+    from longretriever_tf.models.optimizer import WEIGHT_DECAY, LazyAdamW
     from longretriever_tf.training.setup import validation_truth
 
     prepared, phase = begun.prepared, begun.phase
-    total = max(1, phase.num_steps() * _JUDGED.value // phase.num_examples())
-    optimizer = LazyAdamW(phase.variables(), config.train.learning_rate, config.train.weight_decay, total)
-    step = make_step(phase, optimizer, config.train.xla)
-    epochs = (batch for epoch in itertools.count() for batch in phase.make_dataset(epoch))
+    total = max(1, phase.num_steps() * _JUDGED.value // phase.source.num_rows)
+    optimizer = LazyAdamW(config.train.learning_rate, WEIGHT_DECAY, total)
+    step = phase.make_step(optimizer, config.train.xla)
+    epochs = (batch for epoch in itertools.count() for batch in phase.source.make_dataset(epoch))
     ours = _train(epochs, lambda batch: int(batch.category.shape[0]), step)
     plain = PlainRetriever(config, prepared)
     dataset = make_plain_dataset(config, prepared, begun.examples, config.train.seed).repeat()
@@ -110,11 +109,10 @@ def _train(batches: Iterable[Any], size_of: Callable[[Any], int], step: Callable
 
 def _ours(config: Any, begun: Any) -> dict[str, Any]:
     from longretriever_tf.models.optimizer import LazyAdamW
-    from longretriever_tf.training.loop import make_step
 
     phase = begun.phase
-    step = make_step(phase, LazyAdamW(phase.variables(), config.train.learning_rate, 0.0, 10_000), config.train.xla)
-    dataset = phase.make_dataset(0)
+    step = phase.make_step(LazyAdamW(config.train.learning_rate, 0.0, 10_000), config.train.xla)
+    dataset = phase.source.make_dataset(0)
     batches = list(_first(dataset, lambda batch: int(batch.category.shape[0]), _EXAMPLES.value))
     facts = _padding(batch.token_item for batch in batches)
     measure = _measurer(dataset, batches, lambda batch: int(batch.category.shape[0]), step)

@@ -87,7 +87,7 @@ def _save(config: Config, folder: str) -> dict[str, Any]:
     import tensorflow as tf
 
     from longretriever_tf.data.corpus import save_corpus
-    from longretriever_tf.models.finished import load_for_export
+    from longretriever_tf.models.build import load_for_export
     from longretriever_tf.retrieval.multi_context import MultiContextRetriever
     from longretriever_tf.retrieval.signatures import make_signatures
 
@@ -155,6 +155,7 @@ def _padded_tower(model: Any, config: Config) -> Any:
 
     from longretriever_tf.data.recipe.tokens import make_tokens
     from longretriever_tf.data.search.hard_search import Events
+    from longretriever_tf.models.towers import UserInputs
 
     def encode(
         item: tf.Tensor, age: tf.Tensor, length: tf.Tensor, count: tf.Tensor, category: tf.Tensor, activity: tf.Tensor
@@ -169,7 +170,8 @@ def _padded_tower(model: Any, config: Config) -> Any:
         profile = tf.zeros([num, len(model.profile_names)], tf.int32)
         history_embedding = tf.zeros([num, config.model.svd_dim if config.model.reads_history_embedding else 0])
         vectors = tf.gather(model._token_vectors, items)
-        return model._user_tower(vectors, items > 0, features, category, profile, history_embedding).embedding
+        inputs = UserInputs(vectors, items > 0, features, category, profile, history_embedding)
+        return model._user_tower(inputs).embedding
 
     def spec(name: str, dtype: tf.DType) -> tf.TensorSpec:
         return tf.TensorSpec([None], dtype, name)

@@ -36,7 +36,8 @@ def main(argv: list[str]) -> None:
 
     from longretriever_tf.common.files import write_text_atomically
     from longretriever_tf.common.provenance import describe_origin
-    from longretriever_tf.training.device_phase import make_device_phase
+    from longretriever_tf.data.batches.on_device import DeviceSource
+    from longretriever_tf.training.device_phase import DevicePhase
 
     begun = start_towers(config)
     facts = {
@@ -48,9 +49,8 @@ def main(argv: list[str]) -> None:
         "histories": type(begun.source.histories).__name__,
     }
     if config.train.device_input:
-        device = make_device_phase(
-            config, begun.phase, begun.models.retriever, begun.prepared, begun.examples, begun.source
-        )
+        source = DeviceSource(config, begun.prepared, begun.source)
+        device = DevicePhase("towers", config.train.epochs, begun.models.retriever, source, config.train.seed)
         facts.update(_measure_device(config, device))
     else:
         facts.update(_measure(config, begun.phase))
@@ -69,10 +69,9 @@ def _describe(device: Any) -> str:
 def _measure(config: Any, phase: Any) -> dict[str, Any]:
     """Pipeline, step, both: over the first batches of an epoch."""
     from longretriever_tf.models.optimizer import LazyAdamW
-    from longretriever_tf.training.loop import make_step
 
-    step = make_step(phase, LazyAdamW(phase.variables(), config.train.learning_rate, 0.0, 10_000), config.train.xla)
-    dataset = phase.make_dataset(0)
+    step = phase.make_step(LazyAdamW(config.train.learning_rate, 0.0, 10_000), config.train.xla)
+    dataset = phase.source.make_dataset(0)
     batches = list(dataset.take(_BATCHES.value))
     count = sum(int(batch.category.shape[0]) for batch in batches)
     slots = sum(int(batch.token_item.shape[0] * batch.token_item.shape[1]) for batch in batches)
@@ -109,14 +108,13 @@ def _measure(config: Any, phase: Any) -> dict[str, Any]:
 
 def _measure_device(config: Any, phase: Any) -> dict[str, Any]:
     """The first epoch by the call, with its losses and compilation; then later epochs whole, start to last step."""
-    from longretriever_tf.models.optimizer import LazyAdamW
-    from longretriever_tf.training.loop import make_step
+    from longretriever_tf.models.optimizer import WEIGHT_DECAY, LazyAdamW
 
-    optimizer = LazyAdamW(phase.variables(), config.train.learning_rate, config.train.weight_decay, 10_000)
-    step = make_step(phase, optimizer, config.train.xla)
-    phase.epochs = _REPEATS.value + 1  # each is planned while the one before it runs, as in a long training
+    optimizer = LazyAdamW(config.train.learning_rate, WEIGHT_DECAY, 10_000)
+    step = phase.make_step(optimizer, config.train.xla)
+    phase.source.epochs = _REPEATS.value + 1  # each is planned while the one before it runs, as in a long training
     seen, losses, compile_s = set(), [], 0.0
-    for block in itertools.islice(phase.make_dataset(0), _BATCHES.value):
+    for block in itertools.islice(phase.source.make_dataset(0), _BATCHES.value):
         start = time.perf_counter()
         losses.append(float(step(block)))
         if block[1].shape not in seen:
@@ -126,9 +124,9 @@ def _measure_device(config: Any, phase: Any) -> dict[str, Any]:
     rates, plan_s = [], []
     for repeat in range(_REPEATS.value):
         # A shape that a short first pass has not met would be compiled while the clock runs: then repeat that pass.
-        epoch = 0 if _BATCHES.value < phase.num_batches() else repeat + 1
+        epoch = 0 if _BATCHES.value < phase.source.num_batches() else repeat + 1
         start, count, loss = time.perf_counter(), 0, None
-        for block in itertools.islice(phase.make_dataset(epoch), _BATCHES.value):
+        for block in itertools.islice(phase.source.make_dataset(epoch), _BATCHES.value):
             if not count:
                 plan_s.append(time.perf_counter() - start)
             loss = step(block)
@@ -139,7 +137,7 @@ def _measure_device(config: Any, phase: Any) -> dict[str, Any]:
     return {
         "shapes": [list(shape) for shape in sorted(seen)],
         "compile_s": compile_s,
-        "calls": phase.num_batches(),
+        "calls": phase.source.num_batches(),
         "steps": phase.num_steps(),
         "examples": count,
         "plan_s": statistics.median(plan_s),

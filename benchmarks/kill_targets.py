@@ -16,9 +16,9 @@ import numpy as np
 from kill_children import end_of
 
 _DAY_S = 86_400
-_FLAGS = """--dataset=event_log --item_features=brand --window_days=14 --horizon_days=14 --num_snapshots=6
---batch_size=32 --max_logits=600 --dim=16 --num_heads=2 --ff_dim=32 --svd_dim=8 --interest_epochs=3 --num_interests=5
---top_interests=5 --checkpoint_every_s=0.05""".split()
+_FLAGS = """--recipe=compact --dataset=event_log --item_features=brand --window_days=14 --horizon_days=14
+--num_snapshots=6 --batch_size=32 --max_logits=600 --dim=16 --num_heads=2 --ff_dim=32 --svd_dim=8 --interest_epochs=3
+--num_interests=5 --top_interests=5 --checkpoint_every_s=0.05""".split()
 _ONE_THREAD = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _PLAN = """title = "Kill trials"
 [runs.ours]

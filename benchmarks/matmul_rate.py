@@ -21,17 +21,17 @@ def useful_products(config: ModelConfig, batch: Batch) -> list[Product]:
     rows, dim = int(batch.category.shape[0]), config.dim
     real = int(np.count_nonzero(batch.token_item))
     prefix = 1 + int(config.reads_history_embedding) + (int(batch.profile.shape[1]) if config.profile else 0)
-    tokens, items, width = real + rows * prefix, int(batch.item.shape[0]), int(batch.features.shape[2])
+    tokens, items, width = real + rows * prefix, int(batch.item.shape[1]), int(batch.features.shape[2])
     length = max(1, round(tokens / rows))
     made = [(1, real, width, dim)]
     for layer in range(config.num_layers):
-        is_last = layer == config.num_layers - 1 and not config.copy
+        is_last = layer == config.num_layers - 1 and not config.repeat_term
         written = rows if is_last else tokens
         queries, heads, head = (1 if is_last else length), config.num_heads, dim // config.num_heads
         made += [(1, written, dim, dim), (1, tokens, dim, 2 * dim), (1, written, dim, dim)]
         made += [(rows * heads, queries, head, length), (rows * heads, queries, length, head)]
         made += [(1, written, dim, config.ff_dim), (1, written, config.ff_dim, dim)]
-    if config.copy:
+    if config.repeat_term:
         made += [(1, real, dim + width, dim), (1, real, dim, 1)]
     if config.reads_history_embedding:
         made.append((1, rows, config.svd_dim, dim))

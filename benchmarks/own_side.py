@@ -58,7 +58,7 @@ def train_own(config: Any, log: Any, cuts: Any, prepared: Any, truth: Any, budge
     Returns:
       `examples_per_s` and `pairs_per_s` (targets) of the retriever while it trains, `curve` as `judge_marks` has it.
     """
-    from longretriever_tf.training.run import assemble
+    from longretriever_tf.training.setup import assemble
 
     parts = assemble(config, log, cuts, prepared)
     parts.set_scales()
@@ -76,20 +76,19 @@ def train_own(config: Any, log: Any, cuts: Any, prepared: Any, truth: Any, budge
 
 def _endless(phase: Any) -> Iterator[Any]:
     for epoch in itertools.count():
-        yield from phase.make_dataset(epoch)
+        yield from phase.source.make_dataset(epoch)
 
 
 def _make_step(config: Any, phase: Any, budget_s: float) -> Callable[[Any], Any]:
     """The step, traced for the shapes to come, the weights as they were; its learning rate ends with the budget."""
-    from longretriever_tf.models.optimizer import LazyAdamW
-    from longretriever_tf.training.loop import make_step
+    from longretriever_tf.models.optimizer import WEIGHT_DECAY, LazyAdamW
 
-    variables, batches = phase.variables(), list(itertools.islice(phase.make_dataset(0), _TRIED))
-    still = make_step(phase, LazyAdamW(variables, 0.0, 0.0, 1), config.train.xla)  # rate 0: no weight moves
+    variables, batches = phase.variables(), list(itertools.islice(phase.source.make_dataset(0), _TRIED))
+    still = phase.make_step(LazyAdamW(0.0, 0.0, 1), config.train.xla)  # rate 0: no weight moves
     _run(still, batches)
     total = max(1, round(budget_s / _run(still, batches)))
-    optimizer = LazyAdamW(variables, config.train.learning_rate, config.train.weight_decay, total)
-    step = make_step(phase, optimizer, config.train.xla)
+    optimizer = LazyAdamW(config.train.learning_rate, WEIGHT_DECAY, total)
+    step = phase.make_step(optimizer, config.train.xla)
     state = [*variables, *optimizer.variables]
     before = [variable.numpy() for variable in state]
     _run(step, batches)

@@ -15,7 +15,7 @@ _BATCH = 2048
 
 
 class PlainLogits:
-    """Logits of every item by its own category's user vector, as `evaluation.category_scorer` has them.
+    """Logits of every item by its own category's user vector, as `evaluation.retriever_scorer` has them.
 
     Args:
       config: the run's.
@@ -61,5 +61,5 @@ class PlainLogits:
 def make_plain_scorer(ours: LongRetrieverScorer, retrieval: RetrievalConfig, logits: PlainLogits) -> Any:
     """The `Scorer` of the plain model, by the interest scores of `ours` and the merge of `retrieval`."""
     made = ours.with_retrieval("plain", retrieval, every_category=True)
-    made._categories, made._cache = logits, {}
+    made._all_logits, made._cache = logits.all_logits, {}
     return made

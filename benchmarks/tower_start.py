@@ -35,7 +35,7 @@ def start_towers(config: Any) -> Start:
     from longretriever_tf.data.batches.in_context import BatchSource
     from longretriever_tf.data.batches.prepared_data import load_split, prepare, prepare_examples, training_cut
     from longretriever_tf.models.build import build_models, set_token_scale
-    from longretriever_tf.training.phases import TowerPhase
+    from longretriever_tf.training.phases import Phase
 
     log, cuts = load_split(config)
     start = time.perf_counter()
@@ -46,6 +46,6 @@ def start_towers(config: Any) -> Start:
     source = BatchSource(config, prepared, examples)
     source_s = time.perf_counter() - start
     models = build_models(config, prepared.corpus, prepared.item_svd)
-    phase = TowerPhase(config, models.retriever, source, examples, prepared.corpus.category_offset, None)
-    set_token_scale(models.retriever, phase.make_dataset(0).take(16))
+    phase = Phase("towers", config.train.epochs, models.retriever, source, config.train.seed)
+    set_token_scale(models.retriever.user_tower, source.make_dataset(0).take(16))
     return Start(log, cuts, prepared, examples, source, models, phase, prepare_s, source_s)

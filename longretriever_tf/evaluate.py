@@ -1,10 +1,10 @@
-"""Judges a finished run on the validation or the test window, beside simple baselines.
+"""Evaluates a finished run on the validation or the test window, alongside simple baselines.
 
   python -m longretriever_tf.evaluate --run_dir=runs/demo --split=test
 
 Prints a table and writes metrics.json: recall, hit rate, NDCG and MRR at 20, 50, 100 and 500, item and category
 coverage, for all items and for novel ones (items the user never had), recall within the item's own category, and how
-far the run is from the best baseline on each figure of the table, with a 95% interval (paired bootstrap over users).
+far the run is from the best baseline on each metric of the table, with a 95% interval (paired bootstrap over users).
 Beside it, metrics.per_user.npz holds what each user and each truth pair got, for paired comparisons, and metrics.png
 draws both: recall by k, by the length of the history and by the size of the category, and the calibration.
 --export_dir asks an export of the run itself, by the signature that requests ask: the first row, "as served".
@@ -25,15 +25,15 @@ _SPLIT = absl_flags.DEFINE_enum(
     "split", "validation", ["validation", "test"], "Which window. Tune on validation; read test once."
 )
 _OUTPUT = absl_flags.DEFINE_string(
-    "output", "", "Where to write the figures; empty: metrics.json in the run directory."
+    "output", "", "Where to write the metrics; empty: metrics.json in the run directory."
 )
 _MAX_USERS = absl_flags.DEFINE_integer("max_users", 0, "Judge only the first so many users; 0: all.", lower_bound=0)
 _BASELINES = absl_flags.DEFINE_enum(
     "baselines",
     "simple",
     ["none", "simple", "all"],
-    "Which baselines stand beside the run. simple: popularity, popularity in the user's categories, the user's own "
-    "items. all: TIFU-kNN, ItemKNN and EASE too, tuned on the validation window first (minutes).",
+    "Which baselines to evaluate too. simple: popularity, popularity in the user's categories, the user's own items. "
+    "all: TIFU-kNN, ItemKNN and EASE too, tuned on the validation window first (minutes).",
 )
 _SETTINGS = absl_flags.DEFINE_string(
     "baseline_settings", "", "baselines=all: a baseline_settings.json of this log; its settings are used, none tuned."
@@ -41,8 +41,8 @@ _SETTINGS = absl_flags.DEFINE_string(
 _VARIANTS = absl_flags.DEFINE_string(
     "variants",
     "",
-    "Judge the run asked in other ways too. paper: Top5, random 5 of 20, day floors; merges: each merge; interests: a "
-    "grid of N and M; all: these.",
+    "Other ways of asking the run, evaluated too. paper: Top5, random 5 of 20, day floors; merges: each merge; "
+    "interests: a grid of N and M; all: these.",
 )
 _DRAW_SEEDS = absl_flags.DEFINE_integer(
     "draw_seeds", 1, "Average so many draws of each variant that draws interests at random.", lower_bound=1
@@ -53,7 +53,7 @@ _EXPORT_DIR = absl_flags.DEFINE_string(
 _OTHER_LOG = absl_flags.DEFINE_bool(
     "other_log",
     False,
-    "Judge on another log than the run was trained on, say the same one with newer events: the windows are counted "
+    "Evaluate on another log than the run was trained on, say the same one with newer events: the windows are counted "
     "from its end, and must begin after the training's cut.",
 )
 _PLOTS = absl_flags.DEFINE_bool("plots", True, "Draw metrics.png, and the same into TensorBoard.")
@@ -66,9 +66,9 @@ def main(argv: Sequence[str]) -> None:
     config = flags.config_from_flags(load_config(_RUN_DIR.value))
     from longretriever_tf.common.files import require_output
     from longretriever_tf.evaluation.charts import draw_evaluation
-    from longretriever_tf.evaluation.evaluate_baselines import BaselineChoice, beside
+    from longretriever_tf.evaluation.evaluate_baselines import BaselineChoice, settings_path
     from longretriever_tf.evaluation.evaluate_run import (
-        judge_run,  # after the flags are checked: TensorFlow takes seconds
+        evaluate_run,  # after the flags are checked: TensorFlow takes seconds
     )
     from longretriever_tf.evaluation.per_user import per_user_path
     from longretriever_tf.evaluation.table import text_table, write_json
@@ -76,10 +76,10 @@ def main(argv: Sequence[str]) -> None:
 
     output = _OUTPUT.value or os.path.join(_RUN_DIR.value, "metrics.json")
     require_output(output)
-    choice = BaselineChoice(_BASELINES.value, _SETTINGS.value, beside(output))
-    ways = RetrievalVariants(_VARIANTS.value, _DRAW_SEEDS.value, _EXPORT_DIR.value)
-    metrics = judge_run(
-        config, _SPLIT.value, _MAX_USERS.value, choice, ways, per_user_path(output), other_log=_OTHER_LOG.value
+    choice = BaselineChoice(_BASELINES.value, _SETTINGS.value, settings_path(output))
+    variants = RetrievalVariants(_VARIANTS.value, _DRAW_SEEDS.value, _EXPORT_DIR.value)
+    metrics = evaluate_run(
+        config, _SPLIT.value, _MAX_USERS.value, choice, variants, per_user_path(output), other_log=_OTHER_LOG.value
     )
     write_json(output, metrics)
     print(text_table(metrics))

@@ -32,13 +32,13 @@ def main(argv: Sequence[str]) -> None:
     del argv
     config = flags.config_from_flags()
     from longretriever_tf.common.files import require_output
-    from longretriever_tf.evaluation.evaluate_baselines import BaselineChoice, beside, judge_baselines
+    from longretriever_tf.evaluation.evaluate_baselines import BaselineChoice, evaluate_baselines, settings_path
     from longretriever_tf.evaluation.table import text_table, write_json
 
     output = _OUTPUT.value
     require_output(output)
-    choice = BaselineChoice(_BASELINES.value, _SETTINGS.value, beside(output))
-    metrics = judge_baselines(config, _SPLIT.value, choice, _MAX_USERS.value)
+    choice = BaselineChoice(_BASELINES.value, _SETTINGS.value, settings_path(output))
+    metrics = evaluate_baselines(config, _SPLIT.value, choice, _MAX_USERS.value)
     write_json(output, metrics)
     print(text_table(metrics))
     print(f"written: {output}")

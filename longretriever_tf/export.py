@@ -31,7 +31,7 @@ _CATALOGUE = absl_flags.DEFINE_enum(
     "catalogue",
     "auto",
     ["auto", "seen", "all"],
-    "Which items. seen: those with an event before the training cut, which `evaluate` judges. all: every item of the "
+    "Which items. seen: those with an event before the training cut, which `evaluate` counts. all: every item of the "
     "log's items table; those without events get vectors from their features. auto: all for --cut=none, else seen.",
 )
 _NEW_ITEMS = absl_flags.DEFINE_enum(

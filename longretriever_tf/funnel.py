@@ -4,9 +4,9 @@
       --channel_run=mind=runs/mind --channel_run=without_long=runs/short --channel_run=without_in_context=runs/mixed
 
 Every run must have been trained with --cut=validation: the ranker learns from what the channels retrieve for the
-validation window. --run_dir alone gives the rows longretriever (random 5 of top 20), top5 and every_category; a
---channel_run of another name is a row of its own, unless --channels names it: then it stands beside every row.
-Writes funnel.json and funnel.md; says which of the paper's directions hold here.
+validation window. --run_dir alone gives the rows longretriever (random 5 of top 20), top5 and every_category. A
+--channel_run of another name is a row of its own, unless --channels names it: then it is an other channel of every row.
+Writes funnel.json and funnel.md, and reports which of the paper's directions hold here.
 """
 
 import os
@@ -30,18 +30,13 @@ _CHANNEL_RUN = absl_flags.DEFINE_multi_string(
 _CHANNELS = absl_flags.DEFINE_list(
     "channels",
     ["popularity", "category_popularity"],
-    "The channels that stand beside the test channel: popularity, category_popularity, or names of --channel_run.",
+    "The other channels of the stand: popularity, category_popularity, or names of --channel_run.",
 )
 _OWN_ITEMS = absl_flags.DEFINE_enum(
-    "own_items", "both", ["with", "without", "both"], "Does a channel of the user's own items stand beside them too?"
+    "own_items", "both", ["with", "without", "both"], "Whether a channel of the user's own items is among the others."
 )
 _K = absl_flags.DEFINE_integer("k", 100, "Items that each channel retrieves per user.", lower_bound=1)
 _EXPOSED = absl_flags.DEFINE_integer("num_exposed", 50, "Items that the ranker exposes per user.", lower_bound=1)
-_CHANNEL_RANKS = absl_flags.DEFINE_bool(
-    "channel_ranks",
-    False,
-    "Let the ranker see each channel's rank of the item as well; every row then trains a ranker of its own.",
-)
 _MAX_USERS = absl_flags.DEFINE_integer(
     "max_users", 5000, "Users per window, sampled by --seed; 0: all. Bounds memory and time.", lower_bound=0
 )
@@ -50,7 +45,7 @@ _SEED = absl_flags.DEFINE_integer("seed", 1, "Of the sampled users, the ranker a
 _OUTPUT = absl_flags.DEFINE_string(
     "output",
     "",
-    "Where to write the figures; the table goes beside it as .md. Empty: funnel.json in the run directory.",
+    "Where to write the metrics as JSON, and a table next to it as .md. Empty: funnel.json in the run directory.",
 )
 _DATA_DIR = absl_flags.DEFINE_string("data_dir", "", "Where TFDS keeps prepared data, if not where training found it.")
 
@@ -68,19 +63,18 @@ def main(argv: Sequence[str]) -> None:
     specs = tuple(map(parse_channel, _CHANNEL_RUN.value))
     output = _OUTPUT.value or os.path.join(_RUN_DIR.value, "funnel.json")
     require_output(output)
-    import_lightgbm()  # that it does not load is told before minutes of retrieval, not after
-    from longretriever_tf.evaluation.funnel.run_funnel import FunnelSetup, judge_funnel  # TensorFlow takes seconds
+    import_lightgbm()  # an error here comes before minutes of retrieval, not after
+    from longretriever_tf.evaluation.funnel.run_funnel import FunnelSetup, evaluate_funnel  # TensorFlow takes seconds
 
-    contest = FunnelSetup(specs, tuple(_CHANNELS.value), _OWN_ITEMS.value, _MAX_USERS.value)
+    setup = FunnelSetup(specs, tuple(_CHANNELS.value), _OWN_ITEMS.value, _MAX_USERS.value)
     funnel = FunnelConfig(
         k=_K.value,
         num_exposed=_EXPOSED.value,
         resamplings=_RESAMPLINGS.value,
-        channel_ranks=_CHANNEL_RANKS.value,
         seed=_SEED.value,
         ranker=RankerConfig(seed=_SEED.value),
     )
-    report = judge_funnel(config, contest, funnel)
+    report = evaluate_funnel(config, setup, funnel)
     write_report(output, report)
     print(text_report(report))
     print(f"written: {output}, {os.path.splitext(output)[0]}.md")

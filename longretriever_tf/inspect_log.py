@@ -24,7 +24,7 @@ from longretriever_tf.config.config import Config
 from longretriever_tf.data.recipe.learned_context import cluster_context
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.splits import global_time_cuts
-from longretriever_tf.inspection.advice import find_warnings, judge_fit
+from longretriever_tf.inspection.advice import evaluate_fit, find_warnings
 from longretriever_tf.inspection.measures import (
     HistoryMeasures,
     Window,
@@ -33,23 +33,23 @@ from longretriever_tf.inspection.measures import (
     read_contexts,
 )
 from longretriever_tf.inspection.plots import draw_history
-from longretriever_tf.inspection.statistics import Figures, context_figures, history_statistics
+from longretriever_tf.inspection.statistics import Statistics, context_statistics, history_statistics
 from longretriever_tf.inspection.text import render_history
 from longretriever_tf.inspection.verdict import decide
 from longretriever_tf.plots.board import write_image
 
 
-class Report(NamedTuple):
+class LogReport(NamedTuple):
     """A measured log: arrays for the plots, numbers for JSON, text for people."""
 
     title: str
     history: HistoryMeasures
     windows: dict[str, Window]
-    figures: Figures
+    statistics: Statistics
     text: str
 
 
-def inspect_log(log: LifelongLog, config: Config) -> Report:
+def inspect_log(log: LifelongLog, config: Config) -> LogReport:
     """Measures the log; writes nothing.
 
     With --context=clusters:N the clusters are the context, fitted on what lies before the validation window as training
@@ -68,15 +68,15 @@ def inspect_log(log: LifelongLog, config: Config) -> Report:
     log = _with_clusters(log, config)
     history = measure_history(log, read_contexts(log, log.context), max_length)
     windows, too_short = _try_windows(log, history, config)
-    figures = history_statistics(log, history, windows, max_length)
-    figures["contexts"] = context_figures(log, windows, max_length, day_floor)
-    findings, warnings = judge_fit(figures), [*too_short, *find_warnings(log, history, figures)]
+    statistics = history_statistics(log, history, windows, max_length)
+    statistics["contexts"] = context_statistics(log, windows, max_length, day_floor)
+    findings, warnings = evaluate_fit(statistics), [*too_short, *find_warnings(log, history, statistics)]
     title = log_title(config)
-    verdict = decide(figures, config)
-    text = render_history(title, figures, findings, warnings, verdict.line())
-    figures |= {"fit": [finding._asdict() for finding in findings], "warnings": warnings}
-    figures["verdict"] = {"word": verdict.word, "flags": list(verdict.flags), "reasons": list(verdict.reasons)}
-    return Report(title, history, windows, {"data": dataclasses.asdict(config.data), **figures}, text)
+    verdict = decide(statistics, config)
+    text = render_history(title, statistics, findings, warnings, verdict.line())
+    statistics |= {"fit": [finding._asdict() for finding in findings], "warnings": warnings}
+    statistics["verdict"] = {"word": verdict.word, "flags": list(verdict.flags), "reasons": list(verdict.reasons)}
+    return LogReport(title, history, windows, {"data": dataclasses.asdict(config.data), **statistics}, text)
 
 
 def _with_clusters(log: LifelongLog, config: Config) -> LifelongLog:
@@ -120,9 +120,9 @@ def main(argv: Sequence[str]) -> int:
     print(report.text, end="", flush=True)  # the verdict is the last line
     written = [os.path.join(output, "life.txt"), json_path]
     write_text_atomically(written[0], report.text)
-    write_text_atomically(written[1], json.dumps(report.figures, indent=2) + "\n")
+    write_text_atomically(written[1], json.dumps(report.statistics, indent=2) + "\n")
     if flags.FLAGS.plots:
-        written += draw_history(output, report.title, report.history, report.windows, report.figures)[:1]
+        written += draw_history(output, report.title, report.history, report.windows, report.statistics)[:1]
         written.append(os.path.join(output, "panels", ""))
         with open(os.path.join(output, "life.png"), "rb") as file:
             write_image(os.path.join(output, "tensorboard"), "report/life", file.read())
@@ -130,14 +130,9 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def run() -> None:
-    """Defines the flags and runs the command."""
+if __name__ == "__main__":
     flags_lib.define_config_flags("data", "model", "train", "retrieval")
     flags.DEFINE_string("output", "runs/inspect", "Directory for life.txt, life.json, life.png and panels/.")
     flags.DEFINE_string("json", "", "Where to write the numbers as JSON; empty: life.json under --output.")
     flags.DEFINE_bool("plots", True, "Draw life.png and panels/.")
     flags_lib.run_command(main)
-
-
-if __name__ == "__main__":
-    run()

@@ -26,7 +26,7 @@ from longretriever_tf.config.config import load_config
 flags.define_config_flags("index")
 _RUN_DIR = absl_flags.DEFINE_string("run_dir", "runs/default", "Run directory that the export was made from.")
 _EXPORT_DIR = absl_flags.DEFINE_string(
-    "export_dir", "exports/longretriever", "Its latest version is refreshed; the new one is written beside it."
+    "export_dir", "exports/longretriever", "Its latest version is refreshed; the new one is written next to it."
 )
 _ITEMS = absl_flags.DEFINE_string(
     "items", "", "Path of the items table (.parquet, .csv or .csv.gz): the whole catalogue; empty: it stays as it is."

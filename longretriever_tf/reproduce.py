@@ -57,14 +57,14 @@ def main(argv: Sequence[str]) -> int:
     # Before the jobs, so that a missing library is told before hours of work, not after; not for --dry_run.
     from longretriever_tf.reproduction.report import make_report, write_report
     from longretriever_tf.reproduction.results import Results
-    from longretriever_tf.reproduction.runner import Runner
+    from longretriever_tf.reproduction.runner import JobRunner
 
     require_writable(work_dir)
     failed: dict[str, str] = {}
     if _REPORT_ONLY.value:
         _require_done(wanted)
     else:
-        failed = Runner(jobs, work_dir, _PARALLEL.value, _ANY_CODE.value).run(wanted)
+        failed = JobRunner(jobs, work_dir, _PARALLEL.value, _ANY_CODE.value).run(wanted)
     report = make_report(plan, jobs, Results(plan, jobs, _ANY_CODE.value))
     print(f"written: {', '.join(write_report(report, work_dir))}")
     for job, reason in failed.items():
@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def stop_on_signals() -> None:
-    """SIGTERM and SIGINT become KeyboardInterrupt, on whose way out `Runner.run` stops the children.
+    """SIGTERM and SIGINT become KeyboardInterrupt, on whose way out `JobRunner.run` stops the children.
 
     SIGINT too: shells start background jobs with it ignored.
     """

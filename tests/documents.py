@@ -4,8 +4,7 @@ import dataclasses
 import pathlib
 import re
 
-from trained import ROOT
-
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 _NOT_OURS = {"runs", "exports", "build", "dist", "baselines", "node_modules"}
 _FENCE = re.compile(r"^(?P<mark><!-- [^\n]* -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 

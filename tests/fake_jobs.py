@@ -14,7 +14,7 @@ from small_histories import NUM_ITEMS, encode, random_histories
 
 from longretriever_tf.common.files import write_text_atomically
 from longretriever_tf.evaluation.calibration import CalibrationMeter
-from longretriever_tf.evaluation.evaluator import evaluate_many
+from longretriever_tf.evaluation.evaluator import TaskScorer, evaluate_many
 from longretriever_tf.evaluation.ground_truth import build_truth
 from longretriever_tf.evaluation.per_user import per_user_path, tabulate_users, write_users
 
@@ -22,7 +22,7 @@ CUT, WINDOW = 70, (70, 90)
 OFFSET = np.array([0, 1, 2, 5, 8, 19, NUM_ITEMS])
 
 
-class Noisy:
+class Noisy(TaskScorer):
     """Log probabilities that know the truth, under noise."""
 
     is_probability = True

@@ -156,3 +156,12 @@ def interest_sums(found: Sequence[Behavior], time: int, floor: float) -> list[fl
     decayed = [sum(2 ** (-age / half) for age in ages) for half in HALF_LIVES]
     sums = [interest_score(found, time, floor), len(ages), len({b.item for b in found}), *decayed]
     return [float(x) for x in (*sums, min(ages, default=0), max(ages, default=0))]
+
+
+def slices_before(order, user: np.ndarray, category: np.ndarray, time: int) -> tuple[np.ndarray, np.ndarray]:
+    """Slice of each (user, category)'s events strictly before one `time`: starts and stops, [n] int64 each."""
+    segment = order.find_segments(user, category)
+    start = np.where(segment >= 0, order.segment_offset[segment], 0)
+    after = np.where(segment >= 0, order.segment_offset[segment + 1], 0)
+    count = [np.count_nonzero(order.timestamp[a:b] < time) for a, b in zip(start, after, strict=True)]
+    return start, start + np.array(count, np.int64)

@@ -87,7 +87,7 @@ def test_the_plain_models_logits_are_those_of_rows_written_out_by_hand():
 
     config = Config(
         model=ModelConfig(dim=8, num_heads=2, ff_dim=16, max_length=5, svd_dim=0, dropout=0.0, user_context=False),
-        train=TrainConfig(num_snapshots=2, horizon_days=14, batch_size=13),
+        train=TrainConfig(examples="snapshot", num_snapshots=2, horizon_days=14, batch_size=13),
     )
     prepared = prepare(config, block_world(num_users=7, num_items=31, num_categories=4), START + 130 * DAY_S)
     model = PlainRetriever(config, prepared)

@@ -44,7 +44,7 @@ def test_build_log_equals_the_obvious_rule(seed, with_baskets, with_fractions):
     items = ItemTable(np.arange(5), {"category": np.array(list("abcde"), object)}, np.array(list("abcde"), object))
     seconds = np.floor(time).astype(np.int64)
     nanosecond = ((time - seconds) * 1e9).astype(np.int64) if with_fractions else None
-    events = build_log.Events(rows, item, seconds, basket, weight, nanosecond)
+    events = build_log.RawEvents(rows, item, seconds, basket, weight, nanosecond)
     log = build_log.build_log(events, ids, {}, items, "category")
 
     baskets = np.full(size, -1) if basket is None else basket
@@ -69,7 +69,7 @@ def test_build_log_equals_the_obvious_rule(seed, with_baskets, with_fractions):
 def test_the_order_of_the_rows_never_counts(seed):
     rng = np.random.default_rng(seed)
     size = 509
-    columns = build_log.Events(
+    columns = build_log.RawEvents(
         user_row=rng.integers(0, 7, size),
         item_row=rng.integers(0, 5, size),
         timestamp=rng.integers(0, 23, size),
@@ -81,7 +81,7 @@ def test_the_order_of_the_rows_never_counts(seed):
     items = ItemTable(np.arange(5), {"category": np.array(list("abcde"), object)}, np.array(list("abcde"), object))
     logs = [
         build_log.build_log(
-            build_log.Events(*(column[order] for column in columns)), np.arange(7), {}, items, "category"
+            build_log.RawEvents(*(column[order] for column in columns)), np.arange(7), {}, items, "category"
         )
         for order in (np.arange(size), rng.permutation(size), np.arange(size)[::-1])
     ]

@@ -12,7 +12,7 @@ from longretriever_tf.evaluation.funnel.channels import (
     pool,
     translate_lists,
 )
-from longretriever_tf.evaluation.funnel.exposure import bootstrap_ratios, list_places, ratios_of
+from longretriever_tf.evaluation.funnel.exposure import bootstrap_ratios, ratios_of
 from longretriever_tf.evaluation.funnel.run_funnel import sample_users
 from longretriever_tf.evaluation.ground_truth import Truth, build_truth
 
@@ -39,7 +39,7 @@ def shown(size: int = 3):
     return pairs, expose(pairs, np.ones(len(score), bool), score, size)
 
 
-def figures(counts: dict[str, np.ndarray]) -> dict[str, float]:
+def metrics(counts: dict[str, np.ndarray]) -> dict[str, float]:
     sums = np.array([counts[name].sum() for name in COUNTS])
     return dict(zip(RATIOS, ratios_of(sums).tolist(), strict=True))
 
@@ -70,14 +70,14 @@ def test_aer_uer_and_conversion_by_hand():
         "page": [3, 3],
         "page_converted": [1, 1],
     }
-    found = figures(counts)
+    found = metrics(counts)
     assert (found["aer"], found["uer"], found["conversion"]) == pytest.approx((5 / 7, 3 / 7, 2 / 3))
     assert found["uer"] == pytest.approx(found["unique_share"] * found["uer_of_unique"])
 
 
 def test_a_channel_that_repeats_another_has_no_unique_item_and_no_conversion():
     pairs, exposed = shown()
-    found = figures(count_channel(pairs, MINE, [MINE[:, ::-1], OTHER], exposed, TRUTH))
+    found = metrics(count_channel(pairs, MINE, [MINE[:, ::-1], OTHER], exposed, TRUTH))
     assert (found["aer"], found["uer"]) == (5 / 7, 0.0)
     assert np.isnan(found["conversion"])
 
@@ -144,14 +144,6 @@ def test_lists_are_the_best_known_items_whatever_the_chunk():
 def test_lists_translate_and_unknown_items_leave_a_gap():
     new_item = np.array([0, 1, 5, 1, 2])  # 3 is unknown there
     assert translate_lists(np.array([[4, 3, 2, -1]]), new_item).tolist() == [[2, -1, 5, -1]]
-
-
-def test_places_in_a_list():
-    pairs = pool([MINE, OTHER], V)
-    places = list_places(pairs, MINE[:, ::-1])
-    for row, item, place in zip(pairs.row, pairs.item, places, strict=True):
-        mine = MINE[row, ::-1].tolist()
-        assert mine.index(item) == place if item in mine else np.isnan(place)
 
 
 def test_bootstrap_against_a_loop_of_repeats():

@@ -11,7 +11,7 @@ import tensorflow as tf
 from trained import ROOT, command, run_module
 
 from longretriever_tf.common.errors import UserError
-from longretriever_tf.models.finished import load_for_export
+from longretriever_tf.models.build import load_for_export
 from longretriever_tf.retrieval.export import saved_model
 from longretriever_tf.retrieval.index.build import build_index
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
@@ -134,12 +134,12 @@ def test_bad_input_is_one_line_and_status_2(outcomes, name):
 
 
 def test_a_window_that_the_run_has_seen_is_refused(trained, tmp_path):
-    from longretriever_tf.evaluation.evaluate_run import judge_run
+    from longretriever_tf.evaluation.evaluate_run import evaluate_run
 
     config = trained.config
     seen = dataclasses.replace(config.data, window_days=20.0)  # its validation window begins before the run's cut
     with pytest.raises(UserError, match="--split=validation.*--split=test"):
-        judge_run(dataclasses.replace(config, data=seen), "validation")
+        evaluate_run(dataclasses.replace(config, data=seen), "validation")
 
 
 def test_recommend_explains_each_step(trained):

@@ -13,7 +13,7 @@ SECTIONS = (DataConfig, ModelConfig, TrainConfig, RetrievalConfig)
 def test_json_round_trip_gives_back_the_constructors_values(tmp_path):
     config = Config(
         DataConfig(dataset="event_log", item_features=("brand", "colour"), window_days=7.5),
-        ModelConfig(dim=24, num_heads=3, copy=False),
+        ModelConfig(dim=24, num_heads=3, repeat_term=False),
         TrainConfig(seed=11),
         RetrievalConfig(num_interests=5),
     )
@@ -22,6 +22,16 @@ def test_json_round_trip_gives_back_the_constructors_values(tmp_path):
     assert loaded == dataclasses.replace(config, train=TrainConfig(seed=11, run_dir=str(tmp_path)))
     assert loaded.data.item_features == ("brand", "colour")  # a tuple again, not JSON's list
     assert (loaded.model.dim, loaded.train.seed, loaded.retrieval.num_interests) == (24, 11, 5)
+
+
+def test_former_keys_are_read_and_removed_ones_must_have_had_their_default():
+    former = {"model": {"taste_dropout": 0.25, "copy": False}, "train": {"taste_folds": 2, "weight_decay": 0.01}}
+    assert config_lib.from_dict(Config, former) == Config(
+        model=ModelConfig(history_dropout=0.25, repeat_term=False), train=TrainConfig(history_folds=2)
+    )
+    former["train"]["weight_decay"] = 0.1
+    with pytest.raises(UserError, match=r"config.train.weight_decay=0.1: .* was removed.* Train again"):
+        config_lib.from_dict(Config, former)
 
 
 def test_absent_keys_take_the_default():
@@ -50,9 +60,9 @@ def test_unknown_keys_are_refused_by_name(values, said):
         ("model", {"dropout": 1.0}, ["--dropout=1.0", "expected 0 to 0.99"]),
         ("model", {"unknown_rate": -0.1}, ["--unknown_rate=-0.1", "expected 0 to 0.99"]),
         ("train", {"epochs": -1}, ["--epochs=-1", "above 0"]),
-        ("train", {"taste_folds": 1}, ["--taste_folds=1", "at least 2"]),
+        ("train", {"history_folds": 1}, ["--history_folds=1", "at least 2"]),
         ("train", {"batches_per_step": 8}, ["--batches_per_step=8", "--device_input"]),
-        ("train", {"loss": "in_batch"}, ["--loss=in_batch", "--nocopy", "--noitem_stats"]),
+        ("train", {"loss": "in_batch"}, ["--loss=in_batch", "--norepeat_term", "--noitem_stats"]),
         ("train", {"in_context": False}, ["--noin_context", "--loss=in_batch"]),
         ("retrieval", {"num_interests": 0}, ["--num_interests=0", "above 0"]),
         ("retrieval", {"num_interests": 21}, ["--num_interests=21", "--top_interests=20"]),

@@ -14,8 +14,9 @@ from worlds import START, crowded_world
 from longretriever_tf.common import schema
 from longretriever_tf.config.config import Config, DataConfig, ModelConfig
 from longretriever_tf.data.corpus import fit_corpus
-from longretriever_tf.data.recipe.interest_features import NUM_FEATURES, summarise_history
+from longretriever_tf.data.recipe.interest_features import NUM_FEATURES
 from longretriever_tf.data.recipe.tokens import num_token_features
+from longretriever_tf.data.search.history_summary import summarise_history
 from longretriever_tf.data.search.request_history import RawHistories, order_segments, read_histories
 from longretriever_tf.models.build import build_models
 from longretriever_tf.retrieval.freeze import freeze
@@ -127,10 +128,10 @@ def test_weights_are_constants_of_the_graph(corpus):
     assert len(interest.trainable_weights) > 9
 
 
-@pytest.mark.parametrize(("copy", "rows"), [(False, 1), (True, 2 + 7)])
-def test_the_last_layer_writes_only_what_is_read(corpus, copy, rows):
+@pytest.mark.parametrize(("repeat_term", "rows"), [(False, 1), (True, 2 + 7)])
+def test_the_last_layer_writes_only_what_is_read(corpus, repeat_term, rows):
     """Without the copy term only [CLS] is read: the feed-forward block of the last layer then runs for one row."""
-    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, copy=copy, num_layers=2))
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, repeat_term=repeat_term, num_layers=2))
     tower = build_models(config, corpus, np.zeros([corpus.num_items, 3], np.float32)).retriever.user_tower
     features = tf.zeros([3, 7, num_token_features(config.model)])
 

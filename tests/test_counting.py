@@ -302,16 +302,20 @@ def test_baselines_alone_are_judged_by_tuned_or_given_settings(world, tmp_path, 
 
     monkeypatch.setattr(evaluate_baselines, "load_split", lambda config: world)
     output = str(tmp_path / "baseline_settings.json")
-    made = evaluate_baselines.judge_baselines(Config(), "test", evaluate_baselines.BaselineChoice("all", "", output))
+    made = evaluate_baselines.evaluate_baselines(Config(), "test", evaluate_baselines.BaselineChoice("all", "", output))
     assert list(made["models"]) == ["popularity", "category popularity", "own items", *tuning.YARDSTICKS]
     assert made["models"]["EASE"]["novel"]["recall@20"] > 1.2 * made["models"]["popularity"]["novel"]["recall@20"]
     assert made["baseline_settings"] == read_settings(output, *world)
     monkeypatch.setattr(evaluate_baselines, "tune_settings", None)  # nothing is tuned where settings are given
-    again = evaluate_baselines.judge_baselines(Config(), "test", evaluate_baselines.BaselineChoice("all", output))
+    again = evaluate_baselines.evaluate_baselines(Config(), "test", evaluate_baselines.BaselineChoice("all", output))
     assert again["models"] == made["models"]
     assert (
-        len(evaluate_baselines.judge_baselines(Config(), "test", evaluate_baselines.BaselineChoice("simple"))["models"])
+        len(
+            evaluate_baselines.evaluate_baselines(Config(), "test", evaluate_baselines.BaselineChoice("simple"))[
+                "models"
+            ]
+        )
         == 3
     )
     with pytest.raises(UserError, match="--baseline_settings='f.json' with --baselines=simple"):
-        evaluate_baselines.judge_baselines(Config(), "test", evaluate_baselines.BaselineChoice("simple", "f.json"))
+        evaluate_baselines.evaluate_baselines(Config(), "test", evaluate_baselines.BaselineChoice("simple", "f.json"))

@@ -13,15 +13,25 @@ from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.config import Config, DataConfig, ModelConfig, TrainConfig
 from longretriever_tf.data.batches.in_context import BatchSource
+from longretriever_tf.data.batches.on_device import DeviceSource
 from longretriever_tf.data.batches.prepared_data import prepare, prepare_examples
 from longretriever_tf.models.build import build_models, set_token_scale
 from longretriever_tf.models.optimizer import LazyAdamW
-from longretriever_tf.training.device_phase import DeviceTowerPhase, make_device_phase
-from longretriever_tf.training.phases import TowerPhase
+from longretriever_tf.training.device_phase import DevicePhase
+from longretriever_tf.training.phases import Phase
 
 MODEL = {"dim": 8, "num_heads": 2, "ff_dim": 16, "svd_dim": 4, "unknown_rate": 0.0, "profile": True}
-MODEL |= {"dropout": 0.0, "taste_dropout": 0.0}  # the two paths draw differently
-TRAIN = {"num_snapshots": 3, "horizon_days": 14, "batch_size": 23, "device_input": True, "steps_per_call": 3}
+MODEL |= {"dropout": 0.0, "history_dropout": 0.0}  # the two paths draw differently
+TRAIN = {
+    "examples": "snapshot",
+    "num_snapshots": 3,
+    "snapshot_every_days": 7,
+    "epochs": 2,
+    "horizon_days": 14,
+    "batch_size": 23,
+    "device_input": True,
+    "steps_per_call": 3,
+}
 
 
 @functools.cache
@@ -32,8 +42,8 @@ def the_log():
 @dataclasses.dataclass(frozen=True)
 class World:
     config: Config
-    ordinary: TowerPhase
-    device: DeviceTowerPhase
+    ordinary: Phase
+    device: DevicePhase
     source: BatchSource
 
     def weights(self) -> dict[str, np.ndarray]:
@@ -50,15 +60,17 @@ def build(model: dict | None = None, **train) -> World:
     examples, _ = prepare_examples(config, prepared)
     retriever = build_models(config, prepared.corpus, prepared.item_svd).retriever
     source = BatchSource(config, prepared, examples)
-    ordinary = TowerPhase(config, retriever, source, examples, prepared.corpus.category_offset, None)
-    set_token_scale(retriever, ordinary.make_dataset(0).take(8))
-    device = make_device_phase(config, ordinary, retriever, prepared, examples, source)
+    ordinary = Phase("towers", config.train.epochs, retriever, source, config.train.seed)
+    set_token_scale(retriever.user_tower, source.make_dataset(0).take(8))
+    device = DevicePhase(
+        "towers", config.train.epochs, retriever, DeviceSource(config, prepared, source), config.train.seed
+    )
     return World(config, ordinary, device, source)
 
 
 def steps_of(world: World, epoch: int) -> list[list[np.ndarray]]:
     """The example rows of each group of each step, in the order of the blocks."""
-    columns, blocks = world.device.plan(epoch)
+    columns, blocks = world.device.source.plan(epoch)
     steps = []
     for block in blocks:
         for bounds in block.bounds[: block.num_steps]:
@@ -70,14 +82,14 @@ def steps_of(world: World, epoch: int) -> list[list[np.ndarray]]:
 def test_blocks_hold_the_batches_of_the_plan_once(groups):
     world = build(batches_per_step=groups)
     for epoch in (0, 1):
-        plan = world.ordinary.plan(epoch)
+        plan = world.source.plan(epoch)
         planned = sorted(tuple(plan.rows[a:b]) for a, b in zip(plan.start, plan.stop, strict=True))
         steps = steps_of(world, epoch)
         assert sorted(tuple(rows) for step in steps for rows in step) == planned
         assert len(steps) == world.device.num_steps() and all(1 <= len(step) <= groups for step in steps)
-        blocks = world.device.plan(epoch)[1]
-        assert len(blocks) == world.device.num_batches()
-        assert sum(block.num_examples for block in blocks) == world.device.num_examples() == len(plan.rows)
+        blocks = world.device.source.plan(epoch)[1]
+        assert len(blocks) == world.device.source.num_batches()
+        assert sum(block.num_examples for block in blocks) == world.device.source.num_rows == len(plan.rows)
     again = steps_of(build(batches_per_step=groups), 1)
     assert [list(map(tuple, step)) for step in again] == [list(map(tuple, step)) for step in steps]
     other = steps_of(world, 0)
@@ -86,17 +98,18 @@ def test_blocks_hold_the_batches_of_the_plan_once(groups):
 
 def test_shapes_are_few_and_hold_what_they_must():
     world = build(model={"max_length": 11})
-    assert {shape.length for shape in world.device.shapes} <= {1, 4, 11}
-    assert {shape.items for shape in world.device.shapes} == {128}  # 71 items in 5 categories
-    assert len(world.device.shapes) <= 4
+    assert {shape.length for shape in world.device.source.shapes} <= {1, 4, 11}
+    assert {shape.items for shape in world.device.source.shapes} == {128}  # 71 items in 5 categories
+    assert len(world.device.source.shapes) <= 4
 
 
 def ordinary_steps(world: World, epoch: int, optimizer: LazyAdamW) -> list[float]:
     """The same steps by the ordinary batches: the mean gradient of the groups' own losses."""
+    optimizer.build(world.device.variables())
     losses = []
     for step in steps_of(world, epoch):
         with tf.GradientTape() as tape:
-            each = [world.ordinary.loss(world.source.build(tf.constant(rows)), optimizer.step) for rows in step]
+            each = [world.ordinary.loss(world.source.build(tf.constant(rows)), optimizer.iterations) for rows in step]
             loss = tf.add_n(each) / len(each)
         optimizer.apply(tape.gradient(loss, world.device.variables()))
         losses.append(float(loss))
@@ -108,22 +121,27 @@ def ordinary_steps(world: World, epoch: int, optimizer: LazyAdamW) -> list[float
     [
         ({}, "snapshot", 3, False),
         ({}, "both", 2, False),
-        ({"subsequence": "events", "copy": False, "item_stats": False, "temperature": 0.5}, "snapshot", 1, False),
+        (
+            {"subsequence": "events", "repeat_term": False, "item_stats": False, "temperature": 0.5},
+            "snapshot",
+            1,
+            False,
+        ),
         pytest.param({"item_id": True}, "snapshot", 2, True, marks=pytest.mark.slow),
     ],
     ids=["three groups", "both kinds", "bare", "xla"],
 )
 def test_an_epoch_on_the_device_makes_the_ordinary_steps(model, examples, groups, xla):
     found = build(model, batches_per_step=groups, examples=examples)
-    optimizer = LazyAdamW(found.device.variables(), 0.01, 0.01, found.device.num_steps())
+    optimizer = LazyAdamW(0.01, 0.01, found.device.num_steps())
     step = found.device.make_step(optimizer, xla)
-    losses = [float(step(block)) for block in found.device.make_dataset(0)]
+    losses = [float(step(block)) for block in found.device.source.make_dataset(0)]
     oracle = build(model, batches_per_step=groups, examples=examples)
-    expected = ordinary_steps(oracle, 0, LazyAdamW(oracle.device.variables(), 0.01, 0.01, found.device.num_steps()))
-    sizes = [block.num_steps for block in found.device.plan(0)[1]]
+    expected = ordinary_steps(oracle, 0, LazyAdamW(0.01, 0.01, found.device.num_steps()))
+    sizes = [block.num_steps for block in found.device.source.plan(0)[1]]
     means = [part.mean() for part in np.split(np.array(expected), np.cumsum(sizes)[:-1])]
     np.testing.assert_allclose(losses, means, rtol=1e-4)
-    assert int(optimizer.step) == len(expected) and losses[-1] != losses[0]
+    assert int(optimizer.iterations) == len(expected) and losses[-1] != losses[0]
     for name, value in oracle.weights().items():
         if "key_value/bias" in name:
             continue  # no softmax hears a key's bias: its gradient is rounding alone, which Adam blows up
@@ -132,8 +150,8 @@ def test_an_epoch_on_the_device_makes_the_ordinary_steps(model, examples, groups
 
 def test_the_rest_of_an_epoch_can_be_asked_for():
     world = build(batches_per_step=2, steps_per_call=1)
-    whole = [block for _, block in world.device.make_dataset(1)]
-    again = [block for _, block in build(batches_per_step=2, steps_per_call=1).device.make_dataset(1, 3)]
+    whole = [block for _, block in world.device.source.make_dataset(1)]
+    again = [block for _, block in build(batches_per_step=2, steps_per_call=1).device.source.make_dataset(1, 3)]
     assert len(again) == len(whole) - 3 > 0
     for one, other in zip(again, whole[3:], strict=True):
         assert one.shape == other.shape and one.num_steps == other.num_steps
@@ -146,8 +164,8 @@ def test_xla_draws_the_same_dropout():
     losses = []
     for xla in (False, True):
         world = build({"dropout": 0.5, "unknown_rate": 0.3}, num_snapshots=1, batches_per_step=2)
-        optimizer = LazyAdamW(world.device.variables(), 0.01, 0.01, world.device.num_steps())
-        losses.append(float(world.device.make_step(optimizer, xla)(next(world.device.make_dataset(0)))))
+        optimizer = LazyAdamW(0.01, 0.01, world.device.num_steps())
+        losses.append(float(world.device.make_step(optimizer, xla)(next(world.device.source.make_dataset(0)))))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -161,14 +179,14 @@ def test_the_next_epoch_is_planned_ahead_and_no_thread_outlives_its_iterator():
         return [thread.name for thread in threading.enumerate() if thread.name.startswith("plan")]
 
     device = build(epochs=3, num_snapshots=1).device
-    expected = {epoch: device.plan(epoch)[0].rows for epoch in range(3)}
-    whole = list(device.make_dataset(0))
-    assert len(whole) == device.num_batches() and planners() == []
-    stopped = device.make_dataset(1)
+    expected = {epoch: device.source.plan(epoch)[0].rows for epoch in range(3)}
+    whole = list(device.source.make_dataset(0))
+    assert len(whole) == device.source.num_batches() and planners() == []
+    stopped = device.source.make_dataset(1)
     columns, _ = next(stopped)
     assert planners() != []
     stopped.close()  # what an early stop or an error leaves behind
     assert planners() == []
     np.testing.assert_array_equal(columns.rows, expected[1])
-    np.testing.assert_array_equal(next(device.make_dataset(2))[0].rows, expected[2])
+    np.testing.assert_array_equal(next(device.source.make_dataset(2))[0].rows, expected[2])
     assert planners() == []  # nothing comes after the last epoch

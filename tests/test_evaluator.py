@@ -3,7 +3,7 @@ import pytest
 import reference
 from small_histories import NUM_ITEMS, encode, random_histories
 
-from longretriever_tf.evaluation.evaluator import evaluate_scorer, evaluate_users
+from longretriever_tf.evaluation.evaluator import TaskScorer, evaluate_scorer, evaluate_users
 from longretriever_tf.evaluation.ground_truth import Truth, build_truth
 
 NUM_USERS = 37
@@ -23,7 +23,7 @@ class Table:
         return self.scores[users]
 
 
-class ThreeHeads(Table):
+class ThreeHeads(Table, TaskScorer):
     """Scores of their own for novel items and for the ranks within a category."""
 
     def __init__(self, scores: np.ndarray, novel: np.ndarray, within: np.ndarray) -> None:

@@ -4,11 +4,18 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 import pytest
+from documents import fences
 
 from longretriever_tf.config.config import Config, from_dict
 
@@ -18,12 +25,12 @@ import json, sys
 from longretriever_tf.config import config
 from longretriever_tf.config import flags
 from longretriever_tf.common.errors import UserError
-flags.define_config_flags("data", "model", "train", "retrieval")
+flags.define_config_flags("data", "model", "train", "retrieval", "baseline")
 def main(argv):
-    made = flags.config_from_flags()
-    if made.train.seed == 13:
+    config_of_flags = flags.config_from_flags()
+    if config_of_flags.train.seed == 13:
         raise UserError("seed 13 is unlucky")
-    print(config.to_json(made))
+    print(config.to_json(config_of_flags))
 flags.run_command(main)
 """
 
@@ -39,15 +46,89 @@ def flagfile(tmp_path: pathlib.Path, *lines: str) -> str:
 
 def test_no_flag_gives_the_defaults_and_a_flag_reaches_its_section(tmp_path):
     assert from_dict(Config, json.loads(run().stdout)) == Config()
-    given = flagfile(tmp_path, "# a comment", "--dim=32", "--nocopy", "--item_features=brand,colour", "--window_days=7")
+    given = flagfile(
+        tmp_path, "# a comment", "--dim=32", "--norepeat_term", "--item_features=brand,colour", "--window_days=7"
+    )
     made = from_dict(Config, json.loads(run(given, "--dim=16").stdout))
     assert made == Config(
         data=dataclasses.replace(Config().data, item_features=("brand", "colour"), window_days=7.0),
-        model=dataclasses.replace(Config().model, dim=16, copy=False),
+        model=dataclasses.replace(Config().model, dim=16, repeat_term=False),
     )  # the later --dim wins
 
 
-NOT_FINITE = [("learning_rate", "inf"), ("weight_decay", "nan"), ("window_days", "inf"), ("dropout", "-inf")]
+FORMER = json.loads((ROOT / "tests" / "data" / "former_configs.json").read_text())
+"""What flags gave before there were recipes: the defaults, and what flagfiles, plans and README.md changed of them."""
+SEVERAL = """
+import json, sys
+from absl import flags as absl_flags
+from longretriever_tf.config import config, flags
+flags.define_config_flags("data", "model", "train", "retrieval", "index", "baseline")
+for given in json.load(sys.stdin):
+    absl_flags.FLAGS.unparse_flags()
+    for name in absl_flags.FLAGS:
+        absl_flags.FLAGS[name].unparse()
+    absl_flags.FLAGS(["", *given])
+    print(json.dumps(json.loads(config.to_json(flags.config_from_flags()))))
+"""
+
+
+def configs_of(asked: list[list[str]]) -> list[Config]:
+    """The configs that lines of flags give, all in one child process."""
+    child = subprocess.run(
+        [sys.executable, "-c", SEVERAL], input=json.dumps(asked), cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
+    assert child.returncode == 0, child.stderr
+    return [from_dict(Config, json.loads(line)) for line in child.stdout.splitlines()]
+
+
+def former_config(changed: dict) -> Config:
+    return from_dict(Config, {name: {**values, **changed.get(name, {})} for name, values in FORMER["defaults"].items()})
+
+
+def test_flagfiles_plans_and_readme_describe_the_runs_that_they_always_did(tmp_path):
+    given = {}
+    for name in FORMER["asked"]:
+        plan, _, run_name = name.partition(":")
+        if name.startswith("README"):
+            (my_flags,) = (fence.text for fence in fences(ROOT / "README.md") if fence.text.startswith("# my.flags"))
+            given[name] = [flagfile(tmp_path, my_flags)]
+        elif run_name:
+            given[name] = tomllib.loads((ROOT / plan).read_text())["runs"][run_name]["flags"]
+        else:
+            given[name] = [f"--flagfile={name}"]
+    for name, config in zip(given, configs_of(list(given.values())), strict=True):
+        assert config == former_config(FORMER["asked"][name]), name
+
+
+def test_recipes_are_whole_configs_and_flags_win_over_them():
+    full, demo, paper, compact, mixed = configs_of(
+        [
+            ["--recipe=full", "--cut=test"],
+            ["--flagfile=configs/demo.flags"],
+            ["--recipe=paper"],
+            ["--recipe=compact"],
+            ["--examples=event", "--recipe=paper", "--num_layers=1", "--nonormalize"],
+        ]
+    )
+    assert full == demo and compact == former_config({})
+    assert mixed == dataclasses.replace(paper, model=dataclasses.replace(paper.model, num_layers=1))
+    child = run("--recipe=paper", "--model=mind")
+    assert child.returncode == 2 and "--recipe=paper with --model=mind" in child.stderr
+
+
+def test_former_names_of_flags_are_accepted_and_removed_ones_explained():
+    now, former = configs_of(
+        [
+            ["--history_dropout=0.25", "--history_folds=2", "--norepeat_term"],
+            ["--taste_dropout=0.25", "--taste_folds=2", "--nocopy"],
+        ]
+    )
+    assert now == former != Config()
+    child = run("--weight_decay=0.1")
+    assert child.returncode == 2 and "weight_decay was removed" in child.stderr and "0.01" in child.stderr
+
+
+NOT_FINITE = [("learning_rate", "inf"), ("vector_loss_weight", "nan"), ("window_days", "inf"), ("dropout", "-inf")]
 
 
 @pytest.mark.parametrize(
@@ -143,21 +224,29 @@ def test_names_in_any_script_are_printed_whatever_the_terminal_can_show(environm
     assert child.returncode == 0 and child.stderr == "" and json.loads(child.stdout)["data"]["item_column"]
 
 
-@pytest.mark.parametrize("arguments", ["--help", "--helpfull"])
-@pytest.mark.parametrize(
-    ("command", "sections"), [("train", ("data", "model", "train", "retrieval")), ("export", ("retrieval", "index"))]
-)
-def test_help_lists_every_flag_of_a_command(arguments, command, sections):
-    child = run(arguments, command=("-m", f"longretriever_tf.{command}"))
-    missing = [
-        field.name
+def test_help_opens_with_eight_flags_and_leaves_the_hidden_to_helpfull():
+    shown, full = (run(asked, command=("-m", "longretriever_tf.train")).stdout for asked in ("--help", "--helpfull"))
+    first = shown[shown.index("The flags that most people need:") :].split("\n\n")[0]
+    named = re.findall(r"^  --(?:\[no\])?(\w+):", first, re.M)
+    assert named == ["recipe", "dataset", "events", "items", "context", "cut", "model", "run_dir"]
+    fields = [
+        field
         for section in dataclasses.fields(Config)
-        if section.name in sections
+        if section.name != "index"
         for field in dataclasses.fields(section.type)
-        if f"--{field.name}" not in child.stdout and f"--[no]{field.name}" not in child.stdout
     ]
-    assert not missing, missing
-    assert "Traceback" not in child.stdout + child.stderr
+    hidden = {field.name for field in fields if field.metadata["hidden"]}
+    assert f"--helpfull lists {len(hidden)} more" in shown and 10 < len(hidden) < 30
+    for field in fields:
+        lines = [f"  --{field.name}:", f"  --[no]{field.name}:"]
+        assert any(line in full for line in lines)
+        assert any(line in shown for line in lines) != (field.name in hidden), field.name
+
+
+def test_help_of_a_command_has_its_own_flags_and_its_sections():
+    shown = run("-h", command=("-m", "longretriever_tf.export")).stdout
+    groups = re.findall(r"^([A-Z][^\n]*):$", shown, re.M)
+    assert groups == ["Of this command", "Retrieval", "Index"] and "--export_dir:" in shown
 
 
 def test_train_refuses_an_unknown_flag_before_it_loads_anything(tmp_path):

@@ -12,7 +12,7 @@ from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.config import to_json
 from longretriever_tf.evaluation.funnel.channel_spec import parse_channel
 from longretriever_tf.evaluation.funnel.channels import COUNTS, RATIOS
-from longretriever_tf.evaluation.funnel.exposure import FunnelConfig, Row, Window, run_funnel
+from longretriever_tf.evaluation.funnel.exposure import FunnelConfig, FunnelRow, FunnelWindow, run_funnel
 from longretriever_tf.evaluation.funnel.paper_directions import HOLDS, REVERSED
 from longretriever_tf.evaluation.funnel.ranker import RankerConfig
 from longretriever_tf.evaluation.funnel.text import markdown_report, stand_json, text_report
@@ -23,7 +23,7 @@ K = 6
 RANKER = RankerConfig(max_rounds=20, num_leaves=4, min_leaf=5, num_threads=1)
 
 
-def window(seed: int) -> Window:
+def window(seed: int) -> FunnelWindow:
     """A window whose one feature says whether the user will take the item: the ranker cannot but find it.
 
     `oracle` retrieves what the user takes and then others, `chance` and `noise` anything, `twin` what `oracle` does.
@@ -44,11 +44,11 @@ def window(seed: int) -> Window:
         for name in ("chance", "noise"):
             lists[name][u] = random.permutation(np.arange(2, NUM_ITEMS))[:K]
     lists["twin"] = lists["oracle"][:, ::-1].copy()
-    return Window(truth, lists, features, ("will", "chance"))
+    return FunnelWindow(truth, lists, features, ("will", "chance"))
 
 
 @pytest.fixture(scope="module")
-def made() -> tuple[Window, dict[str, dict[str, Row]]]:
+def made() -> tuple[FunnelWindow, dict[str, dict[str, FunnelRow]]]:
     config = FunnelConfig(k=K, num_exposed=4, resamplings=50, ranker=RANKER)
     stands = {"open": ["noise"], "crowded": ["noise", "oracle"]}
     judged = window(11)
@@ -57,12 +57,12 @@ def made() -> tuple[Window, dict[str, dict[str, Row]]]:
 
 def test_the_channel_that_knows_is_exposed_and_converts(made):
     rows = made[1]["open"]
-    oracle, chance = rows["oracle"].figures, rows["chance"].figures
+    oracle, chance = rows["oracle"].metrics, rows["chance"].metrics
     assert oracle["aer"].mean > chance["aer"].mean and oracle["conversion"].mean > chance["conversion"].mean
     difference = rows["oracle"].differences["chance"]["aer"]
     assert difference.mean == pytest.approx(oracle["aer"].mean - chance["aer"].mean)
     assert 0 < difference.low <= difference.mean <= difference.high
-    assert rows["twin"].figures == oracle and rows["twin"].differences["oracle"]["uer"] == Interval(0.0, 0.0, 0.0)
+    assert rows["twin"].metrics == oracle and rows["twin"].differences["oracle"]["uer"] == Interval(0.0, 0.0, 0.0)
 
 
 def test_counts_against_a_plain_loop(made):
@@ -86,28 +86,18 @@ def test_counts_against_a_plain_loop(made):
 
 def test_beside_its_twin_a_channel_is_unique_in_nothing_and_never_its_own_rival(made):
     rows = made[1]["crowded"]
-    assert rows["twin"].figures["uer"].mean == 0.0 and rows["twin"].figures["conversion"] is None
-    assert rows["oracle"].figures["uer"].mean > 0.0  # it stands beside the noise alone
+    assert rows["twin"].metrics["uer"].mean == 0.0 and rows["twin"].metrics["conversion"] is None
+    assert rows["oracle"].metrics["uer"].mean > 0.0  # it stands beside the noise alone
 
 
-def test_the_ranker_may_see_the_places_of_the_channels():
-    config = FunnelConfig(k=K, num_exposed=4, resamplings=5, channel_ranks=True, ranker=RANKER)
-    learn, judged = window(8), window(11)
-    blind = {"features": lambda user, item: np.zeros((len(user), 1), np.float32), "feature_names": ("nothing",)}
-    windows = [dataclasses.replace(half, **blind) for half in (learn, judged)]
-    rows = run_funnel(*windows, {"open": ["noise"]}, ["oracle", "chance"], config)["open"]
-    assert "rank in channel 1" in rows["oracle"].ranker["gain"]
-    assert rows["oracle"].figures["page_conversion"].mean > rows["chance"].figures["page_conversion"].mean
-
-
-def fake_row(values: dict[str, float], against: dict[str, dict[str, float]]) -> Row:
-    """A row whose figures are `values` and whose differences are exact."""
-    figures = {name: Interval(values.get(name, 0.1), 0.0, 0.5) for name in RATIOS}
+def fake_row(values: dict[str, float], against: dict[str, dict[str, float]]) -> FunnelRow:
+    """A row whose metrics are `values` and whose differences are exact."""
+    metrics = {name: Interval(values.get(name, 0.1), 0.0, 0.5) for name in RATIOS}
     differences = {
         other: {name: Interval(gap, gap - 1e-3, gap + 1e-3) for name, gap in gaps.items()}
         for other, gaps in against.items()
     }
-    return Row(figures, {}, dict.fromkeys(COUNTS, 1), differences)
+    return FunnelRow(metrics, {}, dict.fromkeys(COUNTS, 1), differences)
 
 
 @pytest.mark.parametrize(("gap", "verdict"), [(0.07, HOLDS), (-0.07, REVERSED)])
@@ -116,7 +106,7 @@ def test_report_states_what_the_numbers_say(gap, verdict):
         "longretriever": fake_row({"aer": 0.2}, {}),
         "top5": fake_row({"aer": 0.2 + gap, "owned_share": 0.625}, {"longretriever": {"aer": gap}}),
     }
-    rows["top5"].figures["conversion"] = None
+    rows["top5"].metrics["conversion"] = None
     stand = stand_json(rows, ["popularity"])
     header = {"data": "d", "split": "test", "seed": 1, "command": "c", "date": "today", "protocol": "How."}
     report = json.loads(json.dumps({**header, "stands": {"bare": stand}}, allow_nan=False))
@@ -155,10 +145,12 @@ def test_the_command_over_a_trained_run(trained, tmp_path):
 
 @pytest.fixture
 def judge(trained):
-    from longretriever_tf.evaluation.funnel.run_funnel import FunnelSetup, judge_funnel
+    from longretriever_tf.evaluation.funnel.run_funnel import FunnelSetup, evaluate_funnel
 
     def run(*channels: str, others: tuple[str, ...] = ("popularity",), own_items: str = "both", config=trained.config):
-        return judge_funnel(config, FunnelSetup(tuple(map(parse_channel, channels)), others, own_items), FunnelConfig())
+        return evaluate_funnel(
+            config, FunnelSetup(tuple(map(parse_channel, channels)), others, own_items), FunnelConfig()
+        )
 
     return run
 

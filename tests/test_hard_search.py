@@ -8,9 +8,9 @@ from worlds import START, crowded_world, make_log
 
 from longretriever_tf.common import schema
 from longretriever_tf.data.corpus import encode_log, fit_corpus
-from longretriever_tf.data.recipe.interest_features import history_activity, summarise_history
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.data.search.behavior_index import build_category_order
+from longretriever_tf.data.search.history_summary import history_activity, summarise_history
 from longretriever_tf.data.search.request_history import RawHistories, order_segments, read_histories
 from longretriever_tf.data.search.user_activity import user_activity
 
@@ -30,7 +30,9 @@ def every_request(log, corpus, as_of_times):
     users, categories = (
         axis.ravel() for axis in np.meshgrid(np.arange(log.num_users), np.arange(2, corpus.num_categories))
     )
-    parts = [(*order.slices_before(users, categories, as_of), np.full(len(users), as_of)) for as_of in as_of_times]
+    parts = [
+        (*reference.slices_before(order, users, categories, as_of), np.full(len(users), as_of)) for as_of in as_of_times
+    ]
     start, stop, time = (np.concatenate(column) for column in zip(*parts, strict=True))
     return order, np.tile(users, len(parts)), np.tile(categories, len(parts)), start, stop, time
 

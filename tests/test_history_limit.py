@@ -76,7 +76,7 @@ class Ready:
         model = ModelConfig(
             dim=8, num_heads=2, ff_dim=8, svd_dim=3, max_length=5, history_events=history_events, user_context=True
         )
-        train = TrainConfig(num_snapshots=4, snapshot_every_days=20, interest_epochs=1)
+        train = TrainConfig(examples="snapshot", num_snapshots=4, snapshot_every_days=20, epochs=2, interest_epochs=1)
         retrieval = RetrievalConfig(interest="paper", num_interests=3, top_interests=3)
         self.config = Config(DataConfig(window_days=20), model, train, retrieval)
         self.log = crowded_world(seed=6)
@@ -119,8 +119,12 @@ def test_training_reads_only_visible_events(ready):
             np.testing.assert_allclose(batch.features[0, :, 16:], [activity] * len(expected), rtol=1e-4, atol=1e-5)
         table = folds[fold_of_users(prepared.log, item_keys(corpus.item_id), len(folds))[examples.user[row]]]
         embedding = sum(2 ** (-(time - b.timestamp) / 86400 / 90) * table[index[b.item]] for b in history) + np.zeros(3)
+        trained_embedding = batch.recipe.history_embedding[0]
         np.testing.assert_allclose(
-            batch.history_embedding[0], 3 * embedding / max(np.linalg.norm(embedding), 1e-6), rtol=1e-4, atol=1e-5
+            trained_embedding,
+            3 * embedding / max(np.linalg.norm(embedding), 1e-6),
+            rtol=1e-4,
+            atol=1e-5,
         )
     history_events = config.model.history_events
     reader = HistoryReader(corpus, prepared.log, prepared.stats, 1.0, history_events)
@@ -137,7 +141,8 @@ def test_evaluation_and_export_read_what_the_oracle_reads(ready):
     scorer = LongRetrieverScorer(
         config, prepared, models.retriever, models.interest, config.retrieval, every_category=False
     )
-    paper, scores = scorer.interest(users, "paper"), scorer.score(users)
+    by_paper = dataclasses.replace(config.retrieval, interest="paper")
+    paper, scores = scorer.with_retrieval("eq. 3", by_paper).interest(users).drawn_by, scorer.score(users)
     stats = prepared.stats
     arrays = dict(
         item_stats=stats.item[-1],

@@ -115,7 +115,14 @@ def chain(request, tmp_path_factory) -> Chain:
         *write_tables(kind, directory),
     )
     small = ("--dim=8", "--num_heads=2", "--ff_dim=16", "--svd_dim=4", "--batch_size=16", f"--horizon_days={WINDOW}")
-    once = ("--epochs=1", "--interest_epochs=1", "--num_snapshots=2", "--taste_folds=2", "--cut=test")
+    once = (
+        "--epochs=1",
+        "--interest_epochs=1",
+        "--examples=snapshot",
+        "--num_snapshots=2",
+        "--history_folds=2",
+        "--cut=test",
+    )
     run, export = f"--run_dir={directory}/run", f"--export_dir={directory}/export"
     users = ",".join('"' + str(user).replace('"', '""') + '"' for user in kind.users[:4])
     stages: tuple[dict[str, tuple[str, ...]], ...] = (

@@ -25,14 +25,14 @@ def test_report_shows_the_numbers_of_the_log_and_fits_a_terminal() -> None:
     assert f"{log.num_events:,} events of 41 users" in report.text
     assert "context: category" in report.text and "OTHER CONTEXTS" in report.text
     assert max(map(len, report.text.splitlines())) <= 130
-    assert json.loads(json.dumps(report.figures, allow_nan=False)) == report.figures | {
-        "data": json.loads(json.dumps(report.figures["data"]))
+    assert json.loads(json.dumps(report.statistics, allow_nan=False)) == report.statistics | {
+        "data": json.loads(json.dumps(report.statistics["data"]))
     }
 
 
 def test_plots_are_whole_pictures(tmp_path: pathlib.Path) -> None:
     report = inspect_log(block_world(), Config())
-    paths = draw_history(str(tmp_path), report.title, report.history, report.windows, report.figures)
+    paths = draw_history(str(tmp_path), report.title, report.history, report.windows, report.statistics)
     assert {pathlib.Path(path).relative_to(tmp_path).as_posix() for path in paths} >= {"life.png", "panels/targets.png"}
     assert len(paths) == 10
     for path in paths:
@@ -45,12 +45,12 @@ def test_a_log_too_short_to_split_is_still_described(days: int) -> None:
     log = make_log([1, 1, 2], [1, 2, 1], [START, START + days * DAY_S, START + 60], {"category": ["a", "b"]})
     report = inspect_log(log, Config())
     assert "! no split:" in report.text and "window_days" in report.text and "3 events of 2 users" in report.text
-    assert report.windows == {} and report.figures["split"] == {}
+    assert report.windows == {} and report.statistics["split"] == {}
 
 
-def test_one_as_of_can_be_drawn(tmp_path: pathlib.Path) -> None:
+def test_a_log_of_one_time_can_be_drawn(tmp_path: pathlib.Path) -> None:
     report = inspect_log(make_log([1], [1], [START], {"category": ["a"]}), Config())
-    draw_history(str(tmp_path), "moment", report.history, report.windows, report.figures)
+    draw_history(str(tmp_path), "one time", report.history, report.windows, report.statistics)
     assert (tmp_path / "panels/time.png").stat().st_size > 1000
 
 
@@ -58,7 +58,7 @@ def test_a_window_without_targets_is_still_described() -> None:
     log = make_log([1, 2], [1, 2], [START, START + 100 * DAY_S], {"category": ["a", "b"]})  # user 2 and item 2 are new
     report = inspect_log(log, Config())
     assert "only 0 users have targets in the test window" in report.text.replace("\n    ", " ")
-    assert report.figures["split"]["test"]["new_user_pairs"] == 1
+    assert report.statistics["split"]["test"]["new_user_pairs"] == 1
     assert report.text.splitlines()[-1].startswith("Verdict: don't: ")
 
 
@@ -91,7 +91,7 @@ def _verdict(log, **fields) -> str:
     report = inspect_log(log, Config(**fields))
     lines = report.text.splitlines()
     assert lines[-1].startswith("Verdict: ") and report.text.count("Verdict:") == 1
-    assert report.figures["verdict"]["word"] in lines[-1]
+    assert report.statistics["verdict"]["word"] in lines[-1]
     return lines[-1]
 
 
@@ -162,17 +162,17 @@ def test_command_on_an_own_log(tmp_path: pathlib.Path) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    figures = json.loads((tmp_path / "numbers/n.json").read_text())
-    counts = figures["counts"]
+    statistics = json.loads((tmp_path / "numbers/n.json").read_text())
+    counts = statistics["counts"]
     assert counts["rows"] == 502 == counts["same_basket"] + counts["same_second"] + counts["kept"]
-    assert counts["same_basket"] >= 2 and figures["log"]["events"] == counts["kept"]
+    assert counts["same_basket"] >= 2 and statistics["log"]["events"] == counts["kept"]
     assert f"{counts['kept']} events of 7 users on 23 items in 3 categories" in done.stdout
     assert f"event_log: 502 rows read = {counts['same_basket']} merged" in done.stderr
     assert "7 of 7 baskets span more than 24 hours" in done.stderr and "7 of 7 baskets span" in done.stdout
     assert "\n  502  rows read\n" in done.stdout and f"\n  {counts['kept']}  events kept\n" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("Verdict: go on")
     assert (tmp_path / "out/life.txt").read_text().strip() == done.stdout.strip()
-    assert figures["negatives"]["items_per_category"]["max"] == 8
+    assert statistics["negatives"]["items_per_category"]["max"] == 8
     assert (tmp_path / "out/life.png").exists() and len(list((tmp_path / "out/panels").iterdir())) == 9
     again = subprocess.run([*command, "--noplots"], capture_output=True, text=True, check=False)
     assert (again.returncode, again.stdout) == (0, done.stdout)  # from the prepared records: the same chain

@@ -18,7 +18,7 @@ from longretriever_tf.data.batches.prepared_data import example_history_embeddin
 from longretriever_tf.datasets.complete_journey import complete_journey_dataset_builder as complete_journey
 from longretriever_tf.datasets.splits import global_time_cuts
 from longretriever_tf.models.build import build_models
-from longretriever_tf.retrieval.item_vectors import embed_corpus
+from longretriever_tf.models.retriever import embed_corpus
 
 SAMPLES = 10_000
 CUT = START + 100 * DAY_S
@@ -57,7 +57,7 @@ def test_no_history_of_complete_journey_reaches_its_target(journey, kind):
     log, histories = journey
     # Mixed batches: the sample is of all categories, and its targets are read from the batch.
     config = Config(
-        model=ModelConfig(svd_dim=0, user_context=False, copy=False, item_stats=False),
+        model=ModelConfig(svd_dim=0, user_context=False, repeat_term=False, item_stats=False),
         train=TrainConfig(examples=kind, loss="in_batch", in_context=False),
     )
     cut = global_time_cuts(log.timestamp, config.data.window_days).validation_start

@@ -8,9 +8,9 @@ import pytest
 from longretriever_tf.common.schema import DAY_S, MISSING_CONTEXT
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.splits import global_time_cuts
-from longretriever_tf.inspection.advice import find_warnings, judge_fit
+from longretriever_tf.inspection.advice import evaluate_fit, find_warnings
 from longretriever_tf.inspection.measures import measure_history, measure_window, measure_windows, read_contexts
-from longretriever_tf.inspection.statistics import context_figures, describe, history_statistics
+from longretriever_tf.inspection.statistics import context_statistics, describe, history_statistics
 from tests.worlds import START, block_world, make_log
 
 
@@ -32,21 +32,21 @@ def _tiny() -> LifelongLog:
     )
 
 
-def _figures(log: LifelongLog, window_days: float, max_length: int = 2) -> dict:
+def _statistics(log: LifelongLog, window_days: float, max_length: int = 2) -> dict:
     contexts = read_contexts(log, log.context)
     windows = measure_windows(log, contexts, global_time_cuts(log.timestamp, window_days), 1.0)
     return history_statistics(log, measure_history(log, contexts, max_length), windows, max_length)
 
 
-def test_every_figure_of_a_log_counted_by_hand() -> None:
-    figures = _figures(_tiny(), window_days=4)
+def test_every_number_of_a_log_counted_by_hand() -> None:
+    statistics = _statistics(_tiny(), window_days=4)
 
-    log = figures["log"]
+    log = statistics["log"]
     assert (log["events"], log["users"], log["items"], log["items_without_events"]) == (10, 3, 5, 1)
     assert (log["categories"], log["days"], log["has_baskets"], log["has_weights"]) == (3, 20, False, False)
     assert log["first"] == "2020-09-13 12:26"
 
-    histories = figures["lives"]
+    histories = statistics["lives"]
     assert histories["events_per_user"] == {
         "min": 1,
         "median": 3,
@@ -59,7 +59,7 @@ def test_every_figure_of_a_log_counted_by_hand() -> None:
     assert histories["share_beyond_last"] == {"50": 0, "200": 0}
     assert histories["repeat_share"] == 0.3  # a's item 1 on days 2 and 12, b's item 4 on day 20
 
-    subsequences = figures["subsequences"]  # a: 4 tea, 2 jam; b: 2 jam, 1 missing; c: 1 jam
+    subsequences = statistics["subsequences"]  # a: 4 tea, 2 jam; b: 2 jam, 1 missing; c: 1 jam
     assert subsequences["pairs"] == 5
     assert (subsequences["length"]["median"], subsequences["length"]["max"]) == (2, 4)
     assert (subsequences["share_short"], subsequences["share_above_max"]) == (0.8, 0.2)
@@ -67,7 +67,7 @@ def test_every_figure_of_a_log_counted_by_hand() -> None:
     assert (subsequences["share_found_none"], subsequences["found"]["mean"]) == (0.5, pytest.approx(0.7))
     assert subsequences["share_found_more_than_short"] == 0
 
-    negatives = figures["negatives"]  # tea: items 1, 2; jam: 3, 4; missing: 5
+    negatives = statistics["negatives"]  # tea: items 1, 2; jam: 3, 4; missing: 5
     assert (negatives["items_per_category"]["min"], negatives["items_per_category"]["median"]) == (1, 2)
     assert (negatives["categories_below"], negatives["event_share_below"]) == ({"64": 3, "512": 3}, {"64": 1, "512": 1})
     assert negatives["largest"] == [
@@ -77,7 +77,7 @@ def test_every_figure_of_a_log_counted_by_hand() -> None:
     ]
 
     two_thirds = pytest.approx(2 / 3)
-    assert figures["columns"] == [
+    assert statistics["columns"] == [
         {"table": "item", "column": "category", "values": 2, "missing_share": 0.2, "missing_event_share": 0.1},
         {"table": "item", "column": "brand", "values": 2, "missing_share": 0.4, "missing_event_share": 0.4},
         {"table": "user", "column": "age", "values": 1, "missing_share": two_thirds, "missing_event_share": 0.4},
@@ -85,7 +85,7 @@ def test_every_figure_of_a_log_counted_by_hand() -> None:
 
 
 def test_the_split_of_a_log_counted_by_hand() -> None:
-    split = _figures(_tiny(), window_days=4)["split"]  # validation: days 12 to 16; test: day 16 to the end, day 20
+    split = _statistics(_tiny(), window_days=4)["split"]  # validation: days 12 to 16; test: day 16 to the end, day 20
 
     assert (split["train"]["events"], split["train"]["users"], split["train"]["pairs"]) == (4, 2, 3)
     assert split["train"]["days"] == 12
@@ -146,7 +146,7 @@ def test_history_equals_loops_over_dictionaries(seed: int) -> None:
         lengths += Counter(category).values()
         if events:
             categories.append(len(set(category)))
-    assert sorted(history.categories.found_length) == sorted(found)
+    assert sorted(history.categories.num_earlier) == sorted(found)
     assert history.is_repeat.tolist() == repeats
     assert sorted(history.categories.read_age) == sorted(ages)
     assert sorted(history.categories.subsequence_length) == sorted(lengths)
@@ -188,9 +188,9 @@ def test_other_contexts_are_measured_as_if_they_were_the_logs_own() -> None:
     windows = measure_windows(log, contexts, global_time_cuts(log.timestamp, 28), 1.0)
     brand = read_contexts(log, "brand")
     history = measure_history(log, brand, 50)
-    rows = {row["column"]: row for row in context_figures(log, windows, 50, 1.0)}
+    rows = {row["column"]: row for row in context_statistics(log, windows, 50, 1.0)}
     assert (rows["category"]["categories"], rows["brand"]["categories"]) == (7, 2)
-    assert rows["brand"]["share_found_none"] == np.mean(history.categories.found_length == 0)
+    assert rows["brand"]["share_found_none"] == np.mean(history.categories.num_earlier == 0)
     assert rows["brand"]["top_5"] == 1 - rows["brand"]["untouched"]
 
 
@@ -273,7 +273,7 @@ def test_lone_events_lone_items_and_empty_columns_are_counted() -> None:
     assert "brand 86%" in warned
 
 
-def test_fit_reads_the_figures_it_shows() -> None:
+def test_fit_reads_the_numbers_it_shows() -> None:
     rng = np.random.default_rng(3)
     user = np.repeat(np.arange(5), 1000)
     long_histories = make_log(
@@ -282,7 +282,9 @@ def test_fit_reads_the_figures_it_shows() -> None:
         START + rng.integers(0, 300 * DAY_S, 5000),
         {"category": [f"c{v % 2}" for v in range(200)]},
     )
-    fit = {finding.topic: finding for finding in judge_fit(_figures(long_histories, window_days=28, max_length=50))}
+    fit = {
+        finding.topic: finding for finding in evaluate_fit(_statistics(long_histories, window_days=28, max_length=50))
+    }
     assert list(fit) == [
         "long histories",
         "deep subsequences",
@@ -293,5 +295,5 @@ def test_fit_reads_the_figures_it_shows() -> None:
     ]
     assert {finding.verdict for finding in fit.values()} == {"good"}
     assert fit["hard negatives"].reason.startswith("100% of events lie in categories of 64 items or more")
-    few = {finding.topic: finding for finding in judge_fit(_figures(_tiny(), window_days=4))}
+    few = {finding.topic: finding for finding in evaluate_fit(_statistics(_tiny(), window_days=4))}
     assert few["long histories"].verdict == few["hard negatives"].verdict == few["deep subsequences"].verdict == "poor"

@@ -15,14 +15,14 @@ from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.config.baselines import BASELINES, BaselineConfig
 from longretriever_tf.config.config import Config, DataConfig, ModelConfig, TrainConfig
-from longretriever_tf.evaluation.evaluate_run import judge_run
+from longretriever_tf.evaluation.evaluate_run import evaluate_run
 from longretriever_tf.models.baselines.batches import UserBatch
 from longretriever_tf.models.baselines.comirec import SelfAttentiveInterests
 from longretriever_tf.models.baselines.mind import CapsuleInterests, num_interests, route, squash
 from longretriever_tf.models.baselines.model import RecentRetriever, build_baseline
 from longretriever_tf.models.baselines.scorer import RecentScorer
 from longretriever_tf.models.baselines.user_side import Interests
-from longretriever_tf.models.finished import load_for_export
+from longretriever_tf.models.build import load_for_export
 from longretriever_tf.training import run as run_lib
 from longretriever_tf.training.loop import Checkpoints
 
@@ -35,7 +35,9 @@ def make_config(name: str, loss: str = "in_batch", **baseline) -> Config:
     capsules = {} if name == "two_tower" else {"num_capsules": K}
     return Config(
         model=ModelConfig(model=name, dim=D, ff_dim=6, svd_dim=3, temperature=0.7, **heads),
-        train=TrainConfig(loss=loss, num_snapshots=5, snapshot_every_days=9, horizon_days=14, batch_size=5),
+        train=TrainConfig(
+            examples="snapshot", loss=loss, num_snapshots=5, snapshot_every_days=9, horizon_days=14, batch_size=5
+        ),
         baseline=BaselineConfig(recent_length=L, **capsules, **baseline),
     )
 
@@ -109,7 +111,7 @@ def test_squash_by_hand():
 
 
 def test_label_aware_attention_against_numpy():
-    layer = CapsuleInterests(make_config("mind", label_aware_power=3.0))
+    layer = CapsuleInterests(make_config("mind"))
     rng = np.random.default_rng(9)
     vector, target = rng.normal(size=[R, K, D]), rng.normal(size=[T, D])
     is_real, row = np.arange(K) < np.array([3, 1, 2, 3, 1])[:, None], rng.integers(0, R, T)
@@ -118,7 +120,7 @@ def test_label_aware_attention_against_numpy():
     for t in range(T):
         real = vector[row[t], is_real[row[t]]]
         product = real @ target[t]
-        weight = np_softmax(np.sign(product) * np.abs(product) ** 3)
+        weight = np_softmax(np.sign(product) * np.abs(product) ** 2)
         np.testing.assert_allclose(found.vector[found.of_target[t]], weight @ real, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(tf.gather(found.row, found.of_target), row)
 
@@ -248,7 +250,6 @@ def test_scorer_takes_the_best_of_the_users_interests(name):
         ({"model": ModelConfig(model="mind", profile=True)}, ["--profile=True", "--model=mind", "longretriever"]),
         ({"model": ModelConfig(model="comirec", num_layers=2)}, ["--num_layers=2", "two_tower"]),
         ({"baseline": BaselineConfig(num_capsules=3)}, ["--num_capsules=3", "--model=longretriever", "mind, comirec"]),
-        ({"baseline": BaselineConfig(label_aware_power=0.5)}, ["--label_aware_power=0.5", "1 or more"]),
         ({"baseline": BaselineConfig(recent_length=0)}, ["--recent_length=0", "above 0"]),
         (
             {"model": ModelConfig(model="mind"), "baseline": BaselineConfig(uniform_negatives=9)},
@@ -284,7 +285,9 @@ def run_config(name: str, loss: str, negatives: int, tmp_path) -> Config:
         model=ModelConfig(model=name, dim=16, ff_dim=32, svd_dim=8),
         train=TrainConfig(
             loss=loss,
+            examples="snapshot",
             num_snapshots=6,
+            snapshot_every_days=7,
             horizon_days=14,
             max_logits=9000,
             epochs=4,
@@ -323,7 +326,7 @@ def test_a_run_resumes_to_the_same_weights_and_beats_popularity(name, loss, nega
     assert whole.keys() == resumed.keys() and len(whole) > 8
     for variable, value in whole.items():
         np.testing.assert_array_equal(resumed[variable], value, err_msg=variable)
-    models = judge_run(config, "validation")["models"]
+    models = evaluate_run(config, "validation")["models"]
     ours = models[{"two_tower": "two_tower, last 23 events"}.get(name, name)]
     assert ours["all"]["recall@20"] > models["popularity"]["all"]["recall@20"] + 0.1
     with pytest.raises(UserError, match=f"--model={name}.*only --model=longretriever can be exported"):

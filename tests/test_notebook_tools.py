@@ -16,7 +16,7 @@ from longretriever_tf.datasets import complete_journey
 from longretriever_tf.datasets.complete_journey import sample
 from longretriever_tf.datasets.load import load_log
 from longretriever_tf.evaluation.evaluate_baselines import BaselineChoice
-from longretriever_tf.evaluation.evaluate_run import judge_run
+from longretriever_tf.evaluation.evaluate_run import evaluate_run
 from longretriever_tf.evaluation.evaluator import evaluate_scorer
 from longretriever_tf.evaluation.open_run import open_run
 from longretriever_tf.serving.client.client import Client, ClientOptions
@@ -62,7 +62,9 @@ def test_more_households_than_there_are(fake_households, tmp_path):
 def test_an_opened_run_scores_as_evaluate_does(trained):
     run = open_run(trained.run_dir, "validation")
     mine = evaluate_scorer(run.scorer, run.truth, run.corpus.category_offset)
-    assert mine == judge_run(trained.config, "validation", baselines=BaselineChoice("none"))["models"]["longretriever"]
+    assert (
+        mine == evaluate_run(trained.config, "validation", baselines=BaselineChoice("none"))["models"]["longretriever"]
+    )
     assert run.prepared.log.timestamp.max() < run.prepared.as_of <= run.log.timestamp.max()
 
 

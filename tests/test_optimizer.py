@@ -1,4 +1,4 @@
-"""SplitAdam against plain numpy: AdamW on dense weights, lazy Adam on the rows of a table that a step reads."""
+"""LazyAdamW against plain numpy: AdamW on dense weights, lazy Adam on the rows of a table that a step reads."""
 
 import math
 
@@ -34,10 +34,11 @@ class NumpyAdam:
 
 
 def test_learning_rate_warms_up_then_fades():
-    optimizer = LazyAdamW([tf.Variable([0.0])], PEAK, 0.0, TOTAL)
+    optimizer = LazyAdamW(PEAK, 0.0, TOTAL)
+    optimizer.build([tf.Variable([0.0])])
     for step in (0, 1, 2, 20, 39, 40):
-        optimizer.step.assign(step)
-        assert float(optimizer.learning_rate()) == pytest.approx(rate_at(step), rel=1e-5, abs=1e-9)
+        optimizer.iterations.assign(step)
+        assert float(optimizer.learning_rate) == pytest.approx(rate_at(step), rel=1e-5, abs=1e-9)
 
 
 @pytest.mark.parametrize("name, decay", [("dense/kernel", DECAY), ("dense/bias", 0.0)])
@@ -45,7 +46,8 @@ def test_dense_weights_follow_adamw_and_only_kernels_decay(name, decay):
     rng = np.random.default_rng(1)
     start = rng.normal(size=[3, 5]).astype(np.float32)
     variable, expected = tf.Variable(start, name=name), NumpyAdam(start, decay)
-    optimizer = LazyAdamW([variable], PEAK, DECAY, TOTAL)
+    optimizer = LazyAdamW(PEAK, DECAY, TOTAL)
+    optimizer.build([variable])
     for step in range(7):
         gradient = rng.normal(size=[3, 5]) * 10.0 ** rng.integers(-3, 3)
         optimizer.apply([tf.constant(gradient, tf.float32)])
@@ -57,7 +59,8 @@ def test_tables_follow_adam_on_seen_rows_alone():
     rng = np.random.default_rng(2)
     start = rng.normal(size=[11, 3]).astype(np.float32)
     variable, expected = tf.Variable(start, name="item_id"), NumpyAdam(start, 0.0)
-    optimizer = LazyAdamW([variable], PEAK, DECAY, TOTAL)
+    optimizer = LazyAdamW(PEAK, DECAY, TOTAL)
+    optimizer.build([variable])
     for step in range(7):
         rows = rng.integers(0, 7, 5)  # duplicates are sure: their gradients add up before the square
         rows[1] = rows[0]
@@ -75,7 +78,8 @@ def test_tables_follow_adam_on_seen_rows_alone():
 
 def test_a_missing_gradient_leaves_its_variable_alone_and_the_step_counts():
     first, second = tf.Variable([1.0, 2.0]), tf.Variable([3.0])
-    optimizer = LazyAdamW([first, second], PEAK, 0.0, TOTAL)
+    optimizer = LazyAdamW(PEAK, 0.0, TOTAL)
+    optimizer.build([first, second])
     optimizer.apply([None, tf.constant([0.5])])
-    assert first.numpy().tolist() == [1.0, 2.0] and int(optimizer.step) == 1
+    assert first.numpy().tolist() == [1.0, 2.0] and int(optimizer.iterations) == 1
     assert second.numpy()[0] == pytest.approx(3.0 - rate_at(0), rel=1e-5)  # Adam's first step has the rate's size

@@ -22,9 +22,8 @@ from longretriever_tf.data.batches.prepared_data import load_saved, prepare_requ
 from longretriever_tf.data.corpus import load_corpus
 from longretriever_tf.data.search.user_activity import user_activity
 from longretriever_tf.datasets.load import load_log
-from longretriever_tf.evaluation.category_scorer import CategoryScorer
 from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
-from longretriever_tf.models.finished import load_models
+from longretriever_tf.models.build import load_models
 from longretriever_tf.retrieval.interests import draw_interests
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.signatures import make_signatures
@@ -140,7 +139,7 @@ def test_subsequence_of_rule_training_graph_and_signature(parts, answers):
         trained_items = parts.corpus.item_id[batch.token_item.numpy()]
         width = trained_items.shape[1]
         np.testing.assert_array_equal(answers["vectors"]["subsequence_item_id"][rows][:, :width], trained_items)
-        vectors = parts.models.retriever.item_tower(batch.item)
+        vectors = parts.models.retriever.item_tower(batch.item[0])
         state = parts.models.retriever.encode(batch, vectors)
         assert_close(answers["vectors"]["embedding"][rows], state.embedding)
         assert_close(answers["vectors"]["subsequence_boost"][rows][:, :width], state.repeat_logit)
@@ -154,11 +153,12 @@ def requests(parts: Parts) -> Examples:
     """The sampled pairs as training examples whose time is the request's."""
     user, category = pairs_of(parts)
     order = parts.prepared.order
-    start, stop = order.slices_before(user, category, parts.as_of)
+    start, stop = reference.slices_before(order, user, category, parts.as_of)
     time = np.full(len(user), parts.as_of)
     return Examples(
         start=np.maximum(start, stop - parts.config.model.max_events),
         stop=stop,
+        num_before=stop - start,
         target_start=stop * 0,
         target_stop=stop * 0 + 1,
         user=user.astype(np.int32),
@@ -171,15 +171,22 @@ def requests(parts: Parts) -> Examples:
     )
 
 
+def scorer_of(parts: Parts, **kwargs) -> LongRetrieverScorer:
+    models = parts.models
+    return LongRetrieverScorer(
+        parts.config, parts.prepared, models.retriever, models.interest, parts.config.retrieval, **kwargs
+    )
+
+
 def test_logits_of_evaluation_equal_the_signatures(parts, answers):
     user, category = pairs_of(parts)
-    scorer = CategoryScorer(parts.config, parts.prepared, parts.models.retriever)
-    found = answers["in category"]
+    scorer = scorer_of(parts)
+    found, every = answers["in category"], dict(zip(parts.users, scorer.within(parts.users), strict=True))
     for at in range(0, len(user), 3):
-        logits = scorer.logits(user[at : at + 1], int(category[at]))[0].astype(np.float64)
-        expected = logits - np.log(np.exp(logits).sum())
         num = found["num_valid"][at]
-        low = parts.corpus.category_offset[category[at]]
+        low, high = parts.corpus.category_offset[category[at] : category[at] + 2]
+        logits = every[user[at]][low:high].astype(np.float64)
+        expected = logits - np.log(np.exp(logits).sum())
         assert num == len(expected)
         index = np.searchsorted(parts.corpus.item_id[low : low + num], found["item_id"][at, :num])
         assert_close(found["score"][at, :num], expected[index])
@@ -188,11 +195,9 @@ def test_logits_of_evaluation_equal_the_signatures(parts, answers):
 
 def test_interests_of_rule_evaluation_and_signature(parts, answers):
     found = answers["interests"]
-    scorer = LongRetrieverScorer(
-        parts.config, parts.prepared, parts.models.retriever, parts.models.interest, parts.config.retrieval
-    )
-    history = {kind: scorer.interest(parts.users, kind) for kind in ("all", "paper")}
-    score = tf.constant(history["all"])
+    scorer, by_paper = scorer_of(parts), dataclasses.replace(parts.config.retrieval, interest="paper")
+    eq3 = scorer.with_retrieval("eq. 3", by_paper).interest(parts.users).drawn_by
+    score = tf.constant(scorer.interest(parts.users).log_share)
     allowed = tf.range(score.shape[1])[None] >= tf.fill([len(parts.users), 1], schema.FIRST_KNOWN)
     five = tf.fill([len(parts.users)], 5)
     chosen = draw_interests(score, allowed, five, five, tf.zeros([len(parts.users)], tf.int64))
@@ -205,19 +210,11 @@ def test_interests_of_rule_evaluation_and_signature(parts, answers):
             assert found["interest_last_timestamp"][row, at] == max((b.timestamp for b in events), default=0)
             paper = reference.interest_score(events, parts.as_of, parts.config.retrieval.day_floor)
             index = int(np.flatnonzero(parts.corpus.category_name == name)[0])
-            assert history["paper"][row, index] == pytest.approx(paper, rel=1e-5)
+            assert eq3[row, index] == pytest.approx(paper, rel=1e-5)
 
 
 def test_merged_list_is_the_evaluations(parts, answers):
-    scorer = LongRetrieverScorer(
-        parts.config,
-        parts.prepared,
-        parts.models.retriever,
-        parts.models.interest,
-        parts.config.retrieval,
-        every_category=False,
-    )
-    scores = scorer.score(parts.users)
+    scores = scorer_of(parts, every_category=False).score(parts.users)
     found = answers["merged"]
     for row in range(len(parts.users)):
         best = reference.ranked_list(scores[row], K)

@@ -105,4 +105,4 @@ def test_scores_that_are_no_probabilities_pass_untallied():
     scorer.is_probability = False
     meter = CalibrationMeter(scorer, TRUTH)
     np.testing.assert_array_equal(meter.score(TRUTH.users), scorer.score(TRUTH.users))
-    assert meter.name == "n" and not hasattr(meter, "score_novel") and not meter.tally.any()
+    assert meter.name == "n" and meter.score_novel(TRUTH.users) is None and not meter.tally.any()

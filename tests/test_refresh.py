@@ -14,12 +14,11 @@ from trained import run_module
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.data.batches.prepared_data import load_saved
-from longretriever_tf.data.refreshed import refresh_corpus
 from longretriever_tf.datasets.load import load_log
 from longretriever_tf.datasets.log import ItemTable
-from longretriever_tf.models.finished import load_for_export, load_models
+from longretriever_tf.models.build import load_for_export, load_models
 from longretriever_tf.retrieval.export.publish import publish
-from longretriever_tf.retrieval.export.refresh import Catalogue, refresh_version
+from longretriever_tf.retrieval.export.refresh import Catalogue, refresh_corpus, refresh_version
 from longretriever_tf.retrieval.export.saved_model import extra_config_dir, load_extra, versions
 from longretriever_tf.retrieval.fingerprint import fingerprint_towers, read_fingerprint
 from longretriever_tf.retrieval.request_options import default_columns

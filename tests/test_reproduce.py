@@ -19,7 +19,7 @@ from longretriever_tf.reproduction.jobs import Job, State, make_jobs, select_job
 from longretriever_tf.reproduction.plan import load_plan
 from longretriever_tf.reproduction.report import make_report, write_report
 from longretriever_tf.reproduction.results import Results
-from longretriever_tf.reproduction.runner import Runner
+from longretriever_tf.reproduction.runner import JobRunner
 from longretriever_tf.reproduction.series import ratio_interval, read_scalars
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -130,7 +130,7 @@ def package_on_the_path(monkeypatch):
 
 def run_plan(path: str, work_dir: str, only=(), **options) -> tuple[dict[str, Job], dict[str, str]]:
     jobs = make_jobs(load_plan(path), work_dir)
-    failed = Runner(jobs, work_dir, program=fake, **options).run(select_jobs(jobs, only))
+    failed = JobRunner(jobs, work_dir, program=fake, **options).run(select_jobs(jobs, only))
     return jobs, failed
 
 
@@ -313,13 +313,13 @@ def test_a_killed_plan_goes_on_where_it_stood(tmp_path):
     marker = pathlib.Path(jobs["other/seed1"].directory, "started")
     threading.Thread(target=_interrupt_when, args=(marker,), daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        Runner(jobs, work_dir, program=fake).run(select_jobs(jobs, ("ours", "other")))
+        JobRunner(jobs, work_dir, program=fake).run(select_jobs(jobs, ("ours", "other")))
     assert {name: jobs[name].state() for name in ("ours/seed2", "other/seed1")} == {
         "ours/seed2": State.DONE,
         "other/seed1": State.STARTED,
     }
     done = os.stat(jobs["ours/seed1"].output).st_mtime_ns
-    assert Runner(jobs, work_dir, program=fake).run(select_jobs(jobs, ("other",))) == {}
+    assert JobRunner(jobs, work_dir, program=fake).run(select_jobs(jobs, ("other",))) == {}
     assert json.loads(pathlib.Path(jobs["other/seed1"].output).read_text())["resumed"] is True
     assert os.stat(jobs["ours/seed1"].output).st_mtime_ns == done
 
@@ -333,9 +333,9 @@ def _interrupt_when(marker: pathlib.Path) -> None:
 def test_two_cannot_work_in_one_directory(tmp_path):
     path, work_dir = write_plan(tmp_path), str(tmp_path / "made")
     jobs = make_jobs(load_plan(path), work_dir)
-    runner = Runner(jobs, work_dir, program=fake)
+    runner = JobRunner(jobs, work_dir, program=fake)
     with runner._only_here(), pytest.raises(UserError, match="in use by another"):
-        Runner(jobs, work_dir, program=fake).run(jobs)
+        JobRunner(jobs, work_dir, program=fake).run(jobs)
 
 
 def test_only_takes_what_it_needs_along(tmp_path):

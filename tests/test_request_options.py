@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from longretriever_tf.data.batches.prepared_data import load_saved
 from longretriever_tf.datasets.load import load_log
-from longretriever_tf.models.finished import load_models
+from longretriever_tf.models.build import load_models
 from longretriever_tf.retrieval.export.explanation import request_columns
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.request_options import default_columns

@@ -1,5 +1,6 @@
 """Killed, stopped early, or started with other flags: what a run directory promises. Real commands where it matters."""
 
+import dataclasses
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from trained import ROOT, command, run_module
 
 from longretriever_tf.models.optimizer import LazyAdamW
 from longretriever_tf.training.loop import Checkpoints, LoopOptions, LoopState, run_phase
+from longretriever_tf.training.phases import Phase
 
 
 def final_weights(run_dir: str) -> dict[str, np.ndarray]:
@@ -94,55 +96,58 @@ def test_another_config_is_refused_by_the_flag_that_differs(trained, tmp_path):
         assert file.read() == before
 
 
-class ScriptedPhase:
-    """A phase whose one weight counts its steps, with validation figures by the script."""
+class CountingModel:
+    """One weight that counts its steps."""
 
-    name = "scripted"
-
-    def __init__(self, figures: list[float | None]) -> None:
-        self.epochs, self.figures = len(figures), figures
+    def __init__(self) -> None:
         self.weight = tf.Variable(0.0)
-        self.validated: list[int] = []
+        self.trainable_variables = [self.weight]
+
+    def compute_loss(self, inputs, training: bool = False) -> tf.Tensor:
+        return -self.weight
+
+
+class ThreeBatches:
+    num_rows = 3
 
     def num_batches(self) -> int:
         return 3
 
-    def num_examples(self) -> int:
-        return 3
-
-    def make_dataset(self, epoch: int, first: int) -> tf.data.Dataset:
-        return tf.data.Dataset.range(first, 3)
-
-    def batch_examples(self, batch) -> int:
-        return 1
-
-    def loss(self, batch, step) -> tf.Tensor:
-        return -self.weight
-
-    def variables(self) -> list[tf.Variable]:
-        return [self.weight]
-
-    def on_epoch_end(self, epoch: int) -> float | None:
-        self.validated.append(epoch)
-        self.after_epoch = getattr(self, "after_epoch", {}) | {epoch: float(self.weight)}
-        return self.figures[epoch]
+    def make_dataset(self, epoch: int, first: int = 0) -> tf.data.Dataset:
+        return tf.data.Dataset.range(first, 3).map(lambda i: (i[None],))
 
 
-def run_scripted(figures: list[float | None], directory, patience: int) -> tuple[ScriptedPhase, LoopState]:
-    phase, state = ScriptedPhase(figures), LoopState.start()
-    optimizer = LazyAdamW(phase.variables(), 0.1, 0.0, 1000)
+@dataclasses.dataclass
+class Script:
+    """Validation metrics by the script, and the weight after each epoch that was validated."""
+
+    metrics: list[float]
+    model: CountingModel
+    after_epoch: list[float] = dataclasses.field(default_factory=list)
+
+    def __call__(self) -> float:
+        self.after_epoch.append(float(self.model.weight))
+        return self.metrics[len(self.after_epoch) - 1]
+
+
+def run_scripted(metrics: list[float], directory, patience: int, is_validated: bool = True) -> tuple[Script, LoopState]:
+    model, state = CountingModel(), LoopState.start()
+    script = Script(metrics, model)
+    phase = Phase("scripted", len(metrics), model, ThreeBatches(), 1, script if is_validated else None)
+    optimizer = LazyAdamW(0.1, 0.0, 1000)
+    optimizer.build(phase.variables())
     checkpoints = Checkpoints(
-        str(directory), {"weight": tf.train.Checkpoint(value=phase.weight), "adam_scripted": optimizer}, state
+        str(directory), {"weight": tf.train.Checkpoint(value=model.weight), "adam_scripted": optimizer}, state
     )
     checkpoints.restore()
     options = LoopOptions(1e9, patience, False, tf.summary.create_noop_writer())
     if int(state.phase) == 0:
         run_phase(phase, 0, state, optimizer, checkpoints, options)
-    return phase, state
+    return script, state
 
 
 @pytest.mark.parametrize(
-    "figures, patience, epochs, best",
+    "metrics, patience, epochs, best",
     [
         ([0.3, 0.5, 0.4, 0.9], 1, 3, 1),  # stops before the .9 it cannot know
         ([0.3, 0.2, 0.5, 0.4], 2, 4, 2),  # two bad epochs in a row are needed
@@ -150,15 +155,16 @@ def run_scripted(figures: list[float | None], directory, patience: int) -> tuple
         ([0.1, 0.2, 0.3], 1, 3, 2),
     ],
 )
-def test_early_stopping_restores_the_best_epoch(tmp_path, figures, patience, epochs, best):
-    phase, state = run_scripted(figures, tmp_path, patience)
-    assert phase.validated == list(range(epochs))
-    assert float(phase.weight) == phase.after_epoch[best]
+def test_early_stopping_restores_the_best_epoch(tmp_path, metrics, patience, epochs, best):
+    script, state = run_scripted(metrics, tmp_path, patience)
+    assert len(script.after_epoch) == len(set(script.after_epoch)) == epochs
+    assert float(script.model.weight) == script.after_epoch[best]
     assert (int(state.phase), int(state.epoch), int(state.step)) == (1, 0, 0)
-    again, _ = run_scripted(figures, tmp_path, patience)
-    assert float(again.weight) == phase.after_epoch[best] and again.validated == []
+    again, _ = run_scripted(metrics, tmp_path, patience)
+    assert float(again.model.weight) == script.after_epoch[best] and again.after_epoch == []
 
 
 def test_without_validation_the_last_epoch_stays(tmp_path):
-    phase, _ = run_scripted([None, None], tmp_path, 1)
-    assert phase.validated == [0, 1] and float(phase.weight) == phase.after_epoch[1]
+    validated, _ = run_scripted([0.1, 0.2], tmp_path / "validated", 1)
+    plain, _ = run_scripted([0.1, 0.2], tmp_path / "plain", 1, is_validated=False)
+    assert plain.after_epoch == [] and float(plain.model.weight) == validated.after_epoch[1]

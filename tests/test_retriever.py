@@ -17,14 +17,13 @@ from longretriever_tf.models.build import build_models, set_token_scale
 from longretriever_tf.models.optimizer import LazyAdamW
 from longretriever_tf.models.retriever import LongRetriever
 from longretriever_tf.models.stateless_dropout import StatelessRng
-from longretriever_tf.models.towers import ItemTower
-from longretriever_tf.training.loop import make_step
-from longretriever_tf.training.phases import TowerPhase
+from longretriever_tf.models.towers import ItemTower, UserInputs
+from longretriever_tf.training.phases import Phase
 
 TINY = ModelConfig(dim=8, num_heads=2, ff_dim=16, svd_dim=4)
-SNAPSHOTS = TrainConfig(num_snapshots=5, horizon_days=14, batch_size=32)
+SNAPSHOTS = TrainConfig(examples="snapshot", num_snapshots=5, snapshot_every_days=7, horizon_days=14, batch_size=32)
 PAPER = {
-    "model": {"subsequence": "events", "copy": False, "item_stats": False, "item_id": True},
+    "model": {"subsequence": "events", "repeat_term": False, "item_stats": False, "item_id": True},
     "train": {"loss": "in_batch", "examples": "event"},
 }
 
@@ -42,10 +41,10 @@ class World:
     config: Config
     prepared: object
     model: LongRetriever
-    phase: TowerPhase
+    phase: Phase
 
     def batches(self, limit: int) -> list[Batch]:
-        return list(self.phase.make_dataset(0).take(limit))
+        return list(self.phase.source.make_dataset(0).take(limit))
 
 
 @functools.cache
@@ -59,8 +58,8 @@ def build(config: Config) -> World:
     models = build_models(config, prepared.corpus, prepared.item_svd)
     examples, _ = prepare_examples(config, prepared)
     source = BatchSource(config, prepared, examples)
-    phase = TowerPhase(config, models.retriever, source, examples, prepared.corpus.category_offset, None)
-    set_token_scale(models.retriever, phase.make_dataset(0).take(8))
+    phase = Phase("towers", 1, models.retriever, source, config.train.seed)
+    set_token_scale(models.retriever.user_tower, phase.source.make_dataset(0).take(8))
     return World(config, prepared, models.retriever, phase)
 
 
@@ -73,13 +72,14 @@ def shake(model: LongRetriever) -> None:
 
 def fit(world: World, batches: list[Batch], num: int) -> list[float]:
     """Passes over a few batches, eagerly (no tracing); returns the mean loss of each pass."""
-    optimizer = LazyAdamW(world.phase.variables(), 0.01, 0.01, 10 * num * len(batches))
+    optimizer = LazyAdamW(0.01, 0.01, 10 * num * len(batches))
+    optimizer.build(world.phase.variables())
     means = []
     for _ in range(num):
         losses = []
         for batch in batches:
             with tf.GradientTape() as tape:
-                loss = world.phase.loss(batch, optimizer.step)
+                loss = world.phase.loss(batch, optimizer.iterations)
             optimizer.apply(tape.gradient(loss, world.phase.variables()))
             losses.append(float(loss))
         means.append(float(np.mean(losses)))
@@ -93,31 +93,31 @@ def log_softmax(logits: list[float], at: int) -> float:
 
 def full_softmax_oracle(world: World, batch: Batch) -> float:
     """The weighted mean over targets, logit by logit: with boosts, and once more by the other vector."""
-    vectors = world.model.item_tower(batch.item).numpy().astype(np.float64)
+    vectors = world.model.item_tower(batch.item[0]).numpy().astype(np.float64)
     state = world.model.encode(batch, tf.constant(vectors, tf.float32))
     user, repeat_logit = state.embedding.numpy().astype(np.float64), state.repeat_logit.numpy()
     head = world.model._vector_head
     alone = user + user @ head.kernel.numpy().astype(np.float64) if head else user
     weights = world.model._stats_weight.numpy()
     bias = world.model.item_tower.bias.numpy()[:, 0]
-    b = Batch(*(part.numpy() for part in batch))
+    b = tf.nest.map_structure(lambda part: part.numpy(), batch)
     total, mass = 0.0, 0.0
     for row, target, weight in zip(b.target_row, b.target_local, b.target_weight, strict=True):
-        if not b.is_available[row, target]:
+        if not b.recipe.is_available[row, target]:
             continue
         available, logits, plain = [], [], []
-        for v in np.flatnonzero(b.is_available[row]):
-            popularity = b.stats[b.stats_row[row], v] @ weights + bias[b.item[v]]
+        for v in np.flatnonzero(b.recipe.is_available[row]):
+            popularity = b.recipe.stats[b.recipe.stats_row[row], v] @ weights + bias[b.item[0][v]]
             plain.append(alone[row] @ vectors[v] / world.config.model.temperature + popularity)
             logit = user[row] @ vectors[v] / world.config.model.temperature + popularity
             logit += sum(
-                repeat_logit[row, s] for s in range(b.token_item.shape[1]) if b.token_item[row, s] == b.item[v]
+                repeat_logit[row, s] for s in range(b.token_item.shape[1]) if b.token_item[row, s] == b.item[0][v]
             )
             available.append(v)
             logits.append(logit)
-        place = available.index(target)
-        second = world.config.train.vector_loss_weight * log_softmax(plain, place) if head else 0.0
-        total -= weight * (log_softmax(logits, place) + second)
+        column = available.index(target)
+        second = world.config.train.vector_loss_weight * log_softmax(plain, column) if head else 0.0
+        total -= weight * (log_softmax(logits, column) + second)
         mass += weight
     return total / mass
 
@@ -136,17 +136,21 @@ def test_full_softmax_equals_the_oracle(vector_loss_weight):
     assert any((batch.token_item.numpy() > 0).any() for batch in batches)
 
 
+def with_available(batch: Batch, is_available: np.ndarray) -> Batch:
+    return batch._replace(recipe=batch.recipe._replace(is_available=tf.constant(is_available)))
+
+
 def test_unavailable_items_neither_compete_nor_count_as_targets():
     world = build(make_config())
     shake(world.model)
     batch = world.batches(1)[0]
-    closed = batch.is_available.numpy().copy()
+    closed = batch.recipe.is_available.numpy().copy()
     closed[:, ::3] = False
     closed[int(batch.target_row[0]), int(batch.target_local[0])] = False
-    batch = batch._replace(is_available=tf.constant(closed))
+    batch = with_available(batch, closed)
     loss = float(world.model.compute_loss((batch, None)))
     assert loss == pytest.approx(full_softmax_oracle(world, batch), rel=1e-4)
-    nothing = batch._replace(is_available=tf.zeros_like(batch.is_available))
+    nothing = with_available(batch, np.zeros_like(closed))
     assert float(world.model.compute_loss((nothing, None))) == 0.0
 
 
@@ -157,10 +161,10 @@ def test_in_batch_loss_is_the_tfrs_retrieval_task(logq):
     shake(world.model)
     batch = world.batches(1)[0]
     assert not bool(batch.scores_full_category)
-    vectors = world.model.item_tower(batch.item).numpy()
+    vectors = world.model.item_tower(batch.item[0]).numpy()
     user = world.model.encode(batch, tf.constant(vectors)).embedding.numpy()
-    b = Batch(*(part.numpy() for part in batch))
-    ids = b.item[b.target_local]
+    b = tf.nest.map_structure(lambda part: part.numpy(), batch)
+    ids = b.item[0][b.target_local]
     assert len(set(ids.tolist())) < len(ids), "no accidental hit: the case would not test their masking"
     total = 0.0
     for t, row in enumerate(b.target_row):
@@ -179,7 +183,7 @@ def test_sampling_probability_is_of_the_item_within_its_category():
     world = build(make_config(PAPER["model"], PAPER["train"] | {"small_category": 1}))
     log, corpus = world.prepared.log, world.prepared.corpus
     for batch in world.batches(5):
-        items = batch.item.numpy()[batch.target_local.numpy()]
+        items = batch.item[0].numpy()[batch.target_local.numpy()]
         category = corpus.item_category[items]
         assert len(set(category.tolist())) == 1
         among = log.item[corpus.item_category[log.item] == category[0]]
@@ -193,11 +197,11 @@ def test_small_categories_are_scored_whole_under_in_batch():
     sizes = np.diff(world.prepared.corpus.category_offset)
     assert sizes[2:].min() <= 14 < sizes[2:].max()
     seen = set()
-    for batch in world.phase.make_dataset(0):
+    for batch in world.phase.source.make_dataset(0):
         category = int(batch.category[0])
         assert bool(batch.scores_full_category) == (sizes[category] <= 14)
         if bool(batch.scores_full_category) and True not in seen:
-            assert len(batch.item) == sizes[category]
+            assert len(batch.item[0]) == sizes[category]
             expected = full_softmax_without_stats(world, batch)
             assert float(world.model.compute_loss((batch, None))) == pytest.approx(expected, rel=1e-4)
         seen.add(bool(batch.scores_full_category))
@@ -205,12 +209,12 @@ def test_small_categories_are_scored_whole_under_in_batch():
 
 
 def full_softmax_without_stats(world: World, batch: Batch) -> float:
-    vectors = world.model.item_tower(batch.item).numpy()
+    vectors = world.model.item_tower(batch.item[0]).numpy()
     logits = world.model.encode(batch, tf.constant(vectors)).embedding.numpy() @ vectors.T
-    b = Batch(*(part.numpy() for part in batch))
+    b = tf.nest.map_structure(lambda part: part.numpy(), batch)
     total, mass = 0.0, 0.0
     for row, target, weight in zip(b.target_row, b.target_local, b.target_weight, strict=True):
-        real = np.flatnonzero(b.is_available[row]).tolist()
+        real = np.flatnonzero(b.recipe.is_available[row]).tolist()
         if target in real:
             total -= weight * log_softmax(logits[row, real].tolist(), real.index(target))
             mass += weight
@@ -226,7 +230,7 @@ VARIANTS = {
     "cosine": ({"normalize": True, "temperature": 0.05}, {}),
     "bfloat16": ({}, {"mixed_precision": True}),
     "without svd, ids alone": (
-        {"svd_dim": 0, "user_context": False, "item_id": True, "copy": False, "item_stats": False},
+        {"svd_dim": 0, "user_context": False, "item_id": True, "repeat_term": False, "item_stats": False},
         {},
     ),
 }
@@ -246,19 +250,19 @@ def test_a_compiled_step_takes_batches_whole_and_not(name):
     world = build(make_config(VARIANTS[name][0], VARIANTS[name][1] | {"small_category": 14}))
     batches = sorted(world.batches(12), key=lambda batch: bool(batch.scores_full_category))
     assert [bool(batch.scores_full_category) for batch in (batches[0], batches[-1])] == [False, name == "paper"]
-    optimizer = LazyAdamW(world.phase.variables(), 0.01, 0.01, 100)
-    step = make_step(world.phase, optimizer, xla=False)
+    optimizer = LazyAdamW(0.01, 0.01, 100)
+    step = world.phase.make_step(optimizer, xla=False)
     for batch in (batches[0], batches[-1]):
-        expected = float(world.phase.loss(batch, optimizer.step))  # with this step's draws, before its update
+        expected = float(world.phase.loss(batch, optimizer.iterations))  # with this step's draws, before its update
         assert float(step(batch)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_normalized_vectors_have_length_one():
     world = build(make_config({"normalize": True, "temperature": 0.05}))
     batch = world.batches(1)[0]
-    vectors = world.model.item_tower(batch.item)
-    for found in (vectors, world.model.encode(batch, vectors).embedding):
-        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, rtol=1e-5)
+    vectors = world.model.item_tower(batch.item[0])
+    for vectors_or_users in (vectors, world.model.encode(batch, vectors).embedding):
+        np.testing.assert_allclose(np.linalg.norm(vectors_or_users, axis=1), 1.0, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -267,9 +271,9 @@ def test_xla_takes_the_same_step():
     results = []
     for xla in (False, True):
         world = build(make_config({"dropout": 0.0, "unknown_rate": 0.0}))
-        optimizer = LazyAdamW(world.phase.variables(), 0.01, 0.01, 100)
+        optimizer = LazyAdamW(0.01, 0.01, 100)
         batch = world.batches(1)[0]
-        loss = make_step(world.phase, optimizer, xla)(batch)
+        loss = world.phase.make_step(optimizer, xla)(batch)
         results.append((float(loss), [v.numpy() for v in world.phase.variables()]))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
     for plain, compiled in zip(results[0][1], results[1][1], strict=True):
@@ -279,12 +283,12 @@ def test_xla_takes_the_same_step():
 @functools.cache
 def learned_world() -> World:
     world = build(make_config({"dim": 16, "svd_dim": 8, "user_context": False}))  # the items must tell the brands
-    optimizer = LazyAdamW(world.phase.variables(), 0.01, 0.01, 400)
-    step = make_step(world.phase, optimizer, xla=False)
+    optimizer = LazyAdamW(0.01, 0.01, 400)
+    step = world.phase.make_step(optimizer, xla=False)
     for epoch in range(99):
-        for batch in world.phase.make_dataset(epoch):
+        for batch in world.phase.source.make_dataset(epoch):
             step(batch)
-            if int(optimizer.step) == 150:
+            if int(optimizer.iterations) == 150:
                 return world
     raise AssertionError("99 epochs hold fewer than 150 steps")
 
@@ -326,7 +330,7 @@ def test_unknown_users_and_empty_histories_get_finite_vectors_that_differ_by_cat
     corpus = world.prepared.corpus
     category = tf.range(corpus.num_categories)
     rows = corpus.num_categories
-    state = world.model.user_tower(
+    inputs = UserInputs(
         tf.zeros([rows, 0, 8]),
         tf.zeros([rows, 0], tf.bool),
         tf.zeros([rows, 0, 19]),
@@ -334,6 +338,7 @@ def test_unknown_users_and_empty_histories_get_finite_vectors_that_differ_by_cat
         tf.fill([rows, 1], schema.UNKNOWN),
         tf.zeros([rows, TINY.svd_dim]),
     )
+    state = world.model.user_tower(inputs)
     assert np.isfinite(state.embedding).all() and state.repeat_logit.shape == (rows, 0)
     apart = np.linalg.norm(state.embedding[:, None] - state.embedding[None], axis=2)
     assert (apart[~np.eye(rows, dtype=bool)] > 1e-3).all()
@@ -342,7 +347,7 @@ def test_unknown_users_and_empty_histories_get_finite_vectors_that_differ_by_cat
 def test_the_user_tower_never_sees_the_targets():
     world = build(make_config())
     batch = world.batches(1)[0]
-    vectors = world.model.item_tower(batch.item)
+    vectors = world.model.item_tower(batch.item[0])
     before = world.model.encode(batch, vectors, StatelessRng(1, tf.constant(0))).embedding
     other = batch._replace(target_local=batch.target_local * 0, target_weight=batch.target_weight * 3)
     after = world.model.encode(other, vectors, StatelessRng(1, tf.constant(0))).embedding

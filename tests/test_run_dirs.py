@@ -20,7 +20,7 @@ from longretriever_tf.data.catalogue import CATALOGUE_FILE, load_catalogue
 from longretriever_tf.datasets.load import load_log
 from longretriever_tf.datasets.log_identity import LOG_FILE, fingerprint_log, identify_log, read_identity
 from longretriever_tf.evaluation.open_run import open_run
-from longretriever_tf.models.finished import load_for_export
+from longretriever_tf.models.build import load_for_export
 from longretriever_tf.retrieval.export import saved_model
 from longretriever_tf.retrieval.export.catalogue_version import export_version
 from longretriever_tf.retrieval.fingerprint import read_fingerprint

@@ -1,7 +1,7 @@
-"""Every switch of the model, and every flagfile, exported and asked by a fresh process: the lists are evaluation's.
+"""Every switch of the model, and every flagfile, exported and asked by a fresh process: the lists are the oracle's.
 
 Weights are drawn, not trained, and none stays at a value that would hide its part: what is asked here is whether the
-served graph computes what evaluation computes, under each option, goal, merge and draw.
+served graph and evaluation compute what the oracle computes, under each option, goal, merge and draw.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ import pytest
 import reference
 import tensorflow as tf
 from fresh import ask_fresh
+from retrieval_oracle import RetrievalOracle
 from worlds import START, crowded_world
 
 from longretriever_tf.common import schema
@@ -45,13 +46,19 @@ SWITCHES: dict[str, dict[str, dict]] = {
         "retrieval": {"interest": "paper", "day_floor": 9.0},
     },
     "no SVD, events, eq. 3 alone": {
-        "model": {"user_context": False, "svd_dim": 0, "copy": False, "temperature": 3.0, "subsequence": "events"},
+        "model": {
+            "user_context": False,
+            "svd_dim": 0,
+            "repeat_term": False,
+            "temperature": 3.0,
+            "subsequence": "events",
+        },
         "train": {"interest_epochs": 0},
         "retrieval": {"interest": "paper"},
     },
     "no folds, short sight": {
         "model": {"history_events": 9, "item_stats": False, "item_id": True, "max_length": 3, "max_events": 7},
-        "train": {"taste_folds": 0},
+        "train": {"history_folds": 0},
     },
     "two layers, dropout": {
         "model": {"num_layers": 2, "temperature": 0.4, "profile": True, "dropout": 0.5, "unknown_rate": 0.5},
@@ -76,20 +83,21 @@ for path in sys.argv[1:]:
         FLAGS[name].unparse()
 print(json.dumps(made))
 """
-IN_GRAPHS = ("interest_epochs", "taste_folds", "mixed_precision")
+IN_GRAPHS = ("interest_epochs", "history_folds", "mixed_precision")
 """Settings of the training that an export's graph depends on."""
 
 
 class Case(NamedTuple):
-    """An exported configuration, and evaluation's form of it."""
+    """An exported configuration, the oracle of it, and evaluation's scorer."""
 
     config: Config
     version: str
+    oracle: RetrievalOracle
     scorer: LongRetrieverScorer
 
 
 class Call(NamedTuple):
-    """One call of an export and, for each of its rows, how lists merge and what evaluation says: scores and logits."""
+    """One call of an export and, for each of its rows, how lists merge and what the oracle says: scores and logits."""
 
     case: Case
     columns: dict[str, np.ndarray]
@@ -109,8 +117,8 @@ def shrink(config: Config) -> Config:
     """The same graph in small widths; what only data and training read is everywhere the same."""
     model = dataclasses.replace(config.model, **TINY, svd_dim=min(config.model.svd_dim, 3))
     kept = {name: getattr(config.train, name) for name in IN_GRAPHS}
-    train = TrainConfig(**kept, num_snapshots=4, snapshot_every_days=20)
-    if not (model.copy or model.item_stats):
+    train = TrainConfig(examples="snapshot", **kept, num_snapshots=4, snapshot_every_days=20)
+    if not (model.repeat_term or model.item_stats):
         train = dataclasses.replace(train, loss="in_batch")
     retrieval = dataclasses.replace(config.retrieval, num_interests=3, top_interests=3)
     return Config(DataConfig(window_days=20), model, train, retrieval)
@@ -145,7 +153,7 @@ def build_case(config: Config, log: LifelongLog, directory: pathlib.Path) -> Cas
     ask = make_signatures(served, config.retrieval)["serving_default"]
     tf.saved_model.save(served, str(directory), signatures={"serving_default": ask})
     scorer = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)
-    return Case(config, str(directory), scorer)
+    return Case(config, str(directory), RetrievalOracle(config, prepared, models), scorer)
 
 
 def columns_of(case: Case, log: LifelongLog, users: np.ndarray) -> dict[str, np.ndarray]:
@@ -162,9 +170,15 @@ def columns_of(case: Case, log: LifelongLog, users: np.ndarray) -> dict[str, np.
 
 
 def evaluate(case: Case, users: np.ndarray, goal: str, merge: str, **retrieval: int) -> np.ndarray:
-    """Evaluation's scores, [B, V]."""
-    asked = case.scorer.with_retrieval("", dataclasses.replace(case.config.retrieval, merge=merge, **retrieval))
-    return (asked.score if goal == "all" else asked.score_novel)(users)
+    """The oracle's scores, [B, V], which evaluation's scorer must give too."""
+    asked = dataclasses.replace(case.config.retrieval, merge=merge, **retrieval)
+    scorer, expected = case.scorer.with_retrieval("", asked), case.oracle.scores(users, goal, asked)
+    scores = (scorer.score if goal == "all" else scorer.score_novel)(users)
+    if merge in ("round_robin", "quota") or case.config.train.mixed_precision:  # equal logits may change places
+        np.testing.assert_array_equal(scores > -np.inf, expected > -np.inf)
+    else:
+        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
+    return expected
 
 
 def make_call(case: Case, log: LifelongLog, users: np.ndarray, ways: list[tuple[str, str]], **retrieval: int) -> Call:
@@ -209,11 +223,11 @@ def test_every_flagfile_that_trains_this_model_is_exported():
 
 
 def assert_agrees(name: str, call: Call, answer: dict[str, np.ndarray]) -> list[tuple[int, ...]]:
-    """Holds an answer to evaluation, list by list; returns the lists.
+    """Holds an answer to the oracle, list by list; returns the lists.
 
     Lists are held by the values of what stands at each place: items of equal value may change places.
     """
-    corpus = call.case.scorer._prepared.corpus
+    corpus = call.case.oracle.prepared.corpus
     index = {raw: at for at, raw in enumerate(corpus.item_id.tolist()) if at >= schema.FIRST_KNOWN}
     is_rough = call.case.config.train.mixed_precision
     tolerance = {"rtol": 0.05, "atol": 0.3} if is_rough else {"rtol": 1e-4, "atol": 1e-4}

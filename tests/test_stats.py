@@ -11,16 +11,11 @@ from worlds import START, block_world, crowded_world, make_log
 
 from longretriever_tf.common import schema
 from longretriever_tf.data.corpus import encode_log, fit_corpus
-from longretriever_tf.data.recipe.interest_features import (
-    NUM_FEATURES,
-    category_bag,
-    interest_features,
-    interest_score,
-    summarise_history,
-)
+from longretriever_tf.data.recipe.interest_features import NUM_FEATURES, interest_features
 from longretriever_tf.data.recipe.item_stats import build_item_stats
 from longretriever_tf.data.recipe.item_svd import fit_item_svd
 from longretriever_tf.data.search import hard_search
+from longretriever_tf.data.search.history_summary import category_bag, interest_score, summarise_history
 from longretriever_tf.data.search.user_activity import user_activity
 
 DAY_S = schema.DAY_S
@@ -235,7 +230,7 @@ def test_svd_puts_items_of_the_same_users_side_by_side():
 
 
 @pytest.mark.parametrize(
-    "lives",
+    "histories",
     [[[2]], [[2, 3, 4]], [[2], [2]], [[2, 3], [4, 5], []], [[2, 3, 4]] * 6, [[2], [], [3], [4], [2, 3, 4]]],
     ids=["one event", "one user", "one item", "two users", "rank one", "an empty history"],
 )

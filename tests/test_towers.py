@@ -12,6 +12,7 @@ from longretriever_tf.config.config import Config, DataConfig, ModelConfig, Trai
 from longretriever_tf.data.batches.prepared_data import Prepared, prepare
 from longretriever_tf.models.build import Models, build_models
 from longretriever_tf.models.stateless_dropout import StatelessRng
+from longretriever_tf.models.towers import UserInputs
 
 ROWS, TOKENS = 3, 5
 TINY = ModelConfig(dim=8, num_heads=2, ff_dim=16, svd_dim=4, max_length=7, profile=True, item_id=True)
@@ -45,7 +46,7 @@ class Asked:
 
     def call(self, tower, random: StatelessRng | None = None):
         parts = (self.vectors, self.is_real, self.features, self.category, self.profile, self.history_embedding)
-        return tower(*map(tf.constant, parts), random)
+        return tower(UserInputs(*map(tf.constant, parts)), random)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_item_vectors_are_sums_of_embeddings(prepared, normalize):
     np.testing.assert_allclose(tower(every), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("part", ["profile", "taste", "category", "features", "vectors"])
+@pytest.mark.parametrize("part", ["profile", "history_embedding", "category", "features", "vectors"])
 def test_every_input_reaches_the_embedding(prepared, asked, part):
     tower = build(prepared).retriever.user_tower
     value = getattr(asked, part)

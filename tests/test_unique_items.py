@@ -9,16 +9,17 @@ from small_histories import encode, random_histories
 
 from longretriever_tf.common import schema
 from longretriever_tf.data.recipe.history_embedding import (
-    HALF_LIFE_DAYS,
     LENGTH,
     fold_of_histories,
     fold_of_users,
     item_keys,
 )
+from longretriever_tf.data.recipe.request_embedding import embed_history_before, read_folds
 from longretriever_tf.data.search import unique_items
 from longretriever_tf.data.search.hard_search import Events
-from longretriever_tf.data.search.request_history import RawHistories, read_folds, read_histories
-from longretriever_tf.data.search.unique_items import embed_history_before, find_interacted, find_interacted_ids
+from longretriever_tf.data.search.request_history import RawHistories, read_histories
+from longretriever_tf.data.search.unique_items import find_interacted, find_interacted_ids
+from longretriever_tf.data.search.user_activity import EMBEDDING_HALF_LIFE_DAYS
 
 NUM_ITEMS, NUM_CATEGORIES = 23, 5
 
@@ -40,12 +41,12 @@ def test_equals_counting(rows):
     expected = collections.Counter(events)
     found = [*zip(interacted.request.numpy().tolist(), interacted.item.numpy().tolist(), strict=True)]
     assert dict(zip(found, interacted.count.numpy().tolist(), strict=True)) == expected and len(found) == len(expected)
-    assert [found[place] for place in interacted.place] == events
+    assert [found[at] for at in interacted.inverse] == events
     assert np.all(np.diff(interacted.request) >= 0)
-    np.testing.assert_array_equal(interacted.run, [row * NUM_CATEGORIES + category[item] for row, item in found])
+    np.testing.assert_array_equal(interacted.segment, [row * NUM_CATEGORIES + category[item] for row, item in found])
     decayed = collections.Counter()
     for event, age in zip(events, history.age.numpy().tolist(), strict=True):
-        decayed[event] += 2 ** (-age / HALF_LIFE_DAYS)
+        decayed[event] += 2 ** (-age / EMBEDDING_HALF_LIFE_DAYS)
     np.testing.assert_allclose(interacted.decayed, [decayed[event] for event in found], rtol=1e-5)
 
 
@@ -72,12 +73,12 @@ def test_raw_ids_are_told_apart_as_their_items_are(spread):
     expected = find_interacted(looked_up, category, *size)
     found = find_interacted_ids(history.request, raw, history.age, lookup, category, *size)
     unknown = [interacted.item.numpy() == schema.UNKNOWN for interacted in (expected, found)]
-    assert unknown[0].any() and np.all(found.run.numpy()[unknown[1]] == -1)
-    for name in ("request", "item", "run", "count", "decayed"):
+    assert unknown[0].any() and np.all(found.segment.numpy()[unknown[1]] == -1)
+    for name in ("request", "item", "segment", "count", "decayed"):
         parts = [getattr(interacted, name).numpy() for interacted in (expected, found)]
         np.testing.assert_array_equal(*(part[~rest] for part, rest in zip(parts, unknown, strict=True)), name)
-    for name in ("request", "item", "run"):
-        of_event = [tf.gather(getattr(interacted, name), interacted.place) for interacted in (expected, found)]
+    for name in ("request", "item", "segment"):
+        of_event = [tf.gather(getattr(interacted, name), interacted.inverse) for interacted in (expected, found)]
         np.testing.assert_array_equal(*of_event, name)
 
 
@@ -96,7 +97,7 @@ def test_history_embeddings_are_scaled_sums_and_0_without_a_history():
     got = embed_history_before(interacted, rows, tf.constant(fold * NUM_ITEMS), tf.constant(3))
     sums = np.zeros([3, 7])
     for row, item, age in zip(*(part.numpy() for part in history[:3]), strict=True):
-        sums[row] += tables[fold[row], item] * 2 ** (-age / HALF_LIFE_DAYS)
+        sums[row] += tables[fold[row], item] * 2 ** (-age / EMBEDDING_HALF_LIFE_DAYS)
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
     np.testing.assert_allclose(got, LENGTH * sums / np.maximum(lengths, 1e-6), rtol=1e-4, atol=1e-5)
 

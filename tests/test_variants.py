@@ -25,7 +25,7 @@ TWO = RetrievalConfig(interest="paper", num_interests=2, top_interests=2, merge=
 @pytest.fixture(scope="module")
 def world():
     model = ModelConfig(dim=8, num_heads=2, ff_dim=8, svd_dim=3, max_length=5, profile=True)
-    train = TrainConfig(num_snapshots=4, snapshot_every_days=20)
+    train = TrainConfig(examples="snapshot", num_snapshots=4, snapshot_every_days=20, epochs=2)
     config = Config(DataConfig(window_days=20), model, train)
     log = crowded_world(num_categories=7, num_items=41)
     prepared = prepare(config, log, CUT)
@@ -50,16 +50,16 @@ def drawn_by(scorer: LongRetrieverScorer, world, users: np.ndarray) -> np.ndarra
 
 def test_each_day_floor_has_interests_of_its_own(world):
     _, log, prepared, _ = world
-    users = np.arange(log.num_users)
+    users = np.flatnonzero(np.diff(prepared.log.offset))  # without any history, everyone's categories stand in
     first = scorer_of(world)
     asked = [(floor, first.with_retrieval("", dataclasses.replace(TWO, day_floor=floor))) for floor in (0.1, 1.0, 7.0)]
     for floor, scorer in asked + asked[::-1]:  # the second time from the shared cache
-        found = scorer.interest(users, "paper")
-        for user in users:
+        found = scorer.interest(users).drawn_by
+        for row, user in enumerate(users):
             history = [b for b in reference.request_history(log, user) if b.timestamp < CUT]
             for at, name in enumerate(prepared.corpus.category_name):
                 expected = reference.interest_score([b for b in history if b.category == name], CUT, floor)
-                assert found[user, at] == pytest.approx(expected, rel=1e-4, abs=1e-7)
+                assert found[row, at] == pytest.approx(expected, rel=1e-4, abs=1e-7)
 
 
 def test_a_draw_is_the_users_own_whoever_stands_beside_and_another_draw_is_another(world):
@@ -85,7 +85,7 @@ def test_search_of_the_whole_corpus(world, merge, goal):
     users, corpus = np.arange(0, log.num_users, 3), prepared.corpus
     scorer = scorer_of(world, dataclasses.replace(TWO, search="corpus", merge=merge))
     scores = scorer.score(users) if goal == "all" else scorer.score_novel(users)
-    eq3 = scorer.interest(users, "paper")
+    eq3 = scorer.interest(users).drawn_by
     vectors = models.retriever.item_tower(tf.range(corpus.num_items)).numpy()
     bias = models.retriever.item_bias(tf.range(corpus.num_items), prepared.stats.item[-1]).numpy()
     for row, user in enumerate(users):
@@ -93,7 +93,7 @@ def test_search_of_the_whole_corpus(world, merge, goal):
         interacted = prepared.log.item[prepared.log.offset[user] : prepared.log.offset[user + 1]]
         expected = np.full(corpus.num_items, -np.inf)
         for place, category in enumerate(best):
-            logits = by_hand(scorer._categories, prepared, user, int(category), vectors) + bias
+            logits = by_hand(scorer, prepared, user, int(category), vectors) + bias
             logits[:2] = -np.inf
             if goal == "novel":
                 logits[interacted] = -np.inf
@@ -109,25 +109,24 @@ def test_search_of_the_whole_corpus(world, merge, goal):
 
 def by_hand(scorer, prepared, user: int, category: int, vectors: np.ndarray) -> np.ndarray:
     """e_u(c) times every item, plus the boosts of what S_u holds, [V]."""
-    encoded = scorer.encode(scorer._find(np.array([user]), np.array([category])))
+    encoded = scorer.encode(np.array([user]), np.array([category]))
     logits = vectors @ encoded.embedding[0].astype(np.float64)
-    for item, repeat_logit in zip(encoded.item, encoded.repeat_logit, strict=True):
-        assert prepared.corpus.item_category[item] == category
-        logits[item] += repeat_logit
+    for item, repeat_logit in zip(encoded.item[0], encoded.repeat_logit[0], strict=True):
+        if item:
+            assert prepared.corpus.item_category[item] == category
+            logits[item] += repeat_logit
     return logits
 
 
 def test_logits_of_all_categories_are_those_of_each(world):
     _, log, prepared, _ = world
     users = np.arange(log.num_users)
-    scorer, offset = scorer_of(world)._categories, prepared.corpus.category_offset
-    every = scorer.all_logits(users)
+    scorer, offset = scorer_of(world), prepared.corpus.category_offset
+    every = scorer.within(users)
     for category in range(2, prepared.corpus.num_categories):
-        for user in users[::3]:
-            alone = scorer.logits(users[user : user + 1], category)[0]
-            np.testing.assert_allclose(
-                every[user, offset[category] : offset[category + 1]], alone, rtol=1e-4, atol=1e-5
-            )
+        alone = scorer.corpus_logits(users, np.full(len(users), category))
+        items = slice(offset[category], offset[category + 1])
+        np.testing.assert_allclose(every[:, items], alone[:, items], rtol=1e-4, atol=1e-5)
     assert (every[:, :2] == -np.inf).all() and np.isfinite(every[:, 2:]).all()
 
 

@@ -15,6 +15,7 @@ from longretriever_tf.datasets.log import LifelongLog
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLAGS = (
+    "--recipe=compact",
     "--dataset=event_log",
     "--item_features=brand",
     "--user_features=taste",

@@ -34,7 +34,7 @@ def make_log(
     user_id, user_row = np.unique(user, return_inverse=True)
     ids = np.unique(item if item_id is None else item_id)
     features = {name: np.array(column, dtype=np.str_) for name, column in item_features.items()}
-    events = build_log.Events(
+    events = build_log.RawEvents(
         user_row,
         np.searchsorted(ids, item),
         np.array(timestamp, np.int64),

@@ -1,4 +1,4 @@
-"""Every setting of a run: its dataclasses, what they must hold to, and their command-line flags."""
+"""Every setting of a run: its dataclasses, recipes, checks, and command-line flags."""
 
 from longretriever_tf.config.config import (
     Config,

@@ -16,13 +16,11 @@ class BaselineConfig:
     """What `--model=two_tower|mind|comirec` reads besides dim, item tower, temperature, dropout and training."""
 
     recent_length: int = setting(
-        200, "model=two_tower|mind|comirec: the user's latest events, of any category, that the user side reads."
+        200,
+        "model=two_tower|mind|comirec: the user's latest events, of any category, that the user side reads. Measured: "
+        "recall@100 of two_tower 0.168 (50), 0.177 (200).",
     )
     num_capsules: int = setting(5, "model=mind|comirec: interests (vectors) of a user, at most.")
-    routing_iterations: int = setting(3, "model=mind: iterations of dynamic routing.")
-    label_aware_power: float = setting(
-        2.0, "model=mind: power of label-aware attention in training; 1: plain attention, large: the nearest interest."
-    )
     max_targets: int = setting(
         0, "model=two_tower|mind|comirec: targets of a user's time in an epoch, drawn anew in each; 0: all of them."
     )
@@ -36,12 +34,21 @@ class BaselineConfig:
 _READERS: dict[str, dict[str, tuple[str, ...]]] = {
     "model": dict.fromkeys(("num_layers", "num_heads"), (LONGRETRIEVER, "two_tower"))
     | dict.fromkeys(
-        ("max_length", "subsequence", "max_events", "profile", "user_context", "taste_dropout", "copy", "item_stats"),
+        (
+            "max_length",
+            "subsequence",
+            "max_events",
+            "profile",
+            "user_context",
+            "history_dropout",
+            "repeat_term",
+            "item_stats",
+        ),
         (LONGRETRIEVER,),
     ),
     "train": dict.fromkeys(
         (
-            *("in_context", "small_category", "taste_folds", "vector_loss_weight"),
+            *("in_context", "small_category", "history_folds", "vector_loss_weight"),
             *("device_input", "steps_per_call", "batches_per_step"),
         ),
         (LONGRETRIEVER,),
@@ -50,8 +57,6 @@ _READERS: dict[str, dict[str, tuple[str, ...]]] = {
     "baseline": {
         "recent_length": BASELINES,
         "num_capsules": ("mind", "comirec"),
-        "routing_iterations": ("mind",),
-        "label_aware_power": ("mind",),
         "max_targets": BASELINES,
         "uniform_negatives": BASELINES,
     },
@@ -69,12 +74,10 @@ def check_baselines(config: Any) -> None:
       UserError: names the flag.
     """
     baseline, model = config.baseline, config.model.model
-    for name in ("recent_length", "num_capsules", "routing_iterations"):
+    for name in ("recent_length", "num_capsules"):
         _require(getattr(baseline, name) > 0, f"--{name}={getattr(baseline, name)}: expected a value above 0")
     for name in ("max_targets", "uniform_negatives"):
         _require(getattr(baseline, name) >= 0, f"--{name}={getattr(baseline, name)}: expected 0 or more")
-    power = baseline.label_aware_power
-    _require(power >= 1, f"--label_aware_power={power}: expected 1 or more (attention sharpens with it)")
     for section, readers in _READERS.items():
         for name, models in readers.items():
             _check_read(getattr(config, section), name, model, models)

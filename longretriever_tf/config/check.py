@@ -12,8 +12,8 @@ CLUSTERS = "clusters:"
 """--context=clusters:N: the context is learned."""
 
 _TRAIN_FROM_0 = (
-    *("seed", "taste_folds", "interest_epochs", "patience", "weight_decay"),
-    *("small_category", "target_weight_power", "vector_loss_weight", "materialise_gb"),
+    *("seed", "history_folds", "interest_epochs", "patience"),
+    *("small_category", "vector_loss_weight", "materialise_gb"),
 )
 """Numbers of the training that may be 0."""
 
@@ -43,7 +43,7 @@ def evaluation_only(config: Any) -> str:
     """
     if config.model.model != LONGRETRIEVER:
         return (
-            f"--model={config.model.model} is a baseline: evaluate judges it; it is never exported or asked for "
+            f"--model={config.model.model} is a baseline: `evaluate` measures it; it is never exported or asked for "
             "recommendations"
         )
     if config.retrieval.search != "category":
@@ -119,12 +119,12 @@ def _check_bounds(config: Any) -> None:
         not set('"\r\n') & set(config.data.delimiter),
         f"--delimiter={config.data.delimiter!r}: expected no quote and no end of line in it",
     )
-    require(0 <= model.taste_dropout <= 0.99, f"--taste_dropout={model.taste_dropout}: expected 0 to 0.99")
+    for name in ("history_dropout", "dropout", "unknown_rate"):
+        require(0 <= getattr(model, name) <= 0.99, f"--{name}={getattr(model, name)}: expected 0 to 0.99")
     require(
-        train.taste_folds != 1, "--taste_folds=1: expected 0 or at least 2; one fold would leave nobody to learn from"
+        train.history_folds != 1,
+        "--history_folds=1: expected 0 or at least 2; one fold would leave nobody to learn from",
     )
-    require(0 <= model.dropout <= 0.99, f"--dropout={model.dropout}: expected 0 to 0.99")
-    require(0 <= model.unknown_rate <= 0.99, f"--unknown_rate={model.unknown_rate}: expected 0 to 0.99")
     require(
         0 <= train.validation_users <= 0.9, f"--validation_users={train.validation_users:g}: expected 0 to 0.9, a share"
     )
@@ -135,10 +135,6 @@ def _check_bounds(config: Any) -> None:
     )
     require(retrieval.max_values >= 1, f"--max_values={retrieval.max_values}: expected a value above 0")
     require(retrieval.max_k >= 100, f"--max_k={retrieval.max_k}: expected at least 100, what requests get by default")
-    require(
-        index.check_queries >= 4,
-        f"--check_queries={index.check_queries}: expected at least 4: half tune a searcher, half judge it",
-    )
 
 
 def _check_combinations(config: Any) -> None:
@@ -176,8 +172,8 @@ def _check_combinations(config: Any) -> None:
         "--user_context reads the items' SVD: add --nouser_context, or leave --svd_dim above 0",
     )
     require(
-        train.loss == "full" or not (model.copy or model.item_stats),
-        "--loss=in_batch scores by inner products alone: add --nocopy --noitem_stats, or use --loss=full",
+        train.loss == "full" or not (model.repeat_term or model.item_stats),
+        "--loss=in_batch scores by inner products alone: add --norepeat_term --noitem_stats, or use --loss=full",
     )
     require(
         train.loss == "full" or not train.device_input,

@@ -13,47 +13,68 @@ from absl import app, flags, logging
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config import config as config_lib
+from longretriever_tf.config import recipes
+from longretriever_tf.config.baselines import LONGRETRIEVER
+from longretriever_tf.config.former import FORMER_NAMES, explain_removed
+from longretriever_tf.config.help import help_text
 
 flags.disclaim_key_flags()  # they belong to the command that asks for them, so that its --help lists them
 
 _HELP = ("help", "helpfull", "helpshort", "helpxml", "h", "?")
+_OWN_HELP = ("help", "helpshort", "h", "?")
+"""Answered by `help.help_text`; absl answers the others."""
 
 _SECTIONS = {field.name: field.type for field in dataclasses.fields(config_lib.Config)}
+_defined: list[str] = []
+"""Sections whose flags this process has defined."""
 
 
 def define_config_flags(*sections: str) -> None:
-    """Defines one flag per field of the named sections (`data`, `model`, `train`, `retrieval`, `index`, `baseline`)."""
+    """Defines one flag per field of the named sections (`data`, `model`, `train`, `retrieval`, `index`, `baseline`).
+
+    A command that makes a config of its own, and so takes the section `train`, gets `--recipe` too.
+    """
+    if "train" in sections:
+        flags.DEFINE_enum("recipe", recipes.FULL, list(recipes.RECIPES), recipes.HELP)
+    _defined.extend(sections)
     for section in sections:
         for field in dataclasses.fields(_SECTIONS[section]):  # type: ignore[arg-type]
-            help_text, choices = field.metadata["help"], field.metadata["choices"]
+            described, choices = field.metadata["help"], field.metadata["choices"]
             default: Any = field.default
             if choices:
-                flags.DEFINE_enum(field.name, default, choices, help_text)
+                flags.DEFINE_enum(field.name, default, choices, described)
             elif isinstance(default, bool):
-                flags.DEFINE_bool(field.name, default, help_text)
+                flags.DEFINE_bool(field.name, default, described)
             elif isinstance(default, tuple):
-                flags.DEFINE_list(field.name, list(default), help_text)
+                flags.DEFINE_list(field.name, list(default), described)
             elif isinstance(default, int):
-                flags.DEFINE_integer(field.name, default, help_text)
+                flags.DEFINE_integer(field.name, default, described)
             elif isinstance(default, float):
-                flags.DEFINE_float(field.name, default, help_text)
+                flags.DEFINE_float(field.name, default, described)
             else:
-                flags.DEFINE_string(field.name, default, help_text)
+                flags.DEFINE_string(field.name, default, described)
+    for former, name in FORMER_NAMES.items():
+        if name in flags.FLAGS and former not in flags.FLAGS:
+            flags.DEFINE_alias(former, name)
 
 
 def config_from_flags(base: config_lib.Config | None = None) -> config_lib.Config:
-    """The config that the flags describe: `base` (or the defaults), with each flag that was given laid over it."""
+    """The config that the flags describe: `base`, or the recipe, with each flag that was given laid over it."""
+    recipe = recipes.RECIPES[flags.FLAGS.recipe if base is None and "recipe" in flags.FLAGS else recipes.FULL]
     base = base or config_lib.Config()
-    made: dict[str, Any] = {}
+    sections: dict[str, Any] = {}
     for section in _SECTIONS:
-        value = getattr(base, section)
-        given = {}
+        value, given = getattr(base, section), dict(recipe.get(section, {}))
         for field in dataclasses.fields(value):
             if field.name in flags.FLAGS and flags.FLAGS[field.name].present:
                 flag = flags.FLAGS[field.name].value
                 given[field.name] = tuple(flag) if isinstance(flag, list) else flag
-        made[section] = dataclasses.replace(value, **given)
-    return config_lib.Config(**made)
+        sections[section] = dataclasses.replace(value, **given)
+    if recipe is recipes.RECIPES[recipes.PAPER] and sections["model"].model != LONGRETRIEVER:
+        raise UserError(
+            f"--recipe=paper with --model={sections['model'].model}: that recipe is LongRetriever's own; leave it out"
+        )
+    return config_lib.Config(**sections)
 
 
 def run_command(main: Callable[[Sequence[str]], Any]) -> None:
@@ -93,7 +114,7 @@ def _open_streams() -> None:
 
 
 def _end_of_pipe() -> int:
-    """Who read the output has left, as `| head` does: nothing is wrong, and nobody is there to be told."""
+    """The reader of the output has left, as `| head` does: nothing is wrong, and nobody is there to be told."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered goes nowhere, without a word at the exit
     return 128 + signal.SIGPIPE
 
@@ -117,8 +138,10 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _plain(error: Exception) -> str:
-    """Message of absl without its own mark, and in plain words where it gives a tuple."""
+    """Message of absl without its own mark, in plain words where it gives a tuple, with the cure for a removed flag."""
     text = str(error).removeprefix("ERROR:: ")
+    if isinstance(error, flags.UnrecognizedFlagError) and (removed := explain_removed(error.flagname)):
+        return f"--{error.flagname}: {removed}; leave the flag out"
     head, _, _ = text.partition(": ('Non-boolean argument to boolean flag'")
     return text if head == text else f"{head}: expected true or false; --name and --noname say so too"
 
@@ -144,10 +167,14 @@ def _wants_help(argv: Sequence[str]) -> bool:
 def _print_help(argv: Sequence[str]) -> None:
     """Prints the help and ends with status 0: who asked for it made no mistake."""
     asked = next(name for name in map(_bare, argv[1:]) if name in _HELP)
-    try:
-        flags.FLAGS([argv[0], f"--{'help' if asked in ('h', '?') else asked}"])
-    except SystemExit:
-        pass  # absl calls it a failure
+    if asked in _OWN_HELP:
+        command = flags.FLAGS.get_key_flags_for_module(argv[0])
+        print(help_text(sys.modules["__main__"].__doc__ or "", command, _defined))
+    else:
+        try:
+            flags.FLAGS([argv[0], f"--{asked}"])
+        except SystemExit:
+            pass  # absl calls it a failure
     sys.stdout.flush()
     sys.exit(0)
 

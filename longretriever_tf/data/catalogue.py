@@ -1,4 +1,4 @@
-"""The items of a log that no event before the training cut tells of: kept by the run, so that an export can hold them.
+"""The items of a log without an event before the training cut: kept by the run, so that an export can hold them.
 
 They get vectors from their side features alone, as new items of a refresh do.
 """

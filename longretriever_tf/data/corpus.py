@@ -5,14 +5,16 @@ exact search and metrics read slices, never gathers. Imports no TensorFlow.
 """
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.text import as_text, code_text, find_rows, is_text, pack_text, unpack_text
-from longretriever_tf.datasets.log import LifelongLog
+
+if TYPE_CHECKING:  # a server reads a corpus without TFDS and pandas
+    from longretriever_tf.datasets.log import LifelongLog
 
 _PLACEHOLDERS = as_text(["", "(unknown)"])
 """Rows 0 and 1 of text: what people see there. No look-up reads them, so a value of the log may be spelt alike."""
@@ -137,7 +139,7 @@ def _known_index(vocabulary: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.where(row >= 0, row + schema.FIRST_KNOWN, schema.UNKNOWN).astype(np.int32)
 
 
-def fit_corpus(log: LifelongLog, cut: int) -> Corpus:
+def fit_corpus(log: "LifelongLog", cut: int) -> Corpus:
     """Fits every vocabulary on the events strictly before `cut` and on the users who have one.
 
     Raises:
@@ -181,7 +183,7 @@ def fit_corpus(log: LifelongLog, cut: int) -> Corpus:
     )
 
 
-def encode_log(log: LifelongLog, corpus: Corpus) -> EncodedLog:
+def encode_log(log: "LifelongLog", corpus: Corpus) -> EncodedLog:
     """The whole log (all time) in indices of `corpus`; events of unknown items are left out."""
     item = corpus.find_items(log.items.item_id)[log.item_row]
     keep = item != schema.UNKNOWN
@@ -230,3 +232,44 @@ def load_corpus(path: str) -> Corpus:
     plain.setdefault("category_size", np.diff(plain["category_offset"]))  # corpora written before there were refreshes
     plain["cut"], plain["context"] = int(plain["cut"]), str(plain["context"])
     return Corpus(**plain, **tables)
+
+
+def flat_ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The positions `start[i]:stop[i]` of every i, one range after the other, without a loop.
+
+    Args:
+      start: [n] int64.
+      stop: at least `start`, [n] int64.
+
+    Returns:
+      i of each position, and the position, [m] int64 each.
+    """
+    size = stop - start
+    owner = np.repeat(np.arange(len(size)), size)
+    return owner, np.arange(len(owner)) + np.repeat(start - (np.cumsum(size) - size), size)
+
+
+def ids_like(known: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Ids in the type of the known ones: 7 in a table is "7" where ids were text.
+
+    Raises:
+      UserError: known ids are whole numbers, and one of the others is not.
+    """
+    if is_text(known):
+        return as_text(ids)
+    if not is_text(ids):
+        return ids
+    odd = [raw for raw in ids.tolist() if not _is_plain_number(raw)]
+    if odd:
+        raise UserError(
+            f"the items table has the id {odd[0]!r}, and the run was trained on whole numbers; is it the table of "
+            "another log?"
+        )
+    return np.array([int(raw) for raw in ids.tolist()], np.int64)
+
+
+def _is_plain_number(raw: str) -> bool:
+    """Whether it is an int64 as `str` writes it: "7", not "007" nor 20 digits."""
+    digits = raw.removeprefix("-")
+    is_short = digits.isascii() and digits.isdigit() and len(digits) < 20
+    return is_short and str(int(raw)) == raw and -(2**63) <= int(raw) < 2**63

@@ -1,6 +1,6 @@
 """The command's former name: `python -m longretriever_tf.inspect_log` is what it is called now."""
 
-from longretriever_tf.inspect_log import run
+import runpy
 
 if __name__ == "__main__":
-    run()
+    runpy.run_module("longretriever_tf.inspect_log", run_name="__main__", alter_sys=True)

@@ -15,7 +15,7 @@ from longretriever_tf.datasets import accounts
 from longretriever_tf.datasets.log import ItemTable, LifelongLog
 
 
-class Events(NamedTuple):
+class RawEvents(NamedTuple):
     """Events in any order, by dense rows.
 
     Attributes:
@@ -36,7 +36,7 @@ class Events(NamedTuple):
 
 
 def build_log(
-    events: Events,
+    events: RawEvents,
     user_id: np.ndarray,
     profile: dict[str, np.ndarray],
     items: ItemTable,
@@ -50,7 +50,7 @@ def build_log(
     of item: the order of the rows in the source never counts.
 
     Args:
-      events: at least the columns of `Events`.
+      events: at least the columns of `RawEvents`.
       user_id: [U], sorted and unique; users without events get an empty history.
       profile: columns [U] of str.
       items: the item table, `item_id` sorted and unique.
@@ -59,7 +59,8 @@ def build_log(
 
     A basket of two times, with item 0 twice, and a later event of its own:
 
-    >>> events = Events(np.zeros(4, int), np.array([0, 1, 0, 1]), np.array([50, 40, 40, 90]), np.array([7, 7, 7, -1]))
+    >>> item, time, basket = np.array([0, 1, 0, 1]), np.array([50, 40, 40, 90]), np.array([7, 7, 7, -1])
+    >>> events = RawEvents(np.zeros(4, int), item, time, basket)
     >>> items = ItemTable(np.array([11, 12]), {"category": np.array(["a", "b"])}, np.array(["tea", "milk"]))
     >>> log = build_log(events, np.array([5]), {}, items, "category")
     >>> log.item_row.tolist(), log.timestamp.tolist()
@@ -94,7 +95,7 @@ def first_of_segments(columns: tuple[np.ndarray, ...], order: np.ndarray) -> np.
     return np.flatnonzero(is_first)
 
 
-def _move_baskets(events: Events, basket_id: np.ndarray) -> Events:
+def _move_baskets(events: RawEvents, basket_id: np.ndarray) -> RawEvents:
     """All events of a basket at the earliest full time of the basket."""
     rows = np.flatnonzero(basket_id >= 0)
     if not len(rows):
@@ -113,7 +114,7 @@ def _move_baskets(events: Events, basket_id: np.ndarray) -> Events:
     return events._replace(timestamp=move(events.timestamp), nanosecond=nanosecond)
 
 
-def _merge_duplicates(events: Events, basket_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _merge_duplicates(events: RawEvents, basket_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One event of each (user, second, basket, item), the earliest, as positions in order of the histories.
 
     Returns:

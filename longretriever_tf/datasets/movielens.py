@@ -28,7 +28,7 @@ def load_movielens(version: str, data_dir: str) -> LifelongLog:
     movies, _ = _read(f"movielens/{version}-movies", data_dir)
     user_id, first, user_row = np.unique(_ids(ratings["user_id"]), return_index=True, return_inverse=True)
     items, item_row = _item_table(ratings, movies, genre_names)
-    events = build_log.Events(
+    events = build_log.RawEvents(
         user_row, item_row, ratings["timestamp"].astype(np.int64)
     )  # shuffled by TFDS; sorted there
     return build_log.build_log(events, user_id, _profile(ratings, first), items, CONTEXT)

@@ -1,1 +1,1 @@
-"""Truth, metrics, baselines and the evaluator: pure numpy."""
+"""Evaluation: ground truth, metrics, baselines that count, the funnel, and the scorers that ask a trained model."""

@@ -3,21 +3,19 @@
 Imports no TensorFlow.
 """
 
-from typing import Any
-
 import numpy as np
 
 from longretriever_tf.common.schema import FIRST_KNOWN
-from longretriever_tf.evaluation.evaluator import Scorer
+from longretriever_tf.evaluation.evaluator import Scorer, TaskScorer
 from longretriever_tf.evaluation.ground_truth import Truth
 
 LOWEST = -8.0
-"""log10 of the smallest probability told apart; smaller ones share its bin."""
+"""log10 of the smallest probability that has a bin of its own; smaller ones share its bin."""
 BINS_PER_DECADE = 4
 _ROWS = 32  # users tallied at once: bounds memory, not results
 
 
-class CalibrationMeter:
+class CalibrationMeter(TaskScorer):
     """A scorer that passes another's answers on, and tallies those to `score` against the truth.
 
     It tallies where `is_probability` of the scorer says that scores are log p(item | user) over all items. A user's
@@ -25,7 +23,7 @@ class CalibrationMeter:
     for any other.
 
     Args:
-      scorer: what is judged.
+      scorer: what is evaluated.
       truth: of the window; users are looked up in it.
       category_offset: category c owns items `category_offset[c]:category_offset[c + 1]`, [C + 1] int64; None: interests
         are not tallied.
@@ -38,7 +36,8 @@ class CalibrationMeter:
     """
 
     def __init__(self, scorer: Scorer, truth: Truth, category_offset: np.ndarray | None = None) -> None:
-        self._scorer, self._truth = scorer, truth
+        self.name, self._scorer, self._truth = scorer.name, scorer, truth
+        self.is_probability = isinstance(scorer, TaskScorer) and scorer.is_probability
         self.tally = np.zeros([round(-LOWEST * BINS_PER_DECADE), 3])
         self.interest_tally = np.zeros_like(self.tally)
         starts = np.zeros(0, np.int64) if category_offset is None else category_offset[:-1]
@@ -46,26 +45,29 @@ class CalibrationMeter:
             starts = starts[(category_offset[1:] > starts) & (category_offset[1:] > FIRST_KNOWN)]
         self._starts = np.maximum(starts, FIRST_KNOWN) - FIRST_KNOWN
 
-    def __getattr__(self, name: str) -> Any:
-        """Whatever else the scorer offers: its name, `score_novel`, `within`."""
-        return getattr(self._scorer, name)
-
     def score(self, users: np.ndarray) -> np.ndarray:
         """The scorer's own scores, [B, V]; the users must be in the truth."""
         scores = self._scorer.score(users)
-        if not getattr(self._scorer, "is_probability", False):
-            return scores
-        places = np.searchsorted(self._truth.users, users)
-        for start in range(0, len(users), _ROWS):
-            self._count(scores[start : start + _ROWS], places[start : start + _ROWS])
+        if self.is_probability:
+            position = np.searchsorted(self._truth.users, users)
+            for start in range(0, len(users), _ROWS):
+                self._count(scores[start : start + _ROWS], position[start : start + _ROWS])
         return scores
 
-    def _count(self, scores: np.ndarray, places: np.ndarray) -> None:
-        """Adds a few users' scores [B, V] to the tally; `places` are their positions in the truth."""
+    def score_novel(self, users: np.ndarray) -> np.ndarray | None:
+        """The scorer's own."""
+        return self._scorer.score_novel(users) if isinstance(self._scorer, TaskScorer) else None
+
+    def within(self, users: np.ndarray) -> np.ndarray | None:
+        """The scorer's own."""
+        return self._scorer.within(users) if isinstance(self._scorer, TaskScorer) else None
+
+    def _count(self, scores: np.ndarray, position: np.ndarray) -> None:
+        """Adds a few users' scores [B, V] to the tally; `position` [B] is where they stand in the truth."""
         offset = self._truth.offset
         frequency = np.zeros(scores.shape, np.float32)
-        for row, place in enumerate(places):
-            start, stop = offset[place : place + 2]
+        for row, at in enumerate(position):
+            start, stop = offset[at : at + 2]
             frequency[row, self._truth.item[start:stop]] = 1.0 / (stop - start)
         scores, frequency = scores[:, FIRST_KNOWN:].astype(np.float64), frequency[:, FIRST_KNOWN:]
         p = np.exp(scores)
@@ -78,7 +80,7 @@ class CalibrationMeter:
 def _add(tally: np.ndarray, p: np.ndarray, frequency: np.ndarray, kept: np.ndarray) -> None:
     p, frequency = p[kept], frequency[kept]
     tiny = 10.0**LOWEST  # smaller ones share the first bin
-    place = np.floor((np.log10(np.maximum(p, tiny)) - LOWEST) * BINS_PER_DECADE)
-    place = np.clip(place, 0, len(tally) - 1).astype(np.int64)
+    bin_of = np.floor((np.log10(np.maximum(p, tiny)) - LOWEST) * BINS_PER_DECADE)
+    bin_of = np.clip(bin_of, 0, len(tally) - 1).astype(np.int64)
     for column, weights in enumerate((None, p, frequency)):
-        tally[:, column] += np.bincount(place, weights, minlength=len(tally))
+        tally[:, column] += np.bincount(bin_of, weights, minlength=len(tally))

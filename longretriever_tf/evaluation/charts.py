@@ -1,4 +1,4 @@
-"""The evaluation report: metrics.json and the figures of the users as one PNG. Imports no TensorFlow."""
+"""The evaluation report: metrics.json and the metrics of the users as one PNG. Imports no TensorFlow."""
 
 import math
 import os
@@ -24,8 +24,6 @@ _CALIBRATIONS = {
 }
 """What fills the row of each task: key of the users' file, what is predicted, title."""
 
-_NOTE = "Whiskers: 95% over users, pairs of a user together. What ranks a category alike is drawn once."
-
 _CURE = "let `python -m longretriever_tf.evaluate` write it again"
 
 Users = Mapping[str, np.ndarray]
@@ -35,7 +33,7 @@ def evaluation_panels(metrics: Mapping[str, Any], users: Users | None) -> tuple[
     """The panels of an evaluation.
 
     Recall by k and recall within the category come from the means; recall by the length of the history and by the size
-    of the category, and the calibration, from the users' figures, and are left out where those lack them.
+    of the category, and the calibration, from the users' metrics, and are left out where those lack them.
 
     Args:
       metrics: `metrics.json`.
@@ -60,7 +58,7 @@ def evaluation_panels(metrics: Mapping[str, Any], users: Users | None) -> tuple[
 def chosen_models(metrics: Mapping[str, Any]) -> list[str]:
     """The models that are drawn: the first, which is the run, and the best others on all items, in the file's order.
 
-    Of models with the same figures (one run, asked the same in two ways) the first stands for all.
+    Of models with the same metrics (one run, asked the same in two ways) the first stands for all.
 
     Raises:
       UserError: no model has a recall on all items.
@@ -90,13 +88,13 @@ def _recall_by_k(models: Mapping[str, Any], names: Sequence[str], task: str) -> 
     points = {name: dict(_recalls(models[name].get(task, {}))) for name in names}
     ks = sorted({k for values in points.values() for k in values})
     x = tuple(map(float, range(len(ks))))
-    made = [Series(name, x, tuple(values.get(k, np.nan) for k in ks)) for name, values in points.items() if values]
+    series = [Series(name, x, tuple(values.get(k, np.nan) for k in ks)) for name, values in points.items() if values]
     return Panel(
         _title(task, ", by length of the list"),
         "points",
         "length of the list, k",
         "recall@k",
-        tuple(made),
+        tuple(series),
         tuple(map(str, ks)),
     )
 
@@ -106,30 +104,30 @@ def _title(task: str, what: str) -> str:
 
 
 def _rows(users: Users, names: Sequence[str]) -> list[tuple[str, int]]:
-    found = users["model"].tolist()
-    return [(name, found.index(name)) for name in names]
+    models = users["model"].tolist()
+    return [(name, models.index(name)) for name in names]
 
 
 def _by_history(users: Users, names: Sequence[str], task: str) -> Panel:
-    place, ticks = quantile_bins(users["history_length"])
-    figures = users[f"{task}/recall@{_K}"]
-    everyone = np.arange(len(place))
-    made = [bin_means(name, figures[row], everyone, place, len(ticks)) for name, row in _rows(users, names)]
+    bin_of, ticks = quantile_bins(users["history_length"])
+    recall = users[f"{task}/recall@{_K}"]
+    everyone = np.arange(len(bin_of))
+    series = [bin_means(name, recall[row], everyone, bin_of, len(ticks)) for name, row in _rows(users, names)]
     title = _title(task, ", by length of the history")
-    return Panel(title, "points", "events of the user before the window", f"recall@{_K}", tuple(made), ticks)
+    return Panel(title, "points", "events of the user before the window", f"recall@{_K}", tuple(series), ticks)
 
 
 def _by_category_size(users: Users, names: Sequence[str], task: str) -> Panel:
     kept = users["pair_is_novel"] if task == "novel" else np.ones(len(users["pair_user"]), bool)
     if not kept.any():
         return Panel("", "points", "", "", ())
-    place, ticks = quantile_bins(users["category_size"])
-    user, made = users["pair_user"][kept], []
+    bin_of, ticks = quantile_bins(users["category_size"])
+    user, series = users["pair_user"][kept], []
     ranks = dict(_distinct((name, users[f"{task}/rank"][row]) for name, row in _rows(users, names)))
     for name, rank in ranks.items():
-        made.append(bin_means(name, (rank < _WITHIN_K).astype(np.float64), user, place[kept], len(ticks)))
+        series.append(bin_means(name, (rank < _WITHIN_K).astype(np.float64), user, bin_of[kept], len(ticks)))
     title = _title(task, ", within the category by its size")
-    return Panel(title, "points", "items in the category", f"recall@{_WITHIN_K} within", tuple(made), ticks)
+    return Panel(title, "points", "items in the category", f"recall@{_WITHIN_K} within", tuple(series), ticks)
 
 
 def _distinct(ranks: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
@@ -142,7 +140,7 @@ def _distinct(ranks: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np
 
 
 def _calibration(users: Users, key: str, what: str, title: str) -> list[Panel]:
-    """Of the run, the first model; no panel where it tells nothing."""
+    """Of the run, the first model; no panel where it has none."""
     if key not in users:
         return []
     series = calibration_series(str(users["model"][0]), users[key])
@@ -151,7 +149,7 @@ def _calibration(users: Users, key: str, what: str, title: str) -> list[Panel]:
 
 
 def draw_evaluation(metrics_path: str) -> tuple[str, str]:
-    """Draws metrics.json as metrics.png beside it, and into tensorboard/ there.
+    """Draws metrics.json as metrics.png next to it, and into tensorboard/ there.
 
     Returns:
       The path of the picture, and a sentence about what could not be drawn, "" for nothing.
@@ -192,5 +190,5 @@ def _draw(metrics: dict[str, Any], users: Users | None) -> bytes:
 
 def _read_users(path: str) -> tuple[Users | None, str]:
     if not os.path.exists(path):
-        return None, f"no {path} beside the metrics: history length, category size and calibration are not drawn"
+        return None, f"no {path} next to the metrics: history length, category size and calibration are not drawn"
     return read_arrays(path, _CURE), ""

@@ -1,4 +1,4 @@
-"""How far a run is ahead of the best baseline on each figure, with its interval. Imports no TensorFlow."""
+"""How far a run is ahead of the best baseline on each metric, with its interval. Imports no TensorFlow."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -15,32 +15,32 @@ _Differences = dict[str, dict[str, dict[str, dict[str, Any]]]]
 
 
 def differences_to_best(
-    made: Mapping[str, Evaluation], truth: Truth, baselines: Collection[str], columns: Sequence[tuple[str, str]]
+    evaluations: Mapping[str, Evaluation], truth: Truth, baselines: Collection[str], columns: Sequence[tuple[str, str]]
 ) -> _Differences:
-    """Each model that is no baseline, minus the best baseline of the figure, with a 95% interval.
+    """Each model that is no baseline, minus the best baseline of the metric, with a 95% interval.
 
-    Users are resampled, the same ones for all figures; within a category too, where a figure counts over pairs, since
+    Users are resampled, the same ones for all metrics; within a category too, where a metric counts over pairs, since
     the pairs of a user are not independent.
 
     Args:
-      made: evaluations of the same truth, by model.
+      evaluations: evaluations of the same truth, by model.
       truth: of the window.
       baselines: which of the models are baselines; none: there is nothing to differ from.
-      columns: (section, metric) of the figures: per user of "all" and "novel", recall@k of "within_category" and
+      columns: (section, metric) pairs: per user of "all" and "novel", recall@k of "within_category" and
         "within_category_novel".
 
     Returns:
       `{MODEL: {"all": {"recall@100": {"baseline": NAME, "mean": ..., "low": ..., "high": ...}}, ...}}`, in the order of
-      `made`; a section without truth is left out.
+      `evaluations`; a section without truth is left out.
     """
-    names = [name for name in made if name not in baselines]
-    rivals = [name for name in made if name in baselines]
+    names = [name for name in evaluations if name not in baselines]
+    rivals = [name for name in evaluations if name in baselines]
     sizes = {section: _sizes(truth, section) for section, _ in columns}
     keys, rows = [], []
     for section, metric in columns:
         if not rivals or not sizes[section].any():
             continue
-        gains = {name: _gains(evaluation, truth, section, metric) for name, evaluation in made.items()}
+        gains = {name: _gains(evaluation, truth, section, metric) for name, evaluation in evaluations.items()}
         best = max(rivals, key=lambda name: gains[name].sum())
         keys += [(name, section, metric, best) for name in names]
         rows += [gains[name] - gains[best] for name in names]
@@ -48,13 +48,13 @@ def differences_to_best(
         return {}
     sums = resampled_sums(np.stack([*rows, *sizes.values()]), _SEED, _RESAMPLINGS)  # [n, rows and sections]
     resampled_size = dict(zip(sizes, sums[:, len(rows) :].T, strict=True))
-    found: _Differences = {name: {} for name in names}
+    differences: _Differences = {name: {} for name in names}
     for (name, section, metric, best), row, resampled in zip(keys, rows, sums.T, strict=False):
         low, high = np.percentile(resampled / np.maximum(resampled_size[section], 1.0), [2.5, 97.5])
         mean = float(row.sum() / sizes[section].sum())
         interval = {"baseline": best, "mean": mean, "low": float(low), "high": float(high)}
-        found[name].setdefault(section, {})[metric] = interval
-    return found
+        differences[name].setdefault(section, {})[metric] = interval
+    return differences
 
 
 def _task(section: str) -> str:
@@ -68,7 +68,7 @@ def _sizes(truth: Truth, section: str) -> np.ndarray:
 
 
 def _gains(evaluation: Evaluation, truth: Truth, section: str, metric: str) -> np.ndarray:
-    """Each user's part in the sum whose quotient by `_sizes` is the figure, [U'] float64."""
+    """Each user's part in the sum whose quotient by `_sizes` is the metric, [U'] float64."""
     task = getattr(evaluation, _task(section))
     if not section.startswith("within"):
         return np.nan_to_num(task.per_user[metric], nan=0.0)

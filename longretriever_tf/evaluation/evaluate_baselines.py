@@ -30,7 +30,7 @@ class BaselineChoice(NamedTuple):
       kind: none; simple: popularity, category popularity and own items, which have nothing to tune;
         all: those, and TIFU-kNN, ItemKNN, EASE and EASE with own items, tuned on the validation window.
       settings: kind=all: a JSON file of chosen settings; "": tune now, and write them to `output`.
-      output: where the settings found are written.
+      output: where chosen settings are written.
     """
 
     kind: str = "simple"
@@ -41,7 +41,7 @@ class BaselineChoice(NamedTuple):
 def find_settings(
     choice: BaselineChoice, config: Config, log: LifelongLog, cuts: Cuts, program: str
 ) -> dict[str, Setting]:
-    """The chosen setting of each tuned baseline by name: read, or found now and written; none unless kind=all.
+    """The chosen setting of each tuned baseline by name: read, or tuned now and written; none unless kind=all.
 
     Raises:
       UserError: settings are given where nothing is tuned, or cannot be read, are another log's, or cannot be written.
@@ -55,10 +55,10 @@ def find_settings(
         return {}
     if choice.settings:
         return read_settings(choice.settings, log, cuts)
-    found = tune_settings(config.data, log, cuts, config.train.seed, program)
-    write_settings(choice.output, found)
-    print(f"settings found: {choice.output} (give it as --baseline_settings next time)", flush=True)
-    return {name: row["chosen"] for name, row in found["baselines"].items()}
+    tuned = tune_settings(config.data, log, cuts, config.train.seed, program)
+    write_settings(choice.output, tuned)
+    print(f"settings chosen: {choice.output} (give it as --baseline_settings next time)", flush=True)
+    return {name: row["chosen"] for name, row in tuned["baselines"].items()}
 
 
 def fit_all(
@@ -71,7 +71,7 @@ def fit_all(
     return fit_baselines(log, num_items, category_offset, cut) + fit_chosen(log, num_items, cut, chosen)
 
 
-def judge_baselines(config: Config, split: str, choice: BaselineChoice, max_users: int = 0) -> dict[str, Any]:
+def evaluate_baselines(config: Config, split: str, choice: BaselineChoice, max_users: int = 0) -> dict[str, Any]:
     """Metrics of the baselines alone on the window `split`, as `metrics.json` holds them.
 
     The vocabulary is fitted on the events before the window.
@@ -80,10 +80,10 @@ def judge_baselines(config: Config, split: str, choice: BaselineChoice, max_user
       config: names the log.
       split: "validation" or "test".
       choice: which baselines.
-      max_users: judge only the first so many users; 0: all.
+      max_users: evaluate only the first so many users; 0: all.
 
     Raises:
-      UserError: a mistake in the log or the settings, or no user to judge.
+      UserError: a mistake in the log or the settings, or no user to evaluate.
     """
     log, cuts = load_split(config)
     window = cuts.window_of(split)
@@ -95,7 +95,7 @@ def judge_baselines(config: Config, split: str, choice: BaselineChoice, max_user
         truth = truth.rows(0, min(max_users, truth.num_users))
     scorers = fit_all(choice, chosen, encoded, corpus.category_offset, window[0])
     progress = Progress(f"evaluating {len(scorers)} baselines", len(scorers) * truth.num_users, "users")
-    made = evaluate_many(scorers, truth, corpus.category_offset, chunk=_CHUNK, on_progress=progress.update)
+    evaluations = evaluate_many(scorers, truth, corpus.category_offset, chunk=_CHUNK, on_progress=progress.update)
     progress.close()
     return {
         **describe_origin(COMMAND, config.train.seed),
@@ -105,10 +105,10 @@ def judge_baselines(config: Config, split: str, choice: BaselineChoice, max_user
         "num_pairs": truth.num_pairs,
         "config": {"data": dataclasses.asdict(config.data)},
         "baseline_settings": chosen,
-        "models": {name: evaluation.summary() for name, evaluation in made.items()},
+        "models": {name: evaluation.summary() for name, evaluation in evaluations.items()},
     }
 
 
-def beside(output: str) -> str:
-    """Where settings are written that were found for the figures in `output`: in the same directory."""
+def settings_path(output: str) -> str:
+    """Where settings are written that were chosen for the metrics in `output`: in the same directory."""
     return os.path.join(os.path.dirname(os.path.abspath(output)), SETTINGS_FILE)

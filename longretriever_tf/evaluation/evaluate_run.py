@@ -1,7 +1,7 @@
-"""Judges a finished run on a window, beside the baselines that a sceptic would ask for."""
+"""Evaluates a finished run on a window, alongside the baselines that a sceptic would ask for."""
 
 import dataclasses
-from typing import Any, cast
+from typing import Any
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.progress import Progress
@@ -20,19 +20,19 @@ from longretriever_tf.evaluation.served_scorer import ServedScorer
 from longretriever_tf.evaluation.table import COLUMNS
 from longretriever_tf.evaluation.variants import (
     RetrievalVariants,
-    WithRetrieval,
     ask_variants,
     average_draws,
     variants_of,
 )
+from longretriever_tf.models.baselines.model import load_baseline
 from longretriever_tf.models.baselines.scorer import RecentScorer
-from longretriever_tf.models.finished import load_baseline, load_models
+from longretriever_tf.models.build import load_models
 from longretriever_tf.retrieval.fingerprint import fingerprint_towers
 
 _CHUNK = 512
 _PROGRAM = "python -m longretriever_tf.evaluate"
 _SIMPLE = BaselineChoice()
-_ONE_WAY = RetrievalVariants()
+_NO_VARIANTS = RetrievalVariants()
 _MAX_SCORES = 40_000_000
 """A chunk holds at most this many (user, item) scores; bounds memory (some seven copies of 4 bytes each)."""
 
@@ -40,12 +40,12 @@ PAPER_SERVING = RetrievalConfig(interest="paper", num_interests=5, top_interests
 """What the paper serves: 5 interests drawn from the top 20 of eq. 3, merged in turn."""
 
 
-def judge_run(
+def evaluate_run(
     config: Config,
     split: str,
     max_users: int = 0,
     baselines: BaselineChoice = _SIMPLE,
-    ways: RetrievalVariants = _ONE_WAY,
+    variants: RetrievalVariants = _NO_VARIANTS,
     users_path: str = "",
     other_log: bool = False,
 ) -> dict[str, Any]:
@@ -54,37 +54,38 @@ def judge_run(
     Args:
       config: of the run.
       split: "validation" or "test".
-      max_users: judge only the first so many users; 0: all.
-      baselines: which of them to judge too.
-      ways: other ways of asking the run, judged too.
-      users_path: where the figures of every user go (`per_user.tabulate_users`); empty: nowhere.
-      other_log: as of `opened.open_window`.
+      max_users: evaluate only the first so many users; 0: all.
+      baselines: which of them to evaluate too.
+      variants: other ways of asking the run, evaluated too.
+      users_path: where the metrics of every user go (`per_user.tabulate_users`); empty: nowhere.
+      other_log: as of `open_run.open_window`.
 
     Raises:
       UserError: the run has seen the window, has not finished, or is of another log.
     """
-    asked = _variants(config, ways)
+    retrievals = _retrieval_variants(config, variants.group)
     window = open_window(config, split, "--split={}", other_log)
     corpus, truth = window.corpus, window.truth
     chosen = find_settings(baselines, config, window.log, window.cuts, _PROGRAM)
     if max_users:
         truth = truth.rows(0, min(max_users, truth.num_users))
     scorers = make_scorers(config, window.prepare(config))
-    scorers += ask_variants(cast(WithRetrieval, scorers[0]), asked, ways.draw_seeds) if asked else []
+    if isinstance(scorers[0], LongRetrieverScorer):
+        scorers += ask_variants(scorers[0], retrievals, variants.draw_seeds)
     rivals = fit_all(baselines, chosen, window.encoded, corpus.category_offset, window.as_of)
     scorers += rivals
     scorers[0] = meter = CalibrationMeter(scorers[0], truth, corpus.category_offset)
-    served = [make_served(config, window, ways.export_dir)] if ways.export_dir else []
+    served = [make_served(config, window, variants.export_dir)] if variants.export_dir else []
     scorers += served
     progress = Progress(f"evaluating {len(scorers)} models", len(scorers) * truth.num_users, "users")
     chunk = max(16, min(_CHUNK, _MAX_SCORES // corpus.num_items))
-    made = evaluate_many(scorers, truth, corpus.category_offset, chunk=chunk, on_progress=progress.update)
+    evaluations = evaluate_many(scorers, truth, corpus.category_offset, chunk=chunk, on_progress=progress.update)
     progress.close()
-    made = average_draws(made, list(asked), ways.draw_seeds)
+    evaluations = average_draws(evaluations, list(retrievals), variants.draw_seeds)
     if users_path:
-        table = tabulate_users(made, truth, window.encoded, corpus.category_offset, window.as_of)
+        table = tabulate_users(evaluations, truth, window.encoded, corpus.category_offset, window.as_of)
         write_users(users_path, table | {"calibration": meter.tally, "interest_calibration": meter.interest_tally})
-    made = {one.name: made[one.name] for one in served} | made  # what requests get stands first
+    evaluations = {one.name: evaluations[one.name] for one in served} | evaluations  # what requests get stands first
     return {
         **describe_origin(_PROGRAM, config.train.seed),
         "split": split,
@@ -94,8 +95,8 @@ def judge_run(
         "num_pairs": truth.num_pairs,
         "config": dataclasses.asdict(config),
         "baseline_settings": chosen,
-        "models": {name: evaluation.summary() for name, evaluation in made.items()},
-        "differences": differences_to_best(made, truth, {rival.name for rival in rivals}, COLUMNS),
+        "models": {name: evaluation.summary() for name, evaluation in evaluations.items()},
+        "differences": differences_to_best(evaluations, truth, {rival.name for rival in rivals}, COLUMNS),
     }
 
 
@@ -110,15 +111,15 @@ def make_served(config: Config, window: OpenWindow, export_dir: str) -> ServedSc
     return ServedScorer(export_dir, towers, window.corpus, window.log, window.as_of)
 
 
-def _variants(config: Config, ways: RetrievalVariants) -> dict[str, RetrievalConfig]:
-    if not ways.group:
+def _retrieval_variants(config: Config, group: str) -> dict[str, RetrievalConfig]:
+    if not group:
         return {}
     if config.model.model != LONGRETRIEVER:
         raise UserError(
-            f"--variants={ways.group}: {config.train.run_dir!r} is a run of --model={config.model.model}, which has no "
+            f"--variants={group}: {config.train.run_dir!r} is a run of --model={config.model.model}, which has no "
             "interests to choose or merge; leave --variants out"
         )
-    return variants_of(ways.group, config.retrieval)
+    return variants_of(group, config.retrieval)
 
 
 def make_scorers(config: Config, prepared: Prepared) -> list[Scorer]:

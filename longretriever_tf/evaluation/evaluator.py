@@ -1,5 +1,6 @@
 """Scores any retriever against the truth of a window, a chunk of users at a time. Imports no TensorFlow."""
 
+import abc
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -16,12 +17,7 @@ CHUNK = 128
 
 
 class Scorer(Protocol):
-    """Anything that scores the whole corpus for some users.
-
-    Two more methods are optional, each of the same form as `score`: `score_novel`, where the question "what new item"
-    has scores of its own, and `within`, where scores that are compared inside one category only differ from the merged
-    ones (say, those leave categories out).
-    """
+    """Anything that scores the whole corpus for some users."""
 
     @property
     def name(self) -> str:
@@ -40,6 +36,26 @@ class Scorer(Protocol):
         ...
 
 
+class TaskScorer(abc.ABC):
+    """A `Scorer` that has more to say than one matrix of scores."""
+
+    name: str
+    is_probability: bool = False
+    """Whether `score` is log p(item | user) over the whole corpus."""
+
+    @abc.abstractmethod
+    def score(self, users: np.ndarray) -> np.ndarray:
+        """Scores for the task "all"; see `Scorer.score`."""
+
+    def score_novel(self, users: np.ndarray) -> np.ndarray | None:
+        """Scores for the task "novel", where they are others than `score`, which None stands for."""
+        return None
+
+    def within(self, users: np.ndarray) -> np.ndarray | None:
+        """Scores to compare inside one category alone, where the merged ones leave categories out; None: the same."""
+        return None
+
+
 @dataclasses.dataclass(frozen=True)
 class TaskMetrics:
     """One task ("all" or "novel") in full.
@@ -49,7 +65,7 @@ class TaskMetrics:
         `ranking.paired_bootstrap` compares.
       coverage: item and category coverage by name.
       rank: rank of each truth pair within its category, [P] int64, 0 the best.
-      untouched: the same lists judged by the pairs alone whose category the user had never seen; no coverage.
+      untouched: the same lists held against those pairs alone whose category the user had never seen; no coverage.
     """
 
     per_user: dict[str, np.ndarray]
@@ -68,13 +84,13 @@ class TaskMetrics:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A scorer judged on both tasks."""
+    """Metrics of a scorer on both tasks."""
 
     all: TaskMetrics
     novel: TaskMetrics
 
     def summary(self, within_ks: tuple[int, ...] = WITHIN_KS) -> dict[str, dict[str, float]]:
-        """The `ranking.json` entry of a model; within-category figures count over pairs."""
+        """The `metrics.json` entry of a model; within-category metrics count over pairs."""
         tasks = {"": self.all, "_novel": self.novel}
         return {
             "all": self.all.summary(),
@@ -92,7 +108,7 @@ def evaluate_scorer(
     Novel: items that the user took before the cut leave both the truth and the candidates.
 
     Args:
-      scorer: what is judged.
+      scorer: what is evaluated.
       truth: of the window.
       category_offset: category c owns items `category_offset[c]:category_offset[c + 1]`, [C + 1] int64.
       ks: list lengths.
@@ -100,8 +116,8 @@ def evaluate_scorer(
 
     Returns:
       `{"all": {"recall@100": ...}, "novel": {...}, "within_category": {"recall@20": ...},
-      "within_category_novel": {...}, "untouched": {"recall@100": ...}, "untouched_novel": {...}}`; the last two judge
-      the lists of both tasks by what lies in categories that the user had never seen.
+      "within_category_novel": {...}, "untouched": {"recall@100": ...}, "untouched_novel": {...}}`; the last two hold
+      the lists of both tasks against what lies in categories that the user had never seen.
     """
     return evaluate_users(scorer, truth, category_offset, ks, chunk).summary()
 
@@ -114,10 +130,10 @@ def evaluate_users(
     chunk: int = CHUNK,
     on_progress: Callable[[int], Any] = lambda num_users: None,
 ) -> Evaluation:
-    """As `evaluate_scorer`, but keeps the figures of every user, for paired comparisons.
+    """As `evaluate_scorer`, but keeps the metrics of every user, for paired comparisons.
 
     Args:
-      on_progress: told how many more users are done, after each chunk; a progress bar's `update`.
+      on_progress: called after each chunk with how many more users are done; a progress bar's `update`.
 
     Raises:
       ValueError: the scorer's scores have another shape than [B, V], or hold NaN.
@@ -133,28 +149,47 @@ def evaluate_many(
     chunk: int = CHUNK,
     on_progress: Callable[[int], Any] = lambda num_users: None,
 ) -> dict[str, Evaluation]:
-    """As `evaluate_users`, several scorers side by side, by name.
+    """As `evaluate_users`, several scorers alongside each other, by name.
 
-    Chunks are the outer loop, so that scorers which share the work of a chunk (one model asked in several ways) find it
-    still at hand.
+    Chunks are the outer loop: scorers that ask one model in several ways share what is computed for a chunk.
     """
     assert category_offset[-1] == truth.num_items, (category_offset[-1], truth.num_items)
     done: dict[str, list[tuple[_Chunk, _Chunk]]] = {scorer.name: [] for scorer in scorers}
     for start in range(0, truth.num_users, chunk):
         part = truth.rows(start, min(start + chunk, truth.num_users))
         for scorer in scorers:
-            done[scorer.name].append(_judge_chunk(scorer, part, category_offset, ks))
+            done[scorer.name].append(_evaluate_chunk(scorer, part, category_offset, ks))
             on_progress(part.num_users)
-    made = {}
+    evaluations = {}
     for name, chunks in done.items():
         every, novel = zip(*chunks, strict=True)
-        made[name] = Evaluation(_join(every, ks, category_offset), _join(novel, ks, category_offset))
-    return made
+        evaluations[name] = Evaluation(_join(every, ks, category_offset), _join(novel, ks, category_offset))
+    return evaluations
+
+
+def ranks_within_category(
+    scorer: TaskScorer, truth: Truth, category_offset: np.ndarray, chunk: int = CHUNK
+) -> np.ndarray:
+    """Rank of each truth pair within its category by `scorer.within`, 0 the best, [P] int64: no list is merged.
+
+    Args:
+      scorer: what is evaluated.
+      truth: of the window.
+      category_offset: category c owns items `category_offset[c]:category_offset[c + 1]`, [C + 1] int64.
+      chunk: users scored at once.
+    """
+    ranks = []
+    for start in range(0, truth.num_users, chunk):
+        part = truth.rows(start, min(start + chunk, truth.num_users))
+        scores = _checked(scorer.within, part)
+        assert scores is not None, f"{scorer.name} has no scores of its own within categories"
+        ranks.append(ranking.rank_within_category(scores, part.pair_row(), part.item, category_offset))
+    return np.concatenate(ranks)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Chunk:
-    """Figures of one task for the users of one chunk."""
+    """Metrics of one task for the users of one chunk."""
 
     per_user: dict[str, np.ndarray]
     seen: np.ndarray  # [len(ks), V] bool
@@ -163,26 +198,28 @@ class _Chunk:
     untouched_rank: np.ndarray
 
 
-def _judge_chunk(
+def _evaluate_chunk(
     scorer: Scorer, truth: Truth, category_offset: np.ndarray, ks: tuple[int, ...]
 ) -> tuple[_Chunk, _Chunk]:
-    """Judges both tasks, calling `score` once unless the scorer has more to say."""
+    """Evaluates both tasks; calls `score` once unless the scorer has more to say."""
     scores = _checked(scorer.score, truth)
-    within = getattr(scorer, "within", None)
-    within_scores = scores if within is None else _checked(within, truth)
-    every = _judge(scores, within_scores, truth, category_offset, ks)
-    score_novel = getattr(scorer, "score_novel", None)
-    novel_scores = scores if score_novel is None else _checked(score_novel, truth)
-    if within is None:
-        within_scores = novel_scores
-    for matrix in (novel_scores, within_scores):
+    assert scores is not None
+    within = own_novel = None
+    if isinstance(scorer, TaskScorer):
+        within, own_novel = _checked(scorer.within, truth), _checked(scorer.score_novel, truth)
+    every = _evaluate(scores, scores if within is None else within, truth, category_offset, ks)
+    novel = scores if own_novel is None else own_novel
+    within = novel if within is None else within
+    for matrix in (novel, within):
         matrix[truth.interacted_row(), truth.interacted_item] = -np.inf
-    return every, _judge(novel_scores, within_scores, truth.novel(), category_offset, ks)
+    return every, _evaluate(novel, within, truth.novel(), category_offset, ks)
 
 
-def _checked(score: Callable[[np.ndarray], np.ndarray], truth: Truth) -> np.ndarray:
+def _checked(score: Callable[[np.ndarray], np.ndarray | None], truth: Truth) -> np.ndarray | None:
     """Calls `score`, checks the shape, and takes the reserved rows out of the candidates."""
     scores = score(truth.users)
+    if scores is None:
+        return None
     expected = (truth.num_users, truth.num_items)
     if scores.shape != expected:
         raise ValueError(f"`score` returned shape {scores.shape}, expected [users, items] = {expected}")
@@ -190,7 +227,7 @@ def _checked(score: Callable[[np.ndarray], np.ndarray], truth: Truth) -> np.ndar
     return scores
 
 
-def _judge(
+def _evaluate(
     scores: np.ndarray, within: np.ndarray, truth: Truth, category_offset: np.ndarray, ks: tuple[int, ...]
 ) -> _Chunk:
     size = np.diff(truth.offset)

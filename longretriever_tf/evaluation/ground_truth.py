@@ -1,4 +1,4 @@
-"""What users really took in a window: the truth that retrieval is judged by. Imports no TensorFlow."""
+"""What users really took in a window: the truth that retrieval is held against. Imports no TensorFlow."""
 
 import dataclasses
 
@@ -18,8 +18,8 @@ class Truth:
       offset: [U' + 1] int64.
       item: distinct items that the user took in the window, [P] int64, ascending within a user.
       is_novel: the user had never taken the item before the cut, [P] bool.
-      owned_offset: [U' + 1] int64.
-      owned_item: distinct items that the user took before the cut, [O] int64, ascending within a user.
+      interacted_offset: [U' + 1] int64.
+      interacted_item: distinct items that the user took before the cut, [O] int64, ascending within a user.
       num_items: V, the length of the item vocabulary with its reserved rows.
     """
 
@@ -44,7 +44,7 @@ class Truth:
         return np.repeat(np.arange(self.num_users), np.diff(self.offset))
 
     def interacted_row(self) -> np.ndarray:
-        """Position in `users` of each owned item's user, [O] int64."""
+        """Position in `users` of each interacted item's user, [O] int64."""
         return np.repeat(np.arange(self.num_users), np.diff(self.interacted_offset))
 
     def rows(self, start: int, stop: int) -> "Truth":

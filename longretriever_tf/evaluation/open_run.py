@@ -18,16 +18,15 @@ from longretriever_tf.datasets.log_identity import identify_log, require_log_of_
 from longretriever_tf.datasets.splits import Cuts
 from longretriever_tf.evaluation.ground_truth import Truth, build_truth
 from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
-from longretriever_tf.models.build import Models
-from longretriever_tf.models.finished import load_models
+from longretriever_tf.models.build import Models, load_models
 
 _CURE = (
-    "Judge it on its own log, or with --other_log: on this one, whose last windows must begin after the training's cut"
+    "Evaluate it on its own log, or use --other_log: the last windows of this one must begin after the training's cut"
 )
 
 
 class OpenWindow(NamedTuple):
-    """What a finished run is asked with and judged by on a window.
+    """What a finished run is asked with and evaluated by on a window.
 
     Attributes:
       log: the whole log.
@@ -35,7 +34,7 @@ class OpenWindow(NamedTuple):
       corpus: vocabularies as of the run's training cut.
       arrays: of the run, from `load_saved`.
       encoded: the whole log under that corpus.
-      time: the window's start, seconds UTC.
+      as_of: the window's start, seconds UTC.
       truth: what users took in the window.
     """
 
@@ -68,8 +67,8 @@ def open_window(config: Config, split: str, spelled: str, other_log: bool = Fals
     corpus, arrays = load_saved(run_dir)
     if config.train.cut == "none" and not other_log:
         raise UserError(
-            f"{run_dir!r} was trained on all events of its log (--cut=none), so no window is left to judge it by: "
-            "judge a run of the same flags with --cut=test or --cut=validation, or this one later, on newer events, "
+            f"{run_dir!r} was trained on all events of its log (--cut=none), so no window is left to evaluate it by: "
+            "evaluate a run of the same flags with --cut=test or --cut=validation, or this one later, on newer events, "
             "with --other_log"
         )
     log, cuts = load_split(config)
@@ -84,7 +83,7 @@ def open_window(config: Config, split: str, spelled: str, other_log: bool = Fals
 
 
 def _seen(config: Config, split: str, spelled: str, cut: int, start: int) -> str:
-    """Why a run may not be judged on a window that begins before its training data end."""
+    """Why a run may not be evaluated on a window that begins before its training data end."""
     run_dir = config.train.run_dir
     if config.train.cut == "test" and split == "validation":
         return (
@@ -101,7 +100,7 @@ def _seen(config: Config, split: str, spelled: str, cut: int, start: int) -> str
 
 
 class OpenRun(NamedTuple):
-    """A run and the window that it may be judged on.
+    """A run and the window that it may be evaluated on.
 
     Attributes:
       config: of the run.
@@ -110,7 +109,7 @@ class OpenRun(NamedTuple):
       prepared: the log strictly before the window.
       truth: what users took in the window.
       models: the trained towers and the interest score.
-      scorer: the run at its best, every category searched; `scorer.ask_otherwise` asks in other ways.
+      scorer: the run at its best, every category searched; `scorer.with_retrieval` asks in other ways.
     """
 
     config: Config

@@ -1,7 +1,7 @@
-"""Figures of every user and every truth pair, as `evaluate` leaves them beside metrics.json: for intervals and plots.
+"""Metrics of every user and every truth pair, as `evaluate` leaves them next to metrics.json: for intervals and plots.
 
-Means hide whom a method serves. These arrays let any two models be compared user by user (`metrics.paired_bootstrap`),
-and any figure be drawn against the length of the history, the size of the category or the share of repeats. Imports no
+Means hide whom a method serves. These arrays let any two models be compared user by user (`ranking.paired_bootstrap`),
+and any metric be drawn against the length of the history, the size of the category or the share of repeats. Imports no
 TensorFlow.
 """
 
@@ -25,17 +25,17 @@ RANK_CAP = np.iinfo(np.int32).max
 
 
 def per_user_path(metrics_path: str) -> str:
-    """Where the figures of the users lie, beside their means: metrics.json -> metrics.per_user.npz."""
+    """Where the metrics of the users lie, next to their means: metrics.json -> metrics.per_user.npz."""
     return os.path.splitext(metrics_path)[0] + ".per_user.npz"
 
 
 def tabulate_users(
-    made: Mapping[str, Evaluation], truth: Truth, log: EncodedLog, category_offset: np.ndarray, cut: int
+    evaluations: Mapping[str, Evaluation], truth: Truth, log: EncodedLog, category_offset: np.ndarray, cut: int
 ) -> dict[str, np.ndarray]:
-    """Every model's figures by user and by truth pair, as arrays by name.
+    """Every model's metrics by user and by truth pair, as arrays by name.
 
     Args:
-      made: evaluations of the same truth, by model.
+      evaluations: metrics of the same truth, by model.
       truth: of the window; U' users, P pairs, Q of them novel.
       log: the encoded log; events before `cut` are a user's history.
       category_offset: category c owns items `category_offset[c]:category_offset[c + 1]`, [C + 1] int64.
@@ -43,7 +43,7 @@ def tabulate_users(
 
     Returns:
       model [M] str; user [U'] int64, rows of the log; history_length [U'] int64; repeat_share [U'] float64, the share
-      of the user's pairs that he had taken before; "all/recall@100" and its like [M, U'] float64, NaN without truth;
+      of the user's pairs taken before; "all/recall@100" and its like [M, U'] float64, NaN without truth;
       pair_user [P] int32, positions in `user`; pair_is_novel [P] bool; category_size [P] int64; "all/rank" [M, P] and
       "novel/rank" [M, Q] int32, ranks within the category, `RANK_CAP` where not retrieved.
     """
@@ -51,7 +51,7 @@ def tabulate_users(
     category = np.searchsorted(category_offset, truth.item, side="right") - 1
     size = np.diff(truth.offset)
     table = {
-        "model": np.array(list(made), np.str_),
+        "model": np.array(list(evaluations), np.str_),
         "user": truth.users,
         "history_length": past[truth.users],
         "repeat_share": np.bincount(truth.pair_row(), ~truth.is_novel, minlength=len(size)) / size,
@@ -60,7 +60,7 @@ def tabulate_users(
         "category_size": np.diff(category_offset)[category],
     }
     for task in ("all", "novel"):
-        sections = [getattr(evaluation, task) for evaluation in made.values()]
+        sections = [getattr(evaluation, task) for evaluation in evaluations.values()]
         table[f"{task}/rank"] = np.stack([np.minimum(section.rank, RANK_CAP) for section in sections]).astype(np.int32)
         for metric in METRICS:
             table[f"{task}/{metric}"] = np.stack([section.per_user[metric] for section in sections])

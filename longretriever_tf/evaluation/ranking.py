@@ -2,8 +2,8 @@
 
 Rules that hold throughout:
   Empty truth: the user has no value (NaN) and no part in any mean.
-  Short list: a list is padded with -1; a padded place is a miss and still counts as a place.
-  Ties: equal scores rank by item index, lower first, so that every figure is deterministic.
+  Short list: a list is padded with -1; a padded position is a miss and still counts as a position.
+  Ties: equal scores rank by item index, lower first, so that every metric is deterministic.
   Not retrieved: an item with score -inf is in no list and has no rank, however small its category.
 """
 
@@ -44,14 +44,14 @@ def top_k(scores: np.ndarray, k: int) -> np.ndarray:
 
 def _best_of_row(scores: np.ndarray, k: int) -> np.ndarray:
     """Indices of the k best of [V] scores, best first, equal ones by lower index; fewer where -inf leaves fewer."""
-    found = np.flatnonzero(scores > -np.inf)
-    kept = scores[found]
+    retrieved = np.flatnonzero(scores > -np.inf)
+    kept = scores[retrieved]
     if len(kept) > k:
         border = np.partition(kept, len(kept) - k)[len(kept) - k]
         above, level = np.flatnonzero(kept > border), np.flatnonzero(kept == border)
         at = np.sort(np.concatenate([above, level[: k - len(above)]]))  # at the border the lower indices win
-        found, kept = found[at], kept[at]
-    return found[np.argsort(-kept, kind="stable")]
+        retrieved, kept = retrieved[at], kept[at]
+    return retrieved[np.argsort(-kept, kind="stable")]
 
 
 def is_in_top_k(scores: np.ndarray, row: np.ndarray, item: np.ndarray, k: int) -> np.ndarray:
@@ -76,7 +76,7 @@ def is_in_top_k(scores: np.ndarray, row: np.ndarray, item: np.ndarray, k: int) -
 
 
 def hit_matrix(lists: np.ndarray, truth_offset: np.ndarray, truth_item: np.ndarray) -> np.ndarray:
-    """Which places of each list hold an item of its user's truth.
+    """Which positions of each list hold an item of its user's truth.
 
     Args:
       lists: distinct item indices, best first, [U, K] int; -1 pads.
@@ -100,8 +100,8 @@ def hit_matrix(lists: np.ndarray, truth_offset: np.ndarray, truth_item: np.ndarr
 def per_user_metrics(hits: np.ndarray, truth_size: np.ndarray, ks: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Recall, hit rate, NDCG and MRR of each user at each k.
 
-    recall@k = hits in the first k / |truth|; hit_rate@k = 1 if there is any; mrr@k = 1 / place of the first, 0 if none;
-    ndcg@k = sum of 1 / log2(place + 1) over the hits, divided by that of min(k, |truth|) hits in the first places.
+    recall@k = hits in the first k / |truth|; hit_rate@k = 1 if there is any; mrr@k = 1 / rank of the first, 0 if none;
+    ndcg@k = sum of 1 / log2(rank + 1) over the hits, divided by that of min(k, |truth|) hits at the first ranks.
 
     Args:
       hits: [U, K] bool, best first.
@@ -123,10 +123,10 @@ def per_user_metrics(hits: np.ndarray, truth_size: np.ndarray, ks: tuple[int, ..
     first = np.where(hits.any(axis=1), hits.argmax(axis=1), NOT_RANKED)
     metrics = {}
     for k in ks:
-        found = hits[:, :k].sum(axis=1)
+        num_hits = hits[:, :k].sum(axis=1)
         best = np.where(truth_size > 0, ideal[np.minimum(truth_size, k)], np.nan)
-        metrics[f"recall@{k}"] = found / size
-        metrics[f"hit_rate@{k}"] = np.where(truth_size > 0, found > 0, np.nan)
+        metrics[f"recall@{k}"] = num_hits / size
+        metrics[f"hit_rate@{k}"] = np.where(truth_size > 0, num_hits > 0, np.nan)
         metrics[f"ndcg@{k}"] = hits[:, :k] @ gain[:k] / best
         metrics[f"mrr@{k}"] = np.where(truth_size > 0, np.where(first < k, 1.0 / (first + 1.0), 0.0), np.nan)
     return metrics
@@ -241,12 +241,17 @@ def paired_bootstrap(a: np.ndarray, b: np.ndarray, seed: int, n: int = 2000) -> 
     if len(difference) == 0:
         raise ValueError("no user has a value in both `a` and `b`")
     sums = resampled_sums(difference[None], seed, n)[:, 0]
-    low, high = np.percentile(sums / len(difference), [2.5, 97.5])
-    return Interval(float(difference.mean()), float(low), float(high))
+    return percentile_interval(float(difference.mean()), sums / len(difference))
+
+
+def percentile_interval(value: float, resampled: np.ndarray) -> Interval:
+    """A value with the 2.5th and 97.5th percentile of its resamplings [n] float64."""
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Interval(value, float(low), float(high))
 
 
 def resampled_sums(values: np.ndarray, seed: int, n: int) -> np.ndarray:
-    """Sums over users in `n` resamplings with replacement, the same users for every row: the bootstrap of all figures.
+    """Sums over users in `n` resamplings with replacement, the same users for every row: the bootstrap of all metrics.
 
     Args:
       values: [R, U] float64, finite.

@@ -1,80 +1,75 @@
-"""Scores the whole corpus for users of a log: what evaluation reads, by the code that serves."""
+"""Scores the whole corpus for users of a log: the serving module, asked in process, in batches.
+
+`MultiContextRetriever` reads histories, scores and draws interests, searches categories and computes user vectors, as
+for a request. A request ends with a list; evaluation needs the rank of every item. So here the same vectors meet all
+items, and `MERGES` merges whole categories.
+"""
 
 import copy
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.common import schema
+from longretriever_tf.common.text import as_raw_ids
 from longretriever_tf.config.config import Config, RetrievalConfig
-from longretriever_tf.data.batches.interests import HistoryReader
 from longretriever_tf.data.batches.prepared_data import Prepared
-from longretriever_tf.data.ranges import flat_ranges
-from longretriever_tf.data.search.history_limit import visible_histories
-from longretriever_tf.evaluation.category_scorer import CategoryScorer
-from longretriever_tf.models.interest_model import GOALS, InterestModel
+from longretriever_tf.data.corpus import flat_ranges
+from longretriever_tf.evaluation.evaluator import TaskScorer
+from longretriever_tf.models.interest_model import InterestModel
 from longretriever_tf.models.retriever import LongRetriever
-from longretriever_tf.retrieval.interests import draw_interests
+from longretriever_tf.retrieval.interests import Interests
 from longretriever_tf.retrieval.merge import MERGES, Candidates
-
-_QUOTA_K = 100
-"""List length that the quota merge shares out in evaluation: the requests' default k."""
+from longretriever_tf.retrieval.multi_context import MultiContextRetriever
+from longretriever_tf.retrieval.request_options import DEFAULT_K, default_columns
+from longretriever_tf.retrieval.requests import InterestScores, Requests
 
 _CORPUS_K = 500
 """search=corpus, merged in turn: how long each interest's list is; the longest list that evaluation looks at."""
 
-_MAX_HISTORY_PAIRS = 400_000
-"""(user, category) pairs whose interest features are held at once."""
+_MAX_PAIRS = 20_000
+"""(user, category) pairs that are encoded in one call; bounds memory."""
+
+_NO_VALUE = "\x00"
+"""Of a profile column: a text that no log holds, so that the look-up finds nothing."""
+
+
+class _Encoded(NamedTuple):
+    """R encoded (user, category) pairs: vectors [R, D], and S_u with what its items gain, [R, L] each."""
+
+    embedding: np.ndarray
+    item: np.ndarray
+    repeat_logit: np.ndarray
 
 
 class _Answers:
-    """What all the ways of asking share of some users: logits and interest scores, each computed once.
+    """What all ways of asking about some users share, each computed when it is first needed.
 
     Attributes:
-      logits: by goal, [B, V] float32; the goal "novel" leaves owned items out (-inf). Read only.
-      interest: log p(category | user) by goal, [B, C] float32.
-      owned: (row, item) of every event that the histories show, flat.
+      requests: by (interest score, day floor): (rows of `users`, the users' requests), some users at a time.
+      logits: by task, [B, V] float32; "novel" leaves interacted items out (-inf). Read only.
+      partition: by task, the log of each category's summed exponentials, [B, C] float32; 0 where nothing is left.
     """
 
-    def __init__(
-        self,
-        users: np.ndarray,
-        interest: dict[str, np.ndarray],
-        logits: np.ndarray,
-        interacted: tuple[np.ndarray, np.ndarray],
-        category_offset: np.ndarray,
-    ) -> None:
-        self.users, self.interest, self.interacted = users, interest, interacted
-        self._logits, self._offset = {"all": logits}, category_offset
-        self._partition: dict[str, np.ndarray] = {}
-        self.eq3: dict[float, np.ndarray] = {}
-
-    def logits(self, goal: str) -> np.ndarray:
-        if goal not in self._logits:
-            novel = self._logits["all"].copy()
-            novel[self.interacted] = -np.inf
-            self._logits[goal] = novel
-        return self._logits[goal]
-
-    def partition(self, goal: str) -> np.ndarray:
-        """Log of each category's summed exponentials, [B, C] float32; 0 where nothing is left."""
-        if goal not in self._partition:
-            offset, logits = self._offset, self.logits(goal)
-            blocks = [logits[:, low:high] for low, high in zip(offset[:-1], offset[1:], strict=True)]
-            self._partition[goal] = np.concatenate([_logsumexp(block) for block in blocks], axis=1)
-        return self._partition[goal]
+    def __init__(self) -> None:
+        self.requests: dict[tuple[str, float], list[tuple[slice, Requests]]] = {}
+        self.logits: dict[str, np.ndarray] = {}
+        self.partition: dict[str, np.ndarray] = {}
 
 
-class LongRetrieverScorer:
-    """The `Scorer` of a trained run: merged scores of the chosen interests' items, -inf elsewhere.
+class LongRetrieverScorer(TaskScorer):
+    """The scorer of a trained run: merged scores of the chosen interests' items, -inf elsewhere.
 
     Args:
       config: the run's config.
       prepared: the window before the time of the requests.
       model: the towers.
       interest: the learned interest score; read where `retrieval.interest` says so.
-      name: what the table calls it.
       retrieval: how interests are scored, drawn and merged.
+      name: what the table calls it.
       every_category: search every category, each for its own items, instead of drawing interests (the retriever at its
         best).
     """
@@ -89,23 +84,47 @@ class LongRetrieverScorer:
         name: str = "longretriever",
         every_category: bool = True,
     ) -> None:
-        self.name, self._config, self._prepared = name, config, prepared
-        self._retrieval, self._every_category = retrieval, every_category
-        self._categories = CategoryScorer(config, prepared, model)
-        self._interest = interest
-        self._reader = HistoryReader(prepared.corpus, prepared.log, prepared.stats, retrieval.day_floor)
-        rows = tf.TensorSpec([None], tf.int64)
-        self._draw = 0
-        row, floor = tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.float32)
-        history_embedding = tf.TensorSpec([None, prepared.history_embedding.shape[1]], tf.float32)
-        self._read = tf.function(
-            self._read_histories, input_signature=[rows] * 3 + [row, history_embedding], autograph=False
-        )
-        self._eq3 = tf.function(self._reader.score, input_signature=[rows] * 3 + [floor], autograph=False)
-        everyone = np.arange(prepared.log.num_users)
-        as_of = np.full(len(everyone), prepared.as_of)
-        self._visible = visible_histories(prepared.log, everyone, as_of, config.model.history_events)
+        self.name, self._prepared, self._draw = name, prepared, 0
+        arrays = {
+            "item_stats": prepared.stats.item[-1],
+            "category_stats": prepared.stats.category[-1],
+            "taste_rows": prepared.history_embedding_rows,
+        }
+        config = dataclasses.replace(config, retrieval=retrieval)
+        learned = interest if config.train.interest_epochs else None
+        self._served = MultiContextRetriever(config, prepared.corpus, model, learned, arrays)
+        every = tf.range(prepared.corpus.num_items)
+        self._item_vectors, self._item_bias = (part.numpy() for part in self._served.index.rows(every))
+        self._item_id = as_raw_ids(prepared.corpus.item_id)
+        self._profile = [
+            np.append([_NO_VALUE] * schema.FIRST_KNOWN, values[schema.FIRST_KNOWN :])
+            for values in prepared.corpus.profile_values.values()
+        ][: len(self._served.profile_names)]
+        self._look_ups: dict[tuple[str, float], tf.types.experimental.ConcreteFunction] = {}
         self._cache: dict[bytes, _Answers] = {}
+        self._set_retrieval(retrieval, every_category)
+        requests = tf.nest.map_structure(
+            lambda column: tf.TensorSpec(column.shape, column.dtype), self._look_up.structured_outputs
+        )
+        pairs = tf.TensorSpec([None], tf.int32)
+        self._encode = tf.function(self._encode_pairs, input_signature=[requests, pairs, pairs], autograph=False)
+
+    def _set_retrieval(self, retrieval: RetrievalConfig, every_category: bool) -> None:
+        self._retrieval, self._every_category = retrieval, every_category
+        self.is_probability = retrieval.merge == "calibrated" and every_category
+        self._served = self._served.under(retrieval)
+        if self._history_key not in self._look_ups:  # traced once for each way of scoring interests
+            table, column = [None, None], tf.TensorSpec([None], tf.int64)
+            columns = [tf.TensorSpec(table, kind) for kind in (self._served.item_id_dtype, tf.int64, tf.float32)]
+            profile = [tf.TensorSpec([None], tf.string) for _ in self._profile]
+            look_up = tf.function(self._served.look_up, input_signature=[*columns, column, profile], autograph=False)
+            self._look_ups[self._history_key] = look_up.get_concrete_function()
+        self._look_up = self._look_ups[self._history_key]
+
+    @property
+    def _history_key(self) -> tuple[str, float]:
+        """The settings that what is read of a history depends on."""
+        return self._retrieval.interest, self._retrieval.day_floor
 
     def with_retrieval(
         self, name: str, retrieval: RetrievalConfig, every_category: bool = False, draw: int = 0
@@ -116,140 +135,207 @@ class LongRetrieverScorer:
           name: what the table calls it.
           retrieval: how interests are scored, drawn and merged.
           every_category: search every category instead of drawing interests.
-          draw: which draw of random interests; each user has a seed of its own, made from the user's row and this.
+          draw: which draw of random interests; each user has a seed of its own, computed from the user's row and this.
         """
         other = copy.copy(self)
-        other.name, other._retrieval, other._every_category, other._draw = name, retrieval, every_category, draw
+        other.name, other._draw = name, draw
+        other._set_retrieval(retrieval, every_category)
         return other
 
-    @property
-    def is_probability(self) -> bool:
-        """Whether `score` is log p(item | user) over the whole corpus."""
-        return self._retrieval.merge == "calibrated" and self._every_category
-
     def score(self, users: np.ndarray) -> np.ndarray:
-        """Merged scores for the goal "all items", [B, V] float32."""
-        return self._merge(self._answers(users), "all")
+        """Merged scores for the task "all", [B, V] float32."""
+        return self._merge(users, "all")
 
     def score_novel(self, users: np.ndarray) -> np.ndarray:
-        """Merged scores for the goal "novel items": owned items leave the candidates before each softmax."""
-        return self._merge(self._answers(users), "novel")
+        """Merged scores for the task "novel": interacted items leave the candidates before each softmax, [B, V]."""
+        return self._merge(users, "novel")
 
     def within(self, users: np.ndarray) -> np.ndarray:
-        """Logits, comparable inside a category alone, [B, V]."""
-        return self._answers(users).logits("all").copy()
+        """Logits, comparable inside a category alone, [B, V] float32."""
+        return self._logits(users, "all").copy()
 
-    def interest(self, users: np.ndarray, kind: str) -> np.ndarray:
-        """Interest scores, [B, C] float32: log p(category | user) of a goal ("all", "novel"), or "paper": eq. 3."""
-        answers, floor = self._answers(users), self._retrieval.day_floor
-        if kind != "paper":
-            return answers.interest[kind]
-        if floor not in answers.eq3:
-            answers.eq3[floor] = self._eq3(*self._histories(users), tf.constant(floor, tf.float32)).numpy()
-        return answers.eq3[floor]
+    def interest(self, users: np.ndarray) -> InterestScores:
+        """What interests are drawn and merged by, [B, C] arrays."""
+        parts = [requests.interests for _, requests in self._requests(users)]
+        return InterestScores(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+    def encode(self, users: np.ndarray, category: np.ndarray) -> _Encoded:
+        """S_u and user vectors of one category per user.
+
+        Args:
+          users: rows of the log, [B].
+          category: of each user, [B].
+        """
+        parts = []
+        for rows, requests in self._requests(users):
+            at = tf.cast(category[rows], tf.int32)
+            parts.append([part.numpy() for part in self._encode(requests, tf.range(tf.size(at)), at)])
+        width = max(item.shape[1] for _, item, _ in parts)
+        wide = [(embedding, *(_widen(part, width) for part in padded)) for embedding, *padded in parts]
+        return _Encoded(*(np.concatenate(part) for part in zip(*wide, strict=True)))
+
+    def corpus_logits(self, users: np.ndarray, category: np.ndarray) -> np.ndarray:
+        """Logits of the whole corpus by the user vector of one category per user: no search within categories.
+
+        Args:
+          users: rows of the log, [B].
+          category: of each user, [B].
+
+        Returns:
+          [B, V] float32; -inf for reserved rows.
+        """
+        encoded = self.encode(users, category)
+        logits = encoded.embedding @ self._item_vectors.T + self._item_bias
+        row, slot = np.nonzero(encoded.item)
+        np.add.at(logits, (row, encoded.item[row, slot]), encoded.repeat_logit[row, slot])
+        logits[:, : schema.FIRST_KNOWN] = -np.inf
+        return logits
 
     def _answers(self, users: np.ndarray) -> _Answers:
         """What every question about these users shares, kept for the latest users: many questions, one pass."""
         if users.tobytes() not in self._cache:
             self._cache.clear()  # first, so that two chunks are never held at once
-            interest, logits = self._score_interests(users), self._categories.all_logits(users)
-            interacted = self._interacted_pairs(users)
-            offset = self._prepared.corpus.category_offset
-            self._cache[users.tobytes()] = _Answers(users, interest, logits, interacted, offset)
+            self._cache[users.tobytes()] = _Answers()
         return self._cache[users.tobytes()]
 
-    def _score_interests(self, users: np.ndarray) -> dict[str, np.ndarray]:
-        """Learned scores by goal, [B, C] each; in parts where categories are many."""
-        row = np.full(len(users), len(self._prepared.stats.time) - 1, np.int32)
-        step = max(1, _MAX_HISTORY_PAIRS // self._prepared.corpus.num_categories)
-        parts = [
-            self._read(*self._histories(some), row[: len(some)], self._prepared.history_embedding[some]).numpy()
-            for some in (users[start : start + step] for start in range(0, len(users), step))
-        ]
-        log_p = np.concatenate(parts)
-        return {goal: log_p[:, :, g] for g, goal in enumerate(GOALS)}
+    def _requests(self, users: np.ndarray) -> list[tuple[slice, Requests]]:
+        """The users' requests, some at a time."""
+        answers, key = self._answers(users), self._history_key
+        if key not in answers.requests:
+            answers.requests[key] = [(rows, self._look_up(*self._columns(users[rows]))) for rows in self._parts(users)]
+        return answers.requests[key]
 
-    def _histories(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Where each visible history starts and stops in the log, and the time; [B] int64 each."""
-        start, stop = self._visible
-        return start[users], stop[users], np.full(len(users), self._prepared.as_of)
+    def _parts(self, users: np.ndarray) -> Iterator[slice]:
+        step = max(1, _MAX_PAIRS // self._prepared.corpus.num_categories)
+        return (slice(start, start + step) for start in range(0, len(users), step))
 
-    def _interacted_pairs(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(place in `users`, item) of every event of the visible histories; an item as often as it was taken."""
-        start, stop, _ = self._histories(users)
+    def _columns(self, users: np.ndarray) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """What requests of some users say, as `MultiContextRetriever.look_up` takes it."""
+        log = self._prepared.log
+        start, stop = log.offset[users], log.offset[users + 1]
         row, event = flat_ranges(start, stop)
-        return row, self._prepared.log.item[event]
+        column = event - start[row]
+        shape = len(users), int((stop - start).max(initial=0))
+        item_id = np.full(shape, "" if self._served.item_id_dtype == tf.string else 0, self._item_id.dtype)
+        timestamp, weight = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
+        item_id[row, column] = self._item_id[log.item[event]]
+        timestamp[row, column], weight[row, column] = log.timestamp[event], log.weight[event]
+        profile = [
+            tf.constant(values[index].tolist(), tf.string)
+            for values, index in zip(self._profile, log.profile[users].T, strict=False)
+        ]
+        as_of = tf.fill([len(users)], tf.constant(self._prepared.as_of, tf.int64))
+        item_id = tf.constant(item_id, self._served.item_id_dtype)
+        return item_id, tf.constant(timestamp), tf.constant(weight), as_of, profile
 
-    def _read_histories(
-        self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor, row: tf.Tensor, history_embedding: tf.Tensor
-    ) -> tf.Tensor:
-        features, bag, _ = self._reader.read(start, stop, time, row)
-        return self._interest(features, bag, history_embedding)
+    def _encode_pairs(self, requests: Requests, row: tf.Tensor, category: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        pairs = self._served.encode(requests, row, category)
+        return pairs.state.embedding, pairs.tokens.item, pairs.state.repeat_logit
 
-    def _merge(self, answers: _Answers, goal: str) -> np.ndarray:
-        by_eq3 = self._retrieval.interest == "paper"
-        interest = self.interest(answers.users, "paper" if by_eq3 else goal)
-        log_interest = log_shares(interest) if by_eq3 else interest
-        known = np.broadcast_to(np.arange(interest.shape[1]) >= schema.FIRST_KNOWN, interest.shape)
+    def _logits(self, users: np.ndarray, task: str) -> np.ndarray:
+        """Logits of every item by its own category's user vector, [B, V]; -inf for reserved rows."""
+        logits, requests = self._answers(users).logits, self._requests(users)
+        if "all" not in logits:
+            logits["all"] = self._all_logits(users)
+        if task not in logits:
+            logits[task] = logits["all"].copy()
+            for rows, some in requests:
+                interacted = some.histories.interacted
+                logits[task][rows][interacted.request.numpy(), interacted.item.numpy()] = -np.inf
+        return logits[task]
+
+    def _all_logits(self, users: np.ndarray) -> np.ndarray:
+        logits = np.full((len(users), self._prepared.corpus.num_items), -np.inf, np.float32)
+        for rows, requests in self._requests(users):
+            self._score_categories(requests, logits[rows])
+        return logits
+
+    def _score_categories(self, requests: Requests, logits: np.ndarray) -> None:
+        """Fills the logits [B, V] of some users: each category's user vector against the category's items."""
+        offset = self._prepared.corpus.category_offset
+        categories = np.flatnonzero(np.diff(offset) > 0)
+        categories = categories[categories >= schema.FIRST_KNOWN]
+        embedding = np.empty((len(logits), len(categories), self._item_vectors.shape[1]), np.float32)
+        repeats = []
+        is_seen = requests.count.numpy()[:, categories] > 0
+        for mask in (is_seen, ~is_seen):  # apart: what is padded to the longest S_u would mostly be padding
+            row, number = np.nonzero(mask)
+            pairs = tf.cast(row, tf.int32), tf.cast(categories[number], tf.int32)
+            embedding[row, number], item, repeat_logit = (part.numpy() for part in self._encode(requests, *pairs))
+            pair, slot = np.nonzero(item)
+            repeats.append((row[pair], item[pair, slot], repeat_logit[pair, slot]))
+        for at, (low, high) in enumerate(zip(offset[categories], offset[categories + 1], strict=True)):
+            np.matmul(embedding[:, at], self._item_vectors[low:high].T, out=logits[:, low:high])
+            logits[:, low:high] += self._item_bias[low:high]
+        for rows, items, gain in repeats:
+            np.add.at(logits, (rows, items), gain)
+
+    def _partition(self, users: np.ndarray, task: str) -> np.ndarray:
+        partition = self._answers(users).partition
+        if task not in partition:
+            offset, logits = self._prepared.corpus.category_offset, self._logits(users, task)
+            blocks = [logits[:, low:high] for low, high in zip(offset[:-1], offset[1:], strict=True)]
+            partition[task] = np.concatenate([_logsumexp(block) for block in blocks], axis=1)
+        return partition[task]
+
+    def _choose(self, users: np.ndarray) -> Interests:
+        """The interests drawn, [B, N] arrays, by the request options that the retrieval settings stand for."""
+        defaults, parts = default_columns(self._retrieval, self._served.item_id_dtype), []
+        for rows, requests in self._requests(users):
+            # A user's draw depends on the user's row and on which draw it is, not on the chunk.
+            seed = tf.constant(users[rows] + (np.int64(self._draw) << 32))
+            options = self._served.read_options(defaults | {"seed": seed}, tf.size(seed))
+            parts.append(self._served.choose(requests, options))
+        return Interests(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+    def _merge(self, users: np.ndarray, task: str) -> np.ndarray:
+        scores = self.interest(users)
+        share = scores.log_share_novel if task == "novel" else scores.log_share
         if self._every_category:
-            return self._merge_categories(answers, goal, log_interest, known, np.zeros(interest.shape, np.float32))
-        allowed = known & (interest > 0) if by_eq3 else known
-        # Drawn by the score for all items, whatever the goal: see `requests.InterestScores`.
-        drawn_by = interest if by_eq3 else self.interest(answers.users, "all")
-        row, place, category = self._draw_interests(answers.users, drawn_by, allowed)
+            known = np.broadcast_to(np.arange(share.shape[1]) >= schema.FIRST_KNOWN, share.shape)
+            return self._merge_categories(users, task, share, known, np.zeros(share.shape, np.float32))
+        chosen = self._choose(users)
+        row, rank = np.nonzero(chosen.is_real)
+        category = chosen.category[row, rank]
         if self._retrieval.search == "corpus":
-            return self._merge_corpora(answers, goal, row, place, category)
-        chosen, order = np.zeros(interest.shape, bool), np.zeros(interest.shape, np.float32)
-        chosen[row, category] = True
-        order[row, category] = place
-        return self._merge_categories(answers, goal, log_interest, chosen, order)
-
-    def _draw_interests(
-        self, users: np.ndarray, interest: np.ndarray, allowed: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The interests drawn, flat: row of the user, place among the drawn, category."""
-        retrieval = self._retrieval
-        many = [np.full(len(users), n, np.int32) for n in (retrieval.num_interests, retrieval.top_interests)]
-        # A user's draw depends on the user's row and on which draw it is, not on the chunk.
-        seed = users + (np.int64(self._draw) << 32)
-        drawn = draw_interests(*map(tf.constant, (interest, allowed, *many, seed)))
-        row, place = np.nonzero(drawn.is_real.numpy())
-        return row, place, drawn.category.numpy()[row, place]
+            return self._merge_corpora(users, task, row, rank, category)
+        is_chosen, order = np.zeros(share.shape, bool), np.zeros(share.shape, np.float32)
+        is_chosen[row, category], order[row, category] = True, rank
+        return self._merge_categories(users, task, share, is_chosen, order)
 
     def _merge_corpora(
-        self, answers: _Answers, goal: str, row: np.ndarray, place: np.ndarray, category: np.ndarray
+        self, users: np.ndarray, task: str, row: np.ndarray, order: np.ndarray, category: np.ndarray
     ) -> np.ndarray:
         """Merged scores where each drawn interest searches the whole corpus, [B, V]; an item counts where it does best.
 
         In turn, an interest's list ends after `_CORPUS_K` items.
         """
-        num, is_left_out = self._retrieval.num_interests, answers.logits(goal) == -np.inf
-        out = np.full(is_left_out.shape, -np.inf, np.float32)
-        for at in np.unique(place):
-            mine = place == at
-            rows = row[mine]
-            logits = self._categories.corpus_logits(answers.users[rows], category[mine])
+        num, is_left_out = self._retrieval.num_interests, self._logits(users, task) == -np.inf
+        merged = np.full(is_left_out.shape, -np.inf, np.float32)
+        for number in np.unique(order):
+            rows = row[order == number]
+            interest = np.zeros(len(users), np.int64)
+            interest[rows] = category[order == number]
+            logits = self.corpus_logits(users, interest)[rows]
             logits[is_left_out[rows]] = -np.inf
             if self._retrieval.merge == "round_robin":
-                logits = _places(logits, _CORPUS_K) * num - at
-            out[rows] = np.maximum(out[rows], logits)
-        return out
+                logits = _ranks_of_best(logits, _CORPUS_K) * num - number
+            merged[rows] = np.maximum(merged[rows], logits)
+        return merged
 
     def _merge_categories(
-        self, answers: _Answers, goal: str, log_interest: np.ndarray, chosen: np.ndarray, order: np.ndarray
+        self, users: np.ndarray, task: str, log_interest: np.ndarray, chosen: np.ndarray, order: np.ndarray
     ) -> np.ndarray:
         """Merged scores of the chosen categories' items, [B, V]; -inf elsewhere."""
         retrieval, offset = self._retrieval, self._prepared.corpus.category_offset
-        logits = answers.logits(goal)
-        needs_rank = retrieval.merge in ("round_robin", "quota")
-        partition = answers.partition(goal) if retrieval.merge == "calibrated" else np.zeros(chosen.shape, np.float32)
+        logits, needs_rank = self._logits(users, task), retrieval.merge in ("round_robin", "quota")
+        partition = self._partition(users, task) if retrieval.merge == "calibrated" else np.zeros_like(order)
         out = np.full(logits.shape, -np.inf, np.float32)
         for category in np.flatnonzero(chosen.any(0) & (np.diff(offset) > 0)):
             rows = slice(None) if chosen[:, category].all() else np.flatnonzero(chosen[:, category])
             items = slice(offset[category], offset[category + 1])
-            block = logits[rows, items]
+            block, share = logits[rows, items], log_interest[rows, category][:, None]
             rank = _ranks(block) if needs_rank else np.zeros((1, 1), np.float32)
-            share = log_interest[rows, category][:, None]
             merged = MERGES[retrieval.merge](
                 Candidates(
                     logit=block,
@@ -258,7 +344,7 @@ class LongRetrieverScorer:
                     log_interest=share,
                     order=order[rows, category][:, None],
                     num_interests=retrieval.num_interests,
-                    is_beyond_quota=(rank >= np.ceil(_QUOTA_K * np.exp(share))) * 1.0,
+                    is_beyond_quota=(rank >= np.ceil(DEFAULT_K * np.exp(share))) * 1.0,
                 )
             )
             # What is left out (-inf) stays so under every merge.
@@ -266,22 +352,22 @@ class LongRetrieverScorer:
         return out
 
 
-def _places(logits: np.ndarray, k: int) -> np.ndarray:
+def _widen(rows: np.ndarray, width: int) -> np.ndarray:
+    """Padded by 0 on the right, [n, width]."""
+    return np.pad(rows, [(0, 0), (0, width - rows.shape[1])])
+
+
+def _ranks_of_best(logits: np.ndarray, k: int) -> np.ndarray:
     """0 for the best item of each row, -1 for the next, ...; -inf beyond the k best and where the logit is, [B, V]."""
-    best = np.argpartition(-logits, min(k, logits.shape[1] - 1), axis=1)[:, :k]
-    found = np.take_along_axis(logits, best, axis=1)
-    best = np.take_along_axis(best, np.lexsort((best, -found), axis=1), axis=1)
-    is_real = np.take_along_axis(logits, best, axis=1) > -np.inf
-    out = np.full(logits.shape, -np.inf, np.float32)
-    np.put_along_axis(out, best, np.where(is_real, -np.arange(best.shape[1]), -np.inf).astype(np.float32), axis=1)
-    return out
+    rank = _ranks(logits)
+    return np.where((rank < k) & (logits > -np.inf), -rank, -np.inf).astype(np.float32)
 
 
 def _ranks(block: np.ndarray) -> np.ndarray:
-    """Place of each column within its row, 0 the best, equal ones by column, [n, m] int64."""
+    """Rank of each column within its row, 0 the best, equal ones by column, [n, m] int64."""
     rank = np.empty(block.shape, np.int64)
-    places = np.broadcast_to(np.arange(block.shape[1]), block.shape)
-    np.put_along_axis(rank, np.argsort(-block, axis=1, kind="stable"), places, axis=1)
+    ascending = np.broadcast_to(np.arange(block.shape[1]), block.shape)
+    np.put_along_axis(rank, np.argsort(-block, axis=1, kind="stable"), ascending, axis=1)
     return rank
 
 
@@ -292,8 +378,3 @@ def _logsumexp(block: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore"):
         total = np.log(np.exp(block - top).sum(1, keepdims=True)) + top
     return np.where(np.isfinite(total), total, 0.0)
-
-
-def log_shares(score: np.ndarray) -> np.ndarray:
-    """Eq. 3's scores as log p(category | user), [B, C]; a large negative number where the score is 0."""
-    return np.log(np.maximum(score / np.maximum(score.sum(1, keepdims=True), 1e-30), 1e-30))

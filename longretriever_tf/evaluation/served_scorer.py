@@ -1,4 +1,4 @@
-"""An exported version as a `Scorer`: evaluation asks the signature that requests ask, and judges the lists it gets."""
+"""An exported version as a `Scorer`: evaluation asks the signature that requests ask, and ranks by its lists."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +10,7 @@ from longretriever_tf.common.text import as_raw_ids
 from longretriever_tf.config.config import load_config
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.datasets.log import LifelongLog
-from longretriever_tf.evaluation.evaluator import KS
+from longretriever_tf.evaluation.evaluator import KS, TaskScorer
 from longretriever_tf.retrieval.export.explanation import request_columns
 from longretriever_tf.retrieval.export.saved_model import extra_config_dir, latest_version, load_extra, load_version
 from longretriever_tf.retrieval.fingerprint import read_fingerprint
@@ -22,17 +22,17 @@ _MAX_VALUES = 200_000
 _MAX_ROWS = 64
 
 
-class ServedScorer:
+class ServedScorer(TaskScorer):
     """The `Scorer` of an export, by its own defaults: lists of 500, nothing beyond them.
 
-    A list says nothing of items that it leaves out, so figures within a category count the listed ones alone.
+    A list says nothing of items that it leaves out, so metrics within a category count the listed ones alone.
 
     Args:
       export_dir: its latest version is asked.
-      towers: the fingerprint of the run that is judged beside it.
+      towers: the fingerprint of the run that is evaluated alongside.
       corpus: of that run: what scores are rows of.
       log: the whole log.
-      time: of the requests, seconds UTC.
+      as_of: time of the requests, seconds UTC.
 
     Raises:
       UserError: there is no version, it cannot be loaded, or it was exported from other towers.
@@ -58,11 +58,11 @@ class ServedScorer:
         self._options |= {"k": tf.constant([min(max(KS), retrieval.max_k)])}
 
     def score(self, users: np.ndarray) -> np.ndarray:
-        """Minus the place in the list, [B, V] float32; -inf for what is not in it."""
+        """Minus the rank in the list, [B, V] float32; -inf for what is not in it."""
         return self._lists(users, "all")
 
     def score_novel(self, users: np.ndarray) -> np.ndarray:
-        """The same for the goal "novel"."""
+        """The same for the task "novel"."""
         return self._lists(users, "novel")
 
     def _lists(self, users: np.ndarray, goal: str) -> np.ndarray:
@@ -80,7 +80,7 @@ class ServedScorer:
         return self._corpus.find_items(as_raw_ids(item_id))
 
     def _calls(self, users: np.ndarray) -> Iterator[tuple[np.ndarray, dict[str, tf.Tensor]]]:
-        """Users of like histories together: their places in `users`, and the columns of one call."""
+        """Users of like histories together: their rows in `users`, and the columns of one call."""
         length = np.diff(self._log.offset)[users]
         order, start = np.argsort(length, kind="stable"), 0
         while start < len(order):

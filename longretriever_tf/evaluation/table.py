@@ -51,7 +51,7 @@ def text_table(metrics: dict[str, Any], columns: Sequence[tuple[str, str]] = COL
 
     Args:
       metrics: as `write_json` takes it.
-      columns: (section, metric) pairs; a figure that a model lacks prints as "-".
+      columns: (section, metric) pairs; a metric that a model lacks prints as "-".
     """
     _check_header(metrics)
     rows = [
@@ -65,7 +65,7 @@ def text_table(metrics: dict[str, Any], columns: Sequence[tuple[str, str]] = COL
 
 
 def _difference_lines(differences: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> list[str]:
-    """A row per figure: the best baseline, and what each way of asking the run differs from it by."""
+    """A row per metric: the best baseline, and what each way of asking the run differs from it by."""
     shown = list(differences)[:_MAX_COMPARED]
     keys = [
         (section, metric)
@@ -76,9 +76,9 @@ def _difference_lines(differences: Mapping[str, Any], columns: Sequence[tuple[st
         return []
     rows = []
     for section, metric in keys:
-        found = [differences[model].get(section, {}).get(metric) for model in shown]
-        best = next(one["baseline"] for one in found if one)
-        rows.append([f"{_SHORT.get(section, section)} {metric}", best, *map(_difference, found)])
+        row = [differences[model].get(section, {}).get(metric) for model in shown]
+        best = next(one["baseline"] for one in row if one)
+        rows.append([f"{_SHORT.get(section, section)} {metric}", best, *map(_difference, row)])
     lines = ["", "difference to the best baseline [95% interval: paired bootstrap over users]"]
     lines += render_table(["", "best baseline", *shown], rows)
     if len(differences) > len(shown):
@@ -86,8 +86,8 @@ def _difference_lines(differences: Mapping[str, Any], columns: Sequence[tuple[st
     return lines
 
 
-def _difference(found: Mapping[str, float] | None) -> str:
-    return "-" if not found else f"{found['mean']:+.4f} [{found['low']:.4f}, {found['high']:.4f}]"
+def _difference(difference: Mapping[str, float] | None) -> str:
+    return "-" if not difference else "{mean:+.4f} [{low:.4f}, {high:.4f}]".format(**difference)
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Other ways to ask one trained run: what needs no training, judged in one pass beside it. Imports no TensorFlow.
+"""Other ways to ask one trained run, which need no training: evaluated in one pass with it. Imports no TensorFlow.
 
 python -m longretriever_tf.evaluate --run_dir=runs/demo --split=validation --variants=paper --draw_seeds=3
 """
@@ -48,7 +48,7 @@ def variants_of(group: str, retrieval: RetrievalConfig) -> dict[str, RetrievalCo
 
     paper: eq. 3 with the lists merged in turn: Top5 against random 5 of 20, and the best 20 by each day floor.
     merges: the run's own interests under each merge. interests: a grid of N and M under the run's own merge, and eq. 3
-    beside the learned score.
+    alongside the learned score.
 
     Args:
       group: one of `GROUPS`.
@@ -62,7 +62,7 @@ def variants_of(group: str, retrieval: RetrievalConfig) -> dict[str, RetrievalCo
     groups = {"paper": _paper(retrieval), "merges": _merges(retrieval), "interests": _interests(retrieval)}
     if group != "all":
         return groups[group]
-    return {name: made for part in groups.values() for name, made in part.items()}
+    return {name: variant for part in groups.values() for name, variant in part.items()}
 
 
 def _paper(retrieval: RetrievalConfig) -> dict[str, RetrievalConfig]:
@@ -82,25 +82,25 @@ def _merges(retrieval: RetrievalConfig) -> dict[str, RetrievalConfig]:
 
 def _interests(retrieval: RetrievalConfig) -> dict[str, RetrievalConfig]:
     grid = {(num, top): dataclasses.replace(retrieval, num_interests=num, top_interests=top) for num, top in GRID}
-    made = {f"N={num}, M={top}": asked for (num, top), asked in grid.items()}
+    variants = {f"N={num}, M={top}": asked for (num, top), asked in grid.items()}
     if retrieval.interest == "learned":
         for num, top in ((5, 5), (20, 20), (60, 60)):
-            made[f"eq. 3, N={num}, M={top}"] = dataclasses.replace(grid[num, top], interest="paper")
-    return made
+            variants[f"eq. 3, N={num}, M={top}"] = dataclasses.replace(grid[num, top], interest="paper")
+    return variants
 
 
 def ask_variants(scorer: WithRetrieval, variants: Mapping[str, RetrievalConfig], num_draws: int) -> list[Scorer]:
     """A scorer per variant; one per draw ("NAME, draw 2") where interests are random, for `average_draws`."""
-    made = []
+    scorers: list[Scorer] = []
     for name, retrieval in variants.items():
         draws = num_draws if retrieval.num_interests < retrieval.top_interests else 1
         names = [name] if draws == 1 else [_draw_name(name, draw) for draw in range(draws)]
-        made += [scorer.with_retrieval(full, retrieval, draw=draw) for draw, full in enumerate(names)]
-    return made
+        scorers += [scorer.with_retrieval(full, retrieval, draw=draw) for draw, full in enumerate(names)]
+    return scorers
 
 
 def average_draws(evaluations: Mapping[str, Evaluation], names: Sequence[str], num_draws: int) -> dict[str, Evaluation]:
-    """Joins the draws of each variant: figures per user, and coverage, are means over draws.
+    """Joins the draws of each variant: metrics per user, and coverage, are means over draws.
 
     Args:
       evaluations: by scorer, as `evaluate_many` gives them.
@@ -112,16 +112,16 @@ def average_draws(evaluations: Mapping[str, Evaluation], names: Sequence[str], n
     """
     first = {_draw_name(name, 0): name for name in names}
     others = {_draw_name(name, draw) for name in names for draw in range(1, num_draws)}
-    made = {}
+    averaged = {}
     for name, evaluation in evaluations.items():
         if name in first:
             draws = [evaluations[_draw_name(first[name], draw)] for draw in range(num_draws)]
-            made[first[name]] = Evaluation(
+            averaged[first[name]] = Evaluation(
                 _mean_section([draw.all for draw in draws]), _mean_section([draw.novel for draw in draws])
             )
         elif name not in others:
-            made[name] = evaluation
-    return made
+            averaged[name] = evaluation
+    return averaged
 
 
 def _draw_name(name: str, draw: int) -> str:

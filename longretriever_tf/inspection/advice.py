@@ -1,6 +1,6 @@
 """What the numbers of a log's history mean: how well the method fits, and what looks wrong in the log.
 
-The bounds are rules of thumb, each written where it is read; the sentence always shows the number that it judged.
+The bounds are rules of thumb, each written where it is read; the sentence always shows the number that it rests on.
 """
 
 from typing import NamedTuple
@@ -11,10 +11,12 @@ from longretriever_tf.common import schema
 from longretriever_tf.datasets import accounts
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.inspection.measures import Categories, HistoryMeasures
-from longretriever_tf.inspection.statistics import Figures, to_date
+from longretriever_tf.inspection.statistics import Statistics, to_date
+
+_TO_THE_SECOND = "to the second"
 
 
-class Finding(NamedTuple):
+class FitRating(NamedTuple):
     """One verdict: `good`, `fair` or `poor`, on what, and why."""
 
     verdict: str
@@ -22,147 +24,129 @@ class Finding(NamedTuple):
     reason: str
 
 
-def _judge(value: float, good: float, fair: float) -> int:
-    """0 (good) from `good` on, 1 (fair) from `fair` on, else 2 (poor)."""
-    return 0 if value >= good else 1 if value >= fair else 2
-
-
-_VERDICTS = ("good", "fair", "poor")
-_TO_THE_SECOND = "to the second"
-
-
-def judge_fit(figures: Figures) -> list[Finding]:
+def evaluate_fit(statistics: Statistics) -> list[FitRating]:
     """How the method fits this log: long histories, deep subsequences, targets within reach, hard negatives,
     repeats.
     """
-    findings = [_judge_histories(figures), _judge_depth(figures)]
-    if figures["split"]:
-        findings += [_judge_reach(figures), _judge_focus(figures)]
-    return [*findings, _judge_negatives(figures), _judge_repeats(figures)]
-
-
-def _judge_histories(figures: Figures) -> Finding:
-    share = figures["lives"]["share_beyond_last"]["200"]
-    level = _judge(share, 0.4, 0.1)
-    reason = (
-        "a model of recent events misses most of it, hard search does not",
-        "only the heavy users have more than a recent-events model can read",
-        "a two-tower model of recent events already reads nearly everything",
-    )[level]
-    return Finding(
-        _VERDICTS[level], "long histories", f"{share:.0%} of events lie beyond their user's last 200: {reason}"
+    histories = statistics["lives"]
+    beyond = histories["share_beyond_last"]["200"]
+    depth = statistics["subsequences"]["share_found_more_than_short"]
+    large = 1 - statistics["negatives"]["event_share_below"]["64"]
+    repeats = histories["repeat_share"]
+    come_back = (
+        "people come back to items: --repeat_term pays, and novel items must be measured apart"
+        if repeats >= 0.2
+        else "people rarely return to an item: --repeat_term matters little"
     )
+    return [
+        _rate("long histories", beyond, (0.4, 0.1), f"{beyond:.0%} of events lie beyond their user's last 200", _LONG),
+        _rate(
+            "deep subsequences",
+            depth,
+            (0.5, 0.25),
+            f"{depth:.0%} of events find more than 3 earlier ones of their category",
+            _DEEP,
+        ),
+        *(_evaluate_targets(statistics["split"]["test"]) if statistics["split"] else []),
+        _rate(
+            "hard negatives", large, (0.8, 0.4), f"{large:.0%} of events lie in categories of 64 items or more", _HARD
+        ),
+        _rate("repeats", repeats, (0.05, 0.0), f"{repeats:.0%} of events repeat an item", (come_back, come_back)),
+    ]
 
 
-def _judge_depth(figures: Figures) -> Finding:
-    share = figures["subsequences"]["share_found_more_than_short"]
-    level = _judge(share, 0.5, 0.25)
-    reason = (
-        "the tower has something to read",
-        "half or more of the answers must come from profile, popularity and the interest score",
-        "the context is too fine, or histories are too short: try a coarser --context",
-    )[level]
-    return Finding(
-        _VERDICTS[level],
-        "deep subsequences",
-        f"{share:.0%} of events find more than 3 earlier ones of their category: {reason}",
-    )
+def _evaluate_targets(test: Statistics) -> list[FitRating]:
+    unseen, novel = test["all"]["untouched"], test["novel"]["untouched"]
+    top = test["all"]["top_20"]
+    return [
+        _rate(
+            "targets within reach",
+            1 - novel,
+            (0.9, 0.7),
+            f"{unseen:.0%} of test targets ({novel:.0%} of novel ones) lie in categories that their user has never "
+            "seen",
+            _REACH,
+        ),
+        _rate(
+            "few interests",
+            top,
+            (0.7, 0.3),
+            f"{top:.0%} of test targets lie in their user's top 20 interests ({test['all']['top_5']:.0%} in the top 5)",
+            _FEW,
+        ),
+    ]
 
 
-def _judge_reach(figures: Figures) -> Finding:
-    test = figures["split"]["test"]
-    untouched, novel = test["all"]["untouched"], test["novel"]["untouched"]
-    level = _judge(1 - novel, 0.9, 0.7)
-    reason = (
-        "searching known categories reaches them",
-        "let --interest=learned score all categories, seen or not",
-        "history embedding crosses categories here: keep --interest=learned and --user_context",
-    )[level]
-    return Finding(
-        _VERDICTS[level],
-        "targets within reach",
-        f"{untouched:.0%} of test targets ({novel:.0%} of novel ones) lie in categories that their user "
-        f"never seen: {reason}",
-    )
+def _rate(topic: str, value: float, bounds: tuple[float, float], statement: str, reasons: tuple[str, ...]) -> FitRating:
+    """Good from the first bound on, fair from the second on, else poor; one reason for each."""
+    level = 0 if value >= bounds[0] else 1 if value >= bounds[1] else 2
+    return FitRating(("good", "fair", "poor")[level], topic, f"{statement}: {reasons[level]}")
 
 
-def _judge_focus(figures: Figures) -> Finding:
-    test = figures["split"]["test"]
-    share = test["all"]["top_20"]
-    level = _judge(share, 0.7, 0.3)
-    reason = (
-        "few searches per request suffice",
-        "search more interests (--num_interests) and merge them calibrated",
-        "a few interests cannot hold the answer: search many, or take a coarser --context",
-    )[level]
-    return Finding(
-        _VERDICTS[level],
-        "few interests",
-        f"{share:.0%} of test targets lie in their user's top 20 interests "
-        f"({test['all']['top_5']:.0%} in the top 5): {reason}",
-    )
+_LONG = (
+    "a model of recent events misses most of it, hard search does not",
+    "only heavy users have more events than a model of recent events can read",
+    "a two-tower model of recent events already reads nearly everything",
+)
+_DEEP = (
+    "the tower has something to read",
+    "for half of the events or more, profile, popularity and the interest score must give the answer",
+    "the context is too fine, or histories are too short: try a coarser --context",
+)
+_REACH = (
+    "searching known categories reaches them",
+    "let --interest=learned score all categories, seen or not",
+    "preferences cross categories here: keep --interest=learned and --user_context",
+)
+_FEW = (
+    "few searches per request suffice",
+    "search more interests (--num_interests) and merge them calibrated",
+    "a few interests cannot hold the answer: search many, or take a coarser --context",
+)
+_HARD = (
+    "in-context batches find enough hard negatives",
+    "use --loss=full, or raise --small_category with --loss=in_batch",
+    "in-context batches find too few negatives: use --loss=full, or a coarser --context",
+)
 
 
-def _judge_negatives(figures: Figures) -> Finding:
-    share = 1 - figures["negatives"]["event_share_below"]["64"]
-    level = _judge(share, 0.8, 0.4)
-    reason = (
-        "in-context batches find enough hard negatives",
-        "use --loss=full, or raise --small_category with --loss=in_batch",
-        "in-context batches starve: use --loss=full, or a coarser --context",
-    )[level]
-    return Finding(
-        _VERDICTS[level], "hard negatives", f"{share:.0%} of events lie in categories of 64 items or more: {reason}"
-    )
-
-
-def _judge_repeats(figures: Figures) -> Finding:
-    share = figures["lives"]["repeat_share"]
-    reason = (
-        "people come back to items: --copy pays, and novel items must be measured apart"
-        if share >= 0.2
-        else "people rarely return to an item: --copy matters little"
-    )
-    return Finding("good" if share >= 0.05 else "fair", "repeats", f"{share:.0%} of events repeat an item: {reason}")
-
-
-def find_warnings(log: LifelongLog, history: HistoryMeasures, figures: Figures) -> list[str]:
+def find_warnings(log: LifelongLog, history: HistoryMeasures, statistics: Statistics) -> list[str]:
     """Unusual things, one sentence each, with number and consequence; empty for an ordinary log."""
     return [
         *_time_warnings(log, history),
-        *_user_warnings(log, history, figures),
-        *_item_warnings(figures, history.categories),
-        *_split_warnings(figures),
+        *_user_warnings(log, history, statistics),
+        *_item_warnings(statistics, history.categories),
+        *_split_warnings(statistics),
     ]
 
 
 def _time_warnings(log: LifelongLog, history: HistoryMeasures) -> list[str]:
-    found = []
+    warnings = []
     shared, baskets = _shared_time_share(log), log.basket_id[log.basket_id >= 0]
     if shared > 0.2 and not len(baskets):
-        found.append(
+        warnings.append(
             f"{shared:.0%} of events share their time with another event of the same user: they are never "
             f"each other's history. Timestamps are {_resolution(log.timestamp)}; {_cure_of_ties(log.timestamp)}"
         )
     if len(baskets) > 100 and len(np.unique(baskets)) > 0.99 * len(baskets):
-        found.append(
+        warnings.append(
             f"nearly each of {len(baskets):,} events in a basket has a basket of its own: the column parts nothing "
             "(the number of a line, not of an order?)"
         )
-    found += _merge_warnings(log)
+    warnings += _merge_warnings(log)
     second, count = _commonest(log.timestamp)
     if count > max(0.01 * log.num_events, 100):
-        found.append(
+        warnings.append(
             f"{count / log.num_events:.1%} of all events carry the one timestamp {to_date(second)} UTC: a "
             "default value, or a bulk import?"
         )
     gap, start = _longest_gap(history)
     if gap >= max(3, 0.01 * len(history.events_per_day)):
-        found.append(
+        warnings.append(
             f"no event at all for {gap} days from {to_date(start)[:10]} on: is a part of the log "
             "missing? Ages and windows follow the clock, not the events"
         )
-    return found
+    return warnings
 
 
 def _merge_warnings(log: LifelongLog) -> list[str]:
@@ -216,22 +200,24 @@ def _longest_gap(history: HistoryMeasures) -> tuple[int, int]:
     return int(gaps[longest]), history.day_start + int(active[longest] + 1) * schema.DAY_S
 
 
-def _user_warnings(log: LifelongLog, history: HistoryMeasures, figures: Figures) -> list[str]:
-    found = []
+def _user_warnings(log: LifelongLog, history: HistoryMeasures, statistics: Statistics) -> list[str]:
+    warnings = []
     num_users, single = len(history.events_per_user), int((history.events_per_user == 1).sum())
     if single > 0.05 * num_users:
-        found.append(f"{single:,} users ({single / num_users:.0%}) have one event: no history, nothing to learn from")
+        warnings.append(
+            f"{single:,} users ({single / num_users:.0%}) have one event: no history, nothing to learn from"
+        )
     bots, bound = _implausible_users(np.diff(log.offset))
     if len(bots):
         events = int(np.diff(log.offset)[bots].sum())
         named = ", ".join(f"{log.user_id[u]} ({log.offset[u + 1] - log.offset[u]:,})" for u in bots[:3])
-        found.append(
+        warnings.append(
             f"{len(bots):,} users have more than {bound:,.0f} events, far beyond the others, and "
             f"{events / log.num_events:.0%} of the log: bots, shared accounts or a default id? {named}"
         )
-    if figures["log"]["users_without_events"]:
-        found.append(f"{figures['log']['users_without_events']:,} users of the users table have no event")
-    return found
+    if statistics["log"]["users_without_events"]:
+        warnings.append(f"{statistics['log']['users_without_events']:,} users of the users table have no event")
+    return warnings
 
 
 def _implausible_users(counts: np.ndarray) -> tuple[np.ndarray, float]:
@@ -248,46 +234,46 @@ def _implausible_users(counts: np.ndarray) -> tuple[np.ndarray, float]:
     return rows[np.argsort(-counts[rows], kind="stable")], bound
 
 
-def _item_warnings(figures: Figures, categories: Categories) -> list[str]:
-    found = []
+def _item_warnings(statistics: Statistics, categories: Categories) -> list[str]:
+    warnings = []
     sizes = categories.items_per_category[categories.events_per_category > 0]
     lone = int((sizes == 1).sum())
     if lone > 0.05 * len(sizes):
-        found.append(f"{lone:,} of {len(sizes):,} categories have one item: no negatives, the item is the category")
+        warnings.append(f"{lone:,} of {len(sizes):,} categories have one item: no negatives, the item is the category")
     share = float(categories.events_per_category.max() / categories.events_per_category.sum())
     if share > 0.5:
         name = categories.contexts.name[categories.events_per_category.argmax()]
-        found.append(f"category {str(name)!r} holds {share:.0%} of the events: the context hardly divides the log")
-    return found + _missing_warnings(figures)
+        warnings.append(f"category {str(name)!r} holds {share:.0%} of the events: the context hardly divides the log")
+    return warnings + _missing_warnings(statistics)
 
 
-def _missing_warnings(figures: Figures) -> list[str]:
+def _missing_warnings(statistics: Statistics) -> list[str]:
     """One sentence per table for the columns that are mostly missing."""
-    found = []
+    warnings = []
     for table, rows in (("item", "items"), ("user", "users")):
         columns = {
             c["column"]: c["missing_share"]
-            for c in figures["columns"]
+            for c in statistics["columns"]
             if c["table"] == table and c["missing_share"] > 0.5
         }
         if columns:
             named = ", ".join(f"{column} {share:.0%}" for column, share in columns.items())
-            found.append(f"columns missing for most {rows} ('missing' is then a value of its own): {named}")
-    return found
+            warnings.append(f"columns missing for most {rows} ('missing' is then a value of its own): {named}")
+    return warnings
 
 
-def _split_warnings(figures: Figures) -> list[str]:
-    found = []
-    split = figures["split"]
+def _split_warnings(statistics: Statistics) -> list[str]:
+    warnings = []
+    split = statistics["split"]
     for name in split.keys() - {"train"}:
         if split[name]["target_users"] < 500:
-            found.append(
+            warnings.append(
                 f"only {split[name]['target_users']:,} users have targets in the {name} window: differences "
                 "between models will be noise; raise --window_days"
             )
         if split[name]["events_per_day"] < 0.3 * split["train"]["events_per_day"]:
-            found.append(
+            warnings.append(
                 f"the {name} window holds {split[name]['events_per_day']:,.0f} events a day, training "
                 f"{split['train']['events_per_day']:,.0f}: the log thins out towards its end"
             )
-    return sorted(found)
+    return sorted(warnings)

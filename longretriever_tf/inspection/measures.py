@@ -1,6 +1,6 @@
-"""A log's history in arrays: how long users live in it, what hard search would find, what a batch would learn from.
+"""A log in arrays: how long histories are, what hard search would find, what a batch would learn from.
 
-Pure numpy over a `LifelongLog`; `life_figures` turns the arrays into numbers, `life_plots` into pictures.
+Pure numpy over a `LifelongLog`; `inspection.statistics` turns the arrays into numbers, `inspection.plots` into plots.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class Categories:
       contexts: the context column.
       categories_per_user: distinct categories of each user with an event, [U] int64.
       subsequence_length: events of each (user, category) that has one, [R] int64.
-      found_length: behaviors of its own category that a hard search strictly before each event finds, without the
+      num_earlier: behaviors of its own category that a hard search strictly before each event finds, without the
         bound L, [E] int64, in no stated order.
       read_age: how many later events its user has, for each event among the latest L of its (user, category): the
         events that hard search reads at the log's end, [n] int64.
@@ -48,7 +48,7 @@ class Categories:
     contexts: Contexts
     categories_per_user: np.ndarray
     subsequence_length: np.ndarray
-    found_length: np.ndarray
+    num_earlier: np.ndarray
     read_age: np.ndarray
     items_per_category: np.ndarray
     events_per_category: np.ndarray
@@ -89,7 +89,7 @@ class Window:
       target_user, target_item: rows of the user and of the item of each target, [P] int64.
       is_novel: whether the user never had the item before the window, [P] bool.
       interest_rank: rank of the item's category among the user's categories by eq. 3 at the window's start, 0 the
-        best, ties by name; -1 for a category that the user never seen, [P] int64.
+        best, ties by name; -1 for a category that the user has never seen, [P] int64.
     """
 
     start: int
@@ -149,28 +149,28 @@ def measure_categories(log: LifelongLog, contexts: Contexts, max_length: int) ->
     order, start = _sorted_segments(user * np.int64(num_categories) + category)
     length = np.diff(start, append=num_events)
     num_later = (log.offset[user + 1] - 1 - np.arange(num_events))[order]
-    from_run_end = np.repeat(start + length, length) - np.arange(num_events)  # 1 is the run's latest
+    from_end = np.repeat(start + length, length) - np.arange(num_events)  # 1 is the segment's latest
     per_user = np.bincount(user[order[start]], minlength=log.num_users)
     has_event = np.bincount(log.item_row, minlength=len(log.items.item_id)) > 0
     return Categories(
         contexts=contexts,
         categories_per_user=per_user[per_user > 0],
         subsequence_length=length,
-        found_length=_found_length(log.timestamp[order], start, length),
-        read_age=num_later[from_run_end <= max_length],
+        num_earlier=_count_earlier(log.timestamp[order], start, length),
+        read_age=num_later[from_end <= max_length],
         items_per_category=np.bincount(contexts.item_category[has_event], minlength=num_categories),
         events_per_category=np.bincount(category, minlength=num_categories),
     )
 
 
 def _sorted_segments(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Order that sorts `key` and keeps the log's order within equal keys, [n]; the starts of the equal runs in it."""
+    """Order that sorts `key`, stable within equal keys, [n]; where the segment of each key starts in it."""
     order = np.argsort(key, kind="stable")
     return order, np.flatnonzero(np.diff(key[order], prepend=-1))
 
 
-def _found_length(timestamp: np.ndarray, start: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """Events of the same run strictly before each event, [E]; equal times are one time and find the same."""
+def _count_earlier(timestamp: np.ndarray, start: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Events of the same segment strictly before each event, [E]; events of one time have the same count."""
     position = np.arange(len(timestamp))
     is_time = np.diff(timestamp, prepend=timestamp[0] - 1) != 0
     is_time[start] = True

@@ -11,7 +11,6 @@ from longretriever_tf.common import schema
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.inspection.measures import (
     Categories,
-    Contexts,
     HistoryMeasures,
     Window,
     measure_categories,
@@ -31,7 +30,7 @@ BATCH = (64, 512)
 TOP = (5, 20, 60)
 """Numbers of interests for which the split says how many targets are within reach."""
 
-Figures = dict[str, Any]
+Statistics = dict[str, Any]
 
 
 def describe(values: np.ndarray) -> dict[str, float]:
@@ -53,7 +52,7 @@ def describe(values: np.ndarray) -> dict[str, float]:
 
 def history_statistics(
     log: LifelongLog, history: HistoryMeasures, windows: dict[str, Window], max_length: int
-) -> Figures:
+) -> Statistics:
     """All the numbers, JSON-ready.
 
     Args:
@@ -63,17 +62,17 @@ def history_statistics(
       max_length: L, the bound of hard search.
     """
     return {
-        "log": _log_figures(log, history),
-        "lives": _history_statistics(history),
-        "subsequences": subsequence_figures(history.categories, max_length),
-        "negatives": negative_figures(history.categories),
-        "split": _split_figures(log, windows),
-        "columns": _column_figures(log),
+        "log": _log_statistics(log, history),
+        "lives": _user_statistics(history),
+        "subsequences": subsequence_statistics(history.categories, max_length),
+        "negatives": negative_statistics(history.categories),
+        "split": _split_statistics(log, windows),
+        "columns": _column_statistics(log),
         "counts": dict(log.counts),
     }
 
 
-def _log_figures(log: LifelongLog, history: HistoryMeasures) -> Figures:
+def _log_statistics(log: LifelongLog, history: HistoryMeasures) -> Statistics:
     first, last = int(log.timestamp.min()), int(log.timestamp.max())
     return {
         "events": log.num_events,
@@ -97,7 +96,7 @@ def to_date(second: int) -> str:
     return str(np.datetime64(second, "s").astype("datetime64[m]")).replace("T", " ")
 
 
-def _history_statistics(history: HistoryMeasures) -> Figures:
+def _user_statistics(history: HistoryMeasures) -> Statistics:
     per_user, num_events = history.events_per_user, len(history.is_repeat)
     return {
         "events_per_user": describe(per_user),
@@ -108,22 +107,22 @@ def _history_statistics(history: HistoryMeasures) -> Figures:
     }
 
 
-def subsequence_figures(categories: Categories, max_length: int) -> Figures:
+def subsequence_statistics(categories: Categories, max_length: int) -> Statistics:
     """How much one category of one history holds, per (user, category) and as each event finds it."""
-    length, found = categories.subsequence_length, categories.found_length
+    length, earlier = categories.subsequence_length, categories.num_earlier
     return {
         "max_length": max_length,
         "pairs": len(length),
         "length": describe(length),
         "share_short": float((length <= SHORT).mean()),
         "share_above_max": float((length > max_length).mean()),
-        "found": describe(found),
-        "share_found_none": float((found == 0).mean()),
-        "share_found_more_than_short": float((found > SHORT).mean()),
+        "found": describe(earlier),
+        "share_found_none": float((earlier == 0).mean()),
+        "share_found_more_than_short": float((earlier > SHORT).mean()),
     }
 
 
-def negative_figures(categories: Categories) -> Figures:
+def negative_statistics(categories: Categories) -> Statistics:
     """How many items an in-context batch can find, per category and as the average event meets them."""
     is_live = categories.events_per_category > 0
     items, events = categories.items_per_category[is_live], categories.events_per_category[is_live]
@@ -137,7 +136,7 @@ def negative_figures(categories: Categories) -> Figures:
     }
 
 
-def _split_figures(log: LifelongLog, windows: dict[str, Window]) -> Figures:
+def _split_statistics(log: LifelongLog, windows: dict[str, Window]) -> Statistics:
     """Train and each window; empty without windows. Train ends where validation starts."""
     if not windows:
         return {}
@@ -154,10 +153,10 @@ def _split_figures(log: LifelongLog, windows: dict[str, Window]) -> Figures:
         "users": int((np.bincount(user) > 0).sum()),
         "pairs": int((np.diff(key, prepend=-1) != 0).sum()),
     }
-    return {"train": train, **{name: _window_figures(window) for name, window in windows.items()}}
+    return {"train": train, **{name: _window_statistics(window) for name, window in windows.items()}}
 
 
-def _window_figures(window: Window) -> Figures:
+def _window_statistics(window: Window) -> Statistics:
     days = (window.stop - window.start) / schema.DAY_S
     return {
         "start": to_date(window.start),
@@ -171,12 +170,12 @@ def _window_figures(window: Window) -> Figures:
         "targets": len(window.is_novel),
         "target_users": len(np.unique(window.target_user)),
         "novel_share": _share(window.is_novel),
-        "all": reach_figures(window.interest_rank),
-        "novel": reach_figures(window.interest_rank[window.is_novel]),
+        "all": reach_statistics(window.interest_rank),
+        "novel": reach_statistics(window.interest_rank[window.is_novel]),
     }
 
 
-def reach_figures(rank: np.ndarray) -> Figures:
+def reach_statistics(rank: np.ndarray) -> Statistics:
     """Share of targets whose category is among the user's top interests, and share of those never seen."""
     return {**{f"top_{n}": _share((rank >= 0) & (rank < n)) for n in TOP}, "untouched": _share(rank < 0)}
 
@@ -186,50 +185,46 @@ def _share(holds: np.ndarray) -> float:
     return float(holds.mean()) if len(holds) else 0.0
 
 
-def _column_figures(log: LifelongLog) -> list[Figures]:
+def _column_statistics(log: LifelongLog) -> list[Statistics]:
     """Distinct values and missing shares of each item column (context included) and each profile column."""
-    taken = np.bincount(log.item_row, minlength=len(log.items.item_id))
-    lived = np.diff(log.offset)
-    tables = (("item", log.items.features, taken), ("user", log.profile, lived))
-    return [
-        _one_column(kind, name, column, events) for kind, columns, events in tables for name, column in columns.items()
-    ]
+    rows = []
+    for table, columns, num_events in (
+        ("item", log.items.features, np.bincount(log.item_row, minlength=len(log.items.item_id))),
+        ("user", log.profile, np.diff(log.offset)),
+    ):
+        for name, values in columns.items():
+            is_missing = (values == schema.MISSING) | (values == schema.MISSING_CONTEXT)
+            row = {
+                "table": table,
+                "column": name,
+                "values": len(np.unique(values[~is_missing & (num_events > 0)])),
+                "missing_share": _share(is_missing[num_events > 0]),
+                "missing_event_share": float(num_events[is_missing].sum() / max(num_events.sum(), 1)),
+            }
+            rows.append(row)
+    return rows
 
 
-def _one_column(kind: str, name: str, values: np.ndarray, events: np.ndarray) -> Figures:
-    """One column over the rows (items or users) that have events; `events` [rows] counts them."""
-    is_missing = (values == schema.MISSING) | (values == schema.MISSING_CONTEXT)
-    return {
-        "table": kind,
-        "column": name,
-        "values": len(np.unique(values[~is_missing & (events > 0)])),
-        "missing_share": _share(is_missing[events > 0]),
-        "missing_event_share": float(events[is_missing].sum() / max(events.sum(), 1)),
-    }
-
-
-def context_figures(log: LifelongLog, windows: dict[str, Window], max_length: int, day_floor: float) -> list[Figures]:
+def context_statistics(
+    log: LifelongLog, windows: dict[str, Window], max_length: int, day_floor: float
+) -> list[Statistics]:
     """What each item column would be like as the context: coarse ones have long subsequences, fine ones few items."""
-    return [
-        _one_context(log, read_contexts(log, column), windows, max_length, day_floor) for column in log.items.features
-    ]
-
-
-def _one_context(
-    log: LifelongLog, contexts: Contexts, windows: dict[str, Window], max_length: int, day_floor: float
-) -> Figures:
-    categories = measure_categories(log, contexts, max_length)
-    subsequences, negatives = subsequence_figures(categories, max_length), negative_figures(categories)
-    figures = {
-        "column": contexts.column,
-        "categories": int((categories.events_per_category > 0).sum()),
-        "median_items": negatives["items_per_category"]["median"],
-        "event_share_below_64": negatives["event_share_below"]["64"],
-        "share_short": subsequences["share_short"],
-        "share_found_none": subsequences["share_found_none"],
-        "largest_share": float(categories.events_per_category.max() / log.num_events),
-    }
-    if "test" in windows:
-        test = windows["test"]
-        figures |= reach_figures(rank_targets(log, contexts, test.start, test.target_user, test.target_item, day_floor))
-    return figures
+    rows = []
+    for column in log.items.features:
+        contexts = read_contexts(log, column)
+        categories = measure_categories(log, contexts, max_length)
+        subsequences, negatives = subsequence_statistics(categories, max_length), negative_statistics(categories)
+        row = {
+            "column": column,
+            "categories": int((categories.events_per_category > 0).sum()),
+            "median_items": negatives["items_per_category"]["median"],
+            "event_share_below_64": negatives["event_share_below"]["64"],
+            "share_short": subsequences["share_short"],
+            "share_found_none": subsequences["share_found_none"],
+            "largest_share": float(categories.events_per_category.max() / log.num_events),
+        }
+        if test := windows.get("test"):
+            ranks = rank_targets(log, contexts, test.start, test.target_user, test.target_item, day_floor)
+            row |= reach_statistics(ranks)
+        rows.append(row)
+    return rows

@@ -1,9 +1,9 @@
-"""The last line of `inspect`: go on, go on with some flags, or do not train on this log yet, and why."""
+"""The last line of `inspect_log`: go on, go on with some flags, or do not train on this log yet, and why."""
 
 from typing import NamedTuple
 
 from longretriever_tf.config.config import Config
-from longretriever_tf.inspection.statistics import Figures
+from longretriever_tf.inspection.statistics import Statistics
 
 GO, GO_WITH, STOP = "go on", "go on with these flags", "don't"
 
@@ -39,21 +39,23 @@ class Verdict(NamedTuple):
         return f"Verdict: {STOP}: {why}" if self.word == STOP else f"Verdict: {GO_WITH}: {' '.join(self.flags)} ({why})"
 
 
-def decide(figures: Figures, config: Config) -> Verdict:
-    """Judges the figures; rules of thumb, each beside the number that it reads.
+def decide(statistics: Statistics, config: Config) -> Verdict:
+    """The verdict by rules of thumb; each reason shows the number that it rests on.
 
     Args:
-      figures: `life_figures` with `contexts` and `counts` beside.
-      config: what the user asked for: no flag is proposed that is already given.
+      statistics: `history_statistics`, with `contexts`.
+      config: what the user asked for; a flag that is already given is not proposed.
     """
-    stops = [*_left_out(figures), *_no_histories(figures), *_no_targets(figures)]
+    stops = [*_left_out(statistics), *_no_histories(statistics), *_no_targets(statistics)]
     if stops:
         return Verdict(STOP, (), tuple(stops))
-    window = _window(figures, config)
+    window = _window(statistics, config)
     if window is None:
-        span = figures["log"]["days"]
-        return Verdict(STOP, (), (f"all events lie within {24 * span:.2g} hours: no past and no future to part",))
-    proposals = [*window, *_context(figures, config), *_interests(figures, config), *_loss(figures, config)]
+        span = statistics["log"]["days"]
+        return Verdict(
+            STOP, (), (f"all events lie within {24 * span:.2g} hours: nothing to split into past and future",)
+        )
+    proposals = [*window, *_context(statistics, config), *_interests(statistics, config), *_loss(statistics, config)]
     if not proposals:
         return Verdict(GO, (), ())
     flags, reasons = zip(*proposals, strict=True)
@@ -64,17 +66,17 @@ Proposals = list[tuple[str, str]]
 """A flag and its reason, each."""
 
 
-def _left_out(figures: Figures) -> list[str]:
-    counts = figures["counts"]
+def _left_out(statistics: Statistics) -> list[str]:
+    counts = statistics["counts"]
     lost = counts.get("unknown_item", 0)
     if not counts or lost <= 0.5 * counts["rows"]:
         return []
     return [f"{lost / counts['rows']:.0%} of the rows are of items that the items table lacks: do the ids agree?"]
 
 
-def _no_histories(figures: Figures) -> list[str]:
+def _no_histories(statistics: Statistics) -> list[str]:
     """Reasons why nothing can be learned from any window."""
-    log, histories = figures["log"], figures["lives"]
+    log, histories = statistics["log"], statistics["lives"]
     stops = []
     if log["items"] < 2:
         stops.append("all events are of one item: there is nothing to choose from")
@@ -86,32 +88,32 @@ def _no_histories(figures: Figures) -> list[str]:
     return stops
 
 
-def _no_targets(figures: Figures) -> list[str]:
-    if not figures["split"] or figures["split"]["test"]["target_users"]:
+def _no_targets(statistics: Statistics) -> list[str]:
+    if not statistics["split"] or statistics["split"]["test"]["target_users"]:
         return []
     return ["no user has both a past and a target in the test window: give a longer log, or a larger --window_days"]
 
 
-def _window(figures: Figures, config: Config) -> Proposals | None:
+def _window(statistics: Statistics, config: Config) -> Proposals | None:
     """A window that leaves half of the log to training; None where no window fits."""
-    if figures["split"]:
+    if statistics["split"]:
         return []
-    span = figures["log"]["days"]
+    span = statistics["log"]["days"]
     days = next((days for days in _WINDOWS if days < config.data.window_days and 4 * days <= span), None)
     if days is None:
         return None
     return [(f"--window_days={days:g}", f"the log spans {span:.3g} days")]
 
 
-def _context(figures: Figures, config: Config) -> Proposals:
+def _context(statistics: Statistics, config: Config) -> Proposals:
     """A finer context where one category holds most events: another column, else learned clusters."""
     if config.data.context.startswith("clusters:"):
         return []
-    largest, log = figures["negatives"]["largest"][0], figures["log"]
+    largest, log = statistics["negatives"]["largest"][0], statistics["log"]
     share = largest["events"] / log["events"]
     if share <= 0.5:
         return []
-    others = [row for row in figures["contexts"] if row["column"] != log["context"]]
+    others = [row for row in statistics["contexts"] if row["column"] != log["context"]]
     fit = [row for row in others if row["largest_share"] <= 0.5 and row["share_short"] <= 0.9 and row["categories"] > 1]
     if fit:
         flag = f"--context={min(fit, key=lambda row: row['share_short'])['column']}"
@@ -122,18 +124,18 @@ def _context(figures: Figures, config: Config) -> Proposals:
     return [(flag, f"category {largest['category'][:40]!r} holds {share:.0%} of the events")]
 
 
-def _interests(figures: Figures, config: Config) -> Proposals:
-    if not figures["split"] or config.retrieval.top_interests >= _MANY:
+def _interests(statistics: Statistics, config: Config) -> Proposals:
+    if not statistics["split"] or config.retrieval.top_interests >= _MANY:
         return []
-    test = figures["split"]["test"]["all"]
+    test = statistics["split"]["test"]["all"]
     if test["top_20"] >= 0.7 or test["top_60"] < test["top_20"] + 0.1:
         return []
     why = f"the top 20 interests hold {test['top_20']:.0%} of the targets, the top 60 {test['top_60']:.0%}"
     return [(f"--num_interests={_MANY} --top_interests={_MANY}", why)]
 
 
-def _loss(figures: Figures, config: Config) -> Proposals:
-    share = figures["negatives"]["event_share_below"]["64"]
+def _loss(statistics: Statistics, config: Config) -> Proposals:
+    share = statistics["negatives"]["event_share_below"]["64"]
     if config.train.loss == "full" or share <= 0.2:
         return []
     return [("--loss=full", f"{share:.0%} of the events lie in categories of fewer than 64 items")]

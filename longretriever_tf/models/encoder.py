@@ -17,19 +17,21 @@ _NEVER = -1e9
 
 @tf.custom_gradient
 def _standardise(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """Rows of mean 0 and variance 1, [n, D] float32 -> [n, D]; the gradient in seven operations.
+    """Rows of mean 0 and variance 1, [n, D] float32 -> [n, D].
 
-    Keras's LayerNormalization takes twice as many: five of them were a quarter of a training step of two layers.
+    Plainly `(x - mean(x)) / sqrt(var(x) + epsilon)`, as Keras's LayerNormalization has it (held to it, gradients too,
+    by tests/test_encoder.py). Its own gradient takes seven operations, half of what TensorFlow derives: five norms were
+    a quarter of a training step of two layers (benchmarks/bench_training.py, --num_layers=2).
     """
     centred = x - tf.reduce_mean(x, 1, keepdims=True)
     scale = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), 1, keepdims=True) + _EPSILON)
-    made = centred * scale
+    standard = centred * scale
 
     def gradient(upstream: tf.Tensor) -> tf.Tensor:
-        along = tf.reduce_mean(upstream * made, 1, keepdims=True)
-        return (upstream - tf.reduce_mean(upstream, 1, keepdims=True) - made * along) * scale
+        along = tf.reduce_mean(upstream * standard, 1, keepdims=True)
+        return (upstream - tf.reduce_mean(upstream, 1, keepdims=True) - standard * along) * scale
 
-    return made, gradient
+    return standard, gradient
 
 
 class LayerNorm(tf.keras.layers.Layer):
@@ -50,10 +52,12 @@ class LayerNorm(tf.keras.layers.Layer):
         return tf.cast(_standardise(tf.cast(x, tf.float32)), x.dtype)
 
     def project(self, rows: tf.Tensor, dense: tf.keras.layers.Dense, scale: float = 1.0) -> tf.Tensor:
-        """The Dense layer that reads this norm, of what `standardise` made: [n, D] -> [n, width].
+        """The Dense layer that reads this norm, from rows that `standardise` returned: [n, D] -> [n, width].
 
-        Gain and offset are worked into the layer, (x g + b) W + c = x (g W) + (b W + c), which spares two passes over
-        all tokens forward, and four backward; so is `scale`, which the result is multiplied by before its activation.
+        Plainly `dense.activation(scale * (tf.matmul(rows * gamma + beta, dense.kernel) + dense.bias))` (held to it by
+        tests/test_encoder.py). Gain and offset are folded into the layer, (x g + b) W + c = x (g W) + (b W + c), which
+        spares two passes over all tokens forward and four backward (benchmarks/bench_training.py, "steps"); so is the
+        scale.
         """
         with tf.name_scope(dense.name):
             weights = (dense.kernel, dense.bias, self.gamma, self.beta)

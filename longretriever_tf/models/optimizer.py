@@ -1,53 +1,113 @@
 """AdamW for dense weights, row-wise Adam for embedding tables: a step touches only the rows it read."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import tensorflow as tf
+
+WEIGHT_DECAY = 1e-2
+"""Of kernels, in every run."""
 
 _SMALL_TABLE = 16_384
 """Elements up to which passing over a whole table costs less than finding and moving the rows that a step read."""
 
 
-class LazyAdamW(tf.Module):
-    """Two Adams over one list of variables, with one learning rate.
-
-    Tables (2-D weights read by `tf.gather`, whose gradients are `IndexedSlices`) get a lazy Adam: Keras's own decays
-    the times of every row at every step, which costs more than the towers when a table holds 100,000 rows.
+class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up over the first 5% of the steps, then a cosine to 0.
 
     Args:
-      variables: trainable variables.
-      learning_rate: peak.
-      weight_decay: on kernels alone.
-      total_steps: steps of the schedule: linear warm-up over the first 5%, cosine to 0 after it.
+      peak: the learning rate at the end of the warm-up.
+      total_steps: of the training.
     """
 
-    def __init__(
-        self, variables: Sequence[tf.Variable], learning_rate: float, weight_decay: float, total_steps: int
-    ) -> None:
-        super().__init__(name="split_adam")
-        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
-        self._peak, self._decay, self._total = learning_rate, weight_decay, total_steps
-        self._variables = list(variables)
-        self._mean = [tf.Variable(tf.zeros_like(v), trainable=False, name="mean") for v in variables]
-        self._square = [tf.Variable(tf.zeros_like(v), trainable=False, name="square") for v in variables]
+    def __init__(self, peak: float, total_steps: int) -> None:
+        self.peak, self.total_steps = peak, total_steps
 
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """The learning rate of a step, counted from 0, scalar float32."""
+        step, warm = tf.cast(step, tf.float32), max(1.0, 0.05 * self.total_steps)
+        cosine = 0.5 * (1.0 + tf.cos(math.pi * tf.minimum(step / self.total_steps, 1.0)))
+        return self.peak * tf.minimum((step + 1.0) / warm, 1.0) * cosine
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, for Keras."""
+        return {"peak": self.peak, "total_steps": self.total_steps}
+
+
+class LazyAdamW(tf.keras.optimizers.Optimizer):
+    """Two Adams over one list of variables, with one learning rate; a Keras optimizer.
+
+    Tables (2-D weights read by `tf.gather`, whose gradients are `IndexedSlices`) get a lazy Adam: Keras's own decays
+    the moments of every row at every step, which costs more than the towers when a table holds 100,000 rows.
+
+    Args:
+      learning_rate: peak of `WarmupCosine`.
+      weight_decay: on kernels alone.
+      total_steps: steps of the schedule.
+    """
+
+    def __init__(self, learning_rate: float, weight_decay: float, total_steps: int, name: str = "lazy_adamw") -> None:
+        super().__init__(name, jit_compile=False)
+        self._peak, self._decay, self._total = learning_rate, weight_decay, total_steps
+        # Keras's callbacks log a schedule of this name.
+        self._learning_rate = WarmupCosine(learning_rate, total_steps)
+        self.step = self.iterations  # its name in checkpoints
+
+    def build(self, var_list: Sequence[tf.Variable]) -> None:
+        """Makes the moments of each variable, once; `apply` takes gradients in this order."""
+        if getattr(self, "_built", False):
+            return
+        self._built = True
+        with tf.init_scope():
+            # Names in checkpoints, where Keras would keep the moments under `_variables`.
+            self._variables = list(var_list)
+            self._mean = [tf.Variable(tf.zeros_like(v), trainable=False, name="mean") for v in var_list]
+            self._square = [tf.Variable(tf.zeros_like(v), trainable=False, name="square") for v in var_list]
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """The step and the moments."""
+        return [self.iterations, *self._mean, *self._square] if getattr(self, "_built", False) else [self.iterations]
+
+    @property
     def learning_rate(self) -> tf.Tensor:
         """The learning rate of the coming step, scalar float32."""
-        step, warm = tf.cast(self.step, tf.float32), max(1.0, 0.05 * self._total)
-        cosine = 0.5 * (1.0 + tf.cos(math.pi * tf.minimum(step / self._total, 1.0)))
-        return self._peak * tf.minimum((step + 1.0) / warm, 1.0) * cosine
+        return self._learning_rate(self.iterations)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, for Keras."""
+        return {
+            "name": self.name,
+            "learning_rate": self._peak,
+            "weight_decay": self._decay,
+            "total_steps": self._total,
+        }
+
+    def apply_gradients(
+        self, grads_and_vars: Iterable[tuple[tf.Tensor | tf.IndexedSlices | None, tf.Variable]], **kwargs: Any
+    ) -> tf.Variable:
+        """Keras's way to make a step; `fit` calls it with all trainable variables."""
+        del kwargs
+        gradients, variables = zip(*grads_and_vars, strict=True)
+        self.build(variables)
+        self.apply(gradients)
+        return self.iterations
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
+        """Not used: `apply` moves all variables at once."""
+        raise NotImplementedError
 
     def apply(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices | None], whole_tables: bool = False) -> None:
         """One step; a None gradient leaves its variable alone.
 
         Args:
-          gradients: of the variables, in order.
+          gradients: of the variables that `build` was given, in order.
           whole_tables: update tables by a mask over all their rows rather than row by row: the same step in static
             shapes, which XLA asks for.
         """
-        rate = self.learning_rate()
-        step = tf.cast(self.step + 1, tf.float32)
+        rate = self.learning_rate
+        step = tf.cast(self.iterations + 1, tf.float32)
         rate_now = rate * tf.sqrt(1.0 - tf.pow(0.999, step)) / (1.0 - tf.pow(0.9, step))
         for variable, mean, square, gradient in zip(self._variables, self._mean, self._square, gradients, strict=True):
             if isinstance(gradient, tf.IndexedSlices):
@@ -56,7 +116,7 @@ class LazyAdamW(tf.Module):
                 update(variable, mean, square, gradient, rate_now)
             elif gradient is not None:
                 self._update(variable, mean, square, gradient, rate, rate_now)
-        self.step.assign_add(1)
+        self.iterations.assign_add(1)
 
     def _update(
         self,
@@ -76,7 +136,7 @@ class LazyAdamW(tf.Module):
 def _update_rows(
     variable: tf.Variable, mean: tf.Variable, square: tf.Variable, gradient: tf.IndexedSlices, rate: tf.Tensor
 ) -> None:
-    """Adam on the rows that the gradient holds; times of other rows wait."""
+    """Adam on the rows that the gradient holds; the moments of other rows wait."""
     rows, where = tf.unique(gradient.indices)
     values = tf.math.unsorted_segment_sum(gradient.values, where, tf.size(rows))
     new_mean = 0.9 * tf.gather(mean, rows) + 0.1 * values

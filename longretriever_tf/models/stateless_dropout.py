@@ -10,9 +10,13 @@ class StatelessRng:
         self._seed, self._step, self._site = seed, tf.cast(step, tf.int32), 0
 
     def keep(self, shape: tf.Tensor, rate: float) -> tf.Tensor:
-        """A mask that is True with probability 1 - rate, to the nearest 1/256, bool."""
+        """A mask that is True with probability 1 - rate, to the nearest 1/256, bool.
+
+        Plainly `tf.random.stateless_uniform(shape, seed) >= rate`; see the comment.
+        """
         self._site += 1
-        # One random byte per element: a quarter of the random words that uniform floats would cost on a CPU.
+        # One random byte per element: a quarter of the random words that uniform floats would cost on a CPU
+        # (benchmarks/bench_training.py, "steps"). tests/test_encoder.py holds its rate and its independence.
         size = tf.reduce_prod(shape)
         words = tf.random.stateless_uniform(
             [(size + 3) // 4],
@@ -26,7 +30,7 @@ class StatelessRng:
 
 
 def dropout(x: tf.Tensor, rate: float, random: StatelessRng | None) -> tf.Tensor:
-    """Inverted dropout; the identity at inference (`random` None) or at rate 0."""
+    """Inverted dropout, x * keep / (1 - rate); the identity at inference (`random` None) or at rate 0."""
     rate = round(rate * 256) / 256
     if random is None or rate == 0:
         return x

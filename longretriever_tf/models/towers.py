@@ -87,12 +87,33 @@ class ItemTower(tf.keras.layers.Layer):
         return tf.math.l2_normalize(vectors, 1) if self._config.normalize else vectors
 
 
+class UserInputs(NamedTuple):
+    """What the user tower reads of R requests.
+
+    Attributes:
+      item_vectors: item vector of each token, [R, L, D] float32.
+      is_real: False where padded, [R, L] bool.
+      features: of each token, [R, L, F] float32.
+      category: the category searched, [R] int32.
+      profile: [R, P] int32.
+      history_embedding: what the whole history says across categories, [R, svd_dim] float32; [R, 0] unless
+        `user_context`.
+    """
+
+    item_vectors: tf.Tensor
+    is_real: tf.Tensor
+    features: tf.Tensor
+    category: tf.Tensor
+    profile: tf.Tensor
+    history_embedding: tf.Tensor
+
+
 class UserState(NamedTuple):
-    """What the user tower says of a request.
+    """What the user tower computes of R requests.
 
     Attributes:
       embedding: e_u(c), [R, D] float32.
-      boost: added to the logit of each token's own item (the copy term), [R, L] float32; 0 without `copy`.
+      repeat_logit: added to the logit of each token's own item, [R, L] float32; 0 without `repeat_term`.
     """
 
     embedding: tf.Tensor
@@ -123,54 +144,37 @@ class UserTower(tf.keras.layers.Layer):
         self._embed_history = tf.keras.layers.Dense(dim, name="embed_life") if config.reads_history_embedding else None
         self._embed_life = self._embed_history  # its name in checkpoints of before 0.2
         self._encoder = Encoder(dim, config.num_layers, config.num_heads, config.ff_dim, config.dropout, policy)
-        self._copy_hidden = tf.keras.layers.Dense(dim, activation="relu", name="copy_hidden") if config.copy else None
-        self._copy = tf.keras.layers.Dense(1, name="copy") if config.copy else None
+        self._repeat_hidden, self._repeat = None, None
+        if config.repeat_term:
+            self._repeat_hidden = tf.keras.layers.Dense(dim, activation="relu", name="copy_hidden")
+            self._repeat = tf.keras.layers.Dense(1, name="copy")
+        self._copy_hidden, self._copy = self._repeat_hidden, self._repeat  # their names in checkpoints
 
-    def call(
-        self,
-        item_vectors: tf.Tensor,
-        is_real: tf.Tensor,
-        features: tf.Tensor,
-        category: tf.Tensor,
-        profile: tf.Tensor,
-        history_embedding: tf.Tensor,
-        random: StatelessRng | None = None,
-    ) -> UserState:
-        """Encodes R subsequences.
-
-        Args:
-          item_vectors: item vector of each token, [R, L, D] float32.
-          is_real: False where padded, [R, L] bool.
-          features: [R, L, F] float32.
-          category: [R] int32.
-          profile: [R, P] int32.
-          history embedding: what the whole history says across categories, [R, svd_dim] float32, read only with
-            `user_context`.
-          random: draws of this training step; None at inference.
-        """
+    def call(self, inputs: UserInputs, random: StatelessRng | None = None) -> UserState:
+        """Encodes R subsequences; `random` holds the draws of this training step, None at inference."""
+        item_vectors, is_real, features, category, _, _ = inputs
         standard = (features - self.feature_mean) * self.feature_scale
         real = tf.cast(is_real, tf.float32)[:, :, None]
         embedded = tf.reshape(self._embed_features(flat_rows(standard)), tf.shape(item_vectors))
         behaviors = (item_vectors + embedded) * real + self._type[3]
-        x = tf.concat([*self._prefix(category, profile, history_embedding, random), behaviors], 1)  # [R, S, D]
+        x = tf.concat([*self._prefix(inputs, random), behaviors], 1)  # [R, S, D]
         x = dropout(x + self._position[: tf.shape(x)[1]], self._config.dropout, random)
         mask = tf.concat([tf.ones([tf.shape(category)[0], self._num_prefix], tf.bool), is_real], 1)
-        states = tf.cast(self._encoder(x, mask, cls_only=self._copy is None, random=random), tf.float32)
+        states = tf.cast(self._encoder(x, mask, cls_only=self._repeat is None, random=random), tf.float32)
         # Split, not sliced: the gradient of each slice would be as large as the states.
-        parts = tf.split(states, [1] if self._copy is None else [1, self._num_prefix - 1, -1], 1)
+        parts = tf.split(states, [1] if self._repeat is None else [1, self._num_prefix - 1, -1], 1)
         embedding = parts[0][:, 0]
         if self._config.normalize:
             embedding = tf.math.l2_normalize(embedding, 1)
-        if self._copy is None or self._copy_hidden is None:
+        if self._repeat is None or self._repeat_hidden is None:
             return UserState(embedding, tf.zeros(tf.shape(is_real)))
         read = tf.concat([parts[-1], standard], 2)
-        repeat_logit = tf.reshape(self._copy(self._copy_hidden(flat_rows(read))), tf.shape(is_real))
+        repeat_logit = tf.reshape(self._repeat(self._repeat_hidden(flat_rows(read))), tf.shape(is_real))
         return UserState(embedding, repeat_logit * real[:, :, 0])
 
-    def _prefix(
-        self, category: tf.Tensor, profile: tf.Tensor, history_embedding: tf.Tensor, random: StatelessRng | None
-    ) -> list[tf.Tensor]:
+    def _prefix(self, inputs: UserInputs, random: StatelessRng | None) -> list[tf.Tensor]:
         """[CLS], profile and history tokens, each [R, 1, D]."""
+        category, profile, history_embedding = inputs.category, inputs.profile, inputs.history_embedding
         rate = self._config.unknown_rate
         if random is not None and rate > 0:
             category = tf.where(random.keep(tf.shape(category), rate), category, schema.UNKNOWN)
@@ -179,9 +183,6 @@ class UserTower(tf.keras.layers.Layer):
         for p, table in enumerate(self.profile_tables):
             tokens.append((tf.gather(table, profile[:, p]) + self._type[1])[:, None])
         if self._embed_history is not None:
-            tokens.append(
-                (self._embed_history(dropout(history_embedding, self._config.taste_dropout, random)) + self._type[2])[
-                    :, None
-                ]
-            )
+            history_embedding = dropout(history_embedding, self._config.history_dropout, random)
+            tokens.append((self._embed_history(history_embedding) + self._type[2])[:, None])
         return tokens

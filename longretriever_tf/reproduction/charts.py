@@ -8,14 +8,12 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure as Canvas
 
 from longretriever_tf.plots.axes import Palette, draw_axes, style_of
-from longretriever_tf.plots.axes import hues_of as hues_of_panels
 from longretriever_tf.plots.panels import Panel
-from longretriever_tf.reproduction.series import Chart
 
-# Stand-ins: replaced by the page's variables.
-_PALETTE = Palette("#010203", "#040506", "#070809", tuple(f"#0a0b{i:02x}" for i in range(1, 11)))
-_PAGE_COLORS = {_PALETTE.ink: "var(--ink)", _PALETTE.soft: "var(--soft)", _PALETTE.grid: "var(--rule)"} | {
-    hue: f"var(--hue{i})" for i, hue in enumerate(_PALETTE.hues)
+PAGE = Palette("#010203", "#040506", "#070809", tuple(f"#0a0b{i:02x}" for i in range(1, 11)))
+"""Stand-ins, which the page's variables replace."""
+_PAGE_COLORS = {PAGE.ink: "var(--ink)", PAGE.soft: "var(--soft)", PAGE.grid: "var(--rule)"} | {
+    hue: f"var(--hue{i})" for i, hue in enumerate(PAGE.hues)
 }
 _WIDTH = 4.7
 _BAR_HEIGHT = 0.3
@@ -26,25 +24,20 @@ def draw_panel(panel: Panel, name: str, hues: dict[str, int]) -> str:
 
     Args:
       panel: what is drawn.
-      name: read aloud to who cannot see it; ids are made of it, so it must be the page's only one.
-      hues: `hues_of` the chart.
+      name: what a screen reader says; ids derive from it, so it must be unique on the page.
+      hues: `hues_of` the chart's panels.
     """
-    with rc_context({**style_of(_PALETTE), "svg.hashsalt": name}):
+    with rc_context({**style_of(PAGE), "svg.hashsalt": name}):
         is_bars = panel.kind == "bars"
         height = 0.75 + _BAR_HEIGHT * len(panel.ticks) if is_bars else 3.1
         canvas = Canvas(figsize=(_WIDTH, height), layout="constrained")
         canvas.patch.set_alpha(0.0)
         ax = canvas.subplots()
         ax.patch.set_alpha(0.0)
-        draw_axes(ax, panel, hues, _PALETTE)
+        draw_axes(ax, panel, hues, PAGE)
         text = io.StringIO()
         canvas.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return _inline(text.getvalue(), name)
-
-
-def hues_of(chart: Chart) -> dict[str, int]:
-    """Number of the hue of every series by label, the same in all the panels of a chart."""
-    return hues_of_panels(chart.panels, _PALETTE)
 
 
 def _inline(svg: str, name: str) -> str:

@@ -22,8 +22,7 @@ STAMP = "job.json"
 """What a job leaves beside its output: its key, command, cost, outcome."""
 
 _IDLE_PARTS = ("reproduction", "reproduce.py", "serving", "serve.py", "doctor.py")
-"""Parts of the package that no figure depends on: changing them makes no job stale."""
-
+"""Parts of the package that no metric depends on: changing them makes no job stale."""
 
 _TABLES = ("events", "items", "users")
 """Flags that name the tables of a log."""
@@ -45,11 +44,11 @@ class Job:
 
     Attributes:
       name: "RUN/seed1", or "MEASURE/RUN/seed1".
-      kind: jobs of one kind cost alike: "RUN" or "MEASURE/RUN".
+      kind: "RUN" or "MEASURE/RUN"; jobs of one kind cost about the same.
       module: of this package.
       flags: all of them.
       directory: of its own.
-      output: path of the file that it makes.
+      output: path of the file that it writes.
       needs: names of jobs that must be done before.
       key: hash of command, flagfiles, code and the keys of what it needs.
       minutes: declared cost.
@@ -95,7 +94,7 @@ class Job:
         """Where it stands.
 
         Args:
-          any_code: what another version of the code finished counts as done, as long as command and flagfiles agree.
+          any_code: a job that another version of the code finished counts as done if command and flagfiles agree.
         """
         stamp = self.stamp()
         if not stamp:
@@ -125,20 +124,19 @@ def make_jobs(plan: Plan, work_dir: str) -> dict[str, Job]:
         for run_name in measure.runs:
             for seed in plan.runs[run_name].seeds:
                 if not measure.seeds or seed in measure.seeds:
-                    job = _measure_job(plan, jobs, work_dir, (name, run_name, seed))
+                    job = _measure_job(plan, jobs, work_dir, name, run_name, seed)
                     jobs[job.name] = _with_key(job, jobs, work_dir)
     return jobs
 
 
-def _measure_job(plan: Plan, jobs: Mapping[str, Job], work_dir: str, place: tuple[str, str, int]) -> Job:
+def _measure_job(plan: Plan, jobs: Mapping[str, Job], work_dir: str, name: str, run_name: str, seed: int) -> Job:
     """The job of a measure of a run and seed, still without its key."""
-    name, run_name, seed = place
     measure = plan.measures[name]
     directory = os.path.join(work_dir, "measures", name, run_name, f"seed{seed}")
     output = os.path.join(directory, measure.output)
     others = [other for flag in measure.flags for other in PLACEHOLDER.findall(flag)]
     needs = {other: _job_of_run(plan, other, seed) for other in (run_name, *others)}
-    flags = [PLACEHOLDER.sub(lambda found: jobs[needs[found[1]]].directory, flag) for flag in measure.flags]
+    flags = [PLACEHOLDER.sub(lambda match: jobs[needs[match[1]]].directory, flag) for flag in measure.flags]
     flags += [f"--run_dir={jobs[needs[run_name]].directory}", f"--output={output}"]
     return Job(
         name=f"{name}/{run_name}/seed{seed}",
@@ -204,7 +202,7 @@ def _data_hashes(flags: Sequence[str]) -> list[str]:
             continue
         within = sorted(glob.glob(os.path.join(glob.escape(path), "**"), recursive=True)) if os.path.isdir(path) else []
         for one in within or sorted(glob.glob(path)) or [path]:
-            if os.path.isfile(one):  # one that is missing is told by the job itself
+            if os.path.isfile(one):  # the job itself reports one that is missing
                 hashes.append(_hash_file(one, os.stat(one).st_mtime_ns, os.stat(one).st_size))
     return hashes
 
@@ -221,7 +219,7 @@ def _hash_file(path: str, modified: int, size: int) -> str:
 
 @functools.cache
 def code_fingerprint() -> str:
-    """Hash of the version and of every source file of this package that a figure may depend on."""
+    """Hash of the version and of every source file of this package that a metric may depend on."""
     root = pathlib.Path(longretriever_tf.__file__).parent
     digest = hashlib.sha256(longretriever_tf.__version__.encode())
     for path in sorted(root.rglob("*.py")):
@@ -242,23 +240,23 @@ def select_jobs(jobs: Mapping[str, Job], only: Sequence[str]) -> dict[str, Job]:
     """
     chosen: set[str] = set() if only else set(jobs)
     for pattern in only:
-        found = {
+        matching = {
             name
             for name, job in jobs.items()
-            if any(fnmatch.fnmatchcase(given, pattern) for given in (name, job.kind, job.kind.split("/")[0]))
+            if any(fnmatch.fnmatchcase(known, pattern) for known in (name, job.kind, job.kind.split("/")[0]))
         }
-        if not found:
+        if not matching:
             kinds = dict.fromkeys(job.kind.split("/")[0] for job in jobs.values())
-            raise UserError(f"--only={pattern}: no job is named so; there are {', '.join(kinds)} (and RUN/seedN)")
-        chosen |= found
-    for name in reversed(list(jobs)):  # what a job needs stands before it
+            raise UserError(f"--only={pattern}: no job has that name; there are {', '.join(kinds)} (and RUN/seedN)")
+        chosen |= matching
+    for name in reversed(list(jobs)):  # jobs come after those that they need
         if name in chosen:
             chosen |= set(jobs[name].needs)
     return {name: job for name, job in jobs.items() if name in chosen}
 
 
 def expected_minutes(job: Job, jobs: Mapping[str, Job]) -> float:
-    """Cost of a job: the mean of what its like took here, or else what the plan declares."""
-    like = [other.stamp() for other in jobs.values() if other.kind == job.kind]
-    measured = [stamp["seconds"] / 60 for stamp in like if stamp.get("outcome") == "done"]
+    """Cost of a job: the mean over the jobs of its kind that are done here, or else what the plan declares."""
+    stamps = [other.stamp() for other in jobs.values() if other.kind == job.kind]
+    measured = [stamp["seconds"] / 60 for stamp in stamps if stamp.get("outcome") == "done"]
     return sum(measured) / len(measured) if measured else job.minutes

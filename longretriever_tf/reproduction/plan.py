@@ -99,7 +99,7 @@ class Row:
       model: key below `at` in the JSON; `*` and `?` match several, each a row of its own.
       label: what tables call it; empty: the model's own name.
       skip: of the models that `model` matches, those that this pattern matches are left out.
-      at: key of the mapping of models; dots descend. A figure that is a list counts with its first number, the mean.
+      at: key of the mapping of models; dots descend. Of a list, [mean, low, high], the first number counts.
     """
 
     run: str
@@ -130,7 +130,7 @@ class Comparison:
       metrics: as table columns; what `evaluate` keeps of every user (all or novel recall@50, recall@100 and ndcg@100,
         within_category recall at any k) gets an interval.
       claim: what a source says holds; the report marks it as held, not held or not settled. Empty: none.
-      targets: figure to reach by metric.
+      targets: by metric, the value to reach.
     """
 
     ours: str
@@ -158,7 +158,7 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """A figure of some rows.
+    """A plot of some rows.
 
     Attributes:
       kind: one of `PLOTS`.
@@ -206,40 +206,32 @@ def load_plan(path: str) -> Plan:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not TOML: {error}") from error
-    plan = _made(Plan, {**values, **_read_parts(values, path)}, path)
-    _check(plan, path)
-    return plan
-
-
-def _read_parts(values: dict[str, Any], path: str) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     for key, cls in _TABLES_OF.items():
         entries = values.get(key, {})
         _require(isinstance(entries, dict), f"{path}: {key} is a list; expected sections [{key}.NAME]")
-        parts[key] = {name: _made(cls, entry, f"{path}: {key}.{name}") for name, entry in entries.items()}
+        parts[key] = {name: _parse(cls, entry, f"{path}: {key}.{name}") for name, entry in entries.items()}
     for key, cls in _LISTS_OF.items():
         entries = values.get(key, [])
         _require(isinstance(entries, list), f"{path}: {key} is one section; expected [[{key}]], once for each")
-        parts[key] = tuple(_made(cls, entry, f"{path}: {key}[{i}]") for i, entry in enumerate(entries))
-    return parts
+        parts[key] = tuple(_parse(cls, entry, f"{path}: {key}[{i}]") for i, entry in enumerate(entries))
+    plan: Plan = _parse(Plan, {**values, **parts}, path)
+    _check(plan, path)
+    return plan
 
 
-def _made(cls: Any, values: Any, where: str) -> Any:
+def _parse(cls: Any, values: Any, where: str) -> Any:
     """`cls` from a TOML table, its types checked against the fields' own."""
     _require(isinstance(values, dict), f"{where}: {values!r}; expected a section of keys")
+    types: dict[Any, Any] = {str: str, float: (int, float), tuple[str, ...]: list, tuple[int, ...]: list}
     for field in dataclasses.fields(cls):
-        has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-        _require(
-            field.name in values or has_default, f"{where}: no {field.name!r}; every {cls.__name__.lower()} has one"
-        )
-        value = values.get(field.name)
-        kinds: dict[Any, Any] = {str: str, float: (int, float), tuple[str, ...]: list, tuple[int, ...]: list}
-        wanted = kinds.get(field.type)
-        expected = "a list" if wanted is list else getattr(field.type, "__name__", "")
-        _require(
-            value is None or wanted is None or isinstance(value, wanted),
-            f"{where}: {field.name} = {value!r}; expected {expected}",
-        )
+        if field.name not in values:
+            has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+            _require(has_default, f"{where}: no {field.name!r}; every {cls.__name__.lower()} has one")
+        elif wanted := types.get(field.type):
+            expected = "a list" if wanted is list else getattr(field.type, "__name__", "")
+            value = values[field.name]
+            _require(isinstance(value, wanted), f"{where}: {field.name} = {value!r}; expected {expected}")
     return from_dict(cls, values, where)
 
 
@@ -254,10 +246,10 @@ def _check(plan: Plan, path: str) -> None:
     for name, run in plan.runs.items():
         _require(len(run.seeds) > 0, f"{path}: runs.{name}: seeds = []; expected at least one seed")
     for name, measure in plan.measures.items():
-        beside = [run for flag in measure.flags for run in PLACEHOLDER.findall(flag)]
-        _known(plan.runs, (*measure.runs, *beside), f"{path}: measures.{name}", "run")
-    asked = [(row.run, row.measure) for row in plan.rows.values()] + [(one.run, one.measure) for one in plan.findings]
-    for run_name, name in asked:
+        others = [run for flag in measure.flags for run in PLACEHOLDER.findall(flag)]
+        _known(plan.runs, (*measure.runs, *others), f"{path}: measures.{name}", "run")
+    read = [(row.run, row.measure) for row in plan.rows.values()] + [(one.run, one.measure) for one in plan.findings]
+    for run_name, name in read:
         where = f'{path}: run = "{run_name}", measure = "{name}"'
         _known(plan.runs, (run_name,), where, "run")
         _known(plan.measures, (name,), where, "measure")

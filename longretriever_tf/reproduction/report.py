@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jinja2
@@ -10,30 +10,21 @@ import numpy as np
 
 from longretriever_tf.common.files import write_text_atomically
 from longretriever_tf.common.provenance import describe_origin
-from longretriever_tf.reproduction.charts import draw_panel, hues_of
+from longretriever_tf.plots.axes import hues_of
+from longretriever_tf.reproduction.charts import PAGE, draw_panel
 from longretriever_tf.reproduction.jobs import Job
 from longretriever_tf.reproduction.plan import Plan, Table
-from longretriever_tf.reproduction.results import Figure, Line, Results, Source
+from longretriever_tf.reproduction.results import Metric, Results, Source
 from longretriever_tf.reproduction.runner import duration
 from longretriever_tf.reproduction.series import Chart, Panel, make_chart
 from longretriever_tf.reproduction.statements import Statement, make_statements
 
 
 @dataclasses.dataclass(frozen=True)
-class Missing:
-    """A job that the report lacks."""
-
-    name: str
-    reason: str
-    command: str
-    log: str
-
-
-@dataclasses.dataclass(frozen=True)
 class Cell:
-    """A figure of a table, rounded for people; `figure` has it in full."""
+    """A cell of a table: the metric in full and rounded for people."""
 
-    figure: Figure
+    metric: Metric
     text: str
     spread: str
     is_best: bool
@@ -41,7 +32,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class TableRow:
-    """A line of a table; a cell is None where the line has no such figure."""
+    """A line of a table; a cell is None where the line lacks the metric."""
 
     label: str
     cells: tuple[Cell | None, ...]
@@ -59,7 +50,7 @@ class ReportTable:
 
     @property
     def has_spread(self) -> bool:
-        """Whether any figure has several seeds: then every cell leaves room for ±."""
+        """Whether any metric has several seeds: then every cell leaves room for ±."""
         return any(cell is not None and cell.spread for row in self.rows for cell in row.cells)
 
 
@@ -74,7 +65,7 @@ class DrawnChart:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class PlanReport:
     """All that the templates say."""
 
     plan: Plan
@@ -84,40 +75,40 @@ class Report:
     findings: tuple[tuple[str, list[str], Source | None], ...]
     charts: tuple[DrawnChart, ...]
     sources: tuple[Source, ...]
-    missing: tuple[Missing, ...]
+    missing: tuple[tuple[Job, str], ...]
     costs: tuple[tuple[str, str], ...]
     total_cost: str
     num_done: int
 
 
-def make_report(plan: Plan, jobs: Mapping[str, Job], results: Results) -> Report:
-    """Collects the figures of all jobs that are done; those that are not are listed with the reason.
+def make_report(plan: Plan, jobs: Mapping[str, Job], results: Results) -> PlanReport:
+    """Collects the metrics of all jobs that are done; those that are not are listed with the reason.
 
     Raises:
       UserError: an output does not hold what the plan asks of it.
     """
-    tables = tuple(_fill(table, results) for table in plan.tables)
+    tables = tuple(_fill(table, results) for table in plan.tables)  # sources are numbered in the order of reading
     statements = tuple(one for comparison in plan.comparisons for one in make_statements(comparison, results))
     findings = tuple((finding.title, *results.findings(finding)) for finding in plan.findings)
-    charts = [make_chart(plot, results) for plot in plan.plots]
+    charts = tuple(_draw(make_chart(plot, results), i) for i, plot in enumerate(plan.plots))
     done = [job for job in jobs.values() if results.done(job)]
     seconds = [float(job.stamp().get("seconds", 0.0)) for job in done]
-    return Report(
+    return PlanReport(
         plan=plan,
         origin=describe_origin("python -m longretriever_tf.reproduce", 0),
         statements=statements,
         tables=tables,
         findings=findings,
-        charts=tuple(_draw(chart, i) for i, chart in enumerate(charts)),
+        charts=charts,
         sources=tuple(results.sources.values()),
-        missing=tuple(_missing(job) for job in jobs.values() if job not in done),
+        missing=tuple((job, _reason(job)) for job in jobs.values() if job not in done),
         costs=tuple((job.name, duration(cost)) for job, cost in zip(done, seconds, strict=True)),
         total_cost=duration(sum(seconds)),
         num_done=len(done),
     )
 
 
-def write_report(report: Report, directory: str) -> tuple[str, str]:
+def write_report(report: PlanReport, directory: str) -> tuple[str, str]:
     """Writes report.html and report.md; returns their paths.
 
     Raises:
@@ -138,17 +129,19 @@ def write_report(report: Report, directory: str) -> tuple[str, str]:
 
 def _fill(table: Table, results: Results) -> ReportTable:
     lines = results.lines(table.rows)
-    figures = [[line.figure(column) for column in table.columns] for line in lines]
-    best = [max((f.mean for f in column if f), default=np.nan) for column in zip(*figures, strict=True)]
-    return ReportTable(table, tuple(_row(line, row, best) for line, row in zip(lines, figures, strict=True)))
+    metrics = [[line.metric(column) for column in table.columns] for line in lines]
+    best = [max((metric.mean for metric in column if metric), default=np.nan) for column in zip(*metrics, strict=True)]
+    rows = []
+    for line, row in zip(lines, metrics, strict=True):
+        cells = tuple(_cell(metric, top) if metric else None for metric, top in zip(row, best, strict=True))
+        missing = tuple(job.name for job in line.missing)
+        rows.append(TableRow(line.label, cells, len(line.outputs), line.source, missing))
+    return ReportTable(table, tuple(rows))
 
 
-def _row(line: Line, figures: Sequence[Figure | None], best: Sequence[float]) -> TableRow:
-    cells = tuple(
-        None if figure is None else Cell(figure, number(figure.mean), _spread(figure), figure.mean == top)
-        for figure, top in zip(figures, best, strict=True)
-    )
-    return TableRow(line.label, cells, len(line.outputs), line.source, tuple(job.name for job in line.missing))
+def _cell(metric: Metric, best: float) -> Cell:
+    spread = "" if metric.spread is None else f"{metric.spread:.4f}"
+    return Cell(metric, number(metric.mean), spread, metric.mean == best)
 
 
 def number(value: float) -> str:
@@ -158,19 +151,16 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.4f}"
 
 
-def _spread(figure: Figure) -> str:
-    return "" if figure.spread is None else f"{figure.spread:.4f}"
-
-
-def _missing(job: Job) -> Missing:
+def _reason(job: Job) -> str:
+    """Why a job has no result."""
     stamp = job.stamp()
-    reason = stamp.get("reason", "") if stamp.get("outcome") == "failed" and stamp.get("key") == job.key else ""
-    return Missing(job.name, reason or job.state().value, job.command, job.log if stamp else "")
+    has_failed = stamp.get("outcome") == "failed" and stamp.get("key") == job.key
+    return (has_failed and stamp.get("reason")) or job.state().value
 
 
-def _draw(chart: Chart, place: int) -> DrawnChart:
-    hues = hues_of(chart)
-    names = [f"{chart.plot.title}, figure {place + 1}.{i + 1}" for i in range(len(chart.panels))]
+def _draw(chart: Chart, index: int) -> DrawnChart:
+    hues = hues_of(chart.panels, PAGE)
+    names = [f"{chart.plot.title}, figure {index + 1}.{i + 1}" for i in range(len(chart.panels))]
     drawings = tuple(draw_panel(panel, name, hues) for panel, name in zip(chart.panels, names, strict=True))
     is_axis_named = all(panel.kind == "bars" for panel in chart.panels)
     data = tuple((_caption(panel), tuple(_data_rows(panel))) for panel in chart.panels if panel.kind != "lines")

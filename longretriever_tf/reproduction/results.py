@@ -1,4 +1,4 @@
-"""What the jobs of a plan found: figures by row and seed, figures of every user, and where each comes from."""
+"""The results of a plan's jobs: metrics by row and seed, metrics of every user, and where each comes from."""
 
 import dataclasses
 import fnmatch
@@ -20,8 +20,8 @@ Users = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Figure:
-    """A number, once per seed; `values` is not empty."""
+class Metric:
+    """A metric's values, one per seed; not empty."""
 
     values: tuple[float, ...]
 
@@ -37,12 +37,12 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """Where figures come from: one measure of one run, all seeds.
+    """Where metrics come from: one measure of one run, all seeds.
 
     Attributes:
       number: as footnotes cite it.
       jobs: the measures.
-      needed: what they needed: trainings.
+      needed: the trainings that they needed.
       facts: of the outputs, by name, values joined where seeds differ.
     """
 
@@ -59,7 +59,7 @@ class Line:
     Attributes:
       label: what tables call it.
       outputs: the model's part of the JSON, by seed; empty: no job is done.
-      users: figures of every user, by seed; empty where the measure keeps none.
+      users: metrics of every user, by seed; empty where the measure keeps none.
       source: where from; None without outputs.
       missing: jobs of the row that are not done.
     """
@@ -70,15 +70,15 @@ class Line:
     source: Source | None
     missing: tuple[Job, ...]
 
-    def figure(self, column: str) -> Figure | None:
-        """The number at a path ("all recall@100"), over the seeds that have it; None where none has."""
-        found = [_descend(output, column) for output in self.outputs]
-        found = [value[0] if isinstance(value, list) and value else value for value in found]  # mean, low, high
-        values = tuple(float(value) for value in found if isinstance(value, int | float))
-        return Figure(values) if values else None
+    def metric(self, column: str) -> Metric | None:
+        """The metric at a path ("all recall@100"), over the seeds that have it; None where none has."""
+        entries = [_descend(output, column) for output in self.outputs]
+        entries = [entry[0] if isinstance(entry, list) and entry else entry for entry in entries]  # mean, low, high
+        values = tuple(float(entry) for entry in entries if isinstance(entry, int | float))
+        return Metric(values) if values else None
 
     def user_means(self, name: str) -> np.ndarray | None:
-        """An array of the users' figures, averaged over seeds; None where it is not kept."""
+        """An array of the users' metrics, averaged over seeds; None where it is not kept."""
         arrays = [users[name] for users in self.users if name in users]
         return np.mean(arrays, axis=0) if arrays and len(arrays) == len(self.outputs) else None
 
@@ -108,12 +108,12 @@ class Results:
         """Whether a job's output counts."""
         return job.state(self._any_code) is State.DONE
 
-    def jobs_of(self, row: Row) -> list[Job]:
-        """The measures that a row is read from, one per seed."""
-        return [job for job in self._jobs.values() if job.kind == f"{row.measure}/{row.run}"]
+    def _jobs_of(self, of: Row | Finding) -> list[Job]:
+        """The measures that a row or a finding is read from, one per seed."""
+        return [job for job in self._jobs.values() if job.kind == f"{of.measure}/{of.run}"]
 
     def _read(self, row: Row) -> tuple[Line, ...]:
-        jobs = self.jobs_of(row)
+        jobs = self._jobs_of(row)
         done = [job for job in jobs if self.done(job)]
         missing = tuple(job for job in jobs if job not in done)
         if not done:
@@ -124,28 +124,24 @@ class Results:
         if not names:
             raise UserError(f"{done[0].output}: no model matches {row.model!r}; it holds {', '.join(outputs[0])}")
         source = self._source(jobs[0].kind, tuple(done))
-        made = []
-        for name in names:
-            users = [_users_of(job, name) for job in done]
-            made.append(
-                Line(
-                    label=row.label if row.label and len(names) == 1 else f"{row.label} {name}".strip(),
-                    outputs=tuple(output[name] for output in outputs if name in output),
-                    users=tuple(table for table in users if table is not None),
-                    source=source,
-                    missing=missing,
-                )
+        return tuple(
+            Line(
+                label=row.label if row.label and len(names) == 1 else f"{row.label} {name}".strip(),
+                outputs=tuple(output[name] for output in outputs if name in output),
+                users=tuple(users for job in done if (users := _users_of(job, name)) is not None),
+                source=source,
+                missing=missing,
             )
-        return tuple(made)
+            for name in names
+        )
 
     def findings(self, finding: Finding) -> tuple[list[str], Source | None]:
         """The sentences that a measure wrote itself, of its first seed that is done, and where they are from."""
-        jobs = [job for job in self._jobs.values() if job.kind == f"{finding.measure}/{finding.run}"]
-        done = tuple(job for job in jobs if self.done(job))
+        done = tuple(job for job in self._jobs_of(finding) if self.done(job))
         if not done:
             return [], None
         entries = _part(done[0], finding.at)
-        return [str(entry[finding.key]) for entry in entries], self._source(jobs[0].kind, done)
+        return [str(entry[finding.key]) for entry in entries], self._source(done[0].kind, done)
 
     def _source(self, kind: str, done: tuple[Job, ...]) -> Source:
         if kind not in self.sources:
@@ -203,7 +199,7 @@ def read_json(path: str) -> Any:
 
 
 def _users_of(job: Job, model: str) -> Users | None:
-    """A model's figures by user; None where the measure keeps none of it."""
+    """A model's metrics by user; None where the measure keeps none of it."""
     path = per_user_path(job.output)
     if not os.path.exists(path):
         return None
@@ -211,9 +207,9 @@ def _users_of(job: Job, model: str) -> Users | None:
     names = tables["model"].tolist()
     if model not in names:
         return None
-    place = names.index(model)
-    users = {name: array[place] if "/" in name else array for name, array in tables.items()}
-    if place > 0:
+    index = names.index(model)
+    users = {name: array[index] if "/" in name else array for name, array in tables.items()}
+    if index > 0:
         users.pop("calibration", None)  # that of the run itself, the first
     return users
 

@@ -1,4 +1,4 @@
-"""Runs jobs as child processes: several at once, each with its own log; one that fails stops only what needs it."""
+"""Runs jobs as child processes: several at once, each with its own log; a failed one stops only those that need it."""
 
 import contextlib
 import dataclasses
@@ -29,14 +29,14 @@ class _Child:
     job: Job
     process: subprocess.Popen[bytes]
     started: float
-    output_before: int | None  # when its output was last written before: an earlier try's must not pass for this one's
+    output_before: int | None  # time of an earlier output, which must not pass for this one's
 
 
 def _python_module(job: Job) -> list[str]:
     return [sys.executable, "-m", f"longretriever_tf.{job.module}"]
 
 
-class Runner:
+class JobRunner:
     """Runs what is not done yet, in an order that respects needs.
 
     Args:
@@ -98,7 +98,7 @@ class Runner:
             yield lock.fileno()
 
     def _skip_hopeless(self, waiting: list[Job], failed: dict[str, str]) -> None:
-        """Gives up jobs whose needs have failed."""
+        """Gives up the jobs that need a failed one."""
         for job in list(waiting):
             if broken := [name for name in job.needs if name in failed]:
                 waiting.remove(job)
@@ -111,9 +111,8 @@ class Runner:
                 return
             if all(self._jobs[name].state(self._any_code) is State.DONE for name in job.needs):
                 waiting.remove(job)
-                place = total - len(waiting)
                 cost = duration(60 * expected_minutes(job, self._jobs))
-                _say(f"[{place}/{total}] {job.name}: about {cost}; log: {job.log}")
+                _say(f"[{total - len(waiting)}/{total}] {job.name}: about {cost}; log: {job.log}")
                 self._running.append(self._start(job, lock))
 
     def _start(self, job: Job, lock: int) -> _Child:
@@ -148,7 +147,7 @@ class Runner:
         return environment
 
     def _put_aside(self, job: Job) -> None:
-        """Moves what another command or code made out of the way; it is kept."""
+        """Moves the result of another command or code out of the way; it is kept."""
         old = os.path.join(self._work_dir, "superseded", f"{job.name.replace('/', '-')}-{job.stamp().get('key', '')}")
         with explain_os_errors(f"cannot move {job.directory!r} to {old!r}"):
             shutil.rmtree(old, ignore_errors=True)
@@ -157,7 +156,7 @@ class Runner:
         _say(f"{job.name}: made by another command, flagfile or code; kept in {old}")
 
     def _wait(self, waiting: list[Job], failed: dict[str, str]) -> None:
-        """Until a child ends; says now and then that the others live."""
+        """Until a child ends; reports now and then that the others are alive."""
         said = time.monotonic()
         while self._running:
             ended = [child for child in self._running if child.process.poll() is not None]
@@ -193,7 +192,7 @@ class Runner:
         return "about " + duration(seconds / self._parallel)
 
     def _stop_all(self) -> None:
-        """Ends the children; a killed training goes on from its checkpoint at the next try."""
+        """Ends the children; a killed training resumes from its checkpoint at the next try."""
         for child in self._running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.process.pid, signal.SIGTERM)

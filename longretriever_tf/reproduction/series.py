@@ -42,25 +42,31 @@ def make_chart(plot: Plot, results: Results) -> Chart:
 
 
 def _bars(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
-    """A bar per line; the interval is over users, averaged over seeds, where their figures are kept."""
+    """A bar per line; the interval is over users, averaged over seeds, where their metrics are kept."""
     section, _, name = plot.metric.partition(" ")
     points = []
     for line in lines:
-        if (figure := line.figure(plot.metric)) is None:
+        if (metric := line.metric(plot.metric)) is None:
             continue
         users = line.user_means(f"{section}/{name}")
         bounds = (np.nan, np.nan)
         if users is not None:
-            kept = users[~np.isnan(users)]
-            bounds = ratio_interval(kept, np.arange(len(kept)))[1:]
+            bounds = _bounds(users)
         elif section.startswith("within_category") and line.users:
             hits, user, _ = pair_hits(line, "novel" if section.endswith("novel") else "all", int(name.split("@")[1]))
             bounds = ratio_interval(hits, user)[1:]
-        points.append((line.label, figure.mean, *bounds))
+        points.append((line.label, metric.mean, *bounds))
     if points:
         labels, y, low, high = zip(*points, strict=True)
         series = Series(plot.metric, tuple(map(float, range(len(y)))), y, low, high)
         yield Panel("", "bars", "", plot.metric, (series,), labels)
+
+
+def _bounds(users: np.ndarray) -> tuple[float, float]:
+    """The interval of the mean of a metric of every user, [U] float64, NaN where a user has none."""
+    kept = users[~np.isnan(users)]
+    _, low, high = ratio_interval(kept, np.arange(len(kept)))
+    return low, high
 
 
 def _history_length(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
@@ -70,14 +76,14 @@ def _history_length(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
         return
     for key, x_label in (("history_length", "events before the window"), ("repeat_share", "% of truth taken before")):
         values = kept[0].users[0][key]
-        place, ticks = quantile_bins(values if key == "history_length" else np.round(100 * values).astype(np.int64))
-        made = []
+        bins, ticks = quantile_bins(values if key == "history_length" else np.round(100 * values).astype(np.int64))
+        series = []
         for line in kept:
-            figures = line.user_means(f"{section}/{name}")
-            assert figures is not None
-            if len(figures) == len(place):
-                made.append(bin_means(line.label, figures, np.arange(len(figures)), place, len(ticks)))
-        yield Panel("", "points", x_label, plot.metric, tuple(made), ticks)
+            users = line.user_means(f"{section}/{name}")
+            assert users is not None
+            if len(users) == len(bins):
+                series.append(bin_means(line.label, users, np.arange(len(users)), bins, len(ticks)))
+        yield Panel("", "points", x_label, plot.metric, tuple(series), ticks)
 
 
 def _category_size(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
@@ -85,36 +91,33 @@ def _category_size(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
     kept = [line for line in lines if line.users]
     if not kept:
         return
-    place, ticks = quantile_bins(kept[0].users[0]["category_size"])
+    bins, ticks = quantile_bins(kept[0].users[0]["category_size"])
     for task, title in (("all", "all items"), ("novel", "novel items")):
-        made = []
+        series = []
         for line in kept:
             hits, user, pairs = pair_hits(line, task, _WITHIN_K)
-            if len(line.users[0]["pair_user"]) == len(place):
-                made.append(bin_means(line.label, hits, user, place[pairs], len(ticks)))
-        yield Panel(title, "points", "items in the category", f"recall@{_WITHIN_K} within", tuple(made), ticks)
+            if len(line.users[0]["pair_user"]) == len(bins):
+                series.append(bin_means(line.label, hits, user, bins[pairs], len(ticks)))
+        yield Panel(title, "points", "items in the category", f"recall@{_WITHIN_K} within", tuple(series), ticks)
 
 
 def _repeat_novel(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
-    """The retrieval tasks side by side; and within the category, pairs that repeat beside pairs that do not."""
+    """The retrieval tasks side by side; and within the category, repeated pairs next to novel ones."""
     del plot
-    tasks, pairs_made = [], []
+    corpus, within = [], []
     for line in lines:
-        figures = [line.figure("all recall@100"), line.figure("novel recall@100")]
-        bounds = []
+        points = []
         for task in ("all", "novel"):
-            users = line.user_means(f"{task}/recall@100")
-            kept = users[~np.isnan(users)] if users is not None else np.array([])
-            bounds.append(ratio_interval(kept, np.arange(len(kept)))[1:])
-        y = tuple(np.nan if figure is None else figure.mean for figure in figures)
-        tasks.append(Series(line.label, (0.0, 1.0), y, *zip(*bounds, strict=True)))
+            metric, users = line.metric(f"{task} recall@100"), line.user_means(f"{task}/recall@100")
+            points.append((metric.mean if metric else np.nan, *_bounds(np.array([]) if users is None else users)))
+        corpus.append(Series(line.label, (0.0, 1.0), *zip(*points, strict=True)))
         if line.users:
             hits, user, _ = pair_hits(line, "all", _WITHIN_K)
             is_novel = line.users[0]["pair_is_novel"].astype(np.int64)
-            pairs_made.append(bin_means(line.label, hits, user, is_novel, 2))
-    yield Panel("the whole corpus", "points", "", "recall@100", tuple(tasks), ("all items", "novel items"))
+            within.append(bin_means(line.label, hits, user, is_novel, 2))
+    yield Panel("the whole corpus", "points", "", "recall@100", tuple(corpus), ("all items", "novel items"))
     ticks = ("repeated", "novel")
-    yield Panel("within the category", "points", "", f"recall@{_WITHIN_K}", tuple(pairs_made), ticks)
+    yield Panel("within the category", "points", "", f"recall@{_WITHIN_K}", tuple(within), ticks)
 
 
 def _training(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
@@ -136,12 +139,12 @@ def _training(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
 
 def _calibration(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
     del plot
-    made = []
+    series = []
     for line in lines:
         tallies = [users["calibration"] for users in line.users if "calibration" in users]
         if tallies:
-            made.append(calibration_series(line.label, np.sum(tallies, axis=0)))
-    yield Panel("", "loglog", "predicted p(item | user)", "frequency in the window", tuple(made))
+            series.append(calibration_series(line.label, np.sum(tallies, axis=0)))
+    yield Panel("", "loglog", "predicted p(item | user)", "frequency in the window", tuple(series))
 
 
 _MAKERS: dict[str, Callable[[Plot, Sequence[Line]], Iterator[Panel]]] = {
@@ -158,5 +161,5 @@ _NOTES = {
     "category_size": "Pairs (user, item) in groups of about equal number. Whiskers: 95%, pairs of a user together.",
     "repeat_novel": "Whiskers: 95%, pairs of a user together, seeds averaged.",
     "training": "Mean loss of every 20 steps.",
-    "calibration": f"Pairs (user, item) by predicted probability, at least {MIN_PAIRS} a point. On the line: as said.",
+    "calibration": f"Pairs (user, item) by predicted probability, at least {MIN_PAIRS} a point. Dashed: calibrated.",
 }

@@ -1,4 +1,4 @@
-"""Sentences about differences, computed from the figures: who is ahead, by how much, and how sure that is."""
+"""Sentences about differences between models: which is ahead, by how much, and how sure that is."""
 
 import dataclasses
 
@@ -19,9 +19,9 @@ class Statement:
     Attributes:
       text: the sentence.
       verdict: "ahead", "behind", "even" (the interval holds 0), "unknown" (no interval, or something is missing).
-      difference: mean and 95% interval over users; None without figures of every user.
+      difference: mean and 95% interval over users; None without metrics of every user.
       claim: what a source says, or "".
-      held: the claim's fate in words, or "".
+      held: whether the claim holds, in words, or "".
       target: whether a target was reached, in words, or "".
       sources: cited.
     """
@@ -46,16 +46,16 @@ def make_statements(comparison: Comparison, results: Results) -> list[Statement]
 
 def _state(comparison: Comparison, metric: str, results: Results) -> Statement:
     (ours, *_), others = results.lines([comparison.ours]), results.lines(comparison.against)
-    own = ours.figure(metric)
-    rivals = [(figure.mean, line) for line in others if line is not ours and (figure := line.figure(metric))]
+    own = ours.metric(metric)
+    rivals = [(value.mean, line) for line in others if line is not ours and (value := line.metric(metric))]
     claim = comparison.claim
     if own is None or not rivals:
         absent = ours.label if own is None else ", ".join(line.label for line in others)
-        return Statement(metric, f"{metric}: no figure of {absent}", "unknown", None, claim, claim and _HELD["unknown"])
+        return Statement(metric, f"{metric}: no value of {absent}", "unknown", None, claim, claim and _HELD["unknown"])
     theirs, rival = max(rivals, key=lambda pair: pair[0])
     difference = paired_difference(ours, rival, metric)
     verdict = _verdict(difference)
-    missing = [name for name in comparison.against if not any(line.figure(metric) for line in results.lines([name]))]
+    missing = [name for name in comparison.against if not any(line.metric(metric) for line in results.lines([name]))]
     held = _HELD[verdict] + (f" against what ran (not yet: {', '.join(missing)})" if missing else "")
     return Statement(
         metric=metric,
@@ -85,7 +85,7 @@ def _sentence(
     size = f" by {abs(gap):.4f}{ratio}" if gap else ""
     text = f"{metric.replace('_', ' ')}: {ours.label} ({own:.4f}) is {side} ({theirs:.4f}){size}"
     if difference is None:
-        return text + "; no figures of every user, so no interval"
+        return text + "; no interval, since metrics of every user are missing"
     low, high, num_users = difference.low, difference.high, len(ours.users[0]["user"])
     text += f"; 95% from {low:+.4f} to {high:+.4f}, paired over {num_users:,} users"
     return text + ("" if low > 0 or high < 0 else ", which does not exclude 0")
@@ -101,8 +101,8 @@ def _target(target: float | None, own: float) -> str:
 def paired_difference(ours: Line, rival: Line, metric: str) -> ranking.Interval | None:
     """Mean difference and 95% interval by resampling users, each model's seeds averaged first.
 
-    Figures within a category count over pairs; whole users are resampled there too, since a user's pairs are not
-    independent. None where a side keeps no such figures, or they are of other users.
+    Metrics within a category count over pairs; whole users are resampled there too, since a user's pairs are not
+    independent. None where a side keeps no metrics of users, or they are of other users.
     """
     if not (ours.users and rival.users) or not np.array_equal(ours.users[0]["user"], rival.users[0]["user"]):
         return None
@@ -123,12 +123,11 @@ def _pair_difference(ours: Line, rival: Line, task: str, k: int) -> ranking.Inte
     gain = np.bincount(user, a - b)
     size = np.bincount(user).astype(np.float64)
     sums = ranking.resampled_sums(np.stack([gain, size]), _SEED, _RESAMPLINGS)
-    low, high = np.percentile(sums[:, 0] / np.maximum(sums[:, 1], 1.0), [2.5, 97.5])
-    return ranking.Interval(float(gain.sum() / size.sum()), float(low), float(high))
+    return ranking.percentile_interval(float(gain.sum() / size.sum()), sums[:, 0] / np.maximum(sums[:, 1], 1.0))
 
 
 def pair_hits(line: Line, task: str, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each truth pair of a task: whether it ranks below k in its category, averaged over seeds; its user; its place.
+    """Of each truth pair of a task: whether it ranks below k in its category, averaged over seeds; its user; its index.
 
     Returns:
       [Q] float64, [Q] int32 positions of users, [Q] int64 positions among all pairs.

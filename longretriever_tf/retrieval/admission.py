@@ -72,7 +72,7 @@ def require(condition: tf.Tensor, *words: str | tf.Tensor) -> list[tf.Operation]
 def admit(
     columns: Mapping[str, tf.Tensor], optional: Mapping[str, tf.Tensor], bounds: Bounds, lists: tf.Tensor | None = None
 ) -> dict[str, tf.Tensor]:
-    """The same columns, once they are found fit.
+    """The same columns, once they are checked.
 
     Args:
       columns: of one signature, by name.
@@ -102,18 +102,18 @@ def _check_sizes(
         for name, count in counts.items()
         if count is not rows
     ]
-    told = [word for name, count in counts.items() for word in (f"{name}:", count)]
+    counted = [word for name, count in counts.items() for word in (f"{name}:", count)]
     says = "columns of one call must have one row per request (optional ones: or one row for all); rows of each column:"
-    checks = require(tf.reduce_all(tf.stack(fits)), says, *told) if fits else []
-    # A list for all rows is as large as one for each: it is laid beside every row.
+    checks = require(tf.reduce_all(tf.stack(fits)), says, *counted) if fits else []
+    # A list for all rows is as large as one for each: it is held against every row.
     width = {name: tf.shape(column, tf.int64)[1] for name, column in columns.items() if column.shape.rank == 2}
     longest = tf.reduce_max(tf.stack([*width.values(), tf.constant(1, tf.int64)]))
     says = (
         f"rows x the longest row of a column must be at most {bounds.max_values} (export --max_values), padding "
         "included; got rows:"
     )
-    told = [word for name, size in width.items() for word in (f"{name}:", size)]
-    return checks + require(rows * longest <= bounds.max_values, says, rows, "widths:", *told), rows
+    counted = [word for name, size in width.items() for word in (f"{name}:", size)]
+    return checks + require(rows * longest <= bounds.max_values, says, rows, "widths:", *counted), rows
 
 
 def _check_work(

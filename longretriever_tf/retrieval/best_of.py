@@ -11,7 +11,7 @@ from longretriever_tf.retrieval.request_options import RequestOptions
 
 
 class Lists(NamedTuple):
-    """The lists of N interests of B requests, laid side by side, each best first.
+    """The lists of N interests of B requests, each best first.
 
     Attributes:
       item: item index, [B, N, W] int32, 0 where padded.
@@ -30,13 +30,13 @@ class Merged(NamedTuple):
     Attributes:
       item: item index, [B, K] int32, 0 where padded.
       score: [B, K] float32, 0 where padded.
-      place: which of the N interests brought it, [B, K] int32.
+      interest: which of the N interests brought it, [B, K] int32.
       is_real: [B, K] bool.
     """
 
     item: tf.Tensor
     score: tf.Tensor
-    place: tf.Tensor
+    interest: tf.Tensor
     is_real: tf.Tensor
 
 
@@ -46,8 +46,8 @@ def merge_lists(lists: Lists, interests: Interests, share: tf.Tensor, options: R
     Args:
       lists: of the interests.
       interests: the chosen ones, [B, N].
-      share: log p(category | user) for the request's goal, [B, C].
-      controls: k (the result is as wide as the largest), merge, forced weights.
+      share: log p(category | user) for the request's task, [B, C].
+      options: k (the result is as wide as the largest), merge, forced weights.
     """
     shape, width = tf.shape(lists.item), tf.reduce_max(options.k)
     merged = _merge(lists, interests, share, options)

@@ -1,6 +1,6 @@
 """What tells one set of towers from another, and one catalogue from another.
 
-Item vectors mean something only to the user tower that was trained beside them. Every export carries the fingerprint of
+Item vectors mean something only to the user tower that was trained with them. Every export carries the fingerprint of
 its towers: in `assets.extra/fingerprint.json` for people and tools, and in the model itself, once in the graph and once
 among the variables, so that files of two versions which were mixed up refuse their warm-up request and are not served.
 """
@@ -11,6 +11,7 @@ import json
 import os
 
 import numpy as np
+import tensorflow as tf
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.files import write_text_atomically
@@ -18,6 +19,7 @@ from longretriever_tf.common.text import is_text
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.models.build import Models
+from longretriever_tf.retrieval.admission import require
 
 FINGERPRINT_FILE = "fingerprint.json"
 _LENGTH = 32
@@ -31,7 +33,7 @@ class Fingerprint:
       towers: of the trained weights, the vocabularies and the model's configuration; a refresh keeps it.
       items: of the catalogue: ids, categories, features, which of them are retired.
       statistics_as_of: the statistics of items and categories count events before it, seconds UTC: the run's cut, or
-        what a refresh with --events makes of it. 0 in exports of before this was told.
+        what a refresh with --events makes of it. 0 in exports older than this field.
     """
 
     towers: str
@@ -50,7 +52,7 @@ def fingerprint_towers(config: Config, corpus: Corpus, models: Models, arrays: d
     for name, values in vocabularies.items():
         _add(digest, name, values)
     for part, model in (("retriever", models.retriever), ("interest", models.interest)):
-        for number, variable in enumerate(model.variables):  # by place: Keras numbers names anew in each process
+        for number, variable in enumerate(model.variables):  # by position: Keras numbers names anew in each process
             _add(digest, f"{part}/{number}", variable.numpy())
     for name in ("item_svd", "taste_rows"):
         _add(digest, name, arrays[name])
@@ -85,6 +87,26 @@ def read_fingerprint(directory: str) -> Fingerprint:
         raise UserError(
             f"{path} cannot be read ({error}): which towers made this version is not known; export again"
         ) from error
+
+
+def check_fingerprint(stored: tf.Variable, graph: Fingerprint, expected: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The fingerprints of the towers and of the items, [n] string each, in the graph.
+
+    Fails with InvalidArgument where the variables are not those of this graph (files of two versions were mixed), or
+    where an element of `expected` is neither "" nor the towers' fingerprint.
+
+    Args:
+      stored: the fingerprints of towers and items among the variables, [2] string.
+      graph: the same ones as of the graph.
+      expected: [n] string.
+    """
+    loaded, constant = stored.read_value(), tf.constant([graph.towers, graph.items])
+    says = "the variables are not those of this saved_model.pb: fingerprints"
+    whole = require(tf.reduce_all(loaded == constant), says, loaded, "and", constant)
+    is_known = tf.reduce_all((expected == "") | (expected == constant[0]))
+    fits = require(is_known, "these towers have the fingerprint", constant[0], "; expected was", expected)
+    with tf.control_dependencies(whole + fits):
+        return tf.fill(tf.shape(expected), loaded[0]), tf.fill(tf.shape(expected), loaded[1])
 
 
 def _add(digest: "hashlib._Hash", name: str, values: np.ndarray) -> None:

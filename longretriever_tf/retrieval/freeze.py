@@ -1,4 +1,13 @@
-"""Layers for inference alone: their weights are constants of the graph."""
+"""Layers for inference alone: their weights are constants of the graph.
+
+Without it, a request of five categories spends 10 to 15% more CPU time in the towers (one thread, the demo's model):
+each weight is read from its variable, cast, and multiplied with other weights anew.
+
+The copy is overwritten because nothing else makes constants: a second layer of the same class calls `add_weight`, which
+makes variables again, and freezing the whole SavedModel would freeze its tables and indices with it. What this relies
+on, that Keras 2 layers hold their weights in plain attributes, tests/test_costs.py checks: the graph of a frozen layer
+reads no variable and gives the same answer.
+"""
 
 import copy
 from typing import TypeVar

@@ -16,9 +16,9 @@ class Interests(NamedTuple):
     Attributes:
       category: [B, N] int32, 0 where there are fewer than N.
       score: the interest score, [B, N] float32, 0 where padded.
-      rank: place among all interests of the request, 1 the best, [B, N] int32, 0 where padded.
+      rank: rank among all interests of the request, 1 the best, [B, N] int32, 0 where padded.
       is_real: [B, N] bool.
-      origin: place in `ORIGINS`, [B, N] int32.
+      origin: index in `ORIGINS`, [B, N] int32.
     """
 
     category: tf.Tensor
@@ -38,7 +38,7 @@ def draw_interests(
       allowed: categories that may be drawn, [B, C] bool.
       num_interests: N of each request, [B] int32; the result is as wide as the largest.
       top_interests: M of each request, [B] int32 (where fewer are allowed: all of them).
-      seed: of each row's draw, [B] int64: a row's draw depends on its own seed alone, not on its place in the batch.
+      seed: of each row's draw, [B] int64: a row's draw depends on its own seed alone, not on its row of the batch.
 
     Returns:
       Interests, best first.
@@ -47,9 +47,9 @@ def draw_interests(
     top = tf.clip_by_value(tf.reduce_max(top_interests), 1, tf.shape(score)[1])
     lowest = score.dtype.min
     best, category = tf.math.top_k(tf.where(allowed, score, lowest), top)  # [B, top]
-    place = tf.range(top)[None]
-    is_real = (best > lowest) & (place < top_interests[:, None])
-    # Keys of unreal places are negative, so that they are drawn only where real ones run out.
+    rank = tf.range(top)[None]
+    is_real = (best > lowest) & (rank < top_interests[:, None])
+    # Keys of unreal ranks are negative, so that they are drawn only where real ones run out.
     keys = _row_uniform(seed, top)
     drawn = tf.math.top_k(tf.where(is_real, keys, keys - 2.0), tf.minimum(width, top)).indices
     real = tf.gather(is_real, drawn, batch_dims=1) & (tf.range(tf.shape(drawn)[1])[None] < num_interests[:, None])
@@ -69,14 +69,14 @@ def draw_interests(
 def choose_interests(
     score: tf.Tensor, affinity: tf.Tensor, is_interest: tf.Tensor, is_seen: tf.Tensor, options: RequestOptions
 ) -> Interests:
-    """The N interests of each request: the forced, `exploration` untouched ones, the rest drawn from the top M.
+    """The N interests of each request: the forced, `exploration` unseen ones, the rest drawn from the top M.
 
     Args:
       score: what interests are drawn by, [B, C] float32.
-      affinity: what untouched categories are ranked by, [B, C] float32.
+      affinity: what unseen categories are ranked by, [B, C] float32.
       is_interest: categories that the draw may take, [B, C] bool.
-      is_touched: categories that the history holds, [B, C] bool.
-      controls: of the requests.
+      is_seen: categories that the history holds, [B, C] bool.
+      options: of the requests.
 
     Returns:
       Interests: the drawn ones best first, then the explored, then the forced.
@@ -109,7 +109,7 @@ def choose_interests(
 
 
 def _num_better(score: tf.Tensor, allowed: tf.Tensor, own: tf.Tensor) -> tf.Tensor:
-    """How many allowed scores [B, C] are above each of `own` [B, N]: [B, N] int32; no [B, N, C] is made."""
+    """How many allowed scores [B, C] are above each of `own` [B, N]: [B, N] int32; without a [B, N, C] array."""
     ascending = tf.sort(tf.where(allowed, -score, score.dtype.max), axis=1)
     return tf.searchsorted(ascending, -own, side="left")
 
@@ -122,7 +122,7 @@ def _mark(column: tf.Tensor, is_real: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
 
 
 def _count(mask: tf.Tensor) -> tf.Tensor:
-    """True places of each row, [B, n] bool -> [B] int32."""
+    """How many are true in each row, [B, n] bool -> [B] int32."""
     return tf.reduce_sum(tf.cast(mask, tf.int32), 1)
 
 

@@ -10,6 +10,9 @@ from longretriever_tf.models.towers import UserState
 _ROWS = 32
 """Rows of a batch: fewer are padded less, more drown the cost of a call. Up to so many are encoded at once."""
 
+_MAX_BATCHES = 64
+"""Of one call: where rows are many, as in evaluation, those of a larger batch are still of like length."""
+
 
 def encode_by_length(encode: Callable[[Tokens, tf.Tensor], UserState], tokens: Tokens, dim: int) -> UserState:
     """Encodes R subsequences in batches, shortest first.
@@ -20,7 +23,7 @@ def encode_by_length(encode: Callable[[Tokens, tf.Tensor], UserState], tokens: T
       dim: D, width of the embeddings.
 
     Returns:
-      UserState of all, in the order of `tokens`; boosts are 0 where padded, [R, L].
+      UserState of all, in the order of `tokens`; repeat logits are 0 where padded, [R, L].
     """
     num = tf.shape(tokens.item)[0]
     # A branch, since sorting, gathering and the loop cost a single request more than its padding.
@@ -32,11 +35,12 @@ def _encode_in_batches(
     encode: Callable[[Tokens, tf.Tensor], UserState], tokens: Tokens, num_rows: tf.Tensor
 ) -> UserState:
     length, width = tf.math.count_nonzero(tokens.item, 1, dtype=tf.int32), tf.shape(tokens.item)[1]
-    order, num = tf.argsort(length), (num_rows + _ROWS - 1) // _ROWS
+    size = tf.maximum(_ROWS, num_rows // _MAX_BATCHES)
+    order, num = tf.argsort(length), (num_rows + size - 1) // size
     arrays = [tf.TensorArray(tf.float32, num, infer_shape=False) for _ in UserState._fields]
 
     def one(i: tf.Tensor, embeddings: tf.TensorArray, repeat_logits: tf.TensorArray) -> tuple:
-        rows = order[i * _ROWS : (i + 1) * _ROWS]
+        rows = order[i * size : (i + 1) * size]
         longest = tf.gather(length, rows[-1])
         some = Tokens(tf.gather(tokens.item[:, :longest], rows), tf.gather(tokens.features[:, :longest], rows))
         state = encode(some, rows)

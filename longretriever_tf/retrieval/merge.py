@@ -11,11 +11,11 @@ class Candidates(NamedTuple):
     """Candidates of N interests, in shapes that broadcast (say [B, N, K] against [B, N, 1]).
 
     Attributes:
-      logit: inner product over temperature, with item bias and boosts.
+      logit: inner product over temperature, with item bias and repeat logit.
       log_probability: log softmax of the item within its category.
-      rank: place within its interest's list, 0 the best.
+      rank: rank within its interest's list, 0 the best.
       log_interest: log p(category | user), normalised over all categories (not only the chosen).
-      order: place of the interest among the chosen, 0 the best.
+      order: rank of the interest among the chosen, 0 the best.
       num_interests: how many were chosen.
       is_beyond_quota: 1.0 where the interest has already brought its share of the list, else 0.0.
     """

@@ -1,5 +1,7 @@
 """Multi-context retrieval (section 5 of the paper) as the exported graph: raw ids in, one explained top-k out."""
 
+import copy
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -7,30 +9,28 @@ import tensorflow as tf
 
 from longretriever_tf.common import schema
 from longretriever_tf.common.text import as_raw_ids, as_text, is_text
-from longretriever_tf.config.config import Config
+from longretriever_tf.config.config import Config, RetrievalConfig
 from longretriever_tf.config.input_names import profile_inputs
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.recipe.history_embedding import item_keys
-from longretriever_tf.data.recipe.interest_features import (
-    category_bag,
-    history_activity,
-    interest_features,
-    summarise_history,
-)
-from longretriever_tf.data.recipe.tokens import make_tokens, max_sliced
+from longretriever_tf.data.recipe.interest_features import interest_features
+from longretriever_tf.data.recipe.request_embedding import embed_history_before, read_folds
+from longretriever_tf.data.recipe.tokens import make_tokens
 from longretriever_tf.data.search import hard_search
-from longretriever_tf.data.search.request_history import RawHistories, order_segments, read_folds, read_histories
-from longretriever_tf.data.search.unique_items import embed_history_before
-from longretriever_tf.models.interest_model import GOALS, InterestModel
-from longretriever_tf.models.retriever import LongRetriever
-from longretriever_tf.models.towers import UserState
-from longretriever_tf.retrieval.admission import bounds_of, require
+from longretriever_tf.data.search.behavior_index import max_sliced
+from longretriever_tf.data.search.history_summary import category_bag, history_activity, summarise_history
+from longretriever_tf.data.search.request_history import RawHistories, order_segments, read_histories
+from longretriever_tf.models.interest_model import InterestModel
+from longretriever_tf.models.retriever import LongRetriever, embed_corpus
+from longretriever_tf.models.towers import UserInputs, UserState
+from longretriever_tf.retrieval.admission import bounds_of
 from longretriever_tf.retrieval.best_of import Lists, merge_lists
+from longretriever_tf.retrieval.exclusions import find_exclusions
 from longretriever_tf.retrieval.fingerprint import UNSTAMPED, Fingerprint
 from longretriever_tf.retrieval.freeze import freeze
 from longretriever_tf.retrieval.index.exact import PackedIndex, Queries, SearchResult
+from longretriever_tf.retrieval.interest_scores import by_eq3, by_learned_score, learned_scores
 from longretriever_tf.retrieval.interests import ORIGINS, Interests, choose_interests
-from longretriever_tf.retrieval.item_vectors import embed_corpus
 from longretriever_tf.retrieval.length_buckets import encode_by_length
 from longretriever_tf.retrieval.request_options import (
     RequestOptions,
@@ -38,7 +38,7 @@ from longretriever_tf.retrieval.request_options import (
     read_request_options,
     unknown_names,
 )
-from longretriever_tf.retrieval.requests import Histories, InterestScores, Requests, Subsequences
+from longretriever_tf.retrieval.requests import Histories, Requests, Subsequences
 
 
 class MultiContextRetriever(tf.Module):
@@ -48,7 +48,7 @@ class MultiContextRetriever(tf.Module):
       config: the run's config; `retrieval` holds the defaults of a request.
       corpus: the corpus.
       retriever: trained towers.
-      interest: trained interest score.
+      interest: trained interest score; None: popularity stands in for it.
       arrays: as of the cut: `item_stats` [V, 3], `category_stats` [C, 3], and `taste_rows`, what the history token
         reads, a table per fold, [K, V, D]; D = 0 where the tower has none.
       fingerprint: of the towers and the catalogue; the model refuses variables that do not belong to its graph.
@@ -59,13 +59,14 @@ class MultiContextRetriever(tf.Module):
         config: Config,
         corpus: Corpus,
         retriever: LongRetriever,
-        interest: InterestModel,
+        interest: InterestModel | None,
         arrays: Mapping[str, np.ndarray],
         fingerprint: Fingerprint = UNSTAMPED,
     ) -> None:
         super().__init__(name="multi_context_retriever")
         self.fingerprint = fingerprint
-        self._fingerprint = tf.Variable([fingerprint.towers, fingerprint.items], trainable=False, name="fingerprint")
+        stored = [fingerprint.towers, fingerprint.items]
+        self.stored_fingerprint = tf.Variable(stored, trainable=False, name="fingerprint")
         self._config, self._num_categories = config, corpus.num_categories
         self.item_id_dtype = tf.string if is_text(corpus.item_id) else tf.int64
         # A signature asks for what the towers read, no more.
@@ -78,7 +79,7 @@ class MultiContextRetriever(tf.Module):
             for _, values in zip(self.profile_names, corpus.profile_values.values(), strict=False)
         ]
         self._item_id = tf.Variable(item_id, trainable=False)
-        self._category_name = tf.constant(as_text(corpus.category_name))
+        self.category_name = tf.constant(as_text(corpus.category_name))
         self._item_category = tf.constant(corpus.item_category)
         self._item_key = tf.constant(item_keys(corpus.item_id))
         self._category_size = tf.constant(corpus.category_size, tf.float32)
@@ -87,7 +88,8 @@ class MultiContextRetriever(tf.Module):
         self._has_items = tf.constant(np.diff(corpus.category_offset) > 0)
         self._item_stats = tf.Variable(arrays["item_stats"][None], trainable=False, name="item_stats")
         self._category_stats = tf.constant(arrays["category_stats"][None])
-        self._user_tower, self._interest = freeze(retriever.user_tower), freeze(interest)
+        self._user_tower = freeze(retriever.user_tower)
+        self._interest = None if interest is None else freeze(interest)
         history_embedding_rows = arrays["taste_rows"]
         self._num_folds, num_items, dim = history_embedding_rows.shape
         # Histories read a thousand of these rows each, from all over memory: half as wide, they are read in half the
@@ -110,16 +112,16 @@ class MultiContextRetriever(tf.Module):
             weight = tf.broadcast_to(history_weight, tf.shape(item_id))
         raw = RawHistories(item_id, timestamp, weight, time)
         visible = self._config.model.history_events
-        raw_histories = read_histories(raw, self._item_index.lookup, self._item_category, self._num_categories, visible)
+        histories = read_histories(raw, self._item_index.lookup, self._item_category, self._num_categories, visible)
         num, floor = tf.shape(time)[0], self._config.retrieval.day_floor
-        fold = read_folds(raw_histories.begun, self._item_key, num, self._num_folds)
+        fold = read_folds(histories.begun, self._item_key, num, self._num_folds)
         categories = self._item_category, num, self._num_categories
         summary = summarise_history(
-            raw_histories.history, *categories, floor, raw_histories.interacted, raw_histories.item_ages(time)
+            histories.history, *categories, floor, histories.interacted, histories.item_ages(time)
         )
         stats = tf.broadcast_to(self._category_stats, [num, self._num_categories, self._category_stats.shape[2]])
         features = interest_features(summary, stats, self._category_size)
-        return Histories(raw_histories, fold, summary, category_bag(summary), features, stats)
+        return Histories(histories, fold, summary, category_bag(summary), features, stats)
 
     def look_up(
         self,
@@ -140,87 +142,65 @@ class MultiContextRetriever(tf.Module):
         """
         histories = self.read(history_item_id, history_timestamp, history_weight, time)
         columns = [table.lookup(column) for table, column in zip(self._profile_index, profile, strict=True)]
-        user_history_embedding = self._history_embedding(histories, tf.shape(time)[0])
-        interests = self._interests(histories, user_history_embedding)
+        num_requests, summary = tf.shape(time)[0], histories.summary
+        embedding = tf.zeros([num_requests, 0])
+        if self._history_embedding_rows is not None:
+            rows, first_row = self._history_embedding_rows.read_value(), histories.fold * self._item_category.shape[0]
+            embedding = embed_history_before(histories.histories.interacted, rows, first_row, num_requests)
+        every, novel = learned_scores(self._interest, histories, embedding)
+        if self._config.retrieval.interest == "paper":
+            interests = by_eq3(summary.score, summary.count > 0, every, novel)
+        else:
+            interests = by_learned_score(every, novel)
         return Requests(
             histories=histories.histories,
-            count=histories.summary.count,
+            count=summary.count,
             time=time,
-            profile=tf.stack(columns, 1) if columns else tf.zeros([tf.shape(time)[0], 0], tf.int32),
-            activity=history_activity(histories.summary),
-            history_embedding=user_history_embedding,
+            profile=tf.stack(columns, 1) if columns else tf.zeros([num_requests, 0], tf.int32),
+            activity=history_activity(summary),
+            history_embedding=embedding,
             interests=interests,
         )
 
-    def _history_embedding(self, histories: Histories, num_requests: tf.Tensor) -> tf.Tensor:
-        if self._history_embedding_rows is None:
-            return tf.zeros([num_requests, 0])
-        first_row = histories.fold * self._item_category.shape[0]
-        return embed_history_before(
-            histories.histories.interacted, self._history_embedding_rows.read_value(), first_row, num_requests
-        )
-
-    def _interests(self, histories: Histories, user_history_embedding: tf.Tensor) -> InterestScores:
-        known = (tf.range(self._num_categories) >= schema.FIRST_KNOWN)[None]
-        summary, stats = histories.summary, histories.stats
-        if self._config.train.interest_epochs:
-            learned = self._interest(histories.features, histories.bag, user_history_embedding)
-            every, novel = learned[:, :, GOALS.index("all")], learned[:, :, GOALS.index("novel")]
-        else:
-            every = novel = tf.nn.log_softmax(tf.where(known, stats[:, :, 0], stats.dtype.min), 1)
-        if self._config.retrieval.interest != "paper":
-            return InterestScores(every, tf.broadcast_to(known, tf.shape(every)), every, novel, novel)
-        # Without history eq. 3 is silent: everyone's categories speak. Untouched ones count as the weakest seen one.
-        seen = summary.count > 0
-        nobody = ~tf.reduce_any(seen, 1, keepdims=True)
-        least = tf.reduce_min(tf.where(seen, summary.score, summary.score.dtype.max), 1, keepdims=True)
-        filled = tf.where(nobody, tf.exp(every), tf.where(seen, summary.score, least))
-        total = tf.reduce_sum(tf.where(seen | nobody, filled, 0.0), 1, keepdims=True)
-        log_share = tf.math.log(tf.maximum(filled / tf.maximum(total, 1e-30), 1e-30))
-        score = tf.where(nobody, tf.exp(every), summary.score)
-        # Eq. 3 knows one goal: the share that it merges novel items by is the same.
-        return InterestScores(score, known & (seen | nobody), log_share, log_share, novel)
-
     def encode(self, requests: Requests, row: tf.Tensor, category: tf.Tensor) -> Subsequences:
-        """Hard search and user tower for R (request, category) pairs, in one batched run.
+        """Hard search and user tower for R (request, category) pairs, in one batch.
 
         Args:
           requests: B requests.
           row: request of each pair, [R] int32; no pair occurs twice.
           category: [R] int32.
         """
-        runs = order_segments(requests.histories, row, category, tf.size(requests.count), self._num_categories)
-        start = tf.maximum(runs.start, runs.stop - max_sliced(self._config.model))
+        segments = order_segments(requests.histories, row, category, tf.size(requests.count), self._num_categories)
+        start = tf.maximum(segments.start, segments.stop - max_sliced(self._config.model))
+        time = tf.gather(requests.time, row)
         events = hard_search.slice_events(
-            runs.item, runs.timestamp, runs.weight, start, runs.stop, tf.gather(requests.time, row)
+            segments.item, segments.timestamp, segments.weight, start, segments.stop, time
         )
-        tokens = make_tokens(
-            self._config.model,
-            events,
-            runs.stop - runs.start,
-            self._item_stats,
-            tf.zeros_like(row),
-            tf.gather(requests.activity, row),
-        )
+        num_before, stats_row = segments.stop - segments.start, tf.zeros_like(row)
+        activity = tf.gather(requests.activity, row)
+        tokens = make_tokens(self._config.model, events, num_before, self._item_stats, stats_row, activity)
 
         def run_tower(some: hard_search.Tokens, pairs: tf.Tensor) -> UserState:
             vectors, request = tf.gather(self._token_vectors, some.item), tf.gather(row, pairs)
-            profile, user_history_embedding = (
+            inputs = UserInputs(
+                vectors,
+                some.item > 0,
+                some.features,
+                tf.gather(category, pairs),
                 tf.gather(requests.profile, request),
                 tf.gather(requests.history_embedding, request),
             )
-            return self._user_tower(
-                vectors, some.item > 0, some.features, tf.gather(category, pairs), profile, user_history_embedding
-            )
+            return self._user_tower(inputs)
 
-        return Subsequences(row, category, runs, tokens, encode_by_length(run_tower, tokens, self._config.model.dim))
+        state = encode_by_length(run_tower, tokens, self._config.model.dim)
+        return Subsequences(row, category, segments, tokens, state)
 
     def search(self, pairs: Subsequences, options: RequestOptions) -> SearchResult:
         """The best items of each pair's category, less the excluded ones: as many as the longest list asked for.
 
         No list is longer than the largest category, however large k is.
         """
-        row, item = self._exclusions(pairs, options)
+        row, item = find_exclusions(pairs, options, self._item_category, self._num_categories, self._num_offered)
         # Retired items are read as history, but no index holds them: they are padding there.
         tokens = tf.where(pairs.tokens.item < self._num_offered, pairs.tokens.item, schema.PADDING)
         queries = Queries(pairs.state.embedding, pairs.category, tokens, pairs.state.repeat_logit, row, item)
@@ -241,7 +221,7 @@ class MultiContextRetriever(tf.Module):
         Args:
           requests: B requests.
           interests: the chosen ones, [B, N].
-          controls: k (the result is as wide as the largest), merge, exclusions.
+          options: k (the result is as wide as the largest), merge, exclusions.
 
         Returns:
           item_id [B, K], score, category [B, K] string, interest_rank [B, K] int32 (which interest brought it),
@@ -249,43 +229,31 @@ class MultiContextRetriever(tf.Module):
         """
         where = tf.where(interests.is_real)
         row, category = tf.cast(where[:, 0], tf.int32), tf.gather_nd(interests.category, where)
-        found = self.search(self.encode(requests, row, category), options)
-        shape = tf.concat([tf.shape(interests.category), tf.shape(found.item)[1:]], 0)  # [B, N, W]
+        result = self.search(self.encode(requests, row, category), options)
+        shape = tf.concat([tf.shape(interests.category), tf.shape(result.item)[1:]], 0)  # [B, N, W]
         shape = tf.cast(shape, tf.int64)
         lists = Lists(
-            tf.scatter_nd(where, found.item, shape),
-            tf.scatter_nd(where, found.logit, shape),
-            tf.scatter_nd(where, found.log_partition, shape[:2]),
+            tf.scatter_nd(where, result.item, shape),
+            tf.scatter_nd(where, result.logit, shape),
+            tf.scatter_nd(where, result.log_partition, shape[:2]),
         )
         scores = requests.interests
         share = tf.where(options.is_novel[:, None], scores.log_share_novel, scores.log_share)
         merged = merge_lists(lists, interests, share, options)
-        rank = tf.gather(interests.rank, merged.place, batch_dims=1)
+        rank = tf.gather(interests.rank, merged.interest, batch_dims=1)
         return {
             "item_id": tf.gather(self._item_id, merged.item),
             "score": merged.score,
-            "category": tf.gather(self._category_name, tf.gather(self._item_category, merged.item)),
+            "category": tf.gather(self.category_name, tf.gather(self._item_category, merged.item)),
             "interest_rank": tf.where(merged.is_real, rank, 0),
             "num_valid": tf.reduce_sum(tf.cast(merged.is_real, tf.int32), 1),
         }
 
-    def explain(self, requests: Requests, interests: Interests) -> dict[str, tf.Tensor]:
-        """The chosen interests: names, scores, ranks, origins, events, time of the last one; [B, N] each."""
-        at = interests.category
-        count = tf.where(interests.is_real, tf.gather(requests.count, at, batch_dims=1), 0.0)
-        raw_histories, shape = requests.histories, tf.shape(requests.count)
-        last = tf.math.unsorted_segment_max(raw_histories.last, raw_histories.interacted.run, tf.size(requests.count))
-        last = tf.gather(tf.reshape(last, shape), at, batch_dims=1)
-        origin = tf.gather(tf.constant(ORIGINS), interests.origin)
-        return {
-            "interest_category": tf.gather(self._category_name, at),
-            "interest_score": interests.score,
-            "interest_rank_drawn": interests.rank,
-            "interest_origin": tf.where(interests.is_real, origin, ""),
-            "interest_num_events": tf.cast(count, tf.int32),
-            "interest_last_timestamp": tf.where(count > 0, last, 0),
-            "num_interests_drawn": tf.reduce_sum(tf.cast(interests.is_real, tf.int32), 1),
-        }
+    def under(self, retrieval: RetrievalConfig) -> "MultiContextRetriever":
+        """The same models, tables and index under other defaults of requests."""
+        other = copy.copy(self)
+        other._config = dataclasses.replace(self._config, retrieval=retrieval)
+        return other
 
     def read_options(self, columns: Mapping[str, tf.Tensor], num_requests: tf.Tensor) -> RequestOptions:
         """Looks the optional columns up; categories that a refresh emptied are allowed to no one."""
@@ -313,45 +281,6 @@ class MultiContextRetriever(tf.Module):
     def ids_of(self, item: tf.Tensor) -> tf.Tensor:
         """Raw ids of item indices."""
         return tf.gather(self._item_id, item)
-
-    def check_fingerprint(self, expected: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The fingerprints of the towers and of the items, [n] string each.
-
-        Fails with InvalidArgument where the variables are not those of this graph (files of two versions were mixed),
-        or where an element of `expected` is neither "" nor the towers' fingerprint, [n] string.
-        """
-        loaded = self._fingerprint.read_value()
-        graph = tf.constant([self.fingerprint.towers, self.fingerprint.items])
-        says = "the variables are not those of this saved_model.pb: fingerprints"
-        whole = require(tf.reduce_all(loaded == graph), says, loaded, "and", graph)
-        known = tf.reduce_all((expected == "") | (expected == graph[0]))
-        fits = require(known, "these towers have the fingerprint", graph[0], "; expected was", expected)
-        with tf.control_dependencies(whole + fits):
-            return tuple(tf.fill(tf.shape(expected), loaded[part]) for part in range(2))
-
-    def _exclusions(self, pairs: Subsequences, options: RequestOptions) -> tuple[tf.Tensor, tf.Tensor]:
-        """(pair, item) of every item that must not come back, items of other categories left out: [X] int32 each."""
-        is_any = tf.reduce_any(options.is_novel) | (tf.size(options.excluded) > 0)
-        nothing = tf.zeros([0], tf.int32)
-        # A branch, since few requests exclude anything.
-        return tf.cond(is_any, lambda: self._find_excluded(pairs, options), lambda: (nothing, nothing))
-
-    def _find_excluded(self, pairs: Subsequences, options: RequestOptions) -> tuple[tf.Tensor, tf.Tensor]:
-        listed, size = options.excluded, tf.shape(options.excluded)[0] * self._num_categories
-        # Each listed item asks for the pair of its own category, if there is one: no list is laid beside every pair.
-        cell = (pairs.row * self._num_categories + pairs.category)[:, None]
-        pair_of = tf.tensor_scatter_nd_update(tf.fill([size], -1), cell, tf.range(tf.size(pairs.row)))
-        request = tf.range(tf.shape(listed)[0])[:, None]
-        pair = tf.gather(pair_of, request * self._num_categories + tf.gather(self._item_category, listed))  # [B, E]
-        where = tf.where((pair >= 0) & (listed >= schema.FIRST_KNOWN))
-        start, stop = pairs.runs.start, pairs.runs.stop
-        owner, interacted = hard_search.flat_ranges(
-            start, tf.where(tf.gather(options.is_novel, pairs.row), stop, start)
-        )
-        row = tf.concat([tf.gather_nd(pair, where), owner], 0)
-        item = tf.concat([tf.gather_nd(listed, where), tf.gather(pairs.runs.item, interacted)], 0)
-        offered = tf.where(item < self._num_offered)[:, 0]  # the others are in no index, so nothing is to be excluded
-        return tf.gather(row, offered), tf.gather(item, offered)
 
 
 def _lookup(known: np.ndarray) -> tf.lookup.StaticHashTable:

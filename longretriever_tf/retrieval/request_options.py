@@ -1,4 +1,4 @@
-"""What a request may turn: how many interests, which categories, what to leave out, how to merge."""
+"""What a request may ask for: how many interests, which categories, what to leave out, how to merge."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -26,7 +26,7 @@ class RequestOptions(NamedTuple):
       num_interests: N, [B] int32.
       top_interests: M, [B] int32, at least N.
       seed: of the draw, [B] int64.
-      exploration: how many of the N go to categories that the user never seen, [B] int32.
+      exploration: how many of the N go to categories that the user has not seen, [B] int32.
       is_allowed: categories that may be searched, [B, C] bool.
       forced_weight: above 0 where a category must be searched; its probability is multiplied by it, [B, C] float32.
       excluded: item index of items to leave out, [B, E] int32; UNKNOWN is no one.
@@ -84,7 +84,7 @@ def read_request_options(
     """Looks the optional columns up and brings them to one row per request.
 
     Impossible values are brought to the nearest possible one (k and N to 1, N to C, M to N); unknown names in a list
-    are no one, and are told; an unknown merge or goal fails with InvalidArgument, naming the value.
+    match nothing, and the answer names them; an unknown merge or goal fails with InvalidArgument, naming the value.
 
     Args:
       columns: `default_columns`, or what the request says instead.

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from longretriever_tf.data.recipe.interest_features import HistorySummary
 from longretriever_tf.data.search import hard_search
+from longretriever_tf.data.search.history_summary import HistorySummary
 from longretriever_tf.data.search.request_history import RequestHistories, Segments
 from longretriever_tf.models.towers import UserState
 
@@ -34,12 +34,12 @@ class InterestScores(NamedTuple):
     """What interests are chosen and merged by, [B, C] each.
 
     Attributes:
-      drawn_by: the score that interests are drawn by, whatever the goal: eq. 3, or `log_share` itself. Drawn by the
+      drawn_by: the score that interests are drawn by, whatever the task: eq. 3, or `log_share` itself. Drawn by the
         score for novel items instead, lists of novel items were worse on validation.
       is_interest: categories that may be drawn, bool.
       log_share: log p(category | user) that lists are merged by.
-      log_share_novel: the same for the goal "novel".
-      affinity: what untouched categories are ranked by: the learned log share of novel items.
+      log_share_novel: the same for the task "novel".
+      affinity: what unseen categories are ranked by: the learned log share of novel items.
     """
 
     drawn_by: tf.Tensor
@@ -58,7 +58,7 @@ class Requests(NamedTuple):
       time: [B] int64.
       profile: [B, P] int32.
       activity: [B, 3] float32.
-      history embedding: what each history says across categories, [B, D] float32; [B, 0] unless the model reads it.
+      history_embedding: what each history says across categories, [B, D] float32; [B, 0] unless the model reads it.
       interests: their scores.
     """
 
@@ -77,13 +77,13 @@ class Subsequences(NamedTuple):
     Attributes:
       row: request of each pair, [R] int32.
       category: [R] int32.
-      runs: all events of each.
+      segments: all events of each.
       tokens: S_u of each.
-      state: e_u and boosts of each.
+      state: e_u and repeat logits of each.
     """
 
     row: tf.Tensor
     category: tf.Tensor
-    runs: Segments
+    segments: Segments
     tokens: hard_search.Tokens
     state: UserState

@@ -13,6 +13,8 @@ import tensorflow as tf
 from longretriever_tf.common import schema
 from longretriever_tf.config.config import RetrievalConfig
 from longretriever_tf.retrieval.admission import admit
+from longretriever_tf.retrieval.explain import explain_interests
+from longretriever_tf.retrieval.fingerprint import check_fingerprint
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.request_options import RequestOptions, default_columns
 from longretriever_tf.retrieval.requests import Requests
@@ -29,7 +31,7 @@ def make_signatures(
 
     serving_default, interests: history_item_id [B, T], history_timestamp [B, T] int64 seconds (0: padding),
       request_timestamp [B], one [B] string column per profile feature that the towers read (`input_names` says what it
-      is called); optional: `controls.default_columns`.
+      is called); optional: `request_options.default_columns`.
     top_k: the same question with k [B] int32 and no other options, all of its inputs required.
     retrieve_in_category, user_embeddings: the history columns and category [B] string (retrieve_in_category: also the
       optional ones).
@@ -82,7 +84,7 @@ def _make_signature(
     required: Specs,
     optional: dict[str, tf.Tensor],
 ) -> tf.types.experimental.GenericFunction:
-    """A tf.function with named columns: the names differ from model to model, so the signature is made, not written."""
+    """A tf.function with named columns: the names differ from model to model, so the signature is built here."""
 
     def call(*args: Any, **kwargs: Any) -> dict[str, tf.Tensor]:
         return body(dict(zip(required | optional, args, strict=False)) | kwargs)
@@ -103,51 +105,50 @@ def _look_up(model: MultiContextRetriever, at: Columns) -> Requests:
     return model.look_up(*history, at["request_timestamp"], profile)
 
 
-def _request_options(model: MultiContextRetriever, at: Columns) -> RequestOptions:
+def _options(model: MultiContextRetriever, at: Columns) -> RequestOptions:
     return model.read_options(at, tf.shape(at["request_timestamp"])[0])
 
 
 def _retrieve(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
-    requests, asked_options = _look_up(model, at), _request_options(model, at)
-    chosen = model.choose(requests, asked_options)
+    requests, options = _look_up(model, at), _options(model, at)
+    chosen = model.choose(requests, options)
     return (
-        model.retrieve(requests, chosen, asked_options)
-        | model.explain(requests, chosen)
-        | _unknown(requests, asked_options)
+        model.retrieve(requests, chosen, options)
+        | explain_interests(requests, chosen, model.category_name)
+        | _unknown(requests, options)
     )
 
 
 def _interests(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
-    requests, asked_options = _look_up(model, at), _request_options(model, at)
-    return model.explain(requests, model.choose(requests, asked_options)) | _unknown(requests, asked_options)
+    requests, options = _look_up(model, at), _options(model, at)
+    chosen = model.choose(requests, options)
+    return explain_interests(requests, chosen, model.category_name) | _unknown(requests, options)
 
 
-def _unknown(requests: Requests, asked_options: RequestOptions) -> dict[str, tf.Tensor]:
+def _unknown(requests: Requests, options: RequestOptions) -> dict[str, tf.Tensor]:
     """What the requests name and the model does not know."""
     return {
-        "unknown_category": asked_options.unknown_category,
+        "unknown_category": options.unknown_category,
         "num_unknown_items": requests.histories.num_unknown,
-        "num_unknown_excluded": asked_options.num_unknown_excluded,
+        "num_unknown_excluded": options.num_unknown_excluded,
     }
 
 
 def _in_category(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
-    requests, asked_options = _look_up(model, at), _request_options(model, at)
+    requests, options = _look_up(model, at), _options(model, at)
     category, unknown = model.find_category(at["category"])
-    found = model.search(model.encode(requests, tf.range(tf.size(category)), category), asked_options)
-    pad = [
-        [0, 0],
-        [0, tf.reduce_max(asked_options.k) - tf.shape(found.item)[1]],
-    ]  # as wide as asked, whatever the category
-    item, score = tf.pad(found.item, pad), tf.pad(found.logit - found.log_partition[:, None], pad)
-    real = (item >= schema.FIRST_KNOWN) & (tf.range(tf.reduce_max(asked_options.k))[None] < asked_options.k[:, None])
-    told = _unknown(requests, asked_options)
+    result = model.search(model.encode(requests, tf.range(tf.size(category)), category), options)
+    width = tf.reduce_max(options.k)  # of the answer, however small the category is
+    pad = [[0, 0], [0, width - tf.shape(result.item)[1]]]
+    item, score = tf.pad(result.item, pad), tf.pad(result.logit - result.log_partition[:, None], pad)
+    real = (item >= schema.FIRST_KNOWN) & (tf.range(width)[None] < options.k[:, None])
+    unknowns = _unknown(requests, options)
     return {
         "item_id": model.ids_of(tf.where(real, item, 0)),
         "score": tf.where(real, score, 0.0),
         "num_valid": tf.reduce_sum(tf.cast(real, tf.int32), 1),
-        **told,
-        "unknown_category": tf.concat([unknown[:, None], told["unknown_category"]], 1),
+        **unknowns,
+        "unknown_category": tf.concat([unknown[:, None], unknowns["unknown_category"]], 1),
     }
 
 
@@ -170,6 +171,6 @@ def _item_embeddings(model: MultiContextRetriever, at: Columns) -> dict[str, tf.
 
 
 def _fingerprint(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
-    towers, items = model.check_fingerprint(at["expected"])
+    towers, items = check_fingerprint(model.stored_fingerprint, model.fingerprint, at["expected"])
     as_of = tf.fill(tf.shape(towers), tf.constant(model.fingerprint.statistics_as_of, tf.int64))
     return {"towers": towers, "items": items, "statistics_as_of": as_of}

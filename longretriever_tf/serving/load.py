@@ -1,7 +1,6 @@
 """The command's former name: `python -m longretriever_tf.serving.load_test` is what it is called now."""
 
-from longretriever_tf.config import flags
-from longretriever_tf.serving import load_test
+import runpy
 
 if __name__ == "__main__":
-    flags.run_command(load_test.main)
+    runpy.run_module("longretriever_tf.serving.load_test", run_name="__main__", alter_sys=True)

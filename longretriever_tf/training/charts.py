@@ -1,4 +1,4 @@
-"""The training report of a run: loss, learning rate, speed and validation figure as one PNG. Imports no TensorFlow."""
+"""The training report of a run: loss, learning rate, speed and validation metric as one PNG. Imports no TensorFlow."""
 
 import os
 from collections import Counter
@@ -11,7 +11,7 @@ from longretriever_tf.plots.board import read_scalars, write_image
 from longretriever_tf.plots.panels import Panel, Series
 
 FILE = "training.png"
-_FIGURES = ("loss", "validation", "learning_rate", "examples_per_s")
+_METRICS = ("loss", "validation", "learning_rate", "examples_per_s")
 """What `training.loop` leaves in TensorBoard by step, and (but for the learning rate) in training.json by epoch."""
 _LABELS = {"loss": "loss", "learning_rate": "learning rate", "examples_per_s": "examples per second"}
 _VALIDATION = {"towers": "validation: MRR within the category"}
@@ -24,12 +24,12 @@ def training_panels(training: Mapping[str, Any], scalars: Scalars) -> tuple[Pane
     """The panels of a run, phase by phase.
 
     Args:
-      training: `training.json`: the mean figures of each epoch, by phase.
+      training: `training.json`: the mean metrics of each epoch, by phase.
       scalars: of the run's TensorBoard files by tag, (step, value); where a phase has none, the means of its epochs
-        stand in their place.
+        stand in for them.
 
     Raises:
-      UserError: `training` has no history, or there are no figures at all.
+      UserError: `training` has no history, or there are no metrics at all.
     """
     history = training.get("history")
     if not isinstance(history, dict):
@@ -38,7 +38,7 @@ def training_panels(training: Mapping[str, Any], scalars: Scalars) -> tuple[Pane
     # A session that was killed is in TensorBoard alone.
     for phase in dict.fromkeys([*history, *(tag.rpartition("/")[0] for tag in scalars)]):
         labels = {**_LABELS, "validation": _VALIDATION.get(phase, _VALIDATION_ELSE)}
-        for name in _FIGURES:
+        for name in _METRICS:
             by_step = scalars.get(f"{phase}/{name}", ())
             epochs = [line for line in history.get(phase, ()) if name in line]
             by_epoch = {line["epoch"]: line[name] for line in epochs}  # run again: the later counts
@@ -49,7 +49,7 @@ def training_panels(training: Mapping[str, Any], scalars: Scalars) -> tuple[Pane
                 panels.append(Panel(f"{phase}: {label}", "lines", "step" if by_step else "epoch", label, (series,)))
     if not panels:
         raise UserError(
-            f"training.json tells of no epoch (phases: {', '.join(history) or 'none'}): let the same `train` command "
+            f"training.json has no epoch (phases: {', '.join(history) or 'none'}): let the same `train` command "
             "finish first"
         )
     return tuple(panels)
@@ -59,7 +59,7 @@ def draw_training(run_dir: str) -> str:
     """Writes `training.png` into the run directory, and the same picture into its TensorBoard; returns the path.
 
     Raises:
-      UserError: the run has no training.json, or one without figures; or the files cannot be written.
+      UserError: the run has no training.json, or one without metrics; or the files cannot be written.
     """
     from longretriever_tf.plots.page import draw_page
 

@@ -1,4 +1,4 @@
-"""training.json: one line of figures per epoch, written when the epoch ends, so that a kill loses none of them."""
+"""training.json: one line of metrics per epoch, written when the epoch ends, so that a kill loses none of them."""
 
 import json
 import os

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,51 +19,13 @@ import tensorflow as tf
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.files import first_line
 from longretriever_tf.common.progress import Progress
-from longretriever_tf.models.finished import CHECKPOINT_ERRORS
+from longretriever_tf.models.build import CHECKPOINT_ERRORS
 from longretriever_tf.models.optimizer import LazyAdamW
+from longretriever_tf.training.phases import Phase
 
 _REPORT_EVERY = 20
 _LATER_STATE = ("loop_loss_sum", "loop_num_losses")
 """Parts of the state that checkpoints of earlier versions lack."""
-
-
-class Phase(Protocol):
-    """One model's training: what the loop needs to know of it."""
-
-    name: str
-    epochs: int
-
-    def num_batches(self) -> int:
-        """Batches of an epoch: calls of the step's function."""
-
-    def num_steps(self) -> int:
-        """Steps of the optimizer in an epoch."""
-
-    def num_examples(self) -> int:
-        """Examples of an epoch."""
-
-    def make_dataset(self, epoch: int, first: int) -> tf.data.Dataset:
-        """Batches of an epoch from `first` on."""
-
-    def batch_examples(self, batch: Any) -> int:
-        """Examples in a batch."""
-
-    def loss(self, batch: Any, step: tf.Tensor) -> tf.Tensor:
-        """Loss of a batch at a global step of the phase."""
-
-    def variables(self) -> list[tf.Variable]:
-        """Trainable variables."""
-
-    def on_epoch_end(self, epoch: int) -> float | None:
-        """A validation figure, higher is better; None where there is none."""
-
-
-@runtime_checkable
-class OwnStep(Protocol):
-    """A phase that compiles its own step: its batches are blocks of many steps."""
-
-    def make_step(self, optimizer: LazyAdamW, xla: bool) -> Callable[[Any], tf.Tensor]:
-        """The function from a block to the mean loss of its steps."""
 
 
 @dataclasses.dataclass
@@ -72,7 +34,7 @@ class LoopState:
 
     Attributes:
       phase, epoch, step: the position, int64.
-      best, best_epoch: the best validation figure of the phase (-1.0: none yet) and its epoch (-1).
+      best, best_epoch: the best validation metric of the phase (-1.0: none yet) and its epoch (-1).
       loss_sum, num_losses: over the steps of the epoch so far, float64 and int64: an epoch's mean loss survives a kill.
     """
 
@@ -125,7 +87,7 @@ class Checkpoints:
             if glob.glob(os.path.join(glob.escape(self._directory), "latest", "ckpt-*.index")):
                 raise UserError(
                     f"{os.path.join(self._directory, 'latest', 'checkpoint')} does not say which of the checkpoints "
-                    f"beside it is the latest; restore it from a copy, or delete {self._directory} to train anew"
+                    f"next to it is the latest; restore it from a copy, or delete {self._directory} to train anew"
                 )
             return False
         with self._explain_read_errors(path):
@@ -208,11 +170,11 @@ class LoopOptions:
 
     Attributes:
       checkpoint_every_s: seconds between checkpoints.
-      patience: epochs without a better validation figure before a phase stops.
+      patience: epochs without a better validation metric before a phase stops.
       xla: compile the step.
       writer: TensorBoard.
-      on_epoch: is told the phase's name and the epoch's figures, before the run's position passes the epoch; may be
-        told an epoch twice, with the same figures but the speed.
+      on_epoch: takes the phase's name and the epoch's metrics, before the run's position passes the epoch; may be
+        called twice for an epoch, with the same metrics but the speed.
     """
 
     checkpoint_every_s: float
@@ -225,21 +187,21 @@ class LoopOptions:
 def run_phase(
     phase: Phase, index: int, state: LoopState, optimizer: LazyAdamW, checkpoints: Checkpoints, options: LoopOptions
 ) -> list[dict[str, float]]:
-    """Trains one phase from where `state` stands to its end; returns a line of figures per epoch run here."""
-    step_function = make_step(phase, optimizer, options.xla)
+    """Trains one phase from where `state` stands to its end; returns a line of metrics per epoch run here."""
+    step_function = phase.make_step(optimizer, options.xla)
     lines = []
     while int(state.epoch) < phase.epochs and not _has_stalled(state, options.patience):
         epoch = int(state.epoch)
         lines.append(_run_epoch(phase, epoch, state, step_function, optimizer, checkpoints, options))
-        state.step.assign(phase.num_batches())
+        state.step.assign(phase.source.num_batches())
         checkpoints.save()  # before validation, which may take minutes or fail
-        figure = phase.on_epoch_end(epoch)
-        if figure is not None:
-            lines[-1]["validation"] = figure
-            with options.writer.as_default(int(optimizer.step)):
-                tf.summary.scalar(f"{phase.name}/validation", figure)
-            if figure > float(state.best):
-                state.best.assign(figure)
+        if phase.validate is not None:
+            metric = phase.validate()
+            lines[-1]["validation"] = metric
+            with options.writer.as_default(int(optimizer.iterations)):
+                tf.summary.scalar(f"{phase.name}/validation", metric)
+            if metric > float(state.best):
+                state.best.assign(metric)
                 state.best_epoch.assign(epoch)
                 checkpoints.save_weights(_best(epoch))
         options.on_epoch(phase.name, lines[-1])
@@ -265,25 +227,8 @@ def _start_epoch(state: LoopState, epoch: int) -> None:
 
 
 def _has_stalled(state: LoopState, patience: int) -> bool:
-    """Whether the last `patience` epochs brought no better validation figure."""
+    """Whether the last `patience` epochs brought no better validation metric."""
     return int(state.best_epoch) >= 0 and int(state.epoch) - 1 - int(state.best_epoch) >= patience
-
-
-def make_step(phase: Phase, optimizer: LazyAdamW, xla: bool) -> Callable[[Any], tf.Tensor]:
-    """One training step of the phase as a compiled function: batch in, loss out."""
-    if isinstance(phase, OwnStep):
-        return phase.make_step(optimizer, xla)
-    variables = phase.variables()
-
-    @tf.function(reduce_retracing=True, jit_compile=xla)
-    def step(batch: Any) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            loss = phase.loss(batch, optimizer.step)
-        gradients = tape.gradient(loss, variables)
-        optimizer.apply(gradients, whole_tables=xla)
-        return loss
-
-    return step
 
 
 def _run_epoch(
@@ -296,23 +241,23 @@ def _run_epoch(
     options: LoopOptions,
 ) -> dict[str, float]:
     first = int(state.step)
-    done = round(phase.num_examples() * first / max(phase.num_batches(), 1))
-    progress = Progress(f"{phase.name} epoch {epoch + 1}/{phase.epochs}", phase.num_examples(), "examples", done)
+    done = round(phase.source.num_rows * first / max(phase.source.num_batches(), 1))
+    progress = Progress(f"{phase.name} epoch {epoch + 1}/{phase.epochs}", phase.source.num_rows, "examples", done)
     recent: list[tf.Tensor] = []
     seen, saved = 0, time.monotonic()
-    for step, batch in enumerate(phase.make_dataset(epoch, first), start=first):
+    for step, batch in enumerate(phase.source.make_dataset(epoch, first), start=first):
         recent.append(step_function(batch))
         seen += phase.batch_examples(batch)
         is_due = time.monotonic() - saved > options.checkpoint_every_s
-        if (step + 1) % _REPORT_EVERY == 0 or step + 1 == phase.num_batches() or is_due:
+        if (step + 1) % _REPORT_EVERY == 0 or step + 1 == phase.source.num_batches() or is_due:
             losses = tf.stack(recent).numpy().astype(np.float64)  # the only wait for the device
             state.loss_sum.assign_add(losses.sum())
             state.num_losses.assign_add(len(losses))
             progress.update(seen, f"loss {losses.mean():.3f}")
             recent, seen = [], 0
-            with options.writer.as_default(int(optimizer.step)):
+            with options.writer.as_default(int(optimizer.iterations)):
                 tf.summary.scalar(f"{phase.name}/loss", losses.mean())
-                tf.summary.scalar(f"{phase.name}/learning_rate", optimizer.learning_rate())
+                tf.summary.scalar(f"{phase.name}/learning_rate", optimizer.learning_rate)
                 tf.summary.scalar(f"{phase.name}/examples_per_s", progress.rate())
         if is_due:
             state.step.assign(step + 1)

@@ -1,148 +1,86 @@
-"""The phases of a run: the towers, then the learned interest score; or a neural baseline alone."""
+"""A phase of a run: one model's training. First the towers, then the learned interest score; or a baseline alone."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
-import numpy as np
 import tensorflow as tf
 
-from longretriever_tf.config.config import Config
-from longretriever_tf.data.batches.examples import Examples
-from longretriever_tf.data.batches.in_context import Batch, BatchSource, EpochPlan, plan_epoch
-from longretriever_tf.data.batches.interests import InterestBatch, InterestSource
-from longretriever_tf.models.baselines.batches import UserBatch, UserBatchSource
-from longretriever_tf.models.baselines.model import RecentRetriever
-from longretriever_tf.models.interest_model import InterestModel
-from longretriever_tf.models.retriever import LongRetriever
+from longretriever_tf.models.optimizer import LazyAdamW
 from longretriever_tf.models.stateless_dropout import StatelessRng
 
 
-class TowerPhase:
-    """Trains the two towers on in-context batches.
+class Source(Protocol):
+    """Batches by their numbers: batch i of an epoch is a function of (seed, epoch, i) alone.
 
-    Args:
-      config: the run's config.
-      model: the towers.
-      source: batches from example rows.
-      examples: the examples.
-      category_offset: [C + 1].
-      validate: validation figure after an epoch, or None.
+    Attributes:
+      num_rows: examples in an epoch.
     """
 
-    name = "towers"
-
-    def __init__(
-        self,
-        config: Config,
-        model: LongRetriever,
-        source: BatchSource,
-        examples: Examples,
-        category_offset: np.ndarray,
-        validate: Callable[[], float] | None,
-    ) -> None:
-        self.epochs = config.train.epochs
-        self._config, self._model, self._source, self._examples = config, model, source, examples
-        self._category_offset, self._validate = category_offset, validate
-        self._num_batches = len(self.plan(0).start)
-
-    def plan(self, epoch: int) -> EpochPlan:
-        """The batches of an epoch."""
-        return plan_epoch(self._config, self._examples, self._category_offset, epoch)
+    num_rows: int
 
     def num_batches(self) -> int:
-        return self._num_batches
+        """Batches in an epoch."""
 
-    def num_steps(self) -> int:
-        return self._num_batches
-
-    def num_examples(self) -> int:
-        return len(self._examples)
-
-    def make_dataset(self, epoch: int, first: int = 0) -> tf.data.Dataset:
-        return self._source.make_dataset(self.plan(epoch), first)
-
-    def batch_examples(self, batch: Batch) -> int:
-        return int(batch.category.shape[0])
-
-    def loss(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
-        return self._model.compute_loss((batch, StatelessRng(self._config.train.seed, step)))
-
-    def variables(self) -> list[tf.Variable]:
-        return self._model.trainable_variables
-
-    def on_epoch_end(self, epoch: int) -> float | None:
-        del epoch
-        return None if self._validate is None else self._validate()
+    def make_dataset(self, epoch: int, first: int = 0) -> Iterable[Any]:
+        """Batches of an epoch from number `first` on."""
 
 
-class InterestPhase:
-    """Trains lambda(u, c) on snapshots of whole histories."""
+class Model(Protocol):
+    """What a phase trains: a Keras model or layer."""
 
-    name = "interest"
+    trainable_variables: list[tf.Variable]
 
-    def __init__(self, config: Config, model: InterestModel, source: InterestSource) -> None:
-        self.epochs, self._seed = config.train.interest_epochs, config.train.seed
-        self._model, self._source = model, source
+    def compute_loss(self, inputs: tuple[Any, StatelessRng | None], training: bool = False) -> tf.Tensor:
+        """Loss of a batch under the draws of a step, scalar."""
 
-    def num_batches(self) -> int:
-        return self._source.num_batches()
 
-    def num_steps(self) -> int:
-        return self._source.num_batches()
+@dataclasses.dataclass
+class Phase:
+    """One model's training, as the loop sees it.
 
-    def num_examples(self) -> int:
-        return self._source.num_rows
+    Attributes:
+      name: in checkpoints, training.json and TensorBoard.
+      epochs: at most.
+      model: is trained.
+      source: of its batches.
+      seed: of the dropout.
+      validate: the validation metric after an epoch, higher is better; None: there is none.
+    """
 
-    def make_dataset(self, epoch: int, first: int = 0) -> tf.data.Dataset:
-        return self._source.make_dataset(epoch, first)
-
-    def batch_examples(self, batch: InterestBatch) -> int:
-        return int(batch.weight.shape[0])
-
-    def loss(self, batch: InterestBatch, step: tf.Tensor) -> tf.Tensor:
-        return self._model.loss(batch, StatelessRng(self._seed, step))
+    name: str
+    epochs: int
+    model: Model
+    source: Source
+    seed: int
+    validate: Callable[[], float] | None = None
 
     def variables(self) -> list[tf.Variable]:
-        return self._model.trainable_variables
-
-    def on_epoch_end(self, epoch: int) -> float | None:
-        del epoch
-        return None
-
-
-class BaselinePhase:
-    """Trains a neural baseline on users' latest events."""
-
-    def __init__(
-        self,
-        config: Config,
-        model: RecentRetriever,
-        source: UserBatchSource,
-        validate: Callable[[], float] | None,
-    ) -> None:
-        self.name, self.epochs, self._seed = config.model.model, config.train.epochs, config.train.seed
-        self._model, self._source, self._validate = model, source, validate
-
-    def num_batches(self) -> int:
-        return self._source.num_batches()
+        """What the optimizer moves."""
+        return self.model.trainable_variables
 
     def num_steps(self) -> int:
-        return self._source.num_batches()
+        """Steps of the optimizer in an epoch."""
+        return self.source.num_batches()
 
-    def num_examples(self) -> int:
-        return self._source.num_rows()
+    def batch_examples(self, batch: Any) -> int:
+        """Examples in a batch: the first column of every kind of batch has a row for each."""
+        return int(batch[0].shape[0])
 
-    def make_dataset(self, epoch: int, first: int = 0) -> tf.data.Dataset:
-        return self._source.make_dataset(epoch, first)
+    def loss(self, batch: Any, step: tf.Tensor) -> tf.Tensor:
+        """Loss of a batch at a step of the phase; the step alone decides the draws."""
+        return self.model.compute_loss((batch, StatelessRng(self.seed, step)), training=True)
 
-    def batch_examples(self, batch: UserBatch) -> int:
-        return int(batch.time.shape[0])
+    def make_step(self, optimizer: LazyAdamW, xla: bool) -> Callable[[Any], tf.Tensor]:
+        """One training step as a compiled function: batch in, loss out."""
+        variables = self.variables()
+        optimizer.build(variables)
 
-    def loss(self, batch: UserBatch, step: tf.Tensor) -> tf.Tensor:
-        return self._model.compute_loss((batch, StatelessRng(self._seed, step)))
+        @tf.function(reduce_retracing=True, jit_compile=xla)
+        def step(batch: Any) -> tf.Tensor:
+            with tf.GradientTape() as tape:
+                loss = self.loss(batch, optimizer.iterations)
+            optimizer.apply(tape.gradient(loss, variables), whole_tables=xla)
+            return loss
 
-    def variables(self) -> list[tf.Variable]:
-        return self._model.trainable_variables
-
-    def on_epoch_end(self, epoch: int) -> float | None:
-        del epoch
-        return None if self._validate is None else self._validate()
+        return step

@@ -1,21 +1,14 @@
 """One run from config to trained models; `train` is its command."""
 
 import os
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.common.progress import stage
-from longretriever_tf.config.baselines import LONGRETRIEVER
 from longretriever_tf.config.config import Config
-from longretriever_tf.data.batches.in_context import BatchSource
-from longretriever_tf.data.batches.interests import HistoryReader, InterestSource
 from longretriever_tf.data.batches.prepared_data import (
-    Prepared,
-    example_history_embeddings,
     prepare,
-    prepare_examples,
     save_prepared,
     training_cut,
     training_cuts,
@@ -24,16 +17,11 @@ from longretriever_tf.data.catalogue import save_catalogue
 from longretriever_tf.datasets.load import load_log
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.log_identity import LogIdentity, identify_log, read_identity, write_identity
-from longretriever_tf.datasets.splits import Cuts
-from longretriever_tf.evaluation.evaluator import evaluate_users
-from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
-from longretriever_tf.models.build import Models, build_models, set_interest_scale, set_token_scale
-from longretriever_tf.models.optimizer import LazyAdamW
+from longretriever_tf.models.optimizer import WEIGHT_DECAY, LazyAdamW
 from longretriever_tf.training.charts import draw_training
-from longretriever_tf.training.device_phase import make_device_phase
 from longretriever_tf.training.history import TrainingHistory
-from longretriever_tf.training.loop import Checkpoints, LoopOptions, LoopState, Phase, run_phase
-from longretriever_tf.training.phases import InterestPhase, TowerPhase
+from longretriever_tf.training.loop import Checkpoints, LoopOptions, LoopState, run_phase
+from longretriever_tf.training.phases import Phase
 from longretriever_tf.training.run_dir import (
     has_unchanged_source,
     is_finished,
@@ -42,7 +30,7 @@ from longretriever_tf.training.run_dir import (
     require_same_log,
     write_config,
 )
-from longretriever_tf.training.setup import TrainingSetup, assemble_baseline, held_out_truth, validation_truth
+from longretriever_tf.training.setup import assemble
 
 
 def train(config: Config) -> str:
@@ -111,7 +99,9 @@ def _train(config: Config, log: LifelongLog, identity: LogIdentity) -> None:
 
 def _make_optimizer(config: Config, phase: Phase) -> LazyAdamW:
     num_steps = max(1, phase.epochs * phase.num_steps())
-    return LazyAdamW(phase.variables(), config.train.learning_rate, config.train.weight_decay, num_steps)
+    optimizer = LazyAdamW(config.train.learning_rate, WEIGHT_DECAY, num_steps)
+    optimizer.build(phase.variables())
+    return optimizer
 
 
 def _run_phases(
@@ -135,70 +125,3 @@ def _run_phases(
         checkpoints.save_weights("final")
     options.writer.close()
     history.write()
-
-
-def assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) -> TrainingSetup:
-    """What `config.model.model` trains, in which phases.
-
-    Args:
-      config: the run's config.
-      log: the whole log; read beyond the cut for the validation figure alone.
-      cuts: its cuts.
-      prepared: the window before the training cut.
-
-    Raises:
-      UserError: the training window makes no example.
-    """
-    if config.model.model != LONGRETRIEVER:
-        return assemble_baseline(config, log, cuts, prepared)
-    models = build_models(config, prepared.corpus, prepared.item_svd)
-    phases, set_scales = _make_phases(config, log, cuts, prepared, models)
-    trained = {"retriever": models.retriever, "interest": models.interest}
-    return TrainingSetup(phases, trained, set_scales)
-
-
-def _make_phases(
-    config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, models: Models
-) -> tuple[list[Phase], Callable[[], None]]:
-    """The phases, and what sets the models' feature scales."""
-    examples, snapshots = prepare_examples(config, prepared)
-    source = BatchSource(config, prepared, examples)
-    history_events = config.model.history_events
-    reader = HistoryReader(prepared.corpus, prepared.log, prepared.stats, config.retrieval.day_floor, history_events)
-    history_embeddings = (
-        source.history_embeddings if snapshots is examples else example_history_embeddings(config, prepared, snapshots)
-    )
-    interest_source = InterestSource(prepared, snapshots, history_embeddings, reader, config.train.seed)
-    validate = _make_validate(config, log, cuts, prepared, models)
-    towers = TowerPhase(config, models.retriever, source, examples, prepared.corpus.category_offset, validate)
-    interest = InterestPhase(config, models.interest, interest_source)
-    first: Phase = towers
-    if config.train.device_input:
-        first = make_device_phase(config, towers, models.retriever, prepared, examples, source)
-    return [first, interest], lambda: _set_scales(models, towers, interest)
-
-
-def _make_validate(
-    config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, models: Models
-) -> Callable[[], float] | None:
-    """The figure that guides early stopping; None where nothing is kept apart to judge by."""
-    if config.train.cut == "validation":
-        truth = validation_truth(log, cuts, prepared)
-    elif config.train.validation_users:
-        prepared, truth = held_out_truth(config, log, prepared)
-    else:
-        return None
-
-    def validate() -> float:
-        scorer = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)
-        rank = evaluate_users(scorer, truth, prepared.corpus.category_offset, chunk=512).all.rank
-        figure = float(np.mean(1.0 / (1.0 + rank)))
-        print(f"validation: within-category MRR {figure:.4f}, recall@20 {np.mean(rank < 20):.4f}")
-        return figure
-
-    return validate
-
-
-def _set_scales(models: Models, towers: TowerPhase, interest: InterestPhase) -> None:
-    set_token_scale(models.retriever, towers.make_dataset(0, 0).take(64))
-    set_interest_scale(models.interest, interest.make_dataset(0, 0).take(4))

@@ -23,12 +23,12 @@ from longretriever_tf.training.charts import FILE as CHART_FILE
 from longretriever_tf.training.history import HISTORY_FILE
 
 _FREE_TO_CHANGE = ("checkpoint_every_s", "materialise_gb", "run_dir", "epochs", "interest_epochs", "patience")
-"""Flags of `train` that a resumed run may change: none of them alters a step already made."""
+"""Flags of `train` that a resumed run may change: none of them alters a step that is done."""
 
 
 @contextlib.contextmanager
 def open_run_dir(config: Config) -> Iterator[None]:
-    """Holds the run directory for the block, for this process alone; made if need be. No run is changed by it.
+    """Holds the run directory for the block, for this process alone; creates it if need be. It changes no run.
 
     Raises:
       UserError: it is not writable, another training works in it, or it holds a run of another config.

@@ -7,27 +7,36 @@ import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.common.schema import DAY_S
+from longretriever_tf.config.baselines import LONGRETRIEVER
 from longretriever_tf.config.config import Config
-from longretriever_tf.data.batches.prepared_data import Prepared, held_out_users, prepare_requests
+from longretriever_tf.data.batches.in_context import BatchSource
+from longretriever_tf.data.batches.interests import HistoryReader, InterestSource
+from longretriever_tf.data.batches.on_device import DeviceSource
+from longretriever_tf.data.batches.prepared_data import (
+    Prepared,
+    example_history_embeddings,
+    held_out_users,
+    prepare_examples,
+    prepare_requests,
+)
 from longretriever_tf.data.corpus import encode_log, offset_of
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.splits import Cuts
-from longretriever_tf.evaluation.evaluator import evaluate_scorer
+from longretriever_tf.evaluation.evaluator import evaluate_scorer, ranks_within_category
 from longretriever_tf.evaluation.ground_truth import Truth, build_truth
+from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
 from longretriever_tf.models.baselines.batches import UserBatchSource
 from longretriever_tf.models.baselines.examples import build_user_examples
 from longretriever_tf.models.baselines.model import RecentRetriever, build_baseline
 from longretriever_tf.models.baselines.scorer import RecentScorer
-from longretriever_tf.models.build import assign_scale
-from longretriever_tf.training.loop import Phase
-from longretriever_tf.training.phases import BaselinePhase
+from longretriever_tf.models.build import Models, build_models, set_interest_scale, set_token_scale
+from longretriever_tf.training.device_phase import DevicePhase
+from longretriever_tf.training.phases import Phase
 
 _VALIDATION_USERS = 1000
 """Users of the validation window that guide early stopping, at most."""
 
 _VALIDATION_K = 100
-
-_SCALE_BATCHES = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,27 +54,100 @@ class TrainingSetup:
     set_scales: Callable[[], None]
 
 
-def assemble_baseline(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) -> TrainingSetup:
-    """The parts of a run of `--model=two_tower|mind|comirec`: one phase.
+def assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) -> TrainingSetup:
+    """What `config.model.model` trains, in which phases.
 
     Args:
       config: the run's config.
-      log: the whole log; read beyond the cut for the validation figure alone.
+      log: the whole log; read beyond the cut for the validation metric alone.
       cuts: its cuts.
       prepared: the window before the training cut.
 
     Raises:
-      UserError: the training window makes no example.
+      UserError: there are no training examples.
     """
+    if config.model.model != LONGRETRIEVER:
+        return _assemble_baseline(config, log, cuts, prepared)
+    models = build_models(config, prepared.corpus, prepared.item_svd)
+    examples, snapshots = prepare_examples(config, prepared)
+    source = BatchSource(config, prepared, examples)
+    history_events = config.model.history_events
+    reader = HistoryReader(prepared.corpus, prepared.log, prepared.stats, config.retrieval.day_floor, history_events)
+    embeddings = source.history_embeddings
+    if snapshots is not examples:
+        embeddings = example_history_embeddings(config, prepared, snapshots)
+    interest_source = InterestSource(prepared, snapshots, embeddings, reader, config.train.seed)
+    epochs, seed = config.train.epochs, config.train.seed
+    validate = _validate_towers(config, log, cuts, prepared, models)
+    towers = Phase("towers", epochs, models.retriever, source, seed, validate)
+    if config.train.device_input:
+        device = DeviceSource(config, prepared, source)
+        towers = DevicePhase("towers", epochs, models.retriever, device, seed, validate)
+    interest = Phase("interest", config.train.interest_epochs, models.interest, interest_source, seed)
+
+    def set_scales() -> None:
+        set_token_scale(models.retriever.user_tower, source.make_dataset(0).take(64))
+        set_interest_scale(models.interest, interest_source.make_dataset(0).take(4))
+
+    return TrainingSetup([towers, interest], {"retriever": models.retriever, "interest": models.interest}, set_scales)
+
+
+def _assemble_baseline(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) -> TrainingSetup:
+    """The parts of a run of `--model=two_tower|mind|comirec`: one phase."""
     model = build_baseline(config, prepared.corpus, prepared.item_svd)
     examples = build_user_examples(config, prepared.log, prepared.stats.time)
     source = UserBatchSource(config, prepared.corpus, prepared.log, examples, prepared.stats.first_time)
+    name, train = config.model.model, config.train
     print(
-        f"{config.model.model}: {len(examples):,} examples with {int(examples.num_targets.sum()):,} targets, "
+        f"{name}: {len(examples):,} examples with {int(examples.num_targets.sum()):,} targets, "
         f"{source.rows_per_batch} examples a batch"
     )
-    phase = BaselinePhase(config, model, source, _make_validate(config, log, cuts, prepared, model))
-    return TrainingSetup([phase], {"retriever": model}, lambda: _set_scale(model, source))
+    phase = Phase(name, train.epochs, model, source, train.seed, _validate_baseline(config, log, cuts, prepared, model))
+
+    def set_scales() -> None:
+        set_token_scale(model.event_embedding, source.make_dataset(0).take(16))
+
+    return TrainingSetup([phase], {"retriever": model}, set_scales)
+
+
+def _validate_towers(
+    config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, models: Models
+) -> Callable[[], float] | None:
+    """Within-category MRR, which guides early stopping; None where no window or user is held out for it."""
+    if config.train.cut == "validation":
+        truth = validation_truth(log, cuts, prepared)
+    elif config.train.validation_users:
+        prepared, truth = held_out_truth(config, log, prepared)
+    else:
+        return None
+
+    def validate() -> float:
+        scorer = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)
+        rank = ranks_within_category(scorer, truth, prepared.corpus.category_offset, chunk=512)
+        mrr = float(np.mean(1.0 / (1.0 + rank)))
+        print(f"validation: within-category MRR {mrr:.4f}, recall@20 {np.mean(rank < 20):.4f}")
+        return mrr
+
+    return validate
+
+
+def _validate_baseline(
+    config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, model: RecentRetriever
+) -> Callable[[], float] | None:
+    """Recall over all items, which guides early stopping; None without a validation window."""
+    if config.train.cut != "validation":
+        return None
+    truth = validation_truth(log, cuts, prepared)
+    k = max(1, min(_VALIDATION_K, truth.num_items // 10))  # a list of the whole of a small corpus would tell nothing
+
+    def validate() -> float:
+        scorer = RecentScorer(config, prepared, model)
+        metrics = evaluate_scorer(scorer, truth, prepared.corpus.category_offset, ks=(k,), chunk=512)
+        recall = {task: metrics[task].get(f"recall@{k}", 0.0) for task in ("all", "novel")}
+        print(f"validation: recall@{k} all {recall['all']:.4f}, novel {recall['novel']:.4f}")
+        return recall["all"]
+
+    return validate
 
 
 def validation_truth(log: LifelongLog, cuts: Cuts, prepared: Prepared) -> Truth:
@@ -96,27 +178,3 @@ def held_out_truth(config: Config, log: LifelongLog, prepared: Prepared) -> tupl
     )
     truth = build_truth(asked, corpus.num_items, start, (start, stop))
     return requests, truth.rows(0, min(truth.num_users, _VALIDATION_USERS))
-
-
-def _make_validate(
-    config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, model: RecentRetriever
-) -> Callable[[], float] | None:
-    if config.train.cut != "validation":
-        return None
-    truth = validation_truth(log, cuts, prepared)
-    k = max(1, min(_VALIDATION_K, truth.num_items // 10))  # a list of the whole of a small corpus would tell nothing
-
-    def validate() -> float:
-        scorer = RecentScorer(config, prepared, model)
-        made = evaluate_scorer(scorer, truth, prepared.corpus.category_offset, ks=(k,), chunk=512)
-        recall = {task: made[task].get(f"recall@{k}", 0.0) for task in ("all", "novel")}
-        print(f"validation: recall@{k} all {recall['all']:.4f}, novel {recall['novel']:.4f}")
-        return recall["all"]
-
-    return validate
-
-
-def _set_scale(model: RecentRetriever, source: UserBatchSource) -> None:
-    batches = source.make_dataset(0).take(_SCALE_BATCHES)
-    rows = [tf.boolean_mask(batch.features, batch.token_item > 0).numpy() for batch in batches]
-    assign_scale(model.event_embedding, np.concatenate(rows))

@@ -11,9 +11,8 @@ import numpy as np
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.config import Config
-from longretriever_tf.data.corpus import EncodedLog
-from longretriever_tf.data.search.behavior_index import CategoryOrder
-from longretriever_tf.data.search.history_limit import visible_segments, visible_since
+from longretriever_tf.data.corpus import EncodedLog, flat_ranges
+from longretriever_tf.data.search.behavior_index import CategoryOrder, hard_search_windows
 from longretriever_tf.data.search.user_activity import user_activity
 
 _MAX_AS_OF_TIMES = 104
@@ -22,10 +21,11 @@ _MAX_AS_OF_TIMES = 104
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """X examples, each a slice of history and a slice of targets in one run of the category order.
+    """X examples, each a slice of history and a slice of targets in one segment of the category order.
 
     Attributes:
       start, stop: history = events `start:stop` of the category order, all strictly before `time`, [X] int64.
+      num_before: events of the category in all that the history shows before `time`, [X] int64.
       target_start, target_stop: targets = the distinct items of events `target_start:target_stop`, none of them before
         `time`, [X] int64.
       user, category: [X] int32.
@@ -39,6 +39,7 @@ class Examples:
 
     start: np.ndarray
     stop: np.ndarray
+    num_before: np.ndarray
     target_start: np.ndarray
     target_stop: np.ndarray
     user: np.ndarray
@@ -68,7 +69,7 @@ def snapshot_times(config: Config, first: int, cut: int) -> np.ndarray:
 
 
 def stats_times(config: Config, first: int, cut: int) -> np.ndarray:
-    """Times at which item statistics are kept: the snapshots, for event examples a grid beside them; then the cut.
+    """Times at which item statistics are kept: the snapshots, for event examples also a grid; then the cut.
 
     The grid is weekly, in a log of more than two years coarser: each time costs memory for every item and user.
     """
@@ -89,7 +90,7 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
       grid: times of the item statistics, the cut last, [S] int64.
 
     Raises:
-      UserError: the log makes no example.
+      UserError: the log gives no example.
     """
     parts = []
     if config.train.examples != "event":
@@ -97,65 +98,104 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
         parts.append(_snapshot_slices(order, as_of_times, int(config.train.horizon_days * schema.DAY_S)))
     if config.train.examples != "snapshot":
         parts.append(_event_slices(order))
-    run, stop, target_start, target_stop, time = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    if not len(run):
+    segment, stop, target_start, target_stop, time = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    if not len(segment):
         raise UserError(
-            "the training window makes no example: no user has an event after the first snapshot; lower "
+            "no training examples: no user has an event after the first snapshot; lower "
             "--horizon_days or --window_days (the learned interest score needs snapshots with --examples=event, too)"
         )
-    user = order.segment_user[run]
-    start = order.segment_offset[run]
-    if config.model.history_events:
-        start = np.minimum(
-            stop, visible_segments(order, run, visible_since(log, user, time, config.model.history_events))
-        )
+    user, window = order.segment_user[segment], hard_search_windows(config.model, log, order, segment, stop, time)
+    num_events = stop - window.start
+    num_tokens = num_events
     if config.model.subsequence == "items":
-        start = np.maximum(start, stop - config.model.max_events)
         within = order.num_distinct_within(config.model.max_events)
-        distinct = np.where(stop > start, within[np.maximum(stop - 1, 0)], 0)
-    else:
-        start = np.maximum(start, stop - config.model.max_length)
-        distinct = stop - start
+        num_tokens = np.minimum(num_events, np.where(num_events > 0, within[np.maximum(stop - 1, 0)], 0))
     as_of_times, as_of = np.unique(time, return_inverse=True)
     _, inverse = np.unique(user * len(as_of_times) + as_of, return_inverse=True)
     targets = np.bincount(inverse, target_stop - target_start)[inverse]
     return Examples(
-        start=start,
+        start=window.start,
         stop=stop,
+        num_before=window.num_before,
         target_start=target_start,
         target_stop=target_stop,
         user=user.astype(np.int32),
-        category=order.segment_category[run].astype(np.int32),
+        category=order.segment_category[segment].astype(np.int32),
         time=time,
         stats_row=np.maximum(np.searchsorted(grid, time, side="right") - 1, 0).astype(np.int32),
-        length=np.minimum(np.minimum(distinct, stop - start), config.model.max_length).astype(np.int32),
-        weight=(np.maximum(targets, 1) ** -config.train.target_weight_power).astype(np.float32),
+        length=np.minimum(num_tokens, config.model.max_length).astype(np.int32),
+        weight=(np.maximum(targets, 1) ** -0.5).astype(np.float32),  # heavy buyers do not drown the others
         activity=user_activity(log, user, time, config.model.history_events),
     )
 
 
 def _snapshot_slices(order: CategoryOrder, as_of_times: np.ndarray, horizon: int) -> tuple[np.ndarray, ...]:
     """One example per time, user and category of which something is taken within `horizon` seconds."""
-    parts = []
+    parts = [np.zeros((5, 0), np.int64)]
     first_history = np.full(int(order.segment_user.max(initial=0)) + 1, np.iinfo(np.int64).max)
     np.minimum.at(first_history, order.segment_user, order.timestamp[order.segment_offset[:-1]])
     for time in as_of_times:
-        stop = order.segment_offset[:-1] + np.add.reduceat(order.timestamp < time, order.segment_offset[:-1])
-        target_stop = order.segment_offset[:-1] + np.add.reduceat(
-            order.timestamp < time + horizon, order.segment_offset[:-1]
-        )
+        stop, target_stop = (stops_before(order.timestamp, order.segment_offset, t) for t in (time, time + horizon))
         # A user without any history before the time is not a request that serving ranks: nothing to read.
-        run = np.flatnonzero((target_stop > stop) & (first_history[order.segment_user] < time))
-        parts.append((run, stop[run], stop[run], target_stop[run], np.full(len(run), time)))
-    if not parts:
-        return tuple(np.zeros(0, np.int64) for _ in range(5))
-    return tuple(np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True))
+        segment = np.flatnonzero((target_stop > stop) & (first_history[order.segment_user] < time))
+        time = np.full(len(segment), time)
+        parts.append(np.stack([segment, stop[segment], stop[segment], target_stop[segment], time]))
+    return tuple(np.concatenate(parts, axis=1))
 
 
 def _event_slices(order: CategoryOrder) -> tuple[np.ndarray, ...]:
-    """One example per event: the run's events of strictly earlier time are its history."""
+    """One example per event: the segment's events of strictly earlier time are its history."""
     position = np.arange(len(order.item), dtype=np.int64)
-    run = np.repeat(np.arange(len(order.segment_user)), np.diff(order.segment_offset))
-    is_new = (np.diff(order.timestamp, prepend=-1) != 0) | (np.diff(run, prepend=-1) != 0)
-    stop = np.maximum.accumulate(np.where(is_new, position, 0))
-    return run, stop, position, position + 1, order.timestamp
+    segment = np.repeat(np.arange(len(order.segment_user)), np.diff(order.segment_offset))
+    stop = np.maximum.accumulate(np.where(begins_time(segment, order.timestamp), position, 0))
+    return segment, stop, position, position + 1, order.timestamp
+
+
+def stops_before(timestamp: np.ndarray, offset: np.ndarray, time: int) -> np.ndarray:
+    """Where the events before `time` of each owner stop: events `offset[i]:offset[i + 1]` are those of i, [n] int64."""
+    before = np.concatenate([[0], np.cumsum(timestamp < time)])
+    return offset[:-1] + before[offset[1:]] - before[offset[:-1]]
+
+
+def begins_time(owner: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
+    """Whether an event is the first of its owner at its time; events lie by owner, then by time: [E] bool."""
+    return (np.diff(timestamp, prepend=-1) != 0) | (np.diff(owner, prepend=-1) != 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """Distinct targets of all examples: example x owns `item[offset[x]:offset[x + 1]]`, in order of first occurrence.
+
+    Attributes:
+      offset: [X + 1] int64.
+      item: [t] int32.
+    """
+
+    offset: np.ndarray
+    item: np.ndarray
+
+
+def distinct_targets(examples: Examples, order: CategoryOrder) -> Targets:
+    """Reads the target slices of all examples once."""
+    owner, position = flat_ranges(examples.target_start, examples.target_stop)
+    item = order.item[position]
+    key = owner * (int(order.item.max(initial=0)) + 1) + item
+    by_key = np.argsort(key, kind="stable")
+    is_first = np.zeros(len(key), bool)
+    is_first[by_key[np.diff(key[by_key], prepend=-1) != 0]] = True
+    count = np.bincount(owner[is_first], minlength=len(examples))
+    return Targets(np.concatenate([[0], np.cumsum(count)]).astype(np.int64), item[is_first])
+
+
+def previous_of_item(owner: np.ndarray, item: np.ndarray) -> np.ndarray:
+    """Position of the owner's event before of the same item, -1 where there is none, [E] int64.
+
+    Args:
+      owner: user or (user, category) of each event, [E]; the events of an owner lie in order of time.
+      item: [E].
+    """
+    by_item = np.lexsort((item, owner))  # stable: time order within an (owner, item) stays
+    same = (np.diff(owner[by_item]) == 0) & (np.diff(item[by_item]) == 0)
+    previous = np.full(len(owner), -1, np.int64)
+    previous[by_item[1:][same]] = by_item[:-1][same]
+    return previous

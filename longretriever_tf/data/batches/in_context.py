@@ -13,10 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.config.config import Config
-from longretriever_tf.data.batches.examples import Examples
+from longretriever_tf.data.batches.examples import Examples, distinct_targets
 from longretriever_tf.data.batches.pipeline import numbered_batches
 from longretriever_tf.data.batches.prepared_data import Prepared, example_history_embeddings
-from longretriever_tf.data.batches.targets import distinct_targets
 from longretriever_tf.data.batches.token_cache import Histories, SearchedHistories, keep_histories, kept_bytes
 from longretriever_tf.data.corpus import Corpus, EncodedLog
 from longretriever_tf.data.search.hard_search import flat_ranges
@@ -26,44 +25,56 @@ DEVICE_BUCKETS = (1, 4, 16)
 """Bounds of history length with --device_input: few, since each padded length is compiled once, which takes long."""
 
 
-class Batch(NamedTuple):
-    """R examples of one category (of several where batches are mixed).
+class RecipeColumns(NamedTuple):
+    """What the recipe reads beyond the paper; see `models.logit_terms` for what the loss makes of it.
 
     Attributes:
-      category: [R] int32.
-      profile: [R, P] int32.
-      history embedding: what the whole history says across categories, [R, D] float32; [R, 0] unless the model reads
-        it.
-      token_item: [R, L] int32, 0 where padded.
-      token_local: row of each token's item in `item`, [R, L] int32.
-      features: [R, L, F] float32.
-      item: items whose vectors the step needs, [n] int32: the whole category, or those of tokens and targets.
-      is_whole: whether `item` is the whole category, scalar bool.
-      stats: statistics of `item` at the batch's times, [S, n, 3] float32; S = 0 unless `is_whole`.
-      stats_row: row of `stats` for each example, [R] int32.
-      is_available: whether anyone had taken the item before the example's time, [R, n] bool; [R, 0] unless
-        `is_whole`.
-      target_row: example of each target, [t] int32.
-      target_local: row of the target in `item`, [t] int32.
+      history_embedding: what the whole history says across categories, [G R, D] float32; [G R, 0] unless the model
+        reads it.
+      stats: statistics of the items at the batch's times, [S, G n, 3] float32; S = 0 unless `scores_full_category`.
+      stats_row: row of each example among the S G (time, group) pairs of `stats`, [G R] int32.
+      is_available: whether anyone had taken the item before the example's time, [G R, n] bool; [G R, 0] unless
+        `scores_full_category`.
+    """
+
+    history_embedding: tf.Tensor
+    stats: tf.Tensor
+    stats_row: tf.Tensor
+    is_available: tf.Tensor
+
+
+class Batch(NamedTuple):
+    """G groups of R examples, each group of one category (of several where batches are mixed), one after the other.
+
+    Ordinary batches are one group; `on_device` lays several side by side. "Flat" items are `item` as [G n].
+
+    Attributes:
+      category: [G R] int32.
+      profile: [G R, P] int32.
+      token_item: S_u(c, t) of each example, newest first, [G R, L] int32, 0 where padded.
+      token_local: row of each token's item among the flat items, [G R, L] int32.
+      features: of the tokens, [G R, L, F] float32.
+      item: items whose vectors the step needs, [G, n] int32: the whole category, or those of tokens and targets.
+      scores_full_category: whether `item` is the whole category, scalar bool.
+      target_row: example of each target, [t] int32; each group has t / G of them.
+      target_local: row of the target among the flat items, [t] int32.
       target_weight: [t] float32.
       target_probability: Q(item | category) on the training window, for logQ, [t] float32.
+      recipe: what the paper does not have.
     """
 
     category: tf.Tensor
     profile: tf.Tensor
-    history_embedding: tf.Tensor
     token_item: tf.Tensor
     token_local: tf.Tensor
     features: tf.Tensor
     item: tf.Tensor
     scores_full_category: tf.Tensor
-    stats: tf.Tensor
-    stats_row: tf.Tensor
-    is_available: tf.Tensor
     target_row: tf.Tensor
     target_local: tf.Tensor
     target_weight: tf.Tensor
     target_probability: tf.Tensor
+    recipe: RecipeColumns
 
 
 class EpochPlan(NamedTuple):
@@ -120,12 +131,21 @@ class BatchSource:
       config: the run's config; histories are searched once and kept where `train.materialise_gb` holds them.
       prepared: the training window.
       examples: the examples.
+
+    Attributes:
+      examples: as given.
+      targets: of the examples.
+      histories: tokens of the examples.
+      history_embeddings: of the examples.
+      num_rows: examples in an epoch.
     """
 
     def __init__(self, config: Config, prepared: Prepared, examples: Examples) -> None:
         corpus, log, stats = prepared.corpus, prepared.log, prepared.stats
-        targets = distinct_targets(examples, prepared.order)
-        self._config, self.history_embeddings = config, example_history_embeddings(config, prepared, examples)
+        self._config, self.examples, self._offset = config, examples, corpus.category_offset
+        self.num_rows, self._num_batches = len(examples), len(self.plan(0).start)
+        self.targets = targets = distinct_targets(examples, prepared.order)
+        self.history_embeddings = example_history_embeddings(config, prepared, examples)
         self.histories: Histories = SearchedHistories(config, prepared, examples)
         if kept_bytes(config, examples) <= config.train.materialise_gb * 1e9:
             self.histories = keep_histories(config, self.histories, examples)
@@ -144,8 +164,17 @@ class BatchSource:
             self._probability = tf.constant(_sampling_probability(config, corpus, log))
             self._history_embedding = tf.constant(self.history_embeddings.vector)
 
-    def make_dataset(self, plan: EpochPlan, first: int = 0) -> tf.data.Dataset:
-        """Batches `first`, `first + 1`, ... of the plan, in order, prefetched."""
+    def plan(self, epoch: int) -> EpochPlan:
+        """The batches of an epoch."""
+        return plan_epoch(self._config, self.examples, self._offset, epoch)
+
+    def num_batches(self) -> int:
+        """Batches in an epoch."""
+        return self._num_batches
+
+    def make_dataset(self, epoch: int, first: int = 0) -> tf.data.Dataset:
+        """Batches `first`, `first + 1`, ... of the epoch, in order, prefetched."""
+        plan = self.plan(epoch)
         with tf.device("/CPU:0"):
             rows, start, stop = tf.constant(plan.rows), tf.constant(plan.start), tf.constant(plan.stop)
         return numbered_batches(lambda i: self.build(rows[start[i] : stop[i]]), first, len(plan.start))
@@ -158,9 +187,11 @@ class BatchSource:
         target_row, at = flat_ranges(target_start, target_stop)
         target = tf.gather(self._target, at)
         low, high = self._category_offset[category[0]], self._category_offset[category[0] + 1]
-        scores_full_category = self._is_whole(high - low)
+        scores_full_category = self._has_few_items(high - low)
         item, token_local, target_local = tf.cond(
-            scores_full_category, lambda: _whole(low, high, tokens.item, target), lambda: _subset(tokens.item, target)
+            scores_full_category,
+            lambda: _full_category(low, high, tokens.item, target),
+            lambda: _distinct(tokens.item, target),
         )
         # The two branches agree in rank, which `cond` forgets and the optimizer of the step's graph asks for.
         token_local = tf.ensure_shape(token_local, [None, None])
@@ -174,35 +205,37 @@ class BatchSource:
         return Batch(
             category=tf.cast(category, tf.int32),
             profile=tf.gather(self._profile, user),
-            history_embedding=tf.gather(self._history_embedding, history_embedding_row),
             token_item=tokens.item,
             token_local=token_local,
             features=tokens.features,
-            item=item,
+            item=item[None],
             scores_full_category=scores_full_category,
-            stats=stats,
-            stats_row=stats_row,
-            is_available=tf.gather(first_time[None] < as_of_times[:, None], as_of),
             target_row=target_row,
             target_local=target_local,
             target_weight=tf.gather(tf.gather(self._weight, rows), target_row),
             target_probability=tf.gather(self._probability, target),
+            recipe=RecipeColumns(
+                history_embedding=tf.gather(self._history_embedding, history_embedding_row),
+                stats=stats,
+                stats_row=stats_row,
+                is_available=tf.gather(first_time[None] < as_of_times[:, None], as_of),
+            ),
         )
 
-    def _is_whole(self, size: tf.Tensor) -> tf.Tensor:
+    def _has_few_items(self, size: tf.Tensor) -> tf.Tensor:
         train = self._config.train
         if train.loss == "full":
             return tf.constant(True)
         return tf.logical_and(train.in_context, size <= train.small_category)
 
 
-def _whole(low: tf.Tensor, high: tf.Tensor, token_item: tf.Tensor, target: tf.Tensor) -> tuple:
+def _full_category(low: tf.Tensor, high: tf.Tensor, token_item: tf.Tensor, target: tf.Tensor) -> tuple:
     """The whole category, and where tokens and targets are among it."""
     low, high = tf.cast(low, tf.int32), tf.cast(high, tf.int32)
     return tf.range(low, high), tf.maximum(token_item - low, 0), target - low
 
 
-def _subset(token_item: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def _distinct(token_item: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The distinct items of tokens and targets, and where each is among them."""
     item, local = tf.unique(tf.concat([tf.reshape(token_item, [-1]), target], 0))
     num_tokens = tf.size(token_item)

@@ -5,34 +5,29 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from longretriever_tf.data.batches.examples import Examples
+from longretriever_tf.data.batches.examples import Examples, previous_of_item
 from longretriever_tf.data.batches.pipeline import numbered_batches
 from longretriever_tf.data.batches.prepared_data import ExampleHistoryEmbeddings, Prepared
-from longretriever_tf.data.corpus import Corpus, EncodedLog
-from longretriever_tf.data.ranges import flat_ranges
-from longretriever_tf.data.recipe.interest_features import (
-    category_bag,
-    interest_features,
-    interest_score,
-    summarise_history,
-)
+from longretriever_tf.data.corpus import Corpus, EncodedLog, flat_ranges
+from longretriever_tf.data.recipe.interest_features import interest_features
 from longretriever_tf.data.recipe.item_stats import ItemStats
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.data.search.behavior_index import CategoryOrder
 from longretriever_tf.data.search.history_limit import visible_histories
+from longretriever_tf.data.search.history_summary import category_bag, summarise_history
 
 _MAX_PAIRS = 60_000
 """A batch holds about this many (history, category) pairs; bounds memory where categories are many."""
 
 
 class InterestBatch(NamedTuple):
-    """B lives at their times.
+    """B histories at their times.
 
     Attributes:
       features: [B, C, F] float32.
       bag: [B, C] float32.
-      history embedding: what the histories say across categories, [B, D] float32; [B, 0] unless the model reads it.
-      counts: distinct items taken within the horizon, by goal (all, novel), [B, C, 2] float32.
+      history_embedding: what the histories say across categories, [B, D] float32; [B, 0] unless the model reads it.
+      counts: distinct items taken within the horizon, by task (all, novel), [B, C, 2] float32.
       weight: [B] float32.
     """
 
@@ -68,27 +63,18 @@ class HistoryReader:
 
     def read(
         self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor, stats_row: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Histories `start:stop` of the time-ordered log before `time`, [B] each.
 
         Returns:
-          features [B, C, F], the bag of categories [B, C], eq. 3's score [B, C].
+          features [B, C, F], the bag of categories [B, C].
         """
         history = hard_search.slice_events(*self._log, start, stop, time)
         summary = summarise_history(
             history, self._item_category, tf.shape(time)[0], self._num_categories, self._day_floor
         )
         features = interest_features(summary, tf.gather(self._category_stats, stats_row), self._category_size)
-        return features, category_bag(summary), summary.score
-
-    def score(self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor, day_floor: tf.Tensor) -> tf.Tensor:
-        """Eq. 3 alone, with any floor (days, scalar float32): [B, C]; the histories as `read` takes them."""
-        history = hard_search.slice_events(*self._log, start, stop, time)
-        pair = history.request * self._num_categories + tf.gather(self._item_category, history.item)
-        parts = interest_score(history.age, history.weight, day_floor)
-        num = tf.shape(time)[0]
-        sums = tf.math.unsorted_segment_sum(parts, pair, num * self._num_categories)
-        return tf.reshape(sums, [num, self._num_categories])
+        return features, category_bag(summary)
 
 
 class InterestSource:
@@ -97,7 +83,7 @@ class InterestSource:
     Args:
       prepared: the training window.
       examples: snapshots.
-      history embeddings: of the snapshots.
+      history_embeddings: of the snapshots.
       reader: of their histories.
       seed: of the order.
     """
@@ -147,7 +133,7 @@ class InterestSource:
 
     def build(self, rows: tf.Tensor) -> InterestBatch:
         """One batch of snapshot rows, [B] int64."""
-        features, bag, _ = self._reader.read(
+        features, bag = self._reader.read(
             tf.gather(self._start, rows),
             tf.gather(self._stop, rows),
             tf.gather(self._time, rows),
@@ -170,17 +156,8 @@ def _target_counts(order: CategoryOrder, examples: Examples) -> tuple[np.ndarray
         0,
     )
     novel = order.num_distinct[last] - before
-    previous = _previous_of_item(order)
+    segment = np.repeat(np.arange(len(order.segment_user)), np.diff(order.segment_offset))
+    previous = previous_of_item(segment, order.item)
     owner, position = flat_ranges(examples.target_start, examples.target_stop)
     every = np.bincount(owner, previous[position] < examples.target_start[owner], len(examples))
     return every, novel
-
-
-def _previous_of_item(order: CategoryOrder) -> np.ndarray:
-    """Position of the same user's event before of the same item, -1 where there is none, [E] int64."""
-    run = np.repeat(np.arange(len(order.segment_user)), np.diff(order.segment_offset))
-    by_item = np.lexsort((order.item, run))
-    same = (np.diff(run[by_item], prepend=-1) == 0) & (np.diff(order.item[by_item], prepend=-1) == 0)
-    previous = np.full(len(run), -1, np.int64)
-    previous[by_item[1:]] = np.where(same[1:], by_item[:-1], -1)
-    return previous

@@ -6,19 +6,20 @@ shuffled by (seed, epoch); (3) the host sends a block's bounds, and the device g
 pure function of (seed, epoch, its number), as batches are.
 """
 
-from collections.abc import Collection
+import concurrent.futures
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.config import Config
-from longretriever_tf.data.batches.examples import Examples
-from longretriever_tf.data.batches.in_context import DEVICE_BUCKETS, Batch, EpochPlan
-from longretriever_tf.data.batches.prepared_data import ExampleHistoryEmbeddings, Prepared
-from longretriever_tf.data.batches.targets import Targets, distinct_targets
+from longretriever_tf.data.batches.examples import Examples, Targets
+from longretriever_tf.data.batches.in_context import DEVICE_BUCKETS, Batch, BatchSource, EpochPlan, RecipeColumns
+from longretriever_tf.data.batches.prepared_data import Prepared
 from longretriever_tf.data.batches.token_cache import CachedTokens
-from longretriever_tf.data.ranges import flat_ranges
+from longretriever_tf.data.corpus import flat_ranges
 
 _LEAST_ITEMS = 128
 """Categories are padded to this, or to four, sixteen, ... times as many items."""
@@ -65,6 +66,10 @@ class Epoch(NamedTuple):
     target: np.ndarray
 
 
+LoadedBlock = tuple[Epoch, Block]
+"""A block and the columns of its epoch, on the device."""
+
+
 def plan_blocks(
     config: Config,
     plan: EpochPlan,
@@ -91,7 +96,7 @@ def plan_blocks(
     before = np.concatenate([[0], np.cumsum(count)])
     in_order = np.argsort(plan.start, kind="stable")  # batches lie shuffled in the table, in order in `rows`
     first_of_row = np.repeat(plan.start[in_order], (plan.stop - plan.start)[in_order])
-    made = Epoch(plan.rows, owner - first_of_row[owner], targets.item[position].astype(np.int64))
+    columns = Epoch(plan.rows, owner - first_of_row[owner], targets.item[position].astype(np.int64))
     bounds = np.stack(
         [plan.start, plan.stop - plan.start, before[plan.start], before[plan.stop] - before[plan.start]], 1
     )
@@ -113,7 +118,7 @@ def plan_blocks(
         for low in range(0, len(mine), per_block):
             blocks.append(_make_block(shape, train.steps_per_call, bounds[mine[low : low + per_block]]))
     order = np.random.default_rng([train.seed, epoch, 1]).permutation(len(blocks))
-    return made, [blocks[i] for i in order]
+    return columns, [blocks[i] for i in order]
 
 
 def _make_block(shape: Shape, steps: int, bounds: np.ndarray) -> Block:
@@ -137,33 +142,72 @@ class DeviceSource:
     Whole numbers are int64: TensorFlow keeps int32 tensors of a GPU in the host's memory.
 
     Args:
+      config: the run's config, with `device_input`.
       prepared: the training window.
-      examples: the examples.
-      kept: their histories.
-      history embeddings: their history embeddings.
+      source: of ordinary batches: its plan, its cached tokens and the rest of its columns are used.
+
+    Attributes:
+      epochs: epochs to come; the last one plans none ahead.
+      num_rows: examples in an epoch.
+      shapes: of the first epoch's steps.
+
+    Raises:
+      UserError: the tokens are not cached: --materialise_gb is too small.
     """
 
-    def __init__(
-        self, prepared: Prepared, examples: Examples, kept: CachedTokens, history_embeddings: ExampleHistoryEmbeddings
-    ) -> None:
-        corpus, stats = prepared.corpus, prepared.stats
-        self.targets = distinct_targets(examples, prepared.order)
-        start, count = kept.start.numpy(), kept.count.numpy()
+    def __init__(self, config: Config, prepared: Prepared, source: BatchSource) -> None:
+        corpus, stats, kept, examples = prepared.corpus, prepared.stats, source.histories, source.examples
+        if not isinstance(kept, CachedTokens):
+            raise UserError(
+                f"--device_input keeps all histories, and they do not fit into "
+                f"--materialise_gb={config.train.materialise_gb}: raise it, or train without --device_input"
+            )
+        self._config, self._source, self._category_size = config, source, np.diff(corpus.category_offset)
+        self.epochs, self.num_rows = config.train.epochs, source.num_rows
+        self._ahead: dict[int, concurrent.futures.Future] = {}
+        self.shapes: list[Shape] = []
+        blocks = self.plan(0)[1]
+        self._num_blocks, self._num_steps = len(blocks), sum(block.num_steps for block in blocks)
+        self.shapes = sorted({block.shape for block in blocks})
         columns = (
-            examples.category,
-            examples.user,
-            examples.stats_row,
-            examples.time,
-            start,
-            count,
-            history_embeddings.row,
+            *(examples.category, examples.user, examples.stats_row, examples.time),
+            *(kept.start.numpy(), kept.count.numpy(), source.history_embeddings.row),
         )
         self._example = _on_device(np.stack([column.astype(np.int64) for column in columns], 1))
         self._weight = _on_device(examples.weight)
         self._token, self._features = _on_device(kept.item.numpy()), _on_device(kept.features.numpy())
-        self._profile, self._history_embedding = _on_device(prepared.log.profile), _on_device(history_embeddings.vector)
+        self._profile = _on_device(prepared.log.profile)
+        self._history_embedding = _on_device(source.history_embeddings.vector)
         self._stats, self._first_time = _on_device(stats.item), _on_device(stats.first_time)
         self._category_offset = _on_device(corpus.category_offset)
+
+    def plan(self, epoch: int) -> tuple[Epoch, list[Block]]:
+        """The blocks of an epoch, and the columns that they read."""
+        source = self._source
+        plan, size = source.plan(epoch), self._category_size
+        return plan_blocks(self._config, plan, source.examples, source.targets, size, epoch, self.shapes)
+
+    def num_batches(self) -> int:
+        """Blocks in an epoch."""
+        return self._num_blocks
+
+    def num_steps(self) -> int:
+        """Steps of the optimizer in an epoch."""
+        return self._num_steps
+
+    def make_dataset(self, epoch: int, first: int = 0) -> Iterator[LoadedBlock]:
+        """Blocks of an epoch from `first` on. The next epoch is planned meanwhile: the device would wait for it.
+
+        The planning thread ends with the epoch's iterator, also with one that is dropped half-way.
+        """
+        planned = self._ahead.pop(epoch, None)
+        columns, blocks = self.plan(epoch) if planned is None else planned.result()
+        with concurrent.futures.ThreadPoolExecutor(1, "plan") as planner:
+            if epoch + 1 < self.epochs:
+                self._ahead = {epoch + 1: planner.submit(self.plan, epoch + 1)}
+            loaded = self.load_epoch(columns)
+            for block in blocks[first:]:
+                yield loaded, block
 
     def load_epoch(self, epoch: Epoch) -> Epoch:
         """The epoch's columns on the device."""
@@ -197,36 +241,38 @@ class DeviceSource:
         return Batch(
             category=tf.cast(category, tf.int32),
             profile=tf.cast(tf.gather(self._profile, user), tf.int32),
-            history_embedding=tf.gather(self._history_embedding, history_embedding),
             token_item=tf.cast(token_item, tf.int32),
             token_local=tf.cast(token_local, tf.int32),
             features=tf.gather(self._features, token),
-            item=tf.cast(item, tf.int32),
+            item=tf.reshape(tf.cast(item, tf.int32), [shape.groups, shape.items]),
             scores_full_category=tf.constant(True),
-            stats=tf.gather(self._stats, item, axis=1),
-            stats_row=tf.cast(as_of * shape.groups + group, tf.int32),
-            is_available=tf.reshape(is_available, [-1, shape.items]),
             target_row=tf.cast(target_row, tf.int32),
             target_local=tf.cast(target_local, tf.int32),
             target_weight=tf.where(is_target, weight, 0.0),
             target_probability=tf.ones_like(weight),
+            recipe=RecipeColumns(
+                history_embedding=tf.gather(self._history_embedding, history_embedding),
+                stats=tf.gather(self._stats, item, axis=1),
+                stats_row=tf.cast(as_of * shape.groups + group, tf.int32),
+                is_available=tf.reshape(is_available, [-1, shape.items]),
+            ),
         )
 
     def _items(self, category: tf.Tensor, shape: Shape) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Of each group: its category's first item [G], its items, padded by 0 [G n], which of them are real [G, n]."""
         low = tf.gather(self._category_offset, category)
         size = tf.gather(self._category_offset, category + 1) - low
-        place = tf.range(shape.items, dtype=tf.int64)[None]
-        is_item = place < size[:, None]
-        return low, tf.reshape(tf.where(is_item, low[:, None] + place, 0), [-1]), is_item
+        column = tf.range(shape.items, dtype=tf.int64)[None]
+        is_item = column < size[:, None]
+        return low, tf.reshape(tf.where(is_item, low[:, None] + column, 0), [-1]), is_item
 
 
 def _targets(epoch: Epoch, bounds: tf.Tensor, low: tf.Tensor, shape: Shape) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Of each place for a target, [G t] each: its row, its item's row, whether there is a target."""
+    """Of each target slot, [G t] each: its row, its item's row, whether there is a target."""
     group = tf.repeat(tf.range(shape.groups, dtype=tf.int64), shape.targets)
-    place = tf.range(shape.targets, dtype=tf.int64)[None]
-    is_target = place < bounds[:, 3:]
-    at = tf.reshape(tf.where(is_target, bounds[:, 2:3] + place, 0), [-1])
+    slot = tf.range(shape.targets, dtype=tf.int64)[None]
+    is_target = slot < bounds[:, 3:]
+    at = tf.reshape(tf.where(is_target, bounds[:, 2:3] + slot, 0), [-1])
     is_target = tf.reshape(is_target, [-1])
     row = tf.where(is_target, tf.gather(epoch.target_row, at), 0)
     local = tf.where(is_target, tf.gather(epoch.target, at) - tf.gather(low, group), 0)

@@ -1,4 +1,4 @@
-"""The `tf.data` part of every input pipeline: batches by their numbers, each made in the graph."""
+"""The `tf.data` part of every input pipeline: batches by their numbers, each built in the graph."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ _AHEAD = 4
 
 
 def numbered_batches(make: Callable[[tf.Tensor], Any], first: int, stop: int) -> tf.data.Dataset:
-    """Batches `first`, `first + 1`, ..., `stop - 1`, in order, made side by side and ahead of time.
+    """Batches `first`, `first + 1`, ..., `stop - 1`, in order, built in parallel and ahead of time.
 
     Args:
       make: batch from its number, scalar int64; a graph of it is traced once.

@@ -34,9 +34,8 @@ class Prepared:
       order: its category order.
       stats: item statistics; the last row is as of the time.
       item_svd: [V, svd_dim] float32.
-      history embedding: history embeddings of all users at the moment, [U, svd_dim] float32; [U, 0] unless the model
-        reads it.
-      taste_rows: what history embeddings are read through, one table per fold, [K, V, svd_dim] float32; see
+      history_embedding: of all users at the as-of time, [U, svd_dim] float32; [U, 0] unless the model reads it.
+      history_embedding_rows: what history embeddings are read through, one table per fold, [K, V, svd_dim] float32; see
         `data.recipe.history_embedding`.
       user_fold: which of them each user is read through, [U] int64.
     """
@@ -68,11 +67,11 @@ def prepare(config: Config, log: LifelongLog, cut: int) -> Prepared:
     encoded = encode_log(log, corpus).before(cut)
     grid = stats_times(config, int(encoded.timestamp.min()), cut)
     item_svd = fit_item_svd(encoded, corpus, config.model.svd_dim, config.train.seed)
-    user_fold = fold_of_users(encoded, item_keys(corpus.item_id), config.train.taste_folds)
+    user_fold = fold_of_users(encoded, item_keys(corpus.item_id), config.train.history_folds)
     history_embedding_rows = item_svd[None, :, :0]
     if config.model.reads_history_embedding:
         history_embedding_rows = fit_folds(
-            encoded, corpus, item_svd, user_fold, config.train.taste_folds, config.train.seed
+            encoded, corpus, item_svd, user_fold, config.train.history_folds, config.train.seed
         )
     return _prepare_at(
         config, corpus, encoded, grid, {"item_svd": item_svd, "taste_rows": history_embedding_rows}, user_fold
@@ -82,14 +81,14 @@ def prepare(config: Config, log: LifelongLog, cut: int) -> Prepared:
 def prepare_requests(
     config: Config, log: LifelongLog, corpus: Corpus, arrays: dict[str, np.ndarray], as_of: int
 ) -> Prepared:
-    """What requests at `moment` read, under a corpus fitted earlier: histories and statistics strictly before it.
+    """What requests at `as_of` read, under a corpus fitted earlier: histories and statistics strictly before it.
 
     Args:
       config: of the run.
       log: the whole log.
       corpus: of the run.
       arrays: of the run, from `load_saved`.
-      time: seconds UTC.
+      as_of: seconds UTC.
 
     Raises:
       UserError: the log holds no event of any item that the corpus knows.
@@ -156,7 +155,7 @@ def prepare_examples(config: Config, prepared: Prepared) -> tuple[Examples, Exam
     Users whom --validation_users holds out have none.
 
     Raises:
-      UserError: the training window makes no example.
+      UserError: there are no training examples.
     """
     examples = _without_held_out(config, prepared, config)
     if config.train.examples == "snapshot":
@@ -210,7 +209,7 @@ def save_prepared(run_dir: str, prepared: Prepared, log_fingerprint: str = "") -
     Args:
       run_dir: where.
       prepared: the training window.
-      log_fingerprint: of the log (`datasets.log_identity`), kept beside the arrays; "" for none.
+      log_fingerprint: of the log (`datasets.log_identity`), kept with the arrays; "" for none.
 
     Raises:
       UserError: the disk is full or the directory not writable; then nothing there has changed.
@@ -240,7 +239,7 @@ def save_prepared(run_dir: str, prepared: Prepared, log_fingerprint: str = "") -
 
 
 def _holds(run_dir: str, log_fingerprint: str) -> bool:
-    """Whether the run directory holds a whole pair made from this log."""
+    """Whether the run directory holds a whole pair of files of this log."""
     try:
         arrays = read_arrays(os.path.join(run_dir, _ARRAYS), "")
         load_saved(run_dir)
@@ -272,7 +271,7 @@ def load_saved(run_dir: str) -> tuple[Corpus, dict[str, np.ndarray]]:
     with explain_damage(paths[1], cure):
         sizes = {name: len(arrays[name]) for name in ("item_stats", "item_svd")}
         if set(sizes.values()) != {corpus.num_items} or len(arrays["category_stats"]) != corpus.num_categories:
-            raise ValueError(f"it tells of {sizes['item_stats']} items, and {paths[0]} of {corpus.num_items}")
+            raise ValueError(f"it holds {sizes['item_stats']} items, and {paths[0]} of {corpus.num_items}")
     arrays.pop("log_fingerprint", None)
     arrays.setdefault("taste_rows", arrays["item_svd"][None])  # a run of before there were folds to serve
     return corpus, arrays

@@ -1,7 +1,7 @@
 """Histories of training examples as tokens: searched anew for each batch, or searched once and kept for the run.
 
 A search costs a sort and some sixty operations per batch; tokens that are kept cost one gather. Both run the same code
-(`make_tokens`), so what is kept is what a batch would have found, to the rounding of the last digit.
+(`make_tokens`), so cached tokens are those that a batch would have searched, to the rounding of the last digit.
 """
 
 from typing import Protocol
@@ -15,7 +15,6 @@ from longretriever_tf.data.batches.prepared_data import Prepared
 from longretriever_tf.data.recipe.tokens import make_tokens, num_token_features
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.data.search.hard_search import Tokens
-from longretriever_tf.data.search.history_limit import visible_segments, visible_since
 
 _CHUNK_EXAMPLES = 8192
 """Examples searched at once when histories are kept: enough to drown the cost of launching an operation."""
@@ -40,15 +39,9 @@ class SearchedHistories:
     def __init__(self, config: Config, prepared: Prepared, examples: Examples) -> None:
         order = prepared.order
         self._config = config.model
-        run = order.find_segments(examples.user, examples.category)
-        first = order.segment_offset[run]
-        if config.model.history_events:
-            since = visible_since(prepared.log, examples.user, examples.time, config.model.history_events)
-            first = np.minimum(examples.stop, visible_segments(order, run, since))
         with tf.device("/CPU:0"):
-            names = ("start", "stop", "time", "stats_row", "activity")
+            names = ("start", "stop", "num_before", "time", "stats_row", "activity")
             self._example = {name: tf.constant(getattr(examples, name)) for name in names}
-            self._example["category_count"] = tf.constant(examples.stop - first)
             self._order = tf.constant(order.item), tf.constant(order.timestamp), tf.constant(order.weight)
             self._stats = tf.constant(prepared.stats.item)
 
@@ -56,7 +49,7 @@ class SearchedHistories:
         """Searches: tokens of the examples `rows` ([R] int64), padded to the longest of them."""
         at = {name: tf.gather(column, rows) for name, column in self._example.items()}
         events = hard_search.slice_events(*self._order, at["start"], at["stop"], at["time"])
-        return make_tokens(self._config, events, at["category_count"], self._stats, at["stats_row"], at["activity"])
+        return make_tokens(self._config, events, at["num_before"], self._stats, at["stats_row"], at["activity"])
 
 
 class CachedTokens:
@@ -114,9 +107,9 @@ def keep_histories(config: Config, searched: SearchedHistories, examples: Exampl
 
     for low in range(0, len(order), _CHUNK_EXAMPLES):
         rows = order[low : low + _CHUNK_EXAMPLES]
-        found, made_item, made_features = search(tf.constant(rows))
-        stop = filled + len(made_item)
-        count[rows], item[filled:stop], features[filled:stop] = found, made_item, made_features
+        num_tokens, token_item, token_features = search(tf.constant(rows))
+        stop = filled + len(token_item)
+        count[rows], item[filled:stop], features[filled:stop] = num_tokens, token_item, token_features
         filled = stop
     start = np.zeros(len(examples), np.int64)
     start[order] = 1 + np.cumsum(count[order]) - count[order]

@@ -1,12 +1,12 @@
 """What a whole history says across categories: the decayed sum of its items' SVD rows. Imports no TensorFlow.
 
-The user tower reads one category at a time; this vector carries what the rest of the history says of it. The SVD of a
-user's history embedding must not have seen that user: in training, co-occurrence fitted on the user's own future would
-tell the targets away; in a request, the user's own past would make what is owned look like everybody's history
-embedding. So history embeddings are cross-fitted: histories fall into folds, and those of a fold are read through an
-SVD of the other folds' users, rotated onto the full one. A fold is told by how a history begins, which a raw history
-says too: requests need no user id, but must send the beginning. Of a history without it, every table but one has seen
-  the user: no error, a little of the gain is lost.
+The user tower reads one category at a time; this vector carries what the rest of the history says of it. The SVD that a
+user's history is read through must not have seen that user: in training, co-occurrence fitted on the user's own future
+would give the targets away; in a request, the user's own past would make what the user took look like what everybody
+takes. So history embeddings are cross-fitted: histories fall into folds, and those of a fold are read through an SVD of
+the other folds' users, rotated onto the full one. The fold follows from how a history begins, which a raw history says
+too: requests need no user id, but must send the beginning. Of a history without it, every table but one has seen the
+user: no error, but a little of the gain is lost.
 """
 
 import os
@@ -19,12 +19,11 @@ import scipy.sparse
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.text import is_text
-from longretriever_tf.data.corpus import Corpus, EncodedLog
-from longretriever_tf.data.ranges import flat_ranges
+from longretriever_tf.data.corpus import Corpus, EncodedLog, flat_ranges
 from longretriever_tf.data.recipe.item_svd import fit_item_svd
 from longretriever_tf.data.search.history_limit import visible_histories
+from longretriever_tf.data.search.user_activity import EMBEDDING_HALF_LIFE_DAYS
 
-HALF_LIFE_DAYS = 90.0
 LENGTH = 3.0
 """Length of a history embedding vector: entries are then of the size of standardised features."""
 
@@ -125,7 +124,7 @@ def build_history_embeddings(
     Args:
       log: the encoded log.
       user_fold: from `fold_of_users`, [U].
-      taste_rows: from `fit_folds`, [K, V, D]; each user is read through the table of the own fold.
+      history_embedding_rows: from `fit_folds`, [K, V, D]; each user is read through the table of the own fold.
       user: rows of the log, [n].
       time: seconds UTC, [n] int64.
       history_events: see `data.search.history_limit`; 0: the whole history.
@@ -150,7 +149,7 @@ def build_history_embeddings(
     start, stop = visible_histories(log, user, time, history_events)
     for rows in np.array_split(np.arange(len(user)), int((stop - start).sum()) // _CHUNK_EVENTS + 1):
         row, event = flat_ranges(start[rows], stop[rows])
-        weight = np.exp2((log.timestamp[event] - time[rows][row]) / schema.DAY_S / HALF_LIFE_DAYS)
+        weight = np.exp2((log.timestamp[event] - time[rows][row]) / schema.DAY_S / EMBEDDING_HALF_LIFE_DAYS)
         counts = scipy.sparse.csr_matrix(
             (weight.astype(np.float32), (row, log.item[event])), shape=(len(rows), num_items)
         )

@@ -10,9 +10,8 @@ from absl import logging
 from longretriever_tf.common import schema
 from longretriever_tf.common.text import as_text, code_text, find_rows
 from longretriever_tf.config.check import num_clusters
-from longretriever_tf.data.corpus import Corpus, encode_log, fit_corpus
+from longretriever_tf.data.corpus import Corpus, encode_log, fit_corpus, ids_like
 from longretriever_tf.data.recipe.item_svd import fit_item_svd
-from longretriever_tf.data.refreshed import ids_like
 from longretriever_tf.datasets.log import ItemTable, LifelongLog
 
 _DIM = 64

@@ -15,11 +15,6 @@ def num_token_features(config: ModelConfig) -> int:
     return hard_search.NUM_ITEM_FEATURES + NUM_STATS + NUM_ACTIVITY
 
 
-def max_sliced(config: ModelConfig) -> int:
-    """How many of a category's latest events a search reads."""
-    return config.max_events if config.subsequence == "items" else config.max_length
-
-
 def make_tokens(
     config: ModelConfig,
     events: hard_search.Events,
@@ -32,7 +27,7 @@ def make_tokens(
 
     Args:
       config: `subsequence` says what a token is.
-      events: at most `max_sliced` events per request, strictly before it.
+      events: at most `behavior_index.max_sliced` events per request, strictly before it.
       category_count: events of the category in the whole history before the request, [R] int64.
       item_stats: [S, V, 3] float32.
       stats_row: row of `item_stats` as of each request, [R] int32.

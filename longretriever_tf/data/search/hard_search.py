@@ -2,7 +2,7 @@
 
 Training batches, evaluation and the exported signature all call this module; `tests/reference.py` holds the slow
 oracle that it is compared with. A search is two steps: a slice of a category order (made by numpy for a whole log, by
-`raw_lives.order_runs` for a request), then tokens from the sliced events.
+`request_history.order_segments` for a request), then tokens from the sliced events.
 """
 
 import math
@@ -72,8 +72,8 @@ def flat_ranges(start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
     """
     ranges = tf.raw_ops.RaggedRange(starts=start, limits=stop, deltas=tf.ones([], start.dtype))
     ends, at = ranges.rt_nested_splits[1:], ranges.rt_dense_values
-    place = tf.range(tf.size(at, tf.int64))
-    return tf.raw_ops.UpperBound(sorted_inputs=ends[None], values=place[None])[0], at
+    position = tf.range(tf.size(at, tf.int64))
+    return tf.raw_ops.UpperBound(sorted_inputs=ends[None], values=position[None])[0], at
 
 
 def event_tokens(events: Events, num_requests: tf.Tensor, max_length: int) -> Tokens:
@@ -157,11 +157,11 @@ def decay(age: tf.Tensor) -> tf.Tensor:
 def decays(age: tf.Tensor) -> list[tf.Tensor]:
     """`decay`, a tensor for each half-life: powers of the slowest, since products take a fifth of an exponential."""
     days = HALF_LIVES_DAYS[-1]
-    found = [halve(age, days)]
+    decayed = [halve(age, days)]
     for shorter in reversed(HALF_LIVES_DAYS[:-1]):
-        found.insert(0, math.prod([found[0]] * round(days / shorter)))
+        decayed.insert(0, math.prod([decayed[0]] * round(days / shorter)))
         days = shorter
-    return found
+    return decayed
 
 
 def halve(age: tf.Tensor, half_life: float) -> tf.Tensor:

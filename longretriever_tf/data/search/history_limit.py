@@ -3,14 +3,13 @@
 
 An event is visible if fewer than H events of the history lie strictly between it and the request. So the time (basket)
 that the border falls into counts whole, and the order of simultaneous events, which a request need not keep, decides
-nothing. Whoever reads histories of a log asks this module; `raw_lives.keep_visible` is the same rule for raw histories.
-Imports no TensorFlow.
+nothing. Whoever reads histories of a log asks this module; `request_history.keep_visible` is the same rule for raw
+histories. Imports no TensorFlow.
 """
 
 import numpy as np
 
 from longretriever_tf.data.corpus import EncodedLog
-from longretriever_tf.data.search.behavior_index import CategoryOrder
 
 
 def visible_histories(
@@ -39,28 +38,3 @@ def visible_histories(
     at_border = key[np.minimum(border, len(key) - 1)]
     # The first event of the border's own time; a history without events stays empty.
     return np.where(stop > start, np.maximum(start, np.searchsorted(key, at_border)), start), stop
-
-
-def visible_segments(order: CategoryOrder, run: np.ndarray, since: np.ndarray) -> np.ndarray:
-    """First event at or after `since` of each run of a category order, [n] int64; 0 for a run of -1.
-
-    Args:
-      order: the category order.
-      run: [n], -1 where there is none.
-      since: seconds UTC, [n] int64.
-    """
-    if not len(order.timestamp):
-        return np.zeros(len(run), np.int64)
-    low = int(order.timestamp.min())
-    span = int(order.timestamp.max()) - low + 2
-    owner = np.repeat(np.arange(len(order.segment_user)), np.diff(order.segment_offset))
-    first = np.searchsorted(owner * span + (order.timestamp - low), run * span + np.clip(since - low, 0, span - 1))
-    return np.where(run >= 0, first, 0)
-
-
-def visible_since(log: EncodedLog, user: np.ndarray, time: np.ndarray, history_events: int) -> np.ndarray:
-    """The time of the oldest visible event of each (user, time), [n] int64; `time` itself for an empty history."""
-    start, stop = visible_histories(log, user, time, history_events)
-    if not len(log.timestamp):
-        return np.asarray(time, np.int64)
-    return np.where(stop > start, log.timestamp[np.minimum(start, len(log.timestamp) - 1)], time)

@@ -1,4 +1,4 @@
-"""Raw histories of requests, in the graph: what may be read of them, and runs of their categories."""
+"""Raw histories of requests, in the graph: what may be read of them, and the segments of their categories."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,12 +6,11 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from longretriever_tf.common import schema
-from longretriever_tf.data.recipe.history_embedding import fold_of_histories
 from longretriever_tf.data.search.hard_search import Events
 from longretriever_tf.data.search.unique_items import InteractedItems, find_interacted_ids
 
-_FEW_PLACES = 16
-"""Categories of a request, up to which their events are told apart by comparing each with all: sorting costs more."""
+_FEW_SEGMENTS = 16
+"""Categories of a request, up to which their events are grouped by comparing each with all: sorting costs more."""
 
 _FOREVER_S = 1 << 40
 """Events further apart than this, 35,000 years, count as of one time."""
@@ -54,7 +53,7 @@ class RequestHistories(NamedTuple):
       age: days before the request, [n] float32.
       weight: of each event in eq. 3, [n] float32.
       timestamp: [n] int64 seconds.
-      owned: the distinct items, unknown ones among them.
+      interacted: the distinct items, unknown ones among them.
       first, last: when each of them was taken first and last, [d] int64 seconds.
       begun: how the histories begin, however much of them may be read.
       num_unknown: events strictly before the request of items that the model does not know, [B] int32.
@@ -72,8 +71,8 @@ class RequestHistories(NamedTuple):
     @property
     def history(self) -> Events:
         """The events themselves."""
-        interacted = self.interacted
-        request, item = tf.gather(interacted.request, interacted.place), tf.gather(interacted.item, interacted.place)
+        at = self.interacted.inverse
+        request, item = tf.gather(self.interacted.request, at), tf.gather(self.interacted.item, at)
         return Events(request, item, self.age, self.weight)
 
     def item_ages(self, time: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -84,13 +83,13 @@ class RequestHistories(NamedTuple):
 
 
 class Segments(NamedTuple):
-    """The runs of R (row, category) pairs, flat, each oldest first.
+    """The events of R (row, category) pairs, flat, each oldest first.
 
     Attributes:
       item: [n] int32.
       timestamp: [n] int64 seconds.
       weight: [n] float32.
-      start, stop: bounds of each run, [R] int64; equal where the row never seen the category.
+      start, stop: bounds of each pair's events, [R] int64; equal where the history holds none of the category.
     """
 
     item: tf.Tensor
@@ -139,35 +138,17 @@ def read_histories(
     row, item_id, age, weight, timestamp = tf.cond(tf.reduce_all(keep), lambda: columns, kept)
     interacted = find_interacted_ids(row, item_id, age, lookup, item_category, tf.size(time), num_categories)
     extremes = (tf.math.unsorted_segment_min, tf.math.unsorted_segment_max)
-    first, last = (extreme(timestamp, interacted.place, tf.size(interacted.item)) for extreme in extremes)
+    first, last = (extreme(timestamp, interacted.inverse, tf.size(interacted.item)) for extreme in extremes)
     if past is None:
-        unknown = tf.where(interacted.run < 0, interacted.count, 0.0)
+        unknown = tf.where(interacted.segment < 0, interacted.count, 0.0)
         num_unknown = tf.cast(tf.math.unsorted_segment_sum(unknown, interacted.request, tf.size(time)), tf.int32)
-        past = Beginnings(interacted.request, interacted.item, tf.where(interacted.run < 0, first.dtype.max, first))
+        past = Beginnings(interacted.request, interacted.item, tf.where(interacted.segment < 0, first.dtype.max, first))
     return RequestHistories(age, weight, timestamp, interacted, first, last, past, num_unknown)
 
 
 def _take_past(item: tf.Tensor, timestamp: tf.Tensor, is_past: tf.Tensor) -> Beginnings:
     at = tf.where(is_past)
     return Beginnings(at[:, 0], tf.gather_nd(item, at), tf.gather_nd(timestamp, at))
-
-
-def read_folds(begun: Beginnings, item_key: tf.Tensor, num_requests: tf.Tensor, num_folds: int) -> tf.Tensor:
-    """`data.recipe.history_embedding.fold_of_users` of raw histories, [B] int64.
-
-    Args:
-      begun: of B histories.
-      item_key: from `data.recipe.history_embedding.item_keys`, [V] int64.
-      num_requests: B, scalar int32.
-      num_folds: K.
-    """
-    first = tf.math.unsorted_segment_min(begun.timestamp, begun.row, num_requests)
-    counts = begun.timestamp < begun.timestamp.dtype.max
-    at = tf.where(counts & (begun.timestamp == tf.gather(first, begun.row)))[:, 0]
-    key = tf.gather(item_key, tf.gather(begun.item, at))
-    key = tf.math.unsorted_segment_max(key, tf.gather(begun.row, at), num_requests)
-    # A history without events has neither: any fold will do.
-    return fold_of_histories(tf.where(first < first.dtype.max, first, 0), tf.maximum(key, 0), num_folds)
 
 
 def keep_visible(is_past: tf.Tensor, timestamp: tf.Tensor, history_events: int) -> tf.Tensor:
@@ -189,7 +170,9 @@ def keep_visible(is_past: tf.Tensor, timestamp: tf.Tensor, history_events: int) 
 def order_segments(
     histories: RequestHistories, row: tf.Tensor, category: tf.Tensor, num_segments: tf.Tensor, num_categories: int
 ) -> Segments:
-    """Cuts some runs out of raw histories, in order of time: the request's form of `CategoryOrder`. O(n + m log m).
+    """Cuts the events of some categories out of raw histories, in order of time. O(n + m log m).
+
+    It is the request's form of `behavior_index.CategoryOrder`.
 
     Only what is cut out, m events, is brought into order: a few categories of a long history, usually. Where histories
     were sent in order of time and the pairs of a request are few, nothing is sorted at all. Events of one time stay in
@@ -199,23 +182,23 @@ def order_segments(
       histories: of B requests.
       row: request of each pair, [R] int32, ascending; no pair occurs twice.
       category: [R] int32.
-      num_runs: B C, scalar int32.
+      num_segments: B C, scalar int32.
       num_categories: C.
     """
     interacted, row = histories.interacted, tf.convert_to_tensor(row)
-    # Runs are laid out by the place of a pair among those of its request, then by request.
-    place, num_requests = tf.range(tf.size(row)) - tf.searchsorted(row, row), num_segments // num_categories
-    num_places = tf.maximum(tf.reduce_max(place) + 1, 1)
+    # Segments are laid out by the rank of a pair among those of its request, then by request.
+    rank, num_requests = tf.range(tf.size(row)) - tf.searchsorted(row, row), num_segments // num_categories
+    num_ranks = tf.maximum(tf.reduce_max(rank) + 1, 1)
     pair = (row * num_categories + category)[:, None]
-    rank_of_segment = tf.tensor_scatter_nd_update(tf.fill([num_segments], -1), pair, place)
-    place_of_item = tf.where(interacted.run < 0, -1, tf.gather(rank_of_segment, tf.maximum(interacted.run, 0)))
-    slot_of_item = tf.where(place_of_item < 0, -1, place_of_item * num_requests + interacted.request)
+    rank_of_segment = tf.tensor_scatter_nd_update(tf.fill([num_segments], -1), pair, rank)
+    rank_of_item = tf.where(interacted.segment < 0, -1, tf.gather(rank_of_segment, tf.maximum(interacted.segment, 0)))
+    slot_of_item = tf.where(rank_of_item < 0, -1, rank_of_item * num_requests + interacted.request)
     # Single numbers by `gather_nd`, in two thirds of the time of `gather`.
-    place_of_event = tf.gather_nd(place_of_item, interacted.place[:, None])
-    at = tf.where(place_of_event >= 0)[:, 0]
-    is_few = num_places <= _FEW_PLACES
-    at = tf.cond(is_few, lambda: tf.gather(at, _group(tf.gather(place_of_event, at), num_places)), lambda: at)
-    item, timestamp = tf.gather(interacted.place, at), tf.gather(histories.timestamp, at)
+    rank_of_event = tf.gather_nd(rank_of_item, interacted.inverse[:, None])
+    at = tf.where(rank_of_event >= 0)[:, 0]
+    is_few = num_ranks <= _FEW_SEGMENTS
+    at = tf.cond(is_few, lambda: tf.gather(at, _group(tf.gather(rank_of_event, at), num_ranks)), lambda: at)
+    item, timestamp = tf.gather(interacted.inverse, at), tf.gather(histories.timestamp, at)
     ago = tf.minimum(tf.reduce_max(timestamp) - timestamp, _FOREVER_S - 1)
     key = tf.cast(tf.gather(slot_of_item, item), tf.int64) * _FOREVER_S - ago  # by slot, then by time
 
@@ -224,12 +207,12 @@ def order_segments(
         return [tf.gather(column, order) for column in (at, item, timestamp)]
 
     at, item, timestamp = tf.cond(tf.reduce_all(key[1:] >= key[:-1]), lambda: [at, item, timestamp], sort)
-    counts = tf.math.unsorted_segment_sum(tf.cast(interacted.count, tf.int64), slot_of_item, num_places * num_requests)
-    slot = place * num_requests + row
+    counts = tf.math.unsorted_segment_sum(tf.cast(interacted.count, tf.int64), slot_of_item, num_ranks * num_requests)
+    slot = rank * num_requests + row
     count, stop = tf.gather(counts, slot), tf.gather(tf.cumsum(counts), slot)
     return Segments(tf.gather(interacted.item, item), timestamp, tf.gather(histories.weight, at), stop - count, stop)
 
 
-def _group(place: tf.Tensor, num_places: tf.Tensor) -> tf.Tensor:
-    """Stable order by small numbers without sorting, O(m P): [m] int32, each below P -> places, [m] int64."""
-    return tf.where(place[None] == tf.range(num_places)[:, None])[:, 1]
+def _group(number: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Stable order by small numbers without sorting, O(m P): [m] int32, each below P -> positions, [m] int64."""
+    return tf.where(number[None] == tf.range(size)[:, None])[:, 1]

@@ -8,39 +8,39 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from longretriever_tf.common import schema
-from longretriever_tf.data.recipe.history_embedding import HALF_LIFE_DAYS, LEAST, LENGTH
 from longretriever_tf.data.search.hard_search import HALF_LIVES_DAYS, Events, decays
+from longretriever_tf.data.search.user_activity import EMBEDDING_HALF_LIFE_DAYS
 
 _PART = 1 << 15
-"""Events told apart at once."""
+"""Events that one call of `tf.unique` is given."""
 
 
 class InteractedItems(NamedTuple):
-    """The distinct items of B histories, lives in order.
+    """The distinct items of B histories, histories in order.
 
     Attributes:
       request: row of the history, [d] int32, ascending.
       item: item index, [d] int32; UNKNOWN where it is not in the corpus.
-      run: row * C + category of the item, [d] int32; -1, which sums over runs leave out, for unknown items.
+      segment: row * C + category of the item, [d] int32; -1, which sums over segments leave out, for unknown items.
       count: how often it was taken, [d] float32.
       decayed: the same, each time decayed with the half-life of history embeddings, [d] float32.
-      place: where each event's own item stands among them, [n] int32.
+      inverse: which of them each event is of, [n] int32.
     """
 
     request: tf.Tensor
     item: tf.Tensor
-    run: tf.Tensor
+    segment: tf.Tensor
     count: tf.Tensor
     decayed: tf.Tensor
-    place: tf.Tensor
+    inverse: tf.Tensor
 
 
-class _Told(NamedTuple):
-    """Distinct (request, number) pairs, [d] int32 each, the place of each event among them, [n], and counts, [d]."""
+class _Distinct(NamedTuple):
+    """Distinct (request, number) pairs, [d] int32 each, which of them each event is of, [n], and counts, [d]."""
 
     request: tf.Tensor
     number: tf.Tensor
-    place: tf.Tensor
+    inverse: tf.Tensor
     count: tf.Tensor
 
 
@@ -55,8 +55,8 @@ def find_interacted(
       num_requests: B, scalar int32.
       num_categories: C.
     """
-    told = _tell_indices_apart(history.request, history.item, num_requests, item_category.shape[0])
-    return _describe(told, history.age, item_category, num_categories)
+    distinct = _unique_indices(history.request, history.item, num_requests, item_category.shape[0])
+    return _describe(distinct, history.age, item_category, num_categories)
 
 
 def find_interacted_ids(
@@ -68,7 +68,7 @@ def find_interacted_ids(
     num_requests: tf.Tensor,
     num_categories: int,
 ) -> InteractedItems:
-    """`find_owned` of raw ids: what they mean is looked up once for each distinct one, where ids allow that.
+    """`find_interacted` of raw ids: what they mean is looked up once for each distinct one, where ids allow that.
 
     Args:
       request: row of the history, [n] int32, ascending.
@@ -82,38 +82,38 @@ def find_interacted_ids(
     low, high = tf.reduce_min(item_id), tf.reduce_max(item_id)
     span = high - low  # negative where int64 cannot hold it
 
-    def by_id() -> _Told:
-        told = _tell_apart(request, tf.cast(item_id - low, tf.int32), tf.cast(high - low, tf.int32) + 1)
-        return told._replace(number=lookup(tf.cast(told.number, item_id.dtype) + low))
+    def by_id() -> _Distinct:
+        distinct = _unique_pairs(request, tf.cast(item_id - low, tf.int32), tf.cast(high - low, tf.int32) + 1)
+        return distinct._replace(number=lookup(tf.cast(distinct.number, item_id.dtype) + low))
 
-    def by_index() -> _Told:
-        return _tell_indices_apart(request, lookup(item_id), num_requests, item_category.shape[0])
+    def by_index() -> _Distinct:
+        return _unique_indices(request, lookup(item_id), num_requests, item_category.shape[0])
 
-    # Keys of 32 bits are told apart in half the time; ids spread wider than that are looked up first.
+    # Keys of 32 bits are hashed in half the time; ids spread wider than that are looked up first.
     is_narrow = (span >= 0) & (span < tf.int32.max // tf.cast(tf.maximum(num_requests, 1), span.dtype))
     return _describe(tf.cond(is_narrow, by_id, by_index), age, item_category, num_categories)
 
 
-def _tell_indices_apart(request: tf.Tensor, item: tf.Tensor, num_requests: tf.Tensor, num_items: int) -> _Told:
-    def with_keys_of(kind: tf.DType) -> _Told:
-        return _tell_apart(tf.cast(request, kind), tf.cast(item, kind), tf.constant(num_items, kind))
+def _unique_indices(request: tf.Tensor, item: tf.Tensor, num_requests: tf.Tensor, num_items: int) -> _Distinct:
+    def with_keys_of(kind: tf.DType) -> _Distinct:
+        return _unique_pairs(tf.cast(request, kind), tf.cast(item, kind), tf.constant(num_items, kind))
 
     # 32 bits suffice for all but huge batches.
     is_narrow = tf.cast(num_requests, tf.int64) * num_items < tf.int32.max
     return tf.cond(is_narrow, lambda: with_keys_of(tf.int32), lambda: with_keys_of(tf.int64))
 
 
-def _tell_apart(request: tf.Tensor, number: tf.Tensor, width: tf.Tensor) -> _Told:
-    """Tells events apart by one key each.
+def _unique_pairs(request: tf.Tensor, number: tf.Tensor, width: tf.Tensor) -> _Distinct:
+    """Distinct (request, number) pairs, by one key each.
 
     Args:
       request: [n].
       number: from 0 to below `width`, [n].
       width: scalar of the same type, which must hold all keys.
     """
-    key, place, count = _unique_by_parts(request * width + number, request)
+    key, inverse, count = _unique_by_parts(request * width + number, request)
     row = key // width
-    return _Told(tf.cast(row, tf.int32), tf.cast(key - row * width, tf.int32), place, count)
+    return _Distinct(tf.cast(row, tf.int32), tf.cast(key - row * width, tf.int32), inverse, count)
 
 
 def _unique_by_parts(key: tf.Tensor, request: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -131,10 +131,10 @@ def _unique_by_parts(key: tf.Tensor, request: tf.Tensor) -> tuple[tf.Tensor, tf.
         bounds = tf.searchsorted(row, tf.minimum(tf.range(num + 1) * at_once, num_requests))
         arrays = [tf.TensorArray(kind, num, infer_shape=False) for kind in (key.dtype, tf.int32, tf.int32)]
 
-        def one(i: tf.Tensor, seen: tf.Tensor, *arrays: tf.TensorArray) -> tuple:
-            found, place, count = tf.unique_with_counts(key[bounds[i] : bounds[i + 1]])
-            parts = zip(arrays, (found, place + seen, count), strict=True)
-            return i + 1, seen + tf.size(found), *(array.write(i, part) for array, part in parts)
+        def one(i: tf.Tensor, num_before: tf.Tensor, *arrays: tf.TensorArray) -> tuple:
+            distinct, inverse, count = tf.unique_with_counts(key[bounds[i] : bounds[i + 1]])
+            parts = zip(arrays, (distinct, inverse + num_before, count), strict=True)
+            return i + 1, num_before + tf.size(distinct), *(array.write(i, part) for array, part in parts)
 
         arrays = tf.while_loop(lambda i, *_: i < num, one, (0, 0, *arrays), parallel_iterations=1)[2:]
         return [tf.ensure_shape(array.concat(), [None]) for array in arrays]
@@ -143,56 +143,13 @@ def _unique_by_parts(key: tf.Tensor, request: tf.Tensor) -> tuple[tf.Tensor, tf.
     return tf.cond(tf.size(key) <= _PART, lambda: list(tf.unique_with_counts(key)), by_parts)
 
 
-def _describe(told: _Told, age: tf.Tensor, item_category: tf.Tensor, num_categories: int) -> InteractedItems:
-    request, item, place, count = told
-    decayed = tf.math.unsorted_segment_sum(_fade(age), place, tf.size(item))
-    run = tf.where(item < schema.FIRST_KNOWN, -1, request * num_categories + tf.gather(item_category, item))
-    return InteractedItems(request, item, run, tf.cast(count, tf.float32), decayed, place)
+def _describe(distinct: _Distinct, age: tf.Tensor, item_category: tf.Tensor, num_categories: int) -> InteractedItems:
+    request, item, inverse, count = distinct
+    decayed = tf.math.unsorted_segment_sum(_decay(age), inverse, tf.size(item))
+    segment = tf.where(item < schema.FIRST_KNOWN, -1, request * num_categories + tf.gather(item_category, item))
+    return InteractedItems(request, item, segment, tf.cast(count, tf.float32), decayed, inverse)
 
 
-def _fade(age: tf.Tensor) -> tf.Tensor:
-    """By the half-life of history embeddings, which is one of the tokens': what others compute of these events is
-    shared.
-    """
-    return decays(age)[HALF_LIVES_DAYS.index(HALF_LIFE_DAYS)]
-
-
-def embed_history_before(
-    interacted: InteractedItems, history_embedding_rows: tf.Tensor, first_row: tf.Tensor, num_requests: tf.Tensor
-) -> tf.Tensor:
-    """`data.recipe.history_embedding.build_tastes` of raw histories: decayed sum of the items' SVD rows, scaled, [B,
-    D].
-
-    Args:
-      owned: of B requests; a row is read once, however often its item was taken.
-      taste_rows: the folds' tables, one after the other, [K V, D] bfloat16 or float32.
-      first_row: where the table of each request's fold starts, [B] int64.
-      num_requests: B, scalar int32.
-    """
-
-    def total(first: tf.Tensor, item: tf.Tensor, decayed: tf.Tensor) -> tf.Tensor:
-        rows = tf.cast(tf.gather(history_embedding_rows, first + tf.cast(item, tf.int64)), tf.float32)
-        return tf.linalg.matvec(rows, decayed, transpose_a=True)
-
-    def history_by_history() -> tf.Tensor:
-        stop = tf.cumsum(
-            tf.math.unsorted_segment_sum(tf.ones_like(interacted.request), interacted.request, num_requests)
-        )
-        sums = tf.TensorArray(tf.float32, num_requests, element_shape=history_embedding_rows.shape[1:])
-
-        def one(row: tf.Tensor, low: tf.Tensor, sums: tf.TensorArray) -> tuple:
-            high = stop[row]
-            return (
-                row + 1,
-                high,
-                sums.write(row, total(first_row[row], interacted.item[low:high], interacted.decayed[low:high])),
-            )
-
-        # The rows of a whole batch could be gigabytes.
-        return tf.while_loop(lambda row, *_: row < num_requests, one, (0, 0, sums), parallel_iterations=1)[2].stack()
-
-    # A branch, since a loop costs a single request a third of what is done in it.
-    sums = tf.cond(
-        num_requests == 1, lambda: total(first_row[0], interacted.item, interacted.decayed)[None], history_by_history
-    )
-    return LENGTH * tf.math.l2_normalize(sums, 1, epsilon=LEAST)
+def _decay(age: tf.Tensor) -> tf.Tensor:
+    """By the half-life of history embeddings, which is one of the tokens', so TensorFlow computes it once for both."""
+    return decays(age)[HALF_LIVES_DAYS.index(EMBEDDING_HALF_LIFE_DAYS)]

@@ -10,6 +10,9 @@ NUM_ACTIVITY = 3
 """Columns: log1p(events), log1p(days since the last event), log1p(events decayed with a 30-day half-life)."""
 
 HALF_LIFE_DAYS = 30.0
+EMBEDDING_HALF_LIFE_DAYS = 90.0
+"""Of history embeddings (`data.recipe.history_embedding`): kept here so that what is decayed once serves both."""
+
 NEVER_DAYS = 3650.0
 
 

@@ -58,7 +58,7 @@ def read_complete_journey(folder: str) -> LifelongLog:
     rows = rows[is_known]
     user_id, user_row = np.unique(rows.household_id.to_numpy(np.int64), return_inverse=True)
     items = _item_table(products)
-    events = build_log.Events(
+    events = build_log.RawEvents(
         user_row=user_row,
         item_row=np.searchsorted(items.item_id, rows.product_id.to_numpy()),
         timestamp=rows.transaction_timestamp.to_numpy("datetime64[s]").astype(np.int64),

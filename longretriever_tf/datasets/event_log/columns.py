@@ -18,7 +18,7 @@ from longretriever_tf.common.text import as_text
 from longretriever_tf.datasets.event_log.delimited import TextFormat
 from longretriever_tf.datasets.event_log.plain import is_number, is_text, is_time
 from longretriever_tf.datasets.event_log.tables import read_table
-from longretriever_tf.datasets.event_log.times import find_fault, read_times
+from longretriever_tf.datasets.event_log.times import Times, find_fault, read_times
 
 _WHOLE = r"^-?(?:0|[1-9][0-9]*)(?:\.0+)?$"
 _ROUNDED = r"^-?[0-9](?:\.[0-9]+)?[eE]\+[0-9]+$"
@@ -38,14 +38,7 @@ class Coded(NamedTuple):
     row: np.ndarray
 
 
-class Times(NamedTuple):
-    """Times: seconds UTC [N] int64, and nanoseconds within them [N] int64 (None: all whole)."""
-
-    second: np.ndarray
-    nanosecond: np.ndarray | None
-
-
-class Table:
+class LogTable:
     """The named columns of a table's files, kept with what an error message must say about them."""
 
     def __init__(self, flag: str, path: str, columns: dict[str, str], text: TextFormat | None = None):
@@ -63,7 +56,7 @@ class Table:
         self.source = f"{flag}={path}"
         self._parts = read_table(self.source, path, columns, text or TextFormat())
         self.num_files = len(self._parts.files)
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def __len__(self) -> int:
         return self._parts.data.num_rows
@@ -91,14 +84,14 @@ class Table:
         except ValueError as error:
             raise self.fail(name, str(error)) from error
         self._warn_of_spaces(name, values)
-        values, place = np.unique(values, return_inverse=True)
+        values, inverse = np.unique(values, return_inverse=True)
         rows = pc.fill_null(coded.indices, -1).to_numpy()
-        return Coded(values, np.append(place, -1)[rows])
+        return Coded(values, np.append(inverse, -1)[rows])
 
     def _warn_of_spaces(self, name: str, values: np.ndarray) -> None:
-        if values.dtype.kind != "O" or name in self._told:
+        if values.dtype.kind != "O" or name in self._warned:
             return
-        self._told.add(name)
+        self._warned.add(name)
         loose = [value for value in values.tolist() if value != value.strip()]
         known = set(values.tolist()) if loose else set()
         twins = next((value for value in loose if value.strip() in known), None)
@@ -130,8 +123,8 @@ class Table:
         values, row = as_text(coded.values), coded.row
         if (row < 0).any():
             values, row = np.append(values, schema.MISSING), np.where(row < 0, len(values), row)
-        values, place = np.unique(values, return_inverse=True)
-        return Coded(values, place[row])
+        values, inverse = np.unique(values, return_inverse=True)
+        return Coded(values, inverse[row])
 
     def weights(self, name: str) -> np.ndarray:
         """Positive weights, [N] float32.
@@ -172,7 +165,7 @@ class Table:
                 f"{len(rows)} of {len(column)} rows {fault.problem}; the first is "
                 f"{_show(column[int(rows[0])])} in {self.row_words(rows[0])}",
             )
-        return Times(times.second, times.nanosecond if times.nanosecond.any() else None)
+        return times
 
 
 def canonical_values(values: pa.Array) -> np.ndarray:

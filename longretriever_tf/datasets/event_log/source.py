@@ -13,7 +13,7 @@ from longretriever_tf.common.text import as_text, find_rows, is_text
 from longretriever_tf.config.check import asks_clusters
 from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets import accounts, baskets, build_log
-from longretriever_tf.datasets.event_log.columns import Coded, Table
+from longretriever_tf.datasets.event_log.columns import Coded, LogTable
 from longretriever_tf.datasets.event_log.delimited import TextFormat
 from longretriever_tf.datasets.log import ItemTable, LifelongLog
 
@@ -58,12 +58,12 @@ def read_event_log(spec: DataConfig, now: float | None = None) -> LifelongLog:
     is_present = np.bincount(user_row, minlength=len(users.values)) > 0
     user_id = users.values[is_present]
     times = events.times(spec.timestamp_column, time.time() if now is None else now)
-    columns = build_log.Events(
+    columns = build_log.RawEvents(
         user_row=(np.cumsum(is_present) - 1)[user_row],
         item_row=np.searchsorted(listed.values, wanted.values)[wanted.row[is_known]],
         timestamp=times.second[is_known],
         weight=events.weights(spec.weight_column)[is_known] if spec.weight_column else None,
-        nanosecond=None if times.nanosecond is None else times.nanosecond[is_known],
+        nanosecond=times.nanosecond[is_known] if times.nanosecond.any() else None,
     )
     counts = {
         accounts.ROWS: len(events),
@@ -103,11 +103,11 @@ def _settle_context(spec: DataConfig) -> DataConfig:
     return dataclasses.replace(spec, context="")
 
 
-def _open(name: str, spec: DataConfig, columns: dict[str, str]) -> Table:
+def _open(name: str, spec: DataConfig, columns: dict[str, str]) -> LogTable:
     """The table `events`, `items` or `users` that the spec names."""
     named = {"events": spec.column_names, "items": spec.items_column_names, "users": spec.users_column_names}
     text = TextFormat(spec.delimiter.replace("\\t", "\t"), spec.quotes, spec.encoding, named[name])
-    return Table(f"--{name}", getattr(spec, name), columns, text)
+    return LogTable(f"--{name}", getattr(spec, name), columns, text)
 
 
 def _check_spec(spec: DataConfig) -> None:
@@ -149,11 +149,11 @@ def _align(left: Coded, right: Coded) -> tuple[Coded, Coded]:
 
 
 def _as_text(column: Coded) -> Coded:
-    values, place = np.unique(as_text(column.values), return_inverse=True)
-    return Coded(values, place[column.row])
+    values, inverse = np.unique(as_text(column.values), return_inverse=True)
+    return Coded(values, inverse[column.row])
 
 
-def _item_table(spec: DataConfig, table: Table, items: Coded) -> ItemTable:
+def _item_table(spec: DataConfig, table: LogTable, items: Coded) -> ItemTable:
     features = {
         name: _one_value_each(table, name, spec.item_column, items, must_agree=True)
         for name in item_feature_columns(spec)
@@ -165,7 +165,7 @@ def _item_table(spec: DataConfig, table: Table, items: Coded) -> ItemTable:
     return ItemTable(items.values, features, names)
 
 
-def _one_value_each(table: Table, name: str, key: str, owners: Coded, must_agree: bool) -> np.ndarray:
+def _one_value_each(table: LogTable, name: str, key: str, owners: Coded, must_agree: bool) -> np.ndarray:
     """The value of each owner (item or user), [V] of str; of several the first in the alphabet, in any order of rows.
 
     Raises:
@@ -223,7 +223,7 @@ def _plain(value: Any) -> Any:
 
 
 def _baskets(
-    spec: DataConfig, events: Table, users: Coded, is_known: np.ndarray, timestamp: np.ndarray
+    spec: DataConfig, events: LogTable, users: Coded, is_known: np.ndarray, timestamp: np.ndarray
 ) -> baskets.CutBaskets:
     """Baskets of the known events, unique across users, none longer than allowed unless the spec keeps them.
 

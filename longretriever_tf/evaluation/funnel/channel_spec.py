@@ -1,4 +1,4 @@
-"""How a user names a retrieval channel: a trained run, asked in some way. Imports no TensorFlow."""
+"""How a user names a retrieval channel: a trained run and its retrieval settings. Imports no TensorFlow."""
 
 import dataclasses
 from typing import Any
@@ -9,7 +9,7 @@ from longretriever_tf.config.config import Config, RetrievalConfig
 _PAPER_SERVING = {"interest": "paper", "num_interests": "5", "top_interests": "20", "merge": "round_robin"}
 _FULL_CORPUS = _PAPER_SERVING | {"search": "corpus"}
 _DEFAULTS = {"without_long": _PAPER_SERVING, "without_in_context": _FULL_CORPUS}
-"""How the paper's ablations are asked where nothing else is said; any other run as its own config says."""
+"""Settings of the paper's ablations where the user gives none; any other run is served by its own config."""
 
 _BOOLEANS = {"true": True, "false": False}
 
@@ -19,7 +19,7 @@ class ChannelSpec:
     """A run as a channel.
 
     Attributes:
-      name: of the channel; `directions.ROWS` lists the names that the paper's tables know.
+      name: of the channel; `paper_directions.ROWS` lists the names that the paper's tables know.
       run_dir: of a finished run.
       overrides: fields of `RetrievalConfig` as text, and `every_category`.
     """
@@ -28,26 +28,26 @@ class ChannelSpec:
     run_dir: str
     overrides: dict[str, str]
 
-    def asked(self, config: Config) -> tuple[RetrievalConfig, bool]:
-        """How the run is asked: its own retrieval config under the overrides, and whether every category is searched.
+    def settings(self, config: Config) -> tuple[RetrievalConfig, bool]:
+        """The run's own retrieval config with the overrides, and whether every category is searched.
 
         Raises:
           UserError: an unknown key, a value of the wrong type, or a combination that cannot work.
         """
         overrides = self.overrides or _DEFAULTS.get(self.name, {})
         fields = {field.name: field.type for field in dataclasses.fields(RetrievalConfig)}
-        made: dict[str, Any] = {}
+        changes: dict[str, Any] = {}
         every_category = False
         for key, text in overrides.items():
             if key == "every_category":
                 every_category = self._cast(key, text, bool)
             elif key in fields:
-                made[key] = self._cast(key, text, fields[key])
+                changes[key] = self._cast(key, text, fields[key])
             else:
                 known = ", ".join([*fields, "every_category"])
                 raise UserError(f"channel {self.name!r}: unknown setting {key!r}; known: {known}")
         try:
-            retrieval = dataclasses.replace(config.retrieval, **made)
+            retrieval = dataclasses.replace(config.retrieval, **changes)
             return dataclasses.replace(config, retrieval=retrieval).retrieval, every_category
         except UserError as error:
             raise UserError(f"channel {self.name!r}: {error}") from error

@@ -29,11 +29,11 @@ COUNTS = (
     "page",
     "page_converted",
 )
-"""What `count_channel` counts of each user's list; page: all the exposures of the stand, whoever retrieved them."""
+"""What `count_channel` counts of each user's list; page: all the exposures of the stand, of every channel."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Pairs:
+class CandidatePairs:
     """Distinct (user, item) pairs, users by position, ascending by user, then by item.
 
     Attributes:
@@ -58,8 +58,8 @@ class Pairs:
 
     def has_list(self, lists: np.ndarray) -> np.ndarray:
         """Whether each pair is in its user's list ([U, k], -1 pads), [n] bool."""
-        row, place = np.nonzero(lists >= 0)
-        return self.has(row, lists[row, place])
+        row, rank = np.nonzero(lists >= 0)
+        return self.has(row, lists[row, rank])
 
 
 def cut_lists(
@@ -71,13 +71,13 @@ def cut_lists(
 ) -> dict[str, np.ndarray]:
     """The k best items of each scorer for each user, by the scorer's name.
 
-    Chunks of users are the outer loop: scorers that ask one model in several ways find its work still at hand.
+    Chunks of users are the outer loop, so that scorers over one model can share its work.
 
     Args:
       scorers: over one item vocabulary.
       users: rows of the log, [U] int64.
       k: list length.
-      on_progress: told how many more users one scorer has done.
+      on_progress: called with the number of users that a scorer has just done.
 
     Returns:
       name to [U, k] int64, best first, -1 where a list is short.
@@ -102,29 +102,28 @@ def translate_lists(lists: np.ndarray, new_item: np.ndarray) -> np.ndarray:
       new_item: the item's index there, or one below `schema.FIRST_KNOWN` where it has none, [V] int.
 
     Returns:
-      [U, k] int64; -1 in the place of an item that the other vocabulary lacks.
+      [U, k] int64; -1 for an item that the other vocabulary lacks.
     """
-    there = new_item[np.maximum(lists, 0)].astype(np.int64)
-    return np.where((lists >= 0) & (there >= FIRST_KNOWN), there, -1)
+    item = new_item[np.maximum(lists, 0)].astype(np.int64)
+    return np.where((lists >= 0) & (item >= FIRST_KNOWN), item, -1)
 
 
-def pool(lists: Sequence[np.ndarray], num_items: int) -> Pairs:
+def pool(lists: Sequence[np.ndarray], num_items: int) -> CandidatePairs:
     """All pairs that at least one channel retrieved.
 
     Args:
       lists: one [U, k] int64 per channel, -1 pads.
       num_items: V.
     """
-    num_users = len(lists[0])
     keys = []
-    for one in lists:
-        row, place = np.nonzero(one >= 0)
-        keys.append(row * num_items + one[row, place])
+    for channel in lists:
+        row, rank = np.nonzero(channel >= 0)
+        keys.append(row * num_items + channel[row, rank])
     key = np.unique(np.concatenate(keys))
-    return Pairs(key // num_items, key % num_items, num_users, num_items)
+    return CandidatePairs(key // num_items, key % num_items, len(lists[0]), num_items)
 
 
-def expose(pairs: Pairs, is_candidate: np.ndarray, score: np.ndarray, size: int) -> np.ndarray:
+def expose(pairs: CandidatePairs, is_candidate: np.ndarray, score: np.ndarray, size: int) -> np.ndarray:
     """What the ranker shows: each user's `size` best candidates.
 
     Args:
@@ -139,21 +138,21 @@ def expose(pairs: Pairs, is_candidate: np.ndarray, score: np.ndarray, size: int)
     at = np.flatnonzero(is_candidate)
     order = at[np.lexsort((pairs.item[at], -score[at], pairs.row[at]))]
     row = pairs.row[order]
-    place = np.arange(len(row)) - np.searchsorted(row, row)  # `row` ascends, so this is the place within the user
+    rank = np.arange(len(row)) - np.searchsorted(row, row)  # within the user, since `row` ascends
     exposed = np.zeros(len(pairs.row), bool)
-    exposed[order[place < size]] = True
+    exposed[order[rank < size]] = True
     return exposed
 
 
 def count_channel(
-    pairs: Pairs, own: np.ndarray, others: Sequence[np.ndarray], exposed: np.ndarray, truth: Truth
+    pairs: CandidatePairs, own: np.ndarray, others: Sequence[np.ndarray], exposed: np.ndarray, truth: Truth
 ) -> dict[str, np.ndarray]:
-    """Per user, the counts that a channel's ratios are made of.
+    """Per user, the counts behind a channel's ratios.
 
     Args:
       pairs: all the pairs of the stand at least.
       own: the channel's lists, [U, k] int64.
-      others: the lists of the channels beside it: an item in none of them is the channel's unique one.
+      others: the lists of the stand's other channels: an item in none of them is unique to this channel.
       exposed: from `expose`, over the stand's candidates, [n] bool.
       truth: of the same users, in the same order.
 
@@ -195,8 +194,8 @@ RATIOS: Mapping[str, tuple[str, str]] = {
     "novel_exposed": ("novel_exposed", "novel"),
     "page_conversion": ("page_converted", "page"),
 }
-"""Figures as (numerator, denominator), each summed over users first, as a platform counts impressions.
+"""Metrics as (numerator, denominator), each summed over users first, as a platform counts impressions.
 
-aer, uer, conversion: the paper's three. uer = unique_share * uer_of_unique, so either reading of "counting only items
-that no other channel retrieved" (over all the channel retrieved, or over its unique items) is at hand.
+aer, uer, conversion: the paper's three. uer = unique_share * uer_of_unique, so "counting only items that no other
+channel retrieved" can be read both ways: over all that the channel retrieved, or over its unique items.
 """

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from longretriever_tf.evaluation.funnel.channels import COUNTS, RATIOS, Pairs, count_channel, expose, pool
-from longretriever_tf.evaluation.funnel.ranker import Ranker, RankerConfig, fit_ranker
+from longretriever_tf.evaluation.funnel.channels import COUNTS, RATIOS, CandidatePairs, count_channel, expose, pool
+from longretriever_tf.evaluation.funnel.ranker import RankerConfig, fit_ranker
 from longretriever_tf.evaluation.ground_truth import Truth
-from longretriever_tf.evaluation.ranking import Interval, resampled_sums
+from longretriever_tf.evaluation.ranking import Interval, percentile_interval, resampled_sums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,6 @@ class FunnelConfig:
       k: items that a channel retrieves per user.
       num_exposed: exposures per user.
       resamplings: of the users, for the intervals.
-      channel_ranks: give the ranker each channel's rank of the pair too; each row then has a ranker of its own.
       seed: of the resampling, of the sampled users and of the ranker.
       ranker: of the boosted trees.
     """
@@ -36,13 +35,12 @@ class FunnelConfig:
     k: int = 100
     num_exposed: int = 50
     resamplings: int = 1000
-    channel_ranks: bool = False
     seed: int = 1
     ranker: RankerConfig = dataclasses.field(default_factory=RankerConfig)
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
+class FunnelWindow:
     """One window as the funnel sees it.
 
     Attributes:
@@ -57,120 +55,71 @@ class Window:
     features: Callable[[np.ndarray, np.ndarray], np.ndarray]
     feature_names: tuple[str, ...]
 
+    def candidates(self) -> tuple[CandidatePairs, np.ndarray]:
+        """All pairs that a channel retrieved, and their features [n, F] float32."""
+        pairs = pool(list(self.lists.values()), self.truth.num_items)
+        return pairs, self.features(self.truth.users[pairs.row], pairs.item)
+
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class FunnelRow:
     """A test channel in a stand.
 
     Attributes:
-      figures: `RATIOS` by name, an interval each; None where nothing was there to count.
+      metrics: `RATIOS` by name, an interval each; None where the denominator is 0.
       ranker: the report of the ranker that chose the exposures.
       counts: sums over users.
-      differences: other row's name to figure to (this row - the other), paired over the same resampled users.
+      differences: other row's name to metric to (this row - the other), paired over the same resampled users.
     """
 
-    figures: dict[str, Interval | None]
+    metrics: dict[str, Interval | None]
     ranker: dict[str, Any]
     counts: dict[str, int]
     differences: dict[str, dict[str, Interval | None]]
 
 
 def run_funnel(
-    validation: Window,
-    test: Window,
+    validation: FunnelWindow,
+    test: FunnelWindow,
     stands: Mapping[str, Sequence[str]],
     test_channels: Sequence[str],
     config: FunnelConfig,
     on_progress: Callable[[int], Any] = lambda num_rows: None,
-) -> dict[str, dict[str, Row]]:
-    """Figures of every test channel in every stand.
+) -> dict[str, dict[str, FunnelRow]]:
+    """Metrics of every test channel in every stand.
 
     Args:
       validation: where the ranker learns.
-      test: where channels are judged.
+      test: where channels are evaluated.
       stands: stand name to the names of its other channels.
       test_channels: names of the channels that take the stand's last place, one at a time.
       config: sizes.
-      on_progress: told 1 after each row.
+      on_progress: called with 1 after each row.
 
     Returns:
       stand to test channel to its row.
     """
-    learn, ask = _Half(validation, config), _Half(test, config)
-    shared = None if config.channel_ranks else learn.fit(list(validation.lists), ())
-    made = {}
+    pairs, features = validation.candidates()
+    taken = pairs.has(validation.truth.pair_row(), validation.truth.item)
+    ranker = fit_ranker(features, taken, pairs.row, validation.feature_names, config.ranker)
+    pairs, features = test.candidates()
+    score = ranker.score(features)
+    rows = {}
     for stand, others in stands.items():
-        per_user, rankers = {}, {}
+        per_user = {}
         for name in test_channels:
-            beside = [other for other in others if other != name]
-            ranker = shared or learn.fit([*beside, name], [*beside, name])
-            per_user[name] = ask.count(ranker, beside, name)
-            rankers[name] = ranker.report
+            other_lists = [test.lists[other] for other in others if other != name]
+            is_candidate = np.any([pairs.has_list(lists) for lists in (test.lists[name], *other_lists)], axis=0)
+            exposed = expose(pairs, is_candidate, score, config.num_exposed)
+            per_user[name] = count_channel(pairs, test.lists[name], other_lists, exposed, test.truth)
             on_progress(1)
-        made[stand] = _summarise(per_user, rankers, config)
-    return made
-
-
-class _Half:
-    """One window's pairs with their features, computed once for all rankers, stands and rows."""
-
-    def __init__(self, window: Window, config: FunnelConfig) -> None:
-        self._window, self._config = window, config
-        truth = window.truth
-        self._pairs = pool(list(window.lists.values()), truth.num_items)
-        self._features = window.features(truth.users[self._pairs.row], self._pairs.item)
-        self._scores: tuple[Ranker | None, np.ndarray] = None, np.zeros(0)
-
-    def fit(self, channels: Sequence[str], ranked: Sequence[str]) -> Ranker:
-        """A ranker on the candidates of `channels`, which sees the ranks in the lists of `ranked`."""
-        window, pairs = self._window, self._pairs
-        taken = pairs.has(window.truth.pair_row(), window.truth.item)
-        at = self._candidates(channels)
-        features = self._with_ranks(ranked)[at]
-        # The last channel of a row stands in the test place, whichever it is.
-        names = (*window.feature_names, *(f"rank in channel {place}" for place in range(len(ranked))))
-        return fit_ranker(features, taken[at], pairs.row[at], names, self._config.ranker)
-
-    def count(self, ranker: Ranker, others: Sequence[str], name: str) -> dict[str, np.ndarray]:
-        """Counts of channel `name` beside `others`, per user."""
-        window = self._window
-        if self._config.channel_ranks:
-            scores = ranker.score(self._with_ranks([*others, name]))
-        else:
-            if self._scores[0] is not ranker:
-                self._scores = ranker, ranker.score(self._features)
-            scores = self._scores[1]
-        exposed = expose(self._pairs, self._candidates([*others, name]), scores, self._config.num_exposed)
-        beside = [window.lists[other] for other in others]
-        return count_channel(self._pairs, window.lists[name], beside, exposed, window.truth)
-
-    def _candidates(self, channels: Sequence[str]) -> np.ndarray:
-        found = np.zeros(len(self._pairs.row), bool)
-        for name in channels:
-            found |= self._pairs.has_list(self._window.lists[name])
-        return found
-
-    def _with_ranks(self, channels: Sequence[str]) -> np.ndarray:
-        """The features, then the place of each pair in each channel's list, NaN where it is not there."""
-        ranks = [list_places(self._pairs, self._window.lists[name])[:, None] for name in channels]
-        return np.concatenate([self._features, *ranks], axis=1) if ranks else self._features
-
-
-def list_places(pairs: Pairs, lists: np.ndarray) -> np.ndarray:
-    """Place of each pair in its user's list ([U, k], -1 pads), 0 the best, NaN where it is not there, [n] float32."""
-    row, place = np.nonzero(lists >= 0)
-    key = row * pairs.num_items + lists[row, place]
-    places = np.full(len(pairs.row), np.nan, np.float32)
-    keys = pairs.key()
-    at = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
-    is_there = keys[at] == key
-    places[at[is_there]] = place[is_there]
-    return places
+        rows[stand] = _summarise(per_user, ranker.report, config)
+    return rows
 
 
 def _summarise(
-    per_user: Mapping[str, Mapping[str, np.ndarray]], rankers: Mapping[str, dict[str, Any]], config: FunnelConfig
-) -> dict[str, Row]:
+    per_user: Mapping[str, Mapping[str, np.ndarray]], ranker: dict[str, Any], config: FunnelConfig
+) -> dict[str, FunnelRow]:
     names = list(per_user)
     counts = np.stack([[per_user[name][count] for count in COUNTS] for name in names])  # [rows, COUNTS, U]
     total = ratios_of(counts.sum(axis=-1))  # [rows, RATIOS]
@@ -183,7 +132,7 @@ def _summarise(
             if o != r
         }
         sums = {count: int(counts[r, c].sum()) for c, count in enumerate(COUNTS)}
-        rows[name] = Row(_intervals(total[r], resampled[:, r]), rankers[name], sums, differences)
+        rows[name] = FunnelRow(_intervals(total[r], resampled[:, r]), ranker, sums, differences)
     return rows
 
 
@@ -202,12 +151,9 @@ def bootstrap_ratios(counts: np.ndarray, seed: int, n: int) -> np.ndarray:
 
 def _intervals(value: np.ndarray, resampled: np.ndarray) -> dict[str, Interval | None]:
     """Each ratio with its 95% interval; None where it does not exist."""
-    made: dict[str, Interval | None] = {}
+    intervals: dict[str, Interval | None] = {}
     for i, name in enumerate(RATIOS):
         draws = resampled[:, i][~np.isnan(resampled[:, i])]
-        if np.isnan(value[i]) or not len(draws):
-            made[name] = None
-            continue
-        low, high = np.percentile(draws, [2.5, 97.5])
-        made[name] = Interval(float(value[i]), float(low), float(high))
-    return made
+        exists = len(draws) and not np.isnan(value[i])
+        intervals[name] = percentile_interval(float(value[i]), draws) if exists else None
+    return intervals

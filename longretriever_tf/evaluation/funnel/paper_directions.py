@@ -1,6 +1,6 @@
-"""The directions of the paper's Tables 2 to 5, and whether figures measured here point the same way.
+"""The directions of the paper's Tables 2 to 5, and whether what is measured here points the same way.
 
-Imports no TensorFlow. Both sides are computed: the paper's direction from the paper's figures below, ours from ours.
+Imports no TensorFlow. The paper's direction is computed from its numbers below, ours from our measurements.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ ROWS = {
     "without_in_context": "without in-context training and retrieval",
     "every_category": "LongRetriever, calibrated, every category",
 }
-"""Test channels by key: the paper's five rows, and what it does not have."""
+"""Test channels by key: the paper's five rows, and one that it does not have."""
 
 PAPER: Mapping[str, Mapping[str, float]] = {
     "mind": {"aer": 0.3182, "uer": 0.0458, "conversion": 0.0689},
@@ -40,7 +40,7 @@ HOLDS, REVERSED, UNDECIDED, NOT_MEASURED = "holds", "does not hold", "undecided"
 
 
 class Direction(NamedTuple):
-    """One comparison of the paper, beside ours.
+    """One comparison of the paper, and ours.
 
     Attributes:
       row: key in `ROWS`.
@@ -60,19 +60,19 @@ class Direction(NamedTuple):
     verdict: str
 
 
-def judge_directions(differences: Mapping[str, Mapping[str, Mapping[str, Interval | None]]]) -> list[Direction]:
+def evaluate_directions(differences: Mapping[str, Mapping[str, Mapping[str, Interval | None]]]) -> list[Direction]:
     """All of the paper's directions, in its order.
 
     Args:
       differences: row to other row to measure to (row - other); rows that were not run are absent.
     """
-    made = []
+    directions = []
     for row, against in COMPARISONS:
         for measure in MEASURES:
             paper = PAPER[row][measure] - PAPER[against][measure]
             here = differences.get(row, {}).get(against, {}).get(measure)
-            made.append(Direction(row, against, measure, paper, here, _verdict(paper, here)))
-    return made
+            directions.append(Direction(row, against, measure, paper, here, _verdict(paper, here)))
+    return directions
 
 
 def _verdict(paper: float, here: Interval | None) -> str:
@@ -102,27 +102,28 @@ def count_verdicts(directions: list[Direction]) -> dict[str, int]:
     return {verdict: sum(d.verdict == verdict for d in directions) for verdict in (HOLDS, REVERSED, UNDECIDED)}
 
 
-def explain_direction(direction: Direction, figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """Why a figure differs, from the parts that it is made of; "" for what has no parts or was not measured.
-
-    AER = owned share * exposed of owned + novel share * exposed of novel; UER = unique share * exposed of unique.
-
-    Args:
-      direction: of the stand.
-      figures: row to figure name (`channels.RATIOS`) to interval or None.
-    """
-    parts = {"aer": ("owned_share", "owned_exposed", "novel_exposed"), "uer": ("unique_share", "uer_of_unique")}
-    words = {
+_PARTS = {
+    "aer": {
         "owned_share": "items that the user had taken before are {} of the list",
         "owned_exposed": "of those, exposed {}",
         "novel_exposed": "of the novel ones, exposed {}",
-        "unique_share": "no other channel retrieved {} of the list",
-        "uer_of_unique": "of those, exposed {}",
-    }
-    if direction.here is None or direction.measure not in parts:
+    },
+    "uer": {"unique_share": "no other channel retrieved {} of the list", "uer_of_unique": "of those, exposed {}"},
+}
+"""AER = owned share * exposed of owned + novel share * exposed of novel; UER = unique share * exposed of unique."""
+
+
+def explain_direction(direction: Direction, metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """Why a metric differs, from its parts; "" where it has no parts or was not measured.
+
+    Args:
+      direction: of the stand.
+      metrics: row to metric (`channels.RATIOS`) to interval or None.
+    """
+    if direction.here is None:
         return ""
-    told = []
-    for part in parts[direction.measure]:
-        values = [figures[row][part] for row in (direction.row, direction.against)]
-        told.append(words[part].format(" against ".join("-" if v is None else f"{100 * v.mean:.1f}%" for v in values)))
-    return "; ".join(told)
+    clauses = []
+    for part, clause in _PARTS.get(direction.measure, {}).items():
+        values = [metrics[row][part] for row in (direction.row, direction.against)]
+        clauses.append(clause.format(" against ".join("-" if v is None else f"{100 * v.mean:.1f}%" for v in values)))
+    return "; ".join(clauses)

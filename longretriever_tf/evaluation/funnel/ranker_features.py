@@ -17,13 +17,13 @@ _RECENT_DAYS = 28.0
 
 
 class RankerFeatures:
-    """Features of pairs as of `moment`.
+    """Features of pairs as of a time.
 
     Args:
-      log: the encoded log, of all time; only events strictly before `moment` are read.
-      corpus: vocabularies, fitted at or before `moment`.
+      log: the encoded log, of all time; only events strictly before `as_of` are read.
+      corpus: vocabularies, fitted at or before `as_of`.
       item_vectors: unit rows from co-occurrence before `corpus.cut` (`fit_item_svd`), [V, D] float32.
-      time: seconds UTC.
+      as_of: seconds UTC.
 
     Attributes:
       names: of the columns, [F].
@@ -123,7 +123,7 @@ class _Counter:
         """[n, 7] float32; the share is of the user's events, `user_count` [U]."""
         key = user * self._num_keys + self._key_of_item[item]
         at = np.minimum(np.searchsorted(self._keys, key), max(len(self._keys) - 1, 0))
-        found = self._keys[at] == key if len(self._keys) else np.zeros(len(key), bool)
-        columns = self._table[np.where(found, at, len(self._keys))]
+        is_known = self._keys[at] == key if len(self._keys) else np.zeros(len(key), bool)
+        columns = self._table[np.where(is_known, at, len(self._keys))]
         columns[:, 3] = columns[:, 0] / np.maximum(user_count[user], 1)
         return columns

@@ -1,4 +1,4 @@
-"""The lists of channels: those of trained runs, and those that counting makes, as of a time."""
+"""The lists of channels as of a time: those of trained runs, and those of counting baselines."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -26,12 +26,12 @@ COUNTING = ("popularity", "category_popularity", "own_items")
 
 @dataclasses.dataclass(frozen=True)
 class ChannelRun:
-    """A finished run that channels ask.
+    """A finished run behind one or more channels.
 
     Attributes:
       config: of the run.
       corpus: its own item indices.
-      arrays: what `load_saved` reads beside it.
+      arrays: from `load_saved`, with the corpus.
     """
 
     config: Config
@@ -40,13 +40,13 @@ class ChannelRun:
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
-    """What every channel is asked in one window.
+class ChannelRequest:
+    """What every channel is asked for in one window.
 
     Attributes:
-      log: of all time; channels read what lies strictly before `moment`.
+      log: of all time; channels read what lies strictly before `as_of`.
       corpus: whose item indices the lists are in.
-      time: the window's start, seconds UTC.
+      as_of: the window's start, seconds UTC.
       users: rows of the log, [U] int64.
       k: list length.
     """
@@ -65,7 +65,7 @@ def load_channel_run(run_dir: str, config: Config, cuts: Cuts, log: LogIdentity 
       run_dir: of the run.
       config: of the run that leads the funnel: `run_dir` must be of the same log.
       cuts: of that log.
-      log: what the run must have been trained on; None: not asked.
+      log: what the run must have been trained on; None: not checked.
 
     Raises:
       UserError: no finished run; of another log; or trained on events of the validation window.
@@ -97,41 +97,41 @@ def run_scorers(run: ChannelRun, log: LifelongLog, as_of: int, specs: Sequence[C
       UserError: the run has not finished, or is asked in a way that its kind of model does not know.
     """
     scorer = make_scorers(run.config, prepare_requests(run.config, log, run.corpus, run.arrays, as_of))[0]
-    made: list[Scorer] = []
+    scorers: list[Scorer] = []
     for spec in specs:
         if isinstance(scorer, LongRetrieverScorer):
-            retrieval, every_category = spec.asked(run.config)
-            made.append(scorer.with_retrieval(spec.name, retrieval, every_category))  # the copies share their logits
+            retrieval, every_category = spec.settings(run.config)
+            scorers.append(scorer.with_retrieval(spec.name, retrieval, every_category))  # the copies share their logits
         elif spec.overrides:
             raise UserError(
                 f"channel {spec.name!r}: {run.config.train.run_dir!r} is no LongRetriever and has no interests to "
                 f"choose or merge; leave out {', '.join(spec.overrides)}"
             )
         else:
-            made.append(_Named(spec.name, scorer))
-    return made
+            scorers.append(_Named(spec.name, scorer))
+    return scorers
 
 
 def run_lists(
-    run: ChannelRun, question: Question, specs: Sequence[ChannelSpec], on_progress: Callable[[int], Any]
+    run: ChannelRun, request: ChannelRequest, specs: Sequence[ChannelSpec], on_progress: Callable[[int], Any]
 ) -> dict[str, np.ndarray]:
-    """Lists of a run's channels in the question's items, by name, [U, k] int64 each."""
-    scorers = run_scorers(run, question.log, question.as_of, specs)
-    lists = cut_lists(scorers, question.users, question.k, on_progress=on_progress)
-    new_item = question.corpus.find_items(run.corpus.item_id)
-    return {name: translate_lists(one, new_item) for name, one in lists.items()}
+    """Lists of a run's channels in the request's items, by name, [U, k] int64 each."""
+    scorers = run_scorers(run, request.log, request.as_of, specs)
+    lists = cut_lists(scorers, request.users, request.k, on_progress=on_progress)
+    new_item = request.corpus.find_items(run.corpus.item_id)
+    return {name: translate_lists(items, new_item) for name, items in lists.items()}
 
 
 def counting_lists(
-    question: Question, names: Sequence[str], on_progress: Callable[[int], Any]
+    request: ChannelRequest, names: Sequence[str], on_progress: Callable[[int], Any]
 ) -> dict[str, np.ndarray]:
-    """Lists of channels of `COUNTING`, which count the events before the time, by name, [U, k] int64 each."""
-    corpus = question.corpus
-    log = encode_log(question.log, corpus)
-    fitted = popularity.fit_baselines(log, corpus.num_items, corpus.category_offset, question.as_of)
+    """Lists of channels of `COUNTING`, which count the events before the window, by name, [U, k] int64 each."""
+    corpus = request.corpus
+    log = encode_log(request.log, corpus)
+    fitted = popularity.fit_baselines(log, corpus.num_items, corpus.category_offset, request.as_of)
     by_name = {scorer.name.replace(" ", "_"): scorer for scorer in fitted}
     scorers = [_Named(name, by_name[name]) for name in names]
-    return cut_lists(scorers, question.users, question.k, on_progress=on_progress)
+    return cut_lists(scorers, request.users, request.k, on_progress=on_progress)
 
 
 @dataclasses.dataclass(frozen=True)

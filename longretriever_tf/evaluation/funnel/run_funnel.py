@@ -1,4 +1,4 @@
-"""The funnel over trained runs: loads them, asks them in both windows, and reports AER, UER and conversion."""
+"""The funnel over trained runs: loads them, takes their lists in both windows, and reports AER, UER and conversion."""
 
 import dataclasses
 from typing import Any
@@ -15,11 +15,11 @@ from longretriever_tf.data.recipe.item_svd import fit_item_svd
 from longretriever_tf.datasets.log_identity import identify_log
 from longretriever_tf.datasets.splits import SPLITS
 from longretriever_tf.evaluation.funnel.channel_spec import ChannelSpec, longretriever_channels
-from longretriever_tf.evaluation.funnel.exposure import FunnelConfig, Window, run_funnel
+from longretriever_tf.evaluation.funnel.exposure import FunnelConfig, FunnelWindow, run_funnel
 from longretriever_tf.evaluation.funnel.ranker_features import RankerFeatures
 from longretriever_tf.evaluation.funnel.run_channels import (
     COUNTING,
-    Question,
+    ChannelRequest,
     counting_lists,
     load_channel_run,
     run_lists,
@@ -42,15 +42,15 @@ _PROTOCOL = (
 OWN_ITEMS = "own_items"
 _WITHOUT, _WITH = "without own items", "with own items"
 STANDS = {"with": (_WITH,), "without": (_WITHOUT,), "both": (_WITHOUT, _WITH)}
-"""--own_items to the stands that it asks for."""
+"""The stands by the value of --own_items."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FunnelSetup:
-    """Who takes part.
+    """The channels that take part.
 
     Attributes:
-      specs: runs as channels, beside the three rows of the leading run.
+      specs: runs as channels, in addition to the three rows of the leading run.
       others: names of the stand's other channels: of `COUNTING`, or of `specs`; own_items goes by `own_items`.
       own_items: with, without or both.
       max_users: per window, sampled by the seed; 0: all.
@@ -62,21 +62,21 @@ class FunnelSetup:
     max_users: int = 5000
 
 
-def judge_funnel(config: Config, contest: FunnelSetup, funnel: FunnelConfig) -> dict[str, Any]:
+def evaluate_funnel(config: Config, setup: FunnelSetup, funnel: FunnelConfig) -> dict[str, Any]:
     """The whole of `funnel.json`.
 
     Args:
       config: of the leading run, a LongRetriever trained with cut=validation.
-      contest: the channels.
+      setup: the channels.
       funnel: sizes and seed.
 
     Raises:
       UserError: a channel without a run, twice the same name, a run of another log or one that saw the validation
         window.
     """
-    specs, counting = _check_names(config, contest)
+    specs, counting = _check_names(config, setup)
     for spec in specs:
-        spec.asked(config)  # a mistaken setting is told before the log is read
+        spec.settings(config)  # a wrong setting is an error before the log is read
     log, cuts = load_split(config)
     by_run: dict[str, list[ChannelSpec]] = {}
     for spec in specs:
@@ -90,47 +90,53 @@ def judge_funnel(config: Config, contest: FunnelSetup, funnel: FunnelConfig) -> 
     for split in SPLITS:
         start, stop = cuts.window_of(split)
         truth = build_truth(encoded, corpus.num_items, start, (start, stop))
-        truth = sample_users(truth, contest.max_users, funnel.seed)
+        truth = sample_users(truth, setup.max_users, funnel.seed)
         progress = Progress(f"channels, {split} window", (len(specs) + len(counting)) * truth.num_users, "users")
-        question = Question(log, corpus, start, truth.users, funnel.k)
+        request = ChannelRequest(log, corpus, start, truth.users, funnel.k)
         lists: dict[str, np.ndarray] = {}
-        for run_dir, asked in by_run.items():  # first, since these may fail
-            lists |= run_lists(runs[run_dir], question, asked, progress.update)
-        lists |= counting_lists(question, counting, progress.update)
+        for run_dir, run_specs in by_run.items():  # first, since these may fail
+            lists |= run_lists(runs[run_dir], request, run_specs, progress.update)
+        lists |= counting_lists(request, counting, progress.update)
         progress.close()
         features = RankerFeatures(encoded, corpus, vectors, start)
-        windows[split] = Window(truth, lists, features, features.names)
-    return _report(config, contest, funnel, windows)
+        windows[split] = FunnelWindow(truth, lists, features, features.names)
+    return _report(config, setup, specs, funnel, windows)
 
 
-def _check_names(config: Config, contest: FunnelSetup) -> tuple[list[ChannelSpec], list[str]]:
-    """The channels of runs, the leading run's own first, and the channels that count."""
-    specs = [*longretriever_channels(config.train.run_dir), *contest.specs]
+def _check_names(config: Config, setup: FunnelSetup) -> tuple[list[ChannelSpec], list[str]]:
+    """The channels of runs, the leading run's own first, and the names of the counting channels."""
+    specs = [*longretriever_channels(config.train.run_dir), *setup.specs]
     names = [spec.name for spec in specs]
     for name in names:
         if names.count(name) > 1 or name in COUNTING:
             raise UserError(f"two channels are called {name!r}: give the --channel_run a name of its own")
-    given = [spec.name for spec in contest.specs]
-    counting = [name for name in contest.others if name not in given]
+    given = [spec.name for spec in setup.specs]
+    counting = [name for name in setup.others if name not in given]
     for name in counting:
         if name not in COUNTING:
             known = ", ".join([*COUNTING, *given])
             raise UserError(
                 f"--channels: {name!r} is unknown; expected some of {known}, or add it: --channel_run={name}=RUN_DIR"
             )
-    if contest.own_items != "without" and OWN_ITEMS not in counting:
+    if setup.own_items != "without" and OWN_ITEMS not in counting:
         counting.append(OWN_ITEMS)
-    if not [name for name in contest.others if name != OWN_ITEMS] and contest.own_items != "with":
+    if not [name for name in setup.others if name != OWN_ITEMS] and setup.own_items != "with":
         raise UserError("--channels names no channel but own_items: without another one every item would be unique")
     return specs, counting
 
 
-def _report(config: Config, contest: FunnelSetup, funnel: FunnelConfig, windows: dict[str, Window]) -> dict[str, Any]:
-    others = [name for name in contest.others if name != OWN_ITEMS]
-    rows = [spec.name for spec in _check_names(config, contest)[0] if spec.name not in others]
-    stands = {name: [*others, OWN_ITEMS] if name == _WITH else others for name in STANDS[contest.own_items]}
+def _report(
+    config: Config,
+    setup: FunnelSetup,
+    specs: list[ChannelSpec],
+    funnel: FunnelConfig,
+    windows: dict[str, FunnelWindow],
+) -> dict[str, Any]:
+    others = [name for name in setup.others if name != OWN_ITEMS]
+    rows = [spec.name for spec in specs if spec.name not in others]
+    stands = {name: [*others, OWN_ITEMS] if name == _WITH else others for name in STANDS[setup.own_items]}
     progress = Progress("ranker and exposures", len(stands) * len(rows), "rows")
-    made = run_funnel(windows["validation"], windows["test"], stands, rows, funnel, progress.update)
+    results = run_funnel(windows["validation"], windows["test"], stands, rows, funnel, progress.update)
     progress.close()
     return {
         **describe_origin("python -m longretriever_tf.funnel", funnel.seed),
@@ -139,10 +145,8 @@ def _report(config: Config, contest: FunnelSetup, funnel: FunnelConfig, windows:
         "protocol": _PROTOCOL.format(k=funnel.k, num_exposed=funnel.num_exposed),
         "num_users": {split: window.truth.num_users for split, window in windows.items()},
         "funnel": dataclasses.asdict(funnel),
-        "channels": {
-            spec.name: {"run_dir": spec.run_dir, "asked": spec.overrides} for spec in _check_names(config, contest)[0]
-        },
-        "stands": {name: stand_json(made[name], list(beside)) for name, beside in stands.items()},
+        "channels": {spec.name: {"run_dir": spec.run_dir, "asked": spec.overrides} for spec in specs},
+        "stands": {name: stand_json(results[name], list(channels)) for name, channels in stands.items()},
     }
 
 

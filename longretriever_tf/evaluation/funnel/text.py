@@ -6,14 +6,14 @@ from typing import Any
 
 from longretriever_tf.common.files import write_text_atomically
 from longretriever_tf.common.text_table import render_table, wrap_command, wrap_text
-from longretriever_tf.evaluation.funnel.exposure import Row
+from longretriever_tf.evaluation.funnel.exposure import FunnelRow
 from longretriever_tf.evaluation.funnel.paper_directions import (
     MEASURES,
     PAPER,
     ROWS,
     count_verdicts,
+    evaluate_directions,
     explain_direction,
-    judge_directions,
     state_direction,
 )
 
@@ -28,17 +28,17 @@ _DETAILS = {
 _HEADER_KEYS = ("data", "split", "seed", "command", "date")
 
 
-def stand_json(rows: dict[str, Row], others: list[str]) -> dict[str, Any]:
-    """A stand's entry in `funnel.json`: figures as [value, low, high], counts, and the paper's directions judged."""
-    directions = judge_directions({name: row.differences for name, row in rows.items()})
-    figures = {name: row.figures for name, row in rows.items()}
+def stand_json(rows: dict[str, FunnelRow], others: list[str]) -> dict[str, Any]:
+    """A stand's entry in `funnel.json`: metrics as [value, low, high], counts, and the paper's directions."""
+    directions = evaluate_directions({name: row.differences for name, row in rows.items()})
+    metrics = {name: row.metrics for name, row in rows.items()}
     return {
         "other_channels": others,
         "rows": {
             name: {
                 "title": ROWS.get(name, name),
                 "paper": PAPER.get(name),
-                "figures": {figure: value and list(value) for figure, value in row.figures.items()},
+                "figures": {metric: value and list(value) for metric, value in row.metrics.items()},
                 "counts": row.counts,
                 "ranker": row.ranker,
             }
@@ -49,7 +49,7 @@ def stand_json(rows: dict[str, Row], others: list[str]) -> dict[str, Any]:
                 **direction._asdict(),
                 "here": direction.here and list(direction.here),
                 "statement": state_direction(direction),
-                "parts": explain_direction(direction, figures),
+                "parts": explain_direction(direction, metrics),
             }
             for direction in directions
         ],
@@ -58,10 +58,10 @@ def stand_json(rows: dict[str, Row], others: list[str]) -> dict[str, Any]:
 
 
 def write_report(path: str, report: dict[str, Any]) -> None:
-    """Writes the report as JSON to `path`, and as Markdown beside it (.md); each whole or not at all.
+    """Writes the report as JSON to `path`, and as Markdown next to it (.md); each whole or not at all.
 
     Raises:
-      UserError: the disk is full or the place not writable.
+      UserError: the disk is full or the folder not writable.
     """
     write_text_atomically(path, json.dumps(report, indent=2, allow_nan=False) + "\n")
     write_text_atomically(os.path.splitext(path)[0] + ".md", markdown_report(report))
@@ -72,7 +72,7 @@ def text_report(report: dict[str, Any]) -> str:
     lines = [wrap_command(f"{key}: {report[key]}") for key in _HEADER_KEYS]
     for name, stand in report["stands"].items():
         table = _cells(stand)
-        lines += ["", *wrap_text(f"stand {name}: beside {', '.join(stand['other_channels'])}")]
+        lines += ["", *wrap_text(f"stand {name}: with {', '.join(stand['other_channels'])}")]
         lines += [*render_table(table[0], table[1:]), "", *wrap_text(_summary_line(stand))]
         for direction in stand["directions"]:
             lines += wrap_text(direction["statement"], indent="  ")
@@ -86,7 +86,7 @@ def markdown_report(report: dict[str, Any]) -> str:
     for name, stand in report["stands"].items():
         table = _cells(stand)
         body = [table[0], ["---", *["---:"] * (len(table[0]) - 1)], *table[1:]]
-        lines += ["", f"### Stand {name}: beside {', '.join(stand['other_channels'])}", ""]
+        lines += ["", f"### Stand {name}: with {', '.join(stand['other_channels'])}", ""]
         lines += ["| " + " | ".join(row) + " |" for row in body]
         lines += ["", _summary_line(stand), ""]
         for direction in stand["directions"]:
@@ -98,9 +98,8 @@ def markdown_report(report: dict[str, Any]) -> str:
 
 def _summary_line(stand: dict[str, Any]) -> str:
     counts = stand["verdicts"]
-    measured = sum(counts.values())
-    told = ", ".join(f"{verdict}: {count}" for verdict, count in counts.items())
-    return f"Of the paper's {len(stand['directions'])} directions {measured} were measured: {told}."
+    listed = ", ".join(f"{verdict}: {count}" for verdict, count in counts.items())
+    return f"Of the paper's {len(stand['directions'])} directions {sum(counts.values())} were measured: {listed}."
 
 
 def _cells(stand: dict[str, Any]) -> list[list[str]]:
@@ -112,10 +111,11 @@ def _cells(stand: dict[str, Any]) -> list[list[str]]:
     known = [name for name in ROWS if name in stand["rows"]]
     for name in [*known, *(name for name in stand["rows"] if name not in ROWS)]:
         row = stand["rows"][name]
+        metrics, paper = row["figures"], row["paper"] or {}
         cells = [row["title"]]
         for measure in MEASURES:
-            cells += [_with_interval(row["figures"][measure]), _percent((row["paper"] or {}).get(measure))]
-        rows.append(cells + [_percent((row["figures"][figure] or [None])[0]) for figure in _DETAILS])
+            cells += [_with_interval(metrics[measure]), _percent(paper.get(measure))]
+        rows.append(cells + [_percent((metrics[detail] or [None])[0]) for detail in _DETAILS])
     return rows
 
 

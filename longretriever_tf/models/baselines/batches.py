@@ -30,7 +30,7 @@ class UserBatch(NamedTuple):
         uniform negatives.
       first_time: when anyone first took the item, [n] int64; [0] unless loss=full.
       target_row: row of each target, [t] int32.
-      target_local: its place in `item`, [t] int32.
+      target_local: its row in `item`, [t] int32.
       target_weight: [t] float32; 0 where no one had taken the item before the time: no index would hold it.
       target_probability: chance that a negative of the batch is this item, for logQ, [t] float32.
       negative_local: uniform negatives, [m] int32.
@@ -79,12 +79,16 @@ class UserBatchSource:
       log: the encoded log before the cut.
       examples: the examples.
       first_time: first event of each item, [V] int64.
+
+    Attributes:
+      num_rows: examples in an epoch.
+      rows_per_batch: rows of a batch.
     """
 
     def __init__(
         self, config: Config, corpus: Corpus, log: EncodedLog, examples: UserExamples, first_time: np.ndarray
     ) -> None:
-        self._config, self._num_items, self._num_rows = config, corpus.num_items, len(examples)
+        self._config, self._num_items, self.num_rows = config, corpus.num_items, len(examples)
         self._max_targets = config.baseline.max_targets
         self._reader = RecentReader(log, config.baseline.recent_length)
         probability = sampling_probability(log, examples, self._max_targets, corpus.num_items)
@@ -95,17 +99,13 @@ class UserBatchSource:
         mean_targets = np.minimum(examples.num_targets, self._max_targets or np.inf).mean()
         self.rows_per_batch = rows_per_batch(config, float(mean_targets), corpus.num_items)
 
-    def num_rows(self) -> int:
-        """Examples in an epoch."""
-        return self._num_rows
-
     def num_batches(self) -> int:
         """Batches in an epoch."""
-        return -(-self._num_rows // self.rows_per_batch)
+        return -(-self.num_rows // self.rows_per_batch)
 
     def make_dataset(self, epoch: int, first: int = 0) -> tf.data.Dataset:
         """Batches `first`, `first + 1`, ... of the epoch, in order, prefetched."""
-        rows = np.random.default_rng([self._config.train.seed, 11, epoch]).permutation(self._num_rows)
+        rows = np.random.default_rng([self._config.train.seed, 11, epoch]).permutation(self.num_rows)
         with tf.device("/CPU:0"):
             rows = tf.constant(rows)
         size, position = self.rows_per_batch, epoch * self.num_batches()

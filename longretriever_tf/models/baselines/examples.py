@@ -12,8 +12,8 @@ import numpy as np
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.config import Config
-from longretriever_tf.data.batches.examples import snapshot_times
-from longretriever_tf.data.corpus import EncodedLog
+from longretriever_tf.data.batches.examples import begins_time, previous_of_item, snapshot_times, stops_before
+from longretriever_tf.data.corpus import EncodedLog, flat_ranges
 
 _CHUNK_EVENTS = 4_000_000
 """Target events that are spread out at once while targets are counted; bounds memory."""
@@ -54,7 +54,7 @@ def build_user_examples(config: Config, log: EncodedLog, grid: np.ndarray) -> Us
       grid: times of the item statistics, the cut last, [S] int64.
 
     Raises:
-      UserError: the log makes no example.
+      UserError: the log gives no example.
     """
     parts = []
     if config.train.examples != "event":
@@ -68,7 +68,7 @@ def build_user_examples(config: Config, log: EncodedLog, grid: np.ndarray) -> Us
     history, stop, target_stop, time = history[keep], stop[keep], target_stop[keep], time[keep]
     if not len(history):
         raise UserError(
-            "the training window makes no example: no user has an event after the first snapshot; lower "
+            "no training examples: no user has an event after the first snapshot; lower "
             "--horizon_days or --window_days, or use --examples=event"
         )
     num_targets = _count_distinct(log, stop, target_stop)
@@ -78,7 +78,7 @@ def build_user_examples(config: Config, log: EncodedLog, grid: np.ndarray) -> Us
         target_stop=target_stop,
         time=time,
         num_targets=num_targets,
-        weight=(num_targets**-config.train.target_weight_power).astype(np.float32),
+        weight=(num_targets**-0.5).astype(np.float32),  # heavy buyers do not drown the others
     )
 
 
@@ -103,21 +103,16 @@ def sampling_probability(log: EncodedLog, examples: UserExamples, max_targets: i
 def _snapshot_rows(log: EncodedLog, times: np.ndarray, horizon: int) -> tuple[np.ndarray, ...]:
     """Start of the history, stops of history and targets, time: of every user at each of `times`."""
     parts = [np.zeros((4, 0), np.int64)]
-    history, end = log.offset[:-1], log.offset[1:]
     for time in times:
-        stops = []
-        for until in (time, time + horizon):
-            before = np.concatenate([[0], np.cumsum(log.timestamp < until)])
-            stops.append(history + before[end] - before[history])
-        parts.append(np.stack([history, *stops, np.full(len(history), time)]))
+        stops = (stops_before(log.timestamp, log.offset, t) for t in (time, time + horizon))
+        parts.append(np.stack([log.offset[:-1], *stops, np.full(log.num_users, time)]))
     return tuple(np.concatenate(parts, axis=1))
 
 
 def _event_rows(log: EncodedLog) -> tuple[np.ndarray, ...]:
     """The same of every distinct time of every user."""
     user = log.event_user()
-    is_new = (np.diff(log.timestamp, prepend=-1) != 0) | (np.diff(user, prepend=-1) != 0)
-    first = np.flatnonzero(is_new).astype(np.int64)
+    first = np.flatnonzero(begins_time(user, log.timestamp)).astype(np.int64)
     return log.offset[user[first]], first, np.append(first[1:], len(user)), log.timestamp[first]
 
 
@@ -130,22 +125,10 @@ def _count_distinct(log: EncodedLog, start: np.ndarray, stop: np.ndarray) -> np.
 
 def _distinct_targets(log: EncodedLog, start: np.ndarray, stop: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Chunks of (example, position in the log) of the first event of each distinct item of `start:stop`."""
-    previous = _previous_of_item(log)
+    previous = previous_of_item(log.event_user(), log.item)
     length = stop - start
     num_chunks = int(length.sum()) // _CHUNK_EVENTS + 1
     for rows in np.array_split(np.arange(len(start)), num_chunks):
-        owner = np.repeat(rows, length[rows])
-        first = np.cumsum(length[rows]) - length[rows]
-        position = np.arange(len(owner)) + np.repeat(start[rows] - first, length[rows])
-        is_first = previous[position] < start[owner]
-        yield owner[is_first], position[is_first]
-
-
-def _previous_of_item(log: EncodedLog) -> np.ndarray:
-    """Position of the same user's event before of the same item, -1 where there is none, [E] int64."""
-    user = log.event_user()
-    by_item = np.lexsort((log.item, user))  # stable: time order within a (user, item) stays
-    same = (np.diff(user[by_item]) == 0) & (np.diff(log.item[by_item]) == 0)
-    previous = np.full(len(user), -1, np.int64)
-    previous[by_item[1:][same]] = by_item[:-1][same]
-    return previous
+        row, position = flat_ranges(start[rows], stop[rows])
+        is_first = previous[position] < start[rows][row]
+        yield rows[row[is_first]], position[is_first]

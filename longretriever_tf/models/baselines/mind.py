@@ -8,6 +8,10 @@ from longretriever_tf.config.config import Config
 from longretriever_tf.models.baselines.user_side import Interests, Queries
 from longretriever_tf.models.stateless_dropout import StatelessRng
 
+_ROUTING_ITERATIONS = 3
+_ATTENTION_POWER = 2.0
+"""Of label-aware attention in training; 1 would be plain attention, a large one takes the nearest interest."""
+
 
 def squash(x: tf.Tensor) -> tf.Tensor:
     """|x|^2 / (1 + |x|^2) x / |x| along the last axis; 0 stays 0."""
@@ -33,7 +37,7 @@ def route(
       events: x = S e, behaviors times the shared bilinear map, [R, L, D] float32.
       is_event: [R, L] bool.
       is_capsule: [R, K] bool.
-      initial: b, one row per place from the newest event on, [L, K] float32.
+      initial: b, one row per position, counted from the newest event, [L, K] float32.
       iterations: at least 1.
 
     Returns:
@@ -79,14 +83,14 @@ class CapsuleInterests(tf.keras.layers.Layer):
         many = num_interests(tf.reduce_sum(tf.cast(is_real, tf.int32), 1), most)
         is_capsule = tf.range(most)[None] < many[:, None]
         initial = self._initial[: tf.shape(events)[1]]
-        capsules = route(self._bilinear(events), is_real, is_capsule, initial, self._config.routing_iterations)
+        capsules = route(self._bilinear(events), is_real, is_capsule, initial, _ROUTING_ITERATIONS)
         return Interests(self._contract(self._expand(capsules)), is_capsule)
 
     def queries(self, interests: Interests, target_row: tf.Tensor, target_vector: tf.Tensor) -> Queries:
         """Label-aware attention, one query per target: V softmax(pow(V . e, p)), the power keeping the sign."""
         vectors = tf.gather(interests.vector, target_row)  # [t, K, D]
         product = tf.linalg.matvec(vectors, target_vector)  # [t, K]
-        power = tf.sign(product) * tf.pow(tf.abs(product), self._config.label_aware_power)
+        power = tf.sign(product) * tf.pow(tf.abs(product), _ATTENTION_POWER)
         is_real = tf.gather(interests.is_real, target_row)
         weight = tf.nn.softmax(tf.where(is_real, power, power.dtype.min))
         mixed = tf.linalg.matvec(vectors, weight, transpose_a=True)  # [t, D]

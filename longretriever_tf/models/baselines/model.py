@@ -12,6 +12,7 @@ from longretriever_tf.models.baselines.comirec import SelfAttentiveInterests
 from longretriever_tf.models.baselines.mind import CapsuleInterests
 from longretriever_tf.models.baselines.two_tower import TransformerInterest
 from longretriever_tf.models.baselines.user_side import EventEmbedding, Interests, Queries
+from longretriever_tf.models.build import find_weights, read_weights
 from longretriever_tf.models.stateless_dropout import StatelessRng
 from longretriever_tf.models.towers import ItemTower
 
@@ -105,6 +106,18 @@ def build_baseline(config: Config, corpus: Corpus, item_svd: np.ndarray) -> Rece
     model = RecentRetriever(config, corpus, item_svd)
     item_vectors = model.item_tower(tf.ones([1], tf.int32))
     model.interests(item_vectors[None], tf.ones([1, 1], tf.bool), tf.zeros([1, 1, NUM_EVENT_FEATURES]))
+    return model
+
+
+def load_baseline(config: Config, corpus: Corpus, item_svd: np.ndarray) -> RecentRetriever:
+    """The trained model of a finished run of a neural baseline.
+
+    Raises:
+      UserError: the run has not finished, or its weights are of another shape.
+    """
+    path = find_weights(config)
+    model = build_baseline(config, corpus, item_svd)
+    read_weights(config, path, {"retriever": model})
     return model
 
 

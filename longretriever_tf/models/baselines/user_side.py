@@ -48,11 +48,11 @@ class UserSide(Protocol):
 
 
 class EventEmbedding(tf.keras.layers.Layer):
-    """Item vector, age and gap of each event, and its place counted from the newest.
+    """Item vector, age and gap of each event, and its position counted from the newest.
 
     Args:
       config: the run's config.
-      use_position: whether places have an embedding.
+      use_position: whether positions have an embedding.
     """
 
     def __init__(self, config: Config, use_position: bool) -> None:

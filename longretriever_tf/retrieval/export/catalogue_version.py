@@ -10,15 +10,12 @@ from longretriever_tf.config.config import Config
 from longretriever_tf.data.catalogue import load_catalogue, whole_catalogue
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.recipe.learned_context import with_trained_clusters
-from longretriever_tf.data.refreshed import refresh_corpus
 from longretriever_tf.datasets.load import own_context
 from longretriever_tf.datasets.log_identity import LogIdentity, read_identity
-from longretriever_tf.models.finished import load_for_export
+from longretriever_tf.models.build import load_for_export
 from longretriever_tf.retrieval.export.publish import Source
-from longretriever_tf.retrieval.export.refresh import under_towers
+from longretriever_tf.retrieval.export.refresh import refresh_corpus, under_towers
 from longretriever_tf.retrieval.fingerprint import fingerprint_towers
-
-CATALOGUES = ("auto", "seen", "all")
 
 
 class ExportedVersion(NamedTuple):
@@ -33,10 +30,10 @@ def export_version(config: Config, catalogue: str = "auto", new_items: str = "un
 
     Args:
       config: of the run.
-      catalogue: seen: the items with an event before the training cut, which are those that `evaluate` judges. all:
+      catalogue: seen: the items with an event before the training cut, which are those that `evaluate` counts. all:
         those without one too, by their side features, but for categories that training never saw. auto: all for a run
         of --cut=none, else seen.
-      new_items: statistics of the items without events, as of `refreshed_version.Catalogue`.
+      new_items: statistics of the items without events, as of `refresh.Catalogue`.
 
     Raises:
       UserError: the run has not finished, or kept no catalogue (an earlier version trained it).

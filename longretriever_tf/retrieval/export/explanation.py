@@ -78,8 +78,8 @@ def explain_user(version_dir: str, config: Config, question: Question) -> str:
     head.append(f"popularity and repeats of items: counted until {_date(as_of)} UTC")
     parts = [*head, "", *_interest_lines(answer, top, config.retrieval, question.seed), ""]
     for category in _drawn(answer):
-        found = ask("retrieve_in_category", k=tf.constant([_SHOWN_PER_INTEREST]), category=tf.constant([category]))
-        parts += _candidate_lines(category, found, names)
+        candidates = ask("retrieve_in_category", k=tf.constant([_SHOWN_PER_INTEREST]), category=tf.constant([category]))
+        parts += _candidate_lines(category, candidates, names)
     return "\n".join([*parts, "", *_merged_lines(answer, names)])
 
 
@@ -193,10 +193,10 @@ def _interest_lines(
     return lines
 
 
-def _candidate_lines(category: str, found: dict[str, np.ndarray], names: dict[Any, str]) -> list[str]:
+def _candidate_lines(category: str, candidates: dict[str, np.ndarray], names: dict[Any, str]) -> list[str]:
     lines = [f"{category}: best of its own index (log share within the category)"]
-    for j in range(int(found["num_valid"][0])):
-        lines.append(f"    {float(found['score'][0, j]):7.3f}  {_named(found['item_id'][0, j], names)}")
+    for j in range(int(candidates["num_valid"][0])):
+        lines.append(f"    {float(candidates['score'][0, j]):7.3f}  {_named(candidates['item_id'][0, j], names)}")
     return lines
 
 

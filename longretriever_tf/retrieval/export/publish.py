@@ -13,7 +13,7 @@ from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.models.build import Models
 from longretriever_tf.retrieval.export.saved_model import export_model
 from longretriever_tf.retrieval.export.tuning_queries import make_check_queries
-from longretriever_tf.retrieval.export.verify_index import check_in_fresh_process
+from longretriever_tf.retrieval.export.verify_index import measure_recall_in_fresh_process
 from longretriever_tf.retrieval.fingerprint import Fingerprint, fingerprint_items
 from longretriever_tf.retrieval.index.build import IndexReport, build_index, searched_by_scann
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
@@ -39,7 +39,7 @@ class Source(NamedTuple):
 
 
 class Published(NamedTuple):
-    """A version in its place."""
+    """A published version."""
 
     directory: str
     source: Source
@@ -80,7 +80,7 @@ def publish(source: Source, export_dir: str, version: int, replay: Callable[[str
             config,
             corpus,
             models.retriever,
-            models.interest,
+            models.interest if config.train.interest_epochs else None,
             arrays,
             Fingerprint(towers, fingerprint_items(corpus), int(arrays.get("statistics_as_of", corpus.cut))),
         )
@@ -92,7 +92,7 @@ def publish(source: Source, export_dir: str, version: int, replay: Callable[[str
     def verify(directory: str) -> None:
         if report.needs_scann:
             with stage("holding every category to exact search in a fresh process"):
-                report.require(check_in_fresh_process(directory, packed, queries))
+                report.require(measure_recall_in_fresh_process(directory, packed, queries))
         if replay is not None:
             with stage("replaying the warm-up requests in a fresh process"):
                 replay(directory)

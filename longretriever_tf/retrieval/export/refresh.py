@@ -1,4 +1,8 @@
-"""What a refresh publishes: a run's towers, catalogue and statistics of new tables, the last version's defaults."""
+"""What a refresh publishes: a run's towers, catalogue and statistics of new tables, the last version's defaults.
+
+Items come, go and move between categories; what was learned stays. Vocabularies of categories and values stay those of
+training, since the towers know no others.
+"""
 
 import dataclasses
 from typing import NamedTuple
@@ -7,19 +11,21 @@ import numpy as np
 
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.text import as_text
 from longretriever_tf.config.check import CLUSTERS, num_clusters
 from longretriever_tf.config.config import Config, DataConfig, load_config
-from longretriever_tf.data.corpus import Corpus
+from longretriever_tf.data.corpus import Corpus, encode_values, ids_like, offset_of
 from longretriever_tf.data.recipe.learned_context import with_trained_clusters
-from longretriever_tf.data.refreshed import Refreshed, refresh_corpus
 from longretriever_tf.datasets.event_log.source import read_item_table
 from longretriever_tf.datasets.load import own_context
-from longretriever_tf.models.finished import load_for_export
-from longretriever_tf.models.refreshed import refresh_models
+from longretriever_tf.datasets.log import ItemTable
+from longretriever_tf.models.build import Models, build_models, load_for_export
 from longretriever_tf.retrieval.export.fresh_statistics import FreshStatistics, fresh_statistics
 from longretriever_tf.retrieval.export.publish import Source
 from longretriever_tf.retrieval.export.saved_model import extra_config_dir, load_extra
 from longretriever_tf.retrieval.fingerprint import fingerprint_towers, read_fingerprint
+
+_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +51,39 @@ class Catalogue:
     max_retired: float = 0.2
 
 
+@dataclasses.dataclass(frozen=True)
+class Refreshed:
+    """A corpus with another catalogue.
+
+    Attributes:
+      corpus: the listed items, then the retired ones.
+      trained_row: row of each item in every table of the trained corpus, UNKNOWN for items that training never saw:
+        gathered by it, vectors, biases, statistics and SVD follow their items, and new items get those of an unknown
+        one (a trained embedding, zeros, "never seen"). [V] int32.
+      counts: how many items are new, returned, moved (to another category), altered (other features), retired,
+        unchanged and, where new categories are skipped, skipped.
+    """
+
+    corpus: Corpus
+    trained_row: np.ndarray
+    counts: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """Items by column; one row each."""
+
+    item_id: np.ndarray
+    name: np.ndarray
+    category: np.ndarray
+    feature: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "_Rows":
+        return _Rows(self.item_id[rows], self.name[rows], self.category[rows], self.feature[rows])
+
+
 class RefreshedVersion(NamedTuple):
-    """What to publish, and how many items changed in which way (`data.refreshed.Refreshed.counts`)."""
+    """What to publish, and how many items changed in which way (`Refreshed.counts`)."""
 
     source: Source
     counts: dict[str, int]
@@ -158,7 +195,7 @@ def _require_same_towers(towers: str, run_dir: str, version_dir: str) -> None:
 
 
 def _table_spec(data: DataConfig, corpus: Corpus, catalogue: Catalogue) -> DataConfig:
-    """How to read the table: the run's column names unless told otherwise, and every feature of the towers."""
+    """How to read the table: the run's column names unless the flags name others, and every feature of the towers."""
     name = catalogue.item_name_column
     context = corpus.context
     if num_clusters(context):
@@ -181,3 +218,102 @@ def _check_retired(num_retired: int, num_offered: int, catalogue: Catalogue) -> 
             f"than --max_retired={catalogue.max_retired:g} of them. The table must list the whole catalogue; if they "
             "are gone indeed, raise --max_retired"
         )
+
+
+def refresh_corpus(
+    trained: Corpus, exported: Corpus, items: ItemTable, context: str, skip_new_categories: bool = False
+) -> Refreshed:
+    """Replaces the catalogue by `items`.
+
+    Items that are no longer listed are retired: no search returns them, and the histories that hold them still count.
+
+    Args:
+      trained: of the run.
+      exported: of the version to refresh; its items, retired ones among them, stay known.
+      items: the whole new catalogue, with every feature that the run was trained on.
+      context: the column of `items` that is the category; missing values are filled already.
+      skip_new_categories: leave out items of categories that training never saw, instead of refusing them.
+
+    Raises:
+      UserError: a category that training never saw, or ids of another kind.
+    """
+    listed, num_skipped = _listed_rows(trained, items, context, skip_new_categories)
+    known = _Rows(exported.item_id, exported.item_name, exported.item_category, exported.item_feature)
+    before = exported.find_items(listed.item_id)
+    is_gone = np.ones(exported.num_items, bool)
+    is_gone[: schema.FIRST_KNOWN] = False
+    is_gone[before] = False
+    order = np.argsort(listed.category, kind="stable")
+    parts = known.take(np.arange(schema.FIRST_KNOWN)), listed.take(order), known.take(np.flatnonzero(is_gone))
+    rows = {field.name: np.concatenate([getattr(p, field.name) for p in parts]) for field in dataclasses.fields(_Rows)}
+    offered = np.concatenate([parts[0].category, parts[1].category])
+    corpus = dataclasses.replace(
+        trained,
+        item_id=rows["item_id"],
+        item_name=rows["name"],
+        item_category=rows["category"].astype(np.int32),
+        item_feature=rows["feature"].astype(np.int32),
+        category_offset=offset_of(np.bincount(offered, minlength=trained.num_categories)),
+    )
+    trained_row = trained.find_items(corpus.item_id)
+    trained_row[schema.PADDING] = schema.PADDING
+    counts = _count_changes(exported, listed, before)
+    counts["retired"] = int(is_gone[: exported.num_offered].sum())
+    return Refreshed(corpus, trained_row, counts | ({"skipped": num_skipped} if num_skipped else {}))
+
+
+def _listed_rows(trained: Corpus, items: ItemTable, context: str, skip_new_categories: bool) -> tuple[_Rows, int]:
+    """The catalogue in indices of the trained vocabularies, and how many items were skipped."""
+    features = [encode_values(items.features[name], values) for name, values in trained.feature_values.items()]
+    category = encode_values(items.features[context], trained.category_name)
+    is_new = category == schema.UNKNOWN
+    if is_new.any() and not skip_new_categories:
+        names, sizes = np.unique(items.features[context][is_new], return_counts=True)
+        some = ", ".join(f"{name!r} ({size} items)" for name, size in zip(names[:_SHOWN].tolist(), sizes, strict=False))
+        raise UserError(
+            f"{context}: {len(names)} categories of the items table were never seen in training: {some}"
+            f"{', ...' if len(names) > _SHOWN else ''}. No interest can be scored for them: train again, put their "
+            "items into known categories, or leave those items out with --skip_new_categories"
+        )
+    rows = _Rows(
+        item_id=ids_like(trained.item_id, items.item_id),
+        name=as_text(items.name),
+        category=category,
+        feature=np.stack(features, 1) if features else np.zeros((len(category), 0), np.int32),
+    )
+    return rows.take(np.flatnonzero(~is_new)), int(is_new.sum())
+
+
+def _count_changes(exported: Corpus, listed: _Rows, before: np.ndarray) -> dict[str, int]:
+    is_new = before == schema.UNKNOWN
+    moved = ~is_new & (exported.item_category[before] != listed.category)
+    altered = ~is_new & ~moved & (exported.item_feature[before] != listed.feature).any(1)
+    was_retired = before >= exported.num_offered
+    unchanged = ~is_new & ~moved & ~altered & ~was_retired
+    masks = {"new": is_new, "returned": was_retired, "moved": moved, "altered": altered, "unchanged": unchanged}
+    return {name: int(mask.sum()) for name, mask in masks.items()}
+
+
+def refresh_models(
+    config: Config, models: Models, corpus: Corpus, item_svd: np.ndarray, trained_row: np.ndarray
+) -> Models:
+    """The same weights for the items of `corpus`.
+
+    Args:
+      config: of the run.
+      models: as trained.
+      corpus: another catalogue with the trained vocabularies.
+      item_svd: rows of `corpus`, [V, svd_dim].
+      trained_row: row of each item in the trained tables, [V].
+    """
+    refreshed = build_models(config, corpus, item_svd)
+    tower = models.retriever.item_tower
+    per_item = [id(table) for table in (tower.bias, tower.id_table) if table is not None]
+    pairs = [
+        *zip(models.retriever.variables, refreshed.retriever.variables, strict=True),
+        *zip(models.interest.variables, refreshed.interest.variables, strict=True),
+    ]
+    for source, target in pairs:
+        value = source.numpy()
+        target.assign(value[trained_row] if id(source) in per_item else value)
+    return refreshed

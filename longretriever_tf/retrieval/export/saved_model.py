@@ -119,13 +119,13 @@ def latest_version(export_dir: str) -> str:
     Raises:
       UserError: there is none.
     """
-    found = versions(export_dir)
-    if not found:
+    numbers = versions(export_dir)
+    if not numbers:
         raise UserError(
             f"{export_dir!r} holds no exported version; export one first: python -m longretriever_tf.export "
             f"--run_dir=... --export_dir={export_dir}"
         )
-    return os.path.join(export_dir, str(found[-1]))
+    return os.path.join(export_dir, str(numbers[-1]))
 
 
 def load_index_report(version_dir: str) -> dict[str, Any]:
@@ -169,9 +169,9 @@ def load_extra(version_dir: str) -> Corpus:
     with explain_damage(path, "export again"):
         corpus = load_corpus(path)
     stamped = read_fingerprint(os.path.join(version_dir, _EXTRA)).items
-    if stamped and stamped != (found := fingerprint_items(corpus)):
+    if stamped and stamped != (held := fingerprint_items(corpus)):
         raise UserError(
-            f"{path} holds the items {found}, and this version was exported with {stamped}: files of two versions were "
+            f"{path} holds the items {held}, and this version was exported with {stamped}: files of two versions were "
             "mixed; export again"
         )
     return corpus

@@ -1,4 +1,4 @@
-"""User vectors of real histories, by category: what an approximate index is tuned on and judged by."""
+"""User vectors of real histories, by category: what an approximate index is tuned and measured on."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,6 +18,9 @@ _USERS_AT_ONCE = 32
 _STRANGERS = 2
 """Users per round who are asked about every category, seen or not, as learned interests do."""
 
+_QUERIES = 256
+"""User vectors of a category: half tune its searcher, half check it."""
+
 _NOISE = 0.5
 """Made queries: an item vector plus noise of this share of the vectors' standard deviation."""
 
@@ -25,23 +28,23 @@ _NOISE = 0.5
 def make_check_queries(
     model: MultiContextRetriever, config: Config, corpus: Corpus, categories: Sequence[int]
 ) -> dict[int, CheckQueries]:
-    """Queries for each of the categories, half to tune on and half to judge by.
+    """Queries for each of the categories, half to tune on and half to measure by.
 
-    Real ones are vectors of users of the run's log as of its cut, preferring those who seen the category; where the
-    log cannot be read, or has too few users, item vectors plus noise fill up.
+    Real ones are vectors of users of the run's log as of its cut, preferring those who have seen the category; item
+    vectors plus noise fill up where the log cannot be read, or has too few users.
     """
-    many, rng = config.index.check_queries, np.random.default_rng(config.train.seed)
+    many, rng = _QUERIES, np.random.default_rng(config.train.seed)
     real = _real_queries(model, config, corpus, categories, rng)
-    made = {}
+    queries_of = {}
     for category in categories:
-        found = real[category][rng.permutation(len(real[category]))[:many]]
-        queries = np.concatenate([found, _made_queries(model.index, category, many - len(found), rng)])
+        chosen = real[category][rng.permutation(len(real[category]))[:many]]
+        queries = np.concatenate([chosen, _noisy_queries(model.index, category, many - len(chosen), rng)])
         queries = queries[rng.permutation(many)]
-        made[category] = CheckQueries(queries[: many // 2], queries[many // 2 :], len(found))
-    return made
+        queries_of[category] = CheckQueries(queries[: many // 2], queries[many // 2 :], len(chosen))
+    return queries_of
 
 
-def _made_queries(index: PackedIndex, category: int, num: int, rng: np.random.Generator) -> np.ndarray:
+def _noisy_queries(index: PackedIndex, category: int, num: int, rng: np.random.Generator) -> np.ndarray:
     low, high = index.category_offset[category : category + 2]
     vectors = index.item_vectors[low:high].numpy()
     chosen = vectors[rng.integers(0, len(vectors), num)]
@@ -52,7 +55,7 @@ def _real_queries(
     model: MultiContextRetriever, config: Config, corpus: Corpus, categories: Sequence[int], rng: np.random.Generator
 ) -> dict[int, np.ndarray]:
     """User vectors by category, [n, D] each, n from 0 on."""
-    found: dict[int, list[np.ndarray]] = {category: [] for category in categories}
+    vectors_of: dict[int, list[np.ndarray]] = {category: [] for category in categories}
     try:
         log = encode_log(load_log(config.data), corpus).before(corpus.cut)
     except (UserError, OSError) as error:
@@ -64,9 +67,9 @@ def _real_queries(
         for columns, row, category in _rounds(log, corpus, read, np.asarray(categories), rng):
             vectors = encode(*columns, row, category).numpy()
             for one in np.unique(category):
-                found[int(one)].append(vectors[category == one])
+                vectors_of[int(one)].append(vectors[category == one])
     dim = model.index.item_vectors.shape[1]
-    return {one: np.concatenate([np.zeros([0, dim], np.float32), *parts]) for one, parts in found.items()}
+    return {one: np.concatenate([np.zeros([0, dim], np.float32), *parts]) for one, parts in vectors_of.items()}
 
 
 def _make_encoder(model: MultiContextRetriever) -> tf.types.experimental.GenericFunction:

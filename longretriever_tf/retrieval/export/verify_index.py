@@ -23,7 +23,9 @@ _QUERIES_PER_EXACT = 4
 """Item vectors that a category without check queries is asked about."""
 
 
-def check_in_fresh_process(version_dir: str, packed: PackedIndex, queries: dict[int, CheckQueries]) -> dict[int, float]:
+def measure_recall_in_fresh_process(
+    version_dir: str, packed: PackedIndex, queries: dict[int, CheckQueries]
+) -> dict[int, float]:
     """Recall of the best min(100, n) of every category that has items, in a process that knows the files alone.
 
     Args:
@@ -69,9 +71,9 @@ def main() -> None:
         low, high = offset[category : category + 2]
         k = int(min(TUNED_K, high - low))
         item = index.ask(asked, np.full(len(asked), category, np.int32), np.int32(k)).item.numpy()
-        place = np.where((item >= low) & (item < high), item - low, -1)
+        position = np.where((item >= low) & (item < high), item - low, -1)
         logits = asked @ questions["vectors"][low:high].T + questions["bias"][low:high]
-        recall[category] = recall_of(place, logits, k)
+        recall[category] = recall_of(position, logits, k)
     print(json.dumps(recall))
 
 

@@ -200,15 +200,15 @@ def _make_searchers(
     bar = Progress("index", len(queries), "categories")
     for category, asked in queries.items():
         vectors = every[offset[category] : offset[category + 1]]
-        made = tune_searcher(category, vectors, asked, scale, config.scann_recall, config.partition_sample)
-        if made is None and config.index == "scann":
+        searcher = tune_searcher(category, vectors, asked, scale, config.scann_recall, config.partition_sample)
+        if searcher is None and config.index == "scann":
             logits = asked.tune @ vectors[:, :-1].T + vectors[:, -1] * scale
             sample = draw_sample(logits, config.partition_sample, np.random.default_rng(category))
-            made = whole_searcher(category, vectors, sample)
-        if made is None:
+            searcher = whole_searcher(category, vectors, sample)
+        if searcher is None:
             notes[category] = _miss(config)
         else:
-            searchers.append(made)
+            searchers.append(searcher)
         bar.update(1)
     bar.close()
     return searchers, notes
@@ -229,8 +229,8 @@ def _measure(
         k = min(TUNED_K, num_items)
         vectors, bias = packed.rows(tf.range(low, low + num_items))
         logits = asked.check @ vectors.numpy().T + bias.numpy()
-        found = index.ask(asked.check, np.full(len(asked.check), one.category, np.int32), k)
-        item, partition = found.item.numpy(), found.log_partition.numpy()
+        result = index.ask(asked.check, np.full(len(asked.check), one.category, np.int32), k)
+        item, partition = result.item.numpy(), result.log_partition.numpy()
         top = logits.max(1)
         true = top + np.log(np.exp(logits - top[:, None]).sum(1))
         reports[one.category] = CategoryReport(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from longretriever_tf.models.retriever import add_repeat_logits
+from longretriever_tf.models.logit_terms import add_repeat_logits
 
 _MAX_WIDTH = 1 << 14
 """Wider categories are searched one by one: the logits of all queries side by side would take too much memory."""
@@ -35,7 +35,7 @@ class Queries(NamedTuple):
       embedding: e_u(c), [R, D].
       category: [R] int32.
       token_item: items of the subsequence, all of that category, [R, L] int32, 0 where padded.
-      boost: what each of them gains (the copy term), [R, L] float32.
+      repeat_logit: what each of them gains (the repeat term), [R, L] float32.
       excluded_row: query of each excluded item, [X] int32.
       excluded_item: item index, of the query's own category, [X] int32.
     """
@@ -54,7 +54,7 @@ class OneCategory(NamedTuple):
     Attributes:
       category: scalar int32.
       low, high: it owns the items `low:high`, scalars int32.
-      embedding, token_item, boost, excluded_row, excluded_item: as in `Queries`.
+      embedding, token_item, repeat_logit, excluded_row, excluded_item: as in `Queries`.
     """
 
     category: tf.Tensor
@@ -95,13 +95,13 @@ class PackedIndex(tf.Module):
         return tf.gather(self.item_vectors.read_value(), item), tf.gather(self.item_bias.read_value(), item)
 
     def _ask(self, embedding: tf.Tensor, category: tf.Tensor, k: tf.Tensor) -> SearchResult:
-        """`search` without boosts and exclusions, saved with the index as `ask`: checks and warm-up call it."""
+        """`search` without repeat logits and exclusions, saved with the index as `ask`: checks and warm-up call it."""
         num, nothing = tf.shape(embedding)[0], tf.zeros([0], tf.int32)
         tokens, repeat_logit = tf.zeros([num, 1], tf.int32), tf.zeros([num, 1])
         return self.search(Queries(embedding, category, tokens, repeat_logit, nothing, nothing), k)
 
     def search(self, queries: Queries, k: tf.Tensor) -> SearchResult:
-        """The k best items of each query's category, boosts included.
+        """The k best items of each query's category, repeat logits included.
 
         Args:
           queries: R of them.
@@ -117,11 +117,11 @@ class PackedIndex(tf.Module):
         return SearchResult(*(tf.gather(tf.concat(pair, 0), back) for pair in zip(*parts, strict=True)))
 
     def widest_together(self) -> int:
-        """Items of the largest category whose logits are laid beside those of others."""
+        """Items of the largest category whose logits share an array with those of others."""
         return int(np.diff(self.category_offset)[~self._searched_alone()].max(initial=1))
 
     def _searched_alone(self) -> np.ndarray:
-        """Categories whose logits are not laid beside those of others, [C] bool; another kind of index adds its own."""
+        """Categories whose logits share no array with those of others, [C] bool; another kind of index adds its own."""
         size = np.diff(self.category_offset)
         # One wide category widens the rows of all: side by side lies at most some times what is asked.
         even = 8 * int(size.sum()) // max(int(np.count_nonzero(size)), 1)
@@ -149,7 +149,7 @@ class PackedIndex(tf.Module):
         low, first, zero = tf.gather(self._offset, distinct), tf.cumsum(count, exclusive=True), tf.zeros_like(count)
         size = tf.gather(self._offset, distinct + 1) - low
         # Begin and size of each slice that a category takes, of the queries, the vectors, the biases, and what to pad:
-        # made for all at once, since within the loop each operation costs a request as much as a small product.
+        # computed for all at once, since within the loop each operation costs a request as much as a small product.
         slices = (first, zero), (count, zero - 1), (low, zero), (size, zero - 1), (zero, low), (zero + 1, size)
         pads = (zero, zero), (zero, tf.reduce_max(size) - size)
         cuts = tf.stack([tf.stack(pair, 1) for pair in (*slices, *pads)], 1)  # [U, 8, 2]
@@ -212,7 +212,7 @@ def search_exactly(
 def take_best(
     logits: tf.Tensor, low: tf.Tensor, queries: Queries | OneCategory, k: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Boosts and exclusions, then the best: items [R, K], logits [R, K], log-partitions [R].
+    """Repeat logits and exclusions, then the best: items [R, K], logits [R, K], log-partitions [R].
 
     Args:
       logits: of each query's category, its first item in column 0, [R, W]; the dtype's minimum beyond its last.
@@ -232,8 +232,10 @@ def take_best(
 
 def _take(queries: Queries, rows: tf.Tensor) -> Queries:
     """Some of the queries, `rows` [r] int64 ascending, with what they exclude."""
-    place = tf.tensor_scatter_nd_update(tf.fill(tf.shape(queries.category), -1), rows[:, None], tf.range(tf.size(rows)))
-    row = tf.gather(place, queries.excluded_row)
+    new_row = tf.tensor_scatter_nd_update(
+        tf.fill(tf.shape(queries.category), -1), rows[:, None], tf.range(tf.size(rows))
+    )
+    row = tf.gather(new_row, queries.excluded_row)
     kept = tf.where(row >= 0)[:, 0]
     of_rows = [tf.gather(part, rows) for part in queries[:4]]
     return Queries._make([*of_rows, tf.gather(row, kept), tf.gather(queries.excluded_item, kept)])

@@ -47,7 +47,7 @@ class SearchParameters:
 
 @dataclasses.dataclass(frozen=True)
 class Searcher:
-    """What a searcher is made of, beside its vectors.
+    """What a searcher is made of, besides its vectors.
 
     Attributes:
       category: index.
@@ -55,7 +55,7 @@ class Searcher:
       strings: its config, partitioner and codebook, serialised, [3].
       leaf_of_item: [n] int32, or a scalar where there is no tree.
       hashed: [n, blocks] uint8, or a scalar.
-      sample_item: items drawn for the log-partition, by place within the category, [m] int32.
+      sample_item: items drawn for the log-partition, by position within the category, [m] int32.
       sample_log_weight: log of one over the expected number of draws of each, [m] float32.
     """
 
@@ -115,14 +115,16 @@ def take_apart(
 def search_handle(
     handle: tf.Tensor, queries: tf.Tensor, k: tf.Tensor, leaves_to_search: tf.Tensor, reorder: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Places [r, n] int32 and inner products [r, n], best first, n <= k; place -1 where a row came short.
+    """Positions within the category [r, n] int32 and inner products [r, n], best first, n <= k.
 
-    ScaNN calls the products distances, and marks what is missing by NaN beside the place 0, which is a real item's.
+    The position is -1 where a row came short.
+
+    ScaNN calls the products distances, and marks what is missing by NaN with the position 0, which is a real item's.
     """
-    place, score = load_ops().scann_search_batched(handle, queries, k, reorder, leaves_to_search, False)
-    place, score = tf.ensure_shape(place, [None, None]), tf.ensure_shape(score, [None, None])
+    position, score = load_ops().scann_search_batched(handle, queries, k, reorder, leaves_to_search, False)
+    position, score = tf.ensure_shape(position, [None, None]), tf.ensure_shape(score, [None, None])
     real = tf.math.is_finite(score)
-    return tf.where(real, place, -1), tf.where(real, score, score.dtype.min)
+    return tf.where(real, position, -1), tf.where(real, score, score.dtype.min)
 
 
 class SearcherTable(tf.saved_model.experimental.TrackableResource):
@@ -156,7 +158,7 @@ class SearcherTable(tf.saved_model.experimental.TrackableResource):
 
     @property
     def assets(self) -> list[tf.Variable]:
-        """What the searchers are made of, beside the vectors: strings, leaf of each item, hashes."""
+        """What the searchers are made of, besides the vectors: strings, leaf of each item, hashes."""
         return [self._strings, self._leaf_of_item, self._hashed]
 
     def handle(self, number: tf.Tensor) -> tf.Tensor:
@@ -251,7 +253,7 @@ class ScannIndex(PackedIndex):
     def _approximately(
         self, asked: OneCategory, number: tf.Tensor, vectors: tf.Tensor, bias: tf.Tensor, k: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The searcher's list, less the excluded, with the user's own items scored exactly beside it."""
+        """The searcher's list, less the excluded, with the user's own items scored exactly and added."""
         size = tf.cast(asked.high - asked.low, tf.int64)
         own = tf.where(asked.token_item > 0)  # [o, 2]
         own_key = own[:, 0] * size + tf.cast(tf.gather_nd(asked.token_item, own) - asked.low, tf.int64)
@@ -261,16 +263,16 @@ class ScannIndex(PackedIndex):
         # As many more as may have to be dropped: else a long exclusion list would leave a short answer.
         num_aside = _per_row(aside, size, tf.shape(asked.embedding)[0])
         fetch = tf.minimum(k + tf.reduce_max(num_aside), asked.high - asked.low)
-        place, score = self._consult(asked.embedding, number, fetch, asked.high - asked.low)
-        key = _keys(place, size)
-        kept = (place >= 0) & (place < asked.high - asked.low) & ~_holds(aside, key)
+        position, score = self._consult(asked.embedding, number, fetch, asked.high - asked.low)
+        key = _keys(position, size)
+        kept = (position >= 0) & (position < asked.high - asked.low) & ~_holds(aside, key)
         wanted = tf.minimum(k, asked.high - asked.low - num_aside)
         is_short = tf.reduce_any(tf.reduce_sum(tf.cast(kept, tf.int32), 1) < wanted)
 
         def merge() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             own_logit = _score_own(asked, vectors, bias, out_key)
             logit = tf.concat([tf.where(kept, score, score.dtype.min), own_logit], 1)
-            item = tf.concat([place + asked.low, asked.token_item], 1)
+            item = tf.concat([position + asked.low, asked.token_item], 1)
             best, at = tf.math.top_k(logit, tf.minimum(k, tf.shape(logit)[1]))
             seen = tf.sort(tf.concat([aside, tf.boolean_mask(key, kept)], 0))
             tail = self._sampled_tail(asked, number, vectors, bias, seen)
@@ -297,32 +299,35 @@ class ScannIndex(PackedIndex):
         self, asked: OneCategory, number: tf.Tensor, vectors: tf.Tensor, bias: tf.Tensor, seen: tf.Tensor
     ) -> tf.Tensor:
         """Logits plus log weights of the sampled items not seen already, the dtype's minimum elsewhere: [r, m]."""
-        place = tf.gather(self._sample_item, number)
-        at = place + asked.low
+        position = tf.gather(self._sample_item, number)
+        at = position + asked.low
         logit = tf.matmul(asked.embedding, tf.gather(vectors, at), transpose_b=True) + tf.gather(bias, at)
         shape = tf.shape(logit)
-        key = _keys(tf.broadcast_to(place, shape), tf.cast(asked.high - asked.low, tf.int64))
+        key = _keys(tf.broadcast_to(position, shape), tf.cast(asked.high - asked.low, tf.int64))
         weighted = logit + tf.gather(self._sample_log_weight, number)
         return tf.where(_holds(seen, key), logit.dtype.min, weighted)
 
 
 def _score_own(asked: OneCategory, vectors: tf.Tensor, bias: tf.Tensor, out_key: tf.Tensor) -> tf.Tensor:
-    """Logits of the subsequence's items with all boosts of each, at its first place, [r, L]; excluded ones left out."""
+    """Logits of the subsequence's items, [r, L]: at an item's first position with all its repeat logits.
+
+    Excluded items are left out.
+    """
     item, real = asked.token_item, asked.token_item > 0
     logit = tf.einsum("rd,rld->rl", asked.embedding, tf.gather(vectors, item)) + tf.gather(bias, item)
     same = (item[:, :, None] == item[:, None, :]) & real[:, None, :]  # [r, L, L]
     logit += tf.einsum("rlm,rm->rl", tf.cast(same, tf.float32), asked.repeat_logit)
-    earlier = tf.linalg.band_part(tf.cast(same, tf.int32), -1, 0)  # an item's occurrences up to each place
+    earlier = tf.linalg.band_part(tf.cast(same, tf.int32), -1, 0)  # an item's occurrences up to each position
     is_first = tf.reduce_sum(earlier, 2) == 1
     size = tf.cast(asked.high - asked.low, tf.int64)
     stays = real & is_first & ~_holds(out_key, _keys(item - asked.low, size))
     return tf.where(stays, logit, logit.dtype.min)
 
 
-def _keys(place: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """(row, place within the category) as one number, [r, n] int64."""
-    row = tf.range(tf.shape(place, tf.int64)[0])[:, None]
-    return row * size + tf.cast(place, tf.int64)
+def _keys(position: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """(row, position within the category) as one number, [r, n] int64."""
+    row = tf.range(tf.shape(position, tf.int64)[0])[:, None]
+    return row * size + tf.cast(position, tf.int64)
 
 
 def _holds(ascending: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:

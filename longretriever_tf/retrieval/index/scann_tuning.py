@@ -28,7 +28,7 @@ _TIE = 1e-5
 
 
 class CheckQueries(NamedTuple):
-    """User vectors that a category's search is judged by, the tuning ones apart from the judging ones.
+    """User vectors that a category's search is tuned and measured on, the two apart.
 
     Attributes:
       tune: [q, D] float32.
@@ -41,17 +41,17 @@ class CheckQueries(NamedTuple):
     num_real: int
 
 
-def recall_of(place: np.ndarray, logits: np.ndarray, k: int) -> float:
+def recall_of(position: np.ndarray, logits: np.ndarray, k: int) -> float:
     """Share of the k best that a search found, averaged over queries; an item that ties with the k-th best counts.
 
     Args:
-      place: items found, [q, n], n <= k, below 0 where there is none; none twice.
+      position: items found, [q, n], n <= k, below 0 where there is none; none twice.
       logits: exact ones of all items, [q, items].
       k: at most the number of items.
     """
     least = -np.partition(-logits, k - 1, axis=1)[:, k - 1 : k]
-    found = np.take_along_axis(logits, np.maximum(place, 0), 1)
-    hit = (place >= 0) & (found >= least - _TIE * np.maximum(1.0, np.abs(least)))
+    logit = np.take_along_axis(logits, np.maximum(position, 0), 1)
+    hit = (position >= 0) & (logit >= least - _TIE * np.maximum(1.0, np.abs(least)))
     return float(hit.sum(1).mean() / k)
 
 
@@ -92,7 +92,7 @@ def whole_searcher(category: int, vectors: np.ndarray, sample: tuple[np.ndarray,
 
 
 def draw_sample(logits: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Items that stand for all in the log-partition: places [m] int32 and log weights [m] float32.
+    """Items that stand for all in the log-partition: positions [m] int32 and log weights [m] float32.
 
     A small category is taken whole. Else items are drawn in proportion to their mean softmax over the queries, half of
     the draws uniformly, and weigh one over their expected number of draws: sums over the sample are unbiased.
@@ -108,22 +108,22 @@ def draw_sample(logits: np.ndarray, size: int, rng: np.random.Generator) -> tupl
     share = np.exp(logits - logits.max(1, keepdims=True)).astype(np.float64)
     share = (share / share.sum(1, keepdims=True)).mean(0)
     probability = 0.5 * share / share.sum() + 0.5 / num
-    place, draws = np.unique(rng.choice(num, size, p=probability), return_counts=True)
-    return place.astype(np.int32), np.log(draws / (size * probability[place])).astype(np.float32)
+    position, draws = np.unique(rng.choice(num, size, p=probability), return_counts=True)
+    return position.astype(np.int32), np.log(draws / (size * probability[position])).astype(np.float32)
 
 
 def _efforts(num: int, dim: int) -> list[SearchParameters]:
     """From the cheapest to the dearest, by the number of products taken."""
     leaves = int(np.sqrt(num))
     k = TUNED_K
-    made = [
+    candidates = [
         SearchParameters(leaves, max(1, round(share * leaves)), min(num, multiple * k))
         for share in _SHARES
         for multiple in _REORDERS
     ]
-    return sorted(made, key=lambda one: one.leaves_to_search / leaves * num / 8 + 2.0 * one.reorder)
+    return sorted(candidates, key=lambda one: one.leaves_to_search / leaves * num / 8 + 2.0 * one.reorder)
 
 
 def _search(handle: tf.Tensor, queries: np.ndarray, k: int, effort: SearchParameters) -> np.ndarray:
-    place, _ = search_handle(handle, tf.constant(queries), k, effort.leaves_to_search, effort.reorder)
-    return place.numpy()
+    position, _ = search_handle(handle, tf.constant(queries), k, effort.leaves_to_search, effort.reorder)
+    return position.numpy()

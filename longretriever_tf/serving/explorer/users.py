@@ -8,12 +8,14 @@ The file is JSON: {"made_up": false, "users": [{"label": "household 1", "request
 import json
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from longretriever_tf.common.errors import UserError
-from longretriever_tf.datasets.log import LifelongLog
+
+if TYPE_CHECKING:  # a server reads users without TFDS and pandas
+    from longretriever_tf.datasets.log import LifelongLog
 
 _DEFAULT = "serving_default"
 _NEEDED = ("label", "request_timestamp", "item_id", "timestamp")
@@ -57,7 +59,7 @@ def _fault(user: Any) -> str:
     return ""
 
 
-def sample_users(log: LifelongLog, as_of: int, num_users: int, chosen: Sequence[str] = ()) -> list[User]:
+def sample_users(log: "LifelongLog", as_of: int, num_users: int, chosen: Sequence[str] = ()) -> list[User]:
     """Users of a log as of a time: long, middling and short histories, longest first, at equal steps of rank.
 
     Args:
@@ -83,7 +85,7 @@ def sample_users(log: LifelongLog, as_of: int, num_users: int, chosen: Sequence[
     return [_user(log, row, as_of) for row in order[at][::-1]]
 
 
-def _user(log: LifelongLog, row: int, as_of: int) -> User:
+def _user(log: "LifelongLog", row: int, as_of: int) -> User:
     start, stop = log.offset[row : row + 2]
     stop = start + np.searchsorted(log.timestamp[start:stop], as_of)
     user = {

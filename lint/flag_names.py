@@ -1,6 +1,6 @@
-"""Prints the flags of every command as JSON, {command: {flag: choices or null}}, for tests of the documents.
+"""Prints the flags of every command as JSON, {command: {flag: choices or null}}, for the linters of the documents.
 
-python tests/flag_names.py COMMAND ...: each module is run as a command, but for its main function; its flags are then
+python lint/flag_names.py COMMAND ...: each module is run as a command, but for its main function; its flags are then
 forgotten, since commands define the same ones, each for a process of its own.
 """
 
@@ -17,16 +17,14 @@ PACKAGE = "longretriever_tf"
 def flags_of(command: str) -> dict[str, list[str] | None]:
     runpy.run_module(f"{PACKAGE}.{command}", run_name="__main__")
     owners = flags.FLAGS.flags_by_module_dict()
-    own = [
-        flag for owner, interacted in owners.items() if PACKAGE in owner or owner == sys.argv[0] for flag in interacted
-    ]
-    found = {}
+    own = [flag for owner, defined in owners.items() if PACKAGE in owner or owner == sys.argv[0] for flag in defined]
+    choices = {}
     for flag in own:
-        found[flag.name] = list(flag.parser.enum_values) if isinstance(flag, flags.EnumFlag) else None
+        choices[flag.name] = list(flag.parser.enum_values) if isinstance(flag, flags.EnumFlag) else None
         if flag.boolean:
-            found[f"no{flag.name}"] = None
+            choices[f"no{flag.name}"] = None
         delattr(flags.FLAGS, flag.name)
-    return found
+    return choices
 
 
 if __name__ == "__main__":

@@ -1,0 +1,141 @@
+"""Retrieval once more, for users of a log, by numpy and in one piece: what evaluation and the served graph are held to.
+
+It reads the category order that training reads, not a request's raw columns, and merges dense rows, not lists.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from longretriever_tf.common import schema
+from longretriever_tf.config.config import Config, RetrievalConfig
+from longretriever_tf.data.batches.interests import HistoryReader
+from longretriever_tf.data.batches.prepared_data import Prepared
+from longretriever_tf.data.recipe.tokens import make_tokens
+from longretriever_tf.data.search import hard_search
+from longretriever_tf.data.search.behavior_index import hard_search_windows
+from longretriever_tf.data.search.history_limit import visible_histories
+from longretriever_tf.data.search.user_activity import user_activity
+from longretriever_tf.models.build import Models
+from longretriever_tf.models.interest_model import TASKS
+from longretriever_tf.models.towers import UserInputs
+from longretriever_tf.retrieval.interests import draw_interests
+from longretriever_tf.retrieval.merge import MERGES, Candidates
+
+QUOTA_K = 100
+
+
+class RetrievalOracle:
+    """Scores of every item for users of a log, at the time that `prepared` ends at."""
+
+    def __init__(self, config: Config, prepared: Prepared, models: Models) -> None:
+        self.config, self.prepared, self.models = config, prepared, models
+
+    def scores(self, users: np.ndarray, task: str, retrieval: RetrievalConfig) -> np.ndarray:
+        """Merged scores of the drawn interests' items, [B, V]; -inf elsewhere. User u draws by the seed u."""
+        logits, category = self.logits(users), self.prepared.corpus.item_category
+        if task == "novel":
+            for row, items in enumerate(self._seen(users)):
+                logits[row, items] = -np.inf
+        drawn_by, share, allowed = self._interests(users, task, retrieval)
+        many = [tf.fill([len(users)], n) for n in (retrieval.num_interests, retrieval.top_interests)]
+        drawn = draw_interests(tf.constant(drawn_by), tf.constant(allowed), *many, tf.constant(users))
+        order = np.full(share.shape, -1)
+        for row, slot in zip(*np.nonzero(drawn.is_real), strict=True):
+            order[row, drawn.category[row, slot]] = slot
+        rank, partition = self._within(logits)
+        log_share = share[:, category]
+        merged = MERGES[retrieval.merge](
+            Candidates(
+                logit=logits,
+                log_probability=logits - partition,
+                rank=rank,
+                log_interest=log_share,
+                order=order[:, category],
+                num_interests=retrieval.num_interests,
+                is_beyond_quota=1.0 * (rank >= np.ceil(QUOTA_K * np.exp(log_share))),
+            )
+        )
+        return np.where((order[:, category] >= 0) & (logits > -np.inf), merged, -np.inf)
+
+    def logits(self, users: np.ndarray) -> np.ndarray:
+        """Logits of every item by its own category's user vector, [B, V]; -inf for reserved rows."""
+        config, prepared, retriever = self.config.model, self.prepared, self.models.retriever
+        corpus, order = prepared.corpus, prepared.order
+        user = np.repeat(users, corpus.num_categories)
+        category = np.tile(np.arange(corpus.num_categories), len(users))
+        segment = order.find_segments(user, category)
+        start, stop, num_before = (np.zeros(len(user), np.int64) for _ in range(3))
+        there, time = np.flatnonzero(segment >= 0), np.full(len(user), prepared.as_of)
+        ends = order.segment_offset[segment[there] + 1]
+        windows = hard_search_windows(config, prepared.log, order, segment[there], ends, time[there])
+        start[there], stop[there], num_before[there] = windows
+        events = hard_search.slice_events(
+            *map(tf.constant, (order.item, order.timestamp, order.weight, start, stop, time))
+        )
+        activity = user_activity(prepared.log, user, time, config.history_events)
+        stats, row = prepared.stats.item[-1:], tf.zeros([len(user)], tf.int32)
+        tokens = make_tokens(config, events, num_before, tf.constant(stats), row, tf.constant(activity))
+        every = tf.range(corpus.num_items)
+        vectors, bias = retriever.item_tower(every), retriever.item_bias(every, tf.constant(stats[0]))
+        state = retriever.user_tower(
+            UserInputs(
+                tf.gather(vectors, tokens.item),
+                tokens.item > 0,
+                tokens.features,
+                tf.constant(category, tf.int32),
+                tf.constant(prepared.log.profile[user]),
+                tf.constant(prepared.history_embedding[user]),
+            )
+        )
+        embedding = state.embedding.numpy().reshape(len(users), corpus.num_categories, -1)[:, corpus.item_category]
+        logits = (embedding * (vectors.numpy() / config.temperature)).sum(2) + bias.numpy()
+        pair, slot = np.nonzero(tokens.item.numpy())
+        items = tokens.item.numpy()[pair, slot]
+        np.add.at(logits, (pair // corpus.num_categories, items), state.repeat_logit.numpy()[pair, slot])
+        logits[:, : schema.FIRST_KNOWN] = -np.inf
+        return logits
+
+    def eq3(self, users: np.ndarray, day_floor: float) -> np.ndarray:
+        """Eq. 3, [B, C]."""
+        return self._read(users, day_floor)[2].numpy()
+
+    def log_share(self, users: np.ndarray, task: str) -> np.ndarray:
+        """The learned log p(category | user), [B, C]."""
+        features, bag, _ = self._read(users, 1.0)
+        learned = self.models.interest(features, bag, tf.constant(self.prepared.history_embedding[users]))
+        return learned[:, :, TASKS.index(task)].numpy()
+
+    def _read(self, users: np.ndarray, day_floor: float) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        prepared, time = self.prepared, np.full(len(users), self.prepared.as_of)
+        reader = HistoryReader(prepared.corpus, prepared.log, prepared.stats, day_floor)
+        bounds = visible_histories(prepared.log, users, time, self.config.model.history_events)
+        row = np.full(len(users), len(prepared.stats.time) - 1, np.int32)
+        return reader.read(*map(tf.constant, (*bounds, time, row)))
+
+    def _seen(self, users: np.ndarray) -> list[np.ndarray]:
+        time = np.full(len(users), self.prepared.as_of)
+        bounds = visible_histories(self.prepared.log, users, time, self.config.model.history_events)
+        return [self.prepared.log.item[start:stop] for start, stop in zip(*bounds, strict=True)]
+
+    def _interests(
+        self, users: np.ndarray, task: str, retrieval: RetrievalConfig
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What interests are drawn by, what lists merge by, and which may be drawn, [B, C] each."""
+        known = np.arange(self.prepared.corpus.num_categories) >= schema.FIRST_KNOWN
+        if retrieval.interest == "paper":
+            score = self.eq3(users, retrieval.day_floor)
+            with np.errstate(divide="ignore"):
+                return score, np.log(score / score.sum(1, keepdims=True)), known & (score > 0)
+        drawn_by = self.log_share(users, "all")  # whatever the task: see `requests.InterestScores`
+        return drawn_by, self.log_share(users, task), np.broadcast_to(known, drawn_by.shape)
+
+    def _within(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rank of each item within its category, 0 the best, and the category's log-partition, [B, V] each."""
+        rank, partition = np.zeros(logits.shape), np.zeros(logits.shape)
+        offset = self.prepared.corpus.category_offset
+        for low, high in zip(offset[:-1], offset[1:], strict=True):
+            block = logits[:, low:high].astype(np.float64)
+            rank[:, low:high] = np.argsort(np.argsort(-block, axis=1, kind="stable"), axis=1)
+            if (total := np.exp(block).sum(1)).any():
+                partition[:, low:high] = np.log(np.where(total > 0, total, 1.0))[:, None]
+        return rank, partition

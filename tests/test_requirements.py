@@ -1,0 +1,82 @@
+"""Subsets of the requirements: bounds of setup.cfg, pins within them, and a client and a server that need no more."""
+
+import configparser
+import importlib.metadata
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from toy_models import save_toy
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ONLY = """
+import sys
+allowed, known = set(sys.argv[1].split(",")), {known!r}
+finders = list(sys.meta_path)
+class Only:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in known - allowed:
+            return None
+        return next(filter(None, (finder.find_spec(name, path, target) for finder in finders)), None)
+sys.meta_path[:] = [Only]
+{code}
+"""
+CLIENT = """
+from longretriever_tf.serving.client import Client, Request
+Client("http://localhost:1").close()
+Request([1, 2], [1511000000, 1512000000], 1512345680, k=5)
+"""
+
+
+def lines_of(name: str) -> list[str]:
+    lines = (ROOT / "serving" / name).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("name", ["requirements-client.txt", "requirements-server.txt"])
+def test_subsets_have_the_bounds_of_setup_cfg(name):
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT / "setup.cfg")
+    assert set(lines_of(name)) <= set(config["options"]["install_requires"].splitlines())
+
+
+def test_the_lock_holds_a_version_of_each_server_requirement_within_its_bounds():
+    pins = {
+        Requirement(line).name: str(next(iter(Requirement(line).specifier)).version)
+        for line in lines_of("requirements.lock")
+    }
+    for requirement in map(Requirement, lines_of("requirements-server.txt")):
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
+    assert not {"pandas", "scipy", "tensorflow-recommenders", "tensorflow-datasets", "lightgbm", "matplotlib"} & set(
+        pins
+    )
+
+
+def run_with_only(distributions: set[str], code: str) -> subprocess.CompletedProcess:
+    """Runs code in a child that can import no other installed distribution than these."""
+    owners = importlib.metadata.packages_distributions()
+    known = {module for module in owners if module != "longretriever_tf"}
+    allowed = {module for module in known if {canonicalize_name(owner) for owner in owners[module]} & distributions}
+    script = ONLY.format(known=known, code=code)
+    return subprocess.run(
+        [sys.executable, "-c", script, ",".join(allowed)], cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
+
+
+def test_the_client_needs_its_requirements_alone():
+    done = run_with_only({Requirement(line).name for line in lines_of("requirements-client.txt")}, CLIENT)
+    assert done.returncode == 0, done.stderr
+    done = run_with_only({"numpy"}, CLIENT)
+    assert done.returncode == 1 and "No module named 'urllib3'" in done.stderr
+
+
+def test_the_server_needs_the_lock_alone(tmp_path):
+    save_toy(str(tmp_path), 1)
+    code = "import longretriever_tf.serve, longretriever_tf.serving.server.server\n"
+    code += f"import tensorflow as tf; tf.saved_model.load({str(tmp_path / '1')!r})"
+    done = run_with_only({Requirement(line).name for line in lines_of("requirements.lock")}, code)
+    assert done.returncode == 0, done.stderr
