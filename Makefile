@@ -32,23 +32,23 @@ demo: $(STAMP) ## the whole chain on 1.47M real purchases: train, evaluate, expo
 	$(PY) -m longretriever_tf.export --run_dir=$(RUN_DIR) --export_dir=$(EXPORT_DIR)
 	$(PY) -m longretriever_tf.recommend --export_dir=$(EXPORT_DIR) --user=$(USER_ID)
 
-serve: $(STAMP) ## answer requests from the demo's export as TensorFlow Serving does: REST on 8501, gRPC on 8500
+serve: $(STAMP) ## serve the demo's export by the protocol of TensorFlow Serving: REST on 8501, gRPC on 8500
 	$(PY) -m longretriever_tf.serve --model_name=longretriever --model_base_path=$(EXPORT_DIR) \
 	    --rest_api_port=8501 --port=8500 $(SERVE_ARGS)
 
-serve-smoke: ## ask the server on 8501 by curl (needs curl and jq)
+serve-smoke: ## smoke test of the server on 8501 by curl (needs curl and jq)
 	serving/smoke_test.sh http://127.0.0.1:8501 longretriever
 
-load: $(STAMP) ## ask the server on 8501 under load: throughput, p50 / p95 / p99, errors
+load: $(STAMP) ## load test of the server on 8501: throughput, p50 / p95 / p99, errors
 	$(PY) -m longretriever_tf.serving.load_test --export_dir=$(EXPORT_DIR) $(LOAD_ARGS)
 
 reproduce: $(STAMP) ## run PLAN (configs/reproduce/*.toml) and write its report, HTML and Markdown; resumable
 	$(PY) -m longretriever_tf.reproduce --plan=$(PLAN) $(REPRODUCE_ARGS)
 
-notebooks: $(STAMP) ## execute all notebooks; prints the minutes of each, keeps what they showed in NOTEBOOK_OUTPUT
+notebooks: $(STAMP) ## execute all notebooks; prints the minutes of each, writes their outputs to NOTEBOOK_OUTPUT
 	LONGRETRIEVER_NOTEBOOK_OUTPUT=$(NOTEBOOK_OUTPUT) $(PY) -m pytest -q -m notebook tests/test_notebooks.py
 
-test: $(STAMP) ## set everything up and run all tests, in TEST_WORKERS processes
+test: $(STAMP) ## set up and run all tests, in TEST_WORKERS processes
 	$(PY) -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-fast: $(STAMP) ## the tests without the slow ones
@@ -60,7 +60,7 @@ lint: $(STAMP) ## ruff, and the form of documents, their tables and the notebook
 	$(PY) .ci/write_tables.py --check
 	$(PY) -m pytest -q --durations=0 --durations-min=60 lint
 
-format: $(STAMP) ## lay the code out, and mend what ruff can mend by itself
+format: $(STAMP) ## format the code, and fix what ruff can fix
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
@@ -101,7 +101,7 @@ peers: $(STAMP) ## what `make bench` compares training with, apart from .venv, i
 	$(PY) -m venv .peers/torch
 	.peers/torch/bin/pip install torch==2.13.0 torch-rechub==0.9.0
 
-doctor: $(STAMP) ## versions, devices, what is missing: paste it into an issue
+doctor: $(STAMP) ## versions, devices, missing packages: paste it into an issue
 	$(PY) -m longretriever_tf.doctor
 
 clean: ## remove .venv and caches; runs/ and exports/ stay

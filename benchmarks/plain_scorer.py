@@ -38,7 +38,7 @@ class PlainLogits:
         categories = np.arange(FIRST_KNOWN, corpus.num_categories)
         run = order.find_segments(np.repeat(users, len(categories)), np.tile(categories, len(users)))
         seen = np.flatnonzero(run >= 0)
-        # Who never seen a category gets its empty history's vector: encoded once, after the others.
+        # A user who has never seen a category gets the vector of an empty history: encoded once, after the others.
         start = np.append(order.segment_offset[run[seen]], np.zeros(len(categories), np.int64))
         stop = np.append(order.segment_offset[run[seen] + 1], np.zeros(len(categories), np.int64))
         category = np.append(categories[seen % len(categories)], categories)

@@ -44,11 +44,11 @@ class Check:
 
     status: str
     name: str
-    found: str
+    result: str
     cure: str = ""
 
     def __str__(self) -> str:
-        line = f"{self.status:<4}  {self.name:<24} {self.found}"
+        line = f"{self.status:<4}  {self.name:<24} {self.result}"
         return f"{line}\n      {'':<24} -> {self.cure}" if self.cure else line
 
 
@@ -106,8 +106,8 @@ def check_requirements(requirements: Iterable[str], environment: Mapping[str, st
         if requirement.marker is None or requirement.marker.evaluate(values):
             yield _check_version(requirement, values)
         elif "linux" in str(requirement.marker):
-            found = f"not for this machine ({requirement.marker})"
-            yield Check(WARN, requirement.name, found, "Linux only: all but ScaNN indexes works here")
+            result = f"not for this machine ({requirement.marker})"
+            yield Check(WARN, requirement.name, result, "Linux only: all but ScaNN indexes works here")
         else:
             yield Check(GOOD, requirement.name, f"not needed here (only where {requirement.marker})")
 
@@ -117,11 +117,11 @@ def _check_presence(text: str) -> Check:
     bare, _, marker = (part.strip() for part in text.partition(";"))
     name = (re.match(r"[\w.-]+", bare) or [bare])[0]
     try:
-        found = f"{importlib.metadata.version(name)} (not compared: packaging is not installed)"
-        return Check(WARN, name, found, _REINSTALL)
+        result = f"{importlib.metadata.version(name)} (not compared: packaging is not installed)"
+        return Check(WARN, name, result, _REINSTALL)
     except importlib.metadata.PackageNotFoundError:
-        found = f"not installed (wanted {bare[len(name) :].strip() or 'any version'})"
-        return Check(WARN, name, f"{found}; needed where {marker}") if marker else Check(BAD, name, found, _REINSTALL)
+        result = f"not installed (wanted {bare[len(name) :].strip() or 'any version'})"
+        return Check(WARN, name, f"{result}; needed where {marker}") if marker else Check(BAD, name, result, _REINSTALL)
 
 
 def _check_version(requirement: "Requirement", environment: Mapping[str, str]) -> Check:
@@ -158,7 +158,7 @@ def _unmet_of_extras(requirement: "Requirement", environment: Mapping[str, str])
                 continue
             check = _check_version(needed, environment)
             if check.status == BAD:
-                yield f"its extra [{extra}] needs {needed.name}: {check.found}"
+                yield f"its extra [{extra}] needs {needed.name}: {check.result}"
 
 
 def check_machine() -> Iterator[Check]:
@@ -191,12 +191,12 @@ def check_disk(path: str) -> Check:
         free_gb, path = shutil.disk_usage(path).free / 2**30, os.path.abspath(path)
     except OSError as error:  # the current directory was deleted
         return Check(WARN, "disk", f"{path}: {error.strerror}", "change to a directory that exists")
-    found = f"{free_gb:.1f} GB free at {path}"
+    result = f"{free_gb:.1f} GB free at {path}"
     if not os.access(path, os.W_OK):
-        return Check(WARN, "disk", f"{found}, not writable", "name folders you may write to: --run_dir, --export_dir")
+        return Check(WARN, "disk", f"{result}, not writable", "name folders you may write to: --run_dir, --export_dir")
     if free_gb < _NEED_DISK_GB:
-        return Check(WARN, "disk", found, f"a run and its export take up to {_NEED_DISK_GB:.0f} GB: free some")
-    return Check(GOOD, "disk", found)
+        return Check(WARN, "disk", result, f"a run and its export take up to {_NEED_DISK_GB:.0f} GB: free some")
+    return Check(GOOD, "disk", result)
 
 
 def check_environment() -> Iterator[Check]:
@@ -224,7 +224,7 @@ def check_demo_data() -> Check:
 
 
 def probe(name: str, code: str) -> Check:
-    """Runs `code` in a child, with this package imported first; its last line is what was found."""
+    """Runs `code` in a child, with this package imported first; its last line is the result."""
     try:
         child = subprocess.run(
             [sys.executable, "-c", f"import longretriever_tf; {code}"],
@@ -243,7 +243,7 @@ def probe(name: str, code: str) -> Check:
             f"the import was killed by signal {-child.returncode}",
             "signal 4: this processor lacks AVX, which TensorFlow's wheels need; signal 9: out of memory",
         )
-    return Check(BAD, name, (child.stderr.strip().splitlines() or ["failed without a word"])[-1], _REINSTALL)
+    return Check(BAD, name, (child.stderr.strip().splitlines() or ["failed without a message"])[-1], _REINSTALL)
 
 
 def check_libraries() -> Iterator[Check]:
@@ -275,7 +275,8 @@ def main() -> int:
     for check in diagnose():
         bad += check.status == BAD
         print(check, flush=True)
-    print(f"\nNot usable yet: {bad} to mend, each with its cure above." if bad else "\nUsable.")
+    problems = f"{bad} problem{'s' if bad > 1 else ''} found"
+    print(f"\n{problems}; see the fixes above" if bad else "\nUsable.")
     return 1 if bad else 0
 
 

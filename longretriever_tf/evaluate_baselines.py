@@ -4,7 +4,7 @@
 
 Takes the flags of training (those that do not describe the log have no effect), so that a run's flagfile fits. Tunes
 TIFU-kNN, ItemKNN and EASE on the validation window, a few settings each, and writes all that it tried to
-baseline_settings.json beside the output; --baseline_settings=FILE reads such a file instead.
+baseline_settings.json next to the output; --baseline_settings=FILE reads such a file instead.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ flags.define_config_flags("data", "model", "train", "retrieval", "index")
 _SPLIT = absl_flags.DEFINE_enum(
     "split", "validation", ["validation", "test"], "Which window. Compare on validation; read test once."
 )
-_OUTPUT = absl_flags.DEFINE_string("output", "baselines/metrics.json", "Where to write the figures.")
+_OUTPUT = absl_flags.DEFINE_string("output", "baselines/metrics.json", "Where to write the metrics.")
 _MAX_USERS = absl_flags.DEFINE_integer("max_users", 0, "Judge only the first so many users; 0: all.", lower_bound=0)
 _BASELINES = absl_flags.DEFINE_enum(
     "baselines", "all", ["simple", "all"], "simple: those without anything to tune. all: the tuned ones too."

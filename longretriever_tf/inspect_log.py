@@ -80,7 +80,7 @@ def inspect_log(log: LifelongLog, config: Config) -> LogReport:
 
 
 def _with_clusters(log: LifelongLog, config: Config) -> LifelongLog:
-    """The log with the clusters that the config asks for; as it is where it asks for none."""
+    """The log with the clusters that the config names, if it does."""
     if not asks_clusters(config.data.context):
         return log
     try:

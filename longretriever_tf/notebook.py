@@ -75,8 +75,8 @@ def scalars(run_dir: str, tag: str) -> tuple[list[float], list[float]]:
     """
     from longretriever_tf.plots.board import read_scalars
 
-    found = read_scalars(os.path.join(run_dir, "tensorboard"))
-    if tag not in found:
-        raise UserError(f"tag={tag!r}: {run_dir!r} has {', '.join(sorted(found)) or 'no scalars'}")
-    points = found[tag]
+    scalars = read_scalars(os.path.join(run_dir, "tensorboard"))
+    if tag not in scalars:
+        raise UserError(f"tag={tag!r}: {run_dir!r} has {', '.join(sorted(scalars)) or 'no scalars'}")
+    points = scalars[tag]
     return [step for step, _ in points], [value for _, value in points]

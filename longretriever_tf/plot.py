@@ -14,7 +14,7 @@ from longretriever_tf.common.errors import UserError
 from longretriever_tf.config import flags
 
 _RUN_DIR = absl_flags.DEFINE_string("run_dir", "", "Run directory: its training.json and metrics.json are drawn.")
-_METRICS = absl_flags.DEFINE_list("metrics", [], "Metrics files of `evaluate`; each gets a PNG beside it.")
+_METRICS = absl_flags.DEFINE_list("metrics", [], "Metrics files of `evaluate`; each gets a PNG next to it.")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -3,9 +3,9 @@
   python -m longretriever_tf.reproduce --plan=configs/reproduce/quick.toml --work_dir=runs/reproduce
   python -m longretriever_tf.reproduce --plan=configs/reproduce/complete_journey.toml --dry_run
 
-Each job is a command of this package with a run directory of its own under --work_dir and a log beside it. What is done
-is skipped; what was stopped goes on; what another command, flagfile or code made is done again, and the old is kept
-under superseded/. A job that fails stops only those that need it: the report says so, and the exit status is 1.
+Each job is a command of this package with its own run directory and log under --work_dir. Finished jobs are skipped and
+interrupted jobs resume. Results of another command, flagfile or code are computed again, and the old ones kept under
+superseded/. A failed job stops only the jobs that need it: the report names it, and the exit status is 1.
 """
 
 import os
@@ -23,10 +23,10 @@ from longretriever_tf.reproduction.jobs import Job, State, expected_minutes, mak
 from longretriever_tf.reproduction.plan import load_plan
 
 _PLAN = absl_flags.DEFINE_string(
-    "plan", "configs/reproduce/quick.toml", "What to run and to show; see configs/reproduce."
+    "plan", "configs/reproduce/quick.toml", "The plan of runs, measures and report; see configs/reproduce."
 )
 _WORK_DIR = absl_flags.DEFINE_string(
-    "work_dir", "", "Where runs, measures and the report go; empty: runs/reproduce/NAME OF THE PLAN."
+    "work_dir", "", "Directory of runs, measures and the report; empty: runs/reproduce/NAME OF THE PLAN."
 )
 _ONLY = absl_flags.DEFINE_list(
     "only", [], "Run only these runs, measures or jobs (and what they need); * and ? are allowed. Default: all."
@@ -34,9 +34,13 @@ _ONLY = absl_flags.DEFINE_list(
 _PARALLEL = absl_flags.DEFINE_integer(
     "parallel", 1, "Jobs at once; the cores are split among them. Changes speed alone.", lower_bound=1
 )
-_DRY_RUN = absl_flags.DEFINE_bool("dry_run", False, "Show the jobs, what is done and what the rest costs; run nothing.")
-_REPORT_ONLY = absl_flags.DEFINE_bool("report_only", False, "Run nothing; report what is done already.")
-_PARTIAL = absl_flags.DEFINE_bool("partial", False, "report_only: report even if jobs are missing; it says which.")
+_DRY_RUN = absl_flags.DEFINE_bool(
+    "dry_run", False, "Show the jobs, their states and the cost of what is left; run nothing."
+)
+_REPORT_ONLY = absl_flags.DEFINE_bool("report_only", False, "Run nothing; report the jobs that are done.")
+_PARTIAL = absl_flags.DEFINE_bool(
+    "partial", False, "With --report_only: report even if jobs are missing; the report names them."
+)
 _ANY_CODE = absl_flags.DEFINE_bool(
     "any_code", False, "Count jobs that another version of this package finished by the same commands as done."
 )
@@ -54,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     print(_overview(wanted), flush=True)
     if _DRY_RUN.value:
         return 0
-    # Before the jobs, so that a missing library is told before hours of work, not after; not for --dry_run.
+    # Before the jobs, so that a missing library is an error before hours of work, not after; not for --dry_run.
     from longretriever_tf.reproduction.report import make_report, write_report
     from longretriever_tf.reproduction.results import Results
     from longretriever_tf.reproduction.runner import JobRunner
@@ -86,7 +90,7 @@ def stop_on_signals() -> None:
 
 
 def _overview(jobs: Mapping[str, Job]) -> str:
-    """The jobs, where each stands, and the cost of what is left."""
+    """The jobs, the state of each, and the cost of what is left."""
     width = max(map(len, jobs), default=0)
     lines, left = [], 0.0
     for name, job in jobs.items():

@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
         from longretriever_tf.training.run import train
 
     happened, run_dir = train(config), config.train.run_dir
-    following = "export" if config.train.cut == "none" else "evaluate"  # no window is left to judge such a run by
+    following = "export" if config.train.cut == "none" else "evaluate"  # no window is left to evaluate such a run
     print(f"{happened}\nnext: python -m longretriever_tf.{following} --run_dir={run_dir}")
 
 

@@ -40,6 +40,7 @@ LAYERS = (
         "serving.load_test",
         "doctor",
         "inspect_log",
+        "minimal",
         "reproduce",
         "notebook",
     ),

@@ -234,7 +234,7 @@ def test_tuning_judges_as_the_evaluator_does_and_takes_the_best(monkeypatch):
     made = tuning.tune(LOG, NUM_ITEMS, window, done.append)
     assert sum(done) == pytest.approx(tuning.num_settings())
     truth = build_truth(LOG, NUM_ITEMS, CUT, window)
-    for name, yardstick in tuning.YARDSTICKS.items():
+    for name, yardstick in tuning.TUNED_BASELINES.items():
         tried = made[name]["tried"]
         assert len(tried) == math.prod(map(len, yardstick.grid.values())) <= 12
         merit = [row["all"] * (1 if yardstick.goal == "all" else row["novel"]) for row in tried]
@@ -303,7 +303,7 @@ def test_baselines_alone_are_judged_by_tuned_or_given_settings(world, tmp_path, 
     monkeypatch.setattr(evaluate_baselines, "load_split", lambda config: world)
     output = str(tmp_path / "baseline_settings.json")
     made = evaluate_baselines.evaluate_baselines(Config(), "test", evaluate_baselines.BaselineChoice("all", "", output))
-    assert list(made["models"]) == ["popularity", "category popularity", "own items", *tuning.YARDSTICKS]
+    assert list(made["models"]) == ["popularity", "category popularity", "own items", *tuning.TUNED_BASELINES]
     assert made["models"]["EASE"]["novel"]["recall@20"] > 1.2 * made["models"]["popularity"]["novel"]["recall@20"]
     assert made["baseline_settings"] == read_settings(output, *world)
     monkeypatch.setattr(evaluate_baselines, "tune_settings", None)  # nothing is tuned where settings are given

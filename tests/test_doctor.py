@@ -40,7 +40,7 @@ def test_each_requirement_is_found_old_or_missing_with_its_cure():
     found, old, missing = doctor.check_requirements(
         [f"numpy=={have}", "numpy>=999", 'no-such-package-here[tf]==1.0; python_version > "3"']
     )
-    assert (found.status, found.cure) == (doctor.GOOD, "") and have in found.found
+    assert (found.status, found.cure) == (doctor.GOOD, "") and have in found.result
     assert old.status == doctor.BAD and f"{have} (wanted >=999)" in str(old) and "'numpy>=999'" in old.cure
     assert missing.status == doctor.BAD and "make setup" in missing.cure
     assert "not installed (wanted ==1.0)" in str(missing)
@@ -113,19 +113,19 @@ def test_the_declared_requirements_are_those_of_setup_cfg():
 
 
 def test_a_child_that_fails_or_dies_is_reported():
-    assert doctor.probe("answer", "print('noise'); print(6 * 7)").found == "42"
+    assert doctor.probe("answer", "print('noise'); print(6 * 7)").result == "42"
     failed = doctor.probe("broken", "raise ImportError('libfoo.so is missing')")
-    assert failed.status == doctor.BAD and "libfoo.so is missing" in failed.found
+    assert failed.status == doctor.BAD and "libfoo.so is missing" in failed.result
     killed = doctor.probe("killed", "import os; os.kill(os.getpid(), 9)")
-    assert killed.status == doctor.BAD and "signal 9" in killed.found and "memory" in killed.cure
+    assert killed.status == doctor.BAD and "signal 9" in killed.result and "memory" in killed.cure
 
 
 def test_a_full_disk_and_a_closed_folder_are_warned_of(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=2**30))
     check = doctor.check_disk(str(tmp_path))
-    assert check.status == doctor.WARN and "1.0 GB free" in check.found and "2 GB" in check.cure
+    assert check.status == doctor.WARN and "1.0 GB free" in check.result and "2 GB" in check.cure
     monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
-    assert "not writable" in doctor.check_disk(str(tmp_path)).found
+    assert "not writable" in doctor.check_disk(str(tmp_path)).result
 
 
 def test_a_folder_that_is_gone_is_warned_of(tmp_path, monkeypatch):
@@ -139,7 +139,10 @@ def test_a_folder_that_is_gone_is_warned_of(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "statuses, code, said",
-    [((doctor.GOOD, doctor.WARN), 0, "Usable."), ((doctor.BAD, doctor.GOOD, doctor.BAD), 1, "2 to mend")],
+    [
+        ((doctor.GOOD, doctor.WARN), 0, "Usable."),
+        ((doctor.BAD, doctor.GOOD, doctor.BAD), 1, "2 problems found; see the fixes above"),
+    ],
 )
 def test_exit_status_says_whether_the_package_is_usable(statuses, code, said, monkeypatch, capsys):
     monkeypatch.setattr(doctor, "diagnose", lambda: (doctor.Check(status, "thing", "found") for status in statuses))
@@ -158,5 +161,5 @@ def test_works_where_nothing_is_installed():
         timeout=600,
     )  # -S: no site-packages
     assert child.returncode == 1 and "Traceback" not in child.stderr
-    assert "tensorflow               not installed" in child.stdout and "Not usable yet" in child.stdout
+    assert "tensorflow               not installed" in child.stdout and "found; see the fixes above" in child.stdout
     assert not [line for line in child.stdout.splitlines() if line.startswith("BAD") and "tomli" in line]

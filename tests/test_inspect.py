@@ -83,7 +83,7 @@ def test_unwritable_output_is_one_line_before_the_log_is_read(tmp_path: pathlib.
     output = str(tmp_path / "file" / "inspect")
     done = subprocess.run([*_COMMAND, f"--output={output}"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert repr(output) in done.stderr and "name another place" in done.stderr
+    assert repr(output) in done.stderr and "name another path" in done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_user_batches import make_ready
+from test_baseline_batches import make_ready
 from trained import write_tables
 from worlds import block_world
 

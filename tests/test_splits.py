@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from longretriever_tf.common.errors import UserError
-from longretriever_tf.datasets.splits import Cuts, global_time_cuts, require_users
+from longretriever_tf.datasets.splits import Cuts, global_time_cuts
 
 DAY = 86_400
 
@@ -39,14 +39,3 @@ def test_empty_log_and_bad_window_are_refused():
         global_time_cuts(np.array([0, 9]), window_days=-1.0)
     with pytest.raises(UserError, match="'train'.*validation, test"):
         Cuts(1, 2, 3).window_of("train")
-
-
-def test_require_users_counts_those_with_a_past_and_a_present():
-    cuts = Cuts(validation_start=10, test_start=20, end=30)
-    histories = [[1, 25], [], [12, 20, 30], [1, 19], [21, 22], [9, 10]]
-    offset = np.cumsum([0] + [len(history) for history in histories])
-    timestamp = np.array(sum(histories, []))
-    assert require_users(offset, timestamp, cuts, "test") == 2  # users 0 and 2
-    assert require_users(offset, timestamp, cuts, "validation") == 2  # users 3 and 5
-    with pytest.raises(UserError, match=r"zero users after the split: of 1 users.*1 have one before the test window"):
-        require_users(np.array([0, 2]), np.array([1, 2]), cuts, "test")

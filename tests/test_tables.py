@@ -181,7 +181,7 @@ MISTAKES = {
     "header_alone.csv": (HEADER.strip().encode(), "no rows"),
     "short.csv": ((HEADER + ROWS + "u4,i1,5\n").encode(), "row 4 has 3 values instead of 4"),
     "long.csv": ((HEADER + "u4,i1,5,x,y\n" + ROWS).encode(), "row 1 has 5 values instead of 4"),
-    "twice.csv": (b"user_id,item_id,timestamp,category,category\nu,i,1,a,a\n", "'category' .*stands there 2 times"),
+    "twice.csv": (b"user_id,item_id,timestamp,category,category\nu,i,1,a,a\n", "'category' .*is there 2 times"),
     "other.csv": ((HEADER + ROWS).replace(",", ";").encode(), "is the delimiter ';'"),
     "open_to_the_end.csv": ((HEADER + ROWS + 'u3,i1,7,"tea\n' + ROWS).encode(), "row 4 holds a quote"),
     "open_inside.csv": ((HEADER + ROWS + 'u3,"i1,7,tea\n' + ROWS + 'u3,"i4",7,tea\n').encode(), "row 4 holds a quote"),
@@ -265,7 +265,7 @@ def test_parquet_with_a_column_twice_or_broken_anywhere(tmp_path):
     path = tmp_path / "events.parquet"
     columns = [*(pa.array(FRAME[name]) for name in FRAME), pa.array(["x"] * 3)]
     pq.write_table(pa.Table.from_arrays(columns, names=[*FRAME, "category"]), path)
-    with pytest.raises(UserError, match=r"'category' \(--context\) stands there 2 times"):
+    with pytest.raises(UserError, match=r"'category' \(--context\) is there 2 times"):
         read(path)
     pq.write_table(pa.Table.from_arrays(columns, names=["\ufeffuser_id", "item_id ", *FRAME.columns[2:], "x"]), path)
     assert read(path).num_events == 3

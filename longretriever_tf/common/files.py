@@ -1,6 +1,6 @@
 """Files that are either whole or absent: written aside, then renamed. Imports no TensorFlow.
 
-A reader never sees half a file, and a full disk or a kill leaves the old one in place. What is written aside carries
+A reader never sees half a file, and a full disk or a kill leaves the old one as it was. What is written aside carries
 the name of its process, so that two of them never share it, and `remove_leftovers` can tell what a dead one left.
 """
 
@@ -24,13 +24,13 @@ import numpy as np
 from longretriever_tf.common.errors import UserError
 
 _CURES = {
-    errno.ENOSPC: "the disk is full; free some space, or name another place",
-    errno.EDQUOT: "the disk quota is used up; free some space, or name another place",
-    errno.EACCES: "no permission to write there; name another place, or change its permissions",
-    errno.EPERM: "no permission to write there; name another place, or change its permissions",
-    errno.EROFS: "it lies on a read-only file system; name another place",
-    errno.ENOTDIR: "a part of the path is a file, not a directory; name another place",
-    errno.EEXIST: "it is a file, not a directory; name another place, or move the file away",
+    errno.ENOSPC: "the disk is full; free some space, or name another path",
+    errno.EDQUOT: "the disk quota is used up; free some space, or name another path",
+    errno.EACCES: "no permission to write there; name another path, or change its permissions",
+    errno.EPERM: "no permission to write there; name another path, or change its permissions",
+    errno.EROFS: "it lies on a read-only file system; name another path",
+    errno.ENOTDIR: "a part of the path is a file, not a directory; name another path",
+    errno.EEXIST: "it is a file, not a directory; name another path, or move the file away",
     errno.EFBIG: "the file would be larger than this process may write (ulimit -f); raise the limit",
 }
 
@@ -55,7 +55,7 @@ def explain_os_errors(what: str) -> Iterator[None]:
 
 
 def write_text_atomically(path: str, text: str) -> None:
-    """Writes `text` (UTF-8) to `path` through a file beside it and a rename; makes the directory if need be.
+    """Writes `text` (UTF-8) to `path`: a temporary file in its directory, which is made if need be, and a rename.
 
     Raises:
       UserError: the disk is full or the place not writable. An old file at `path` is then untouched.
@@ -74,7 +74,7 @@ def write_bytes_atomically(path: str, content: bytes) -> None:
 
 @contextlib.contextmanager
 def open_aside(path: str) -> Iterator[str]:
-    """Yields a private path beside `path`; what the block wrote there takes the name `path` at its end.
+    """Yields a private path next to `path`; what the block wrote there takes the name `path` at its end.
 
     If the block raises, nothing stays of it and an old file at `path` is untouched.
     """
@@ -91,7 +91,7 @@ def open_aside(path: str) -> Iterator[str]:
 
 
 def aside_path(path: str, kind: str = "aside") -> str:
-    """A hidden name beside `path` that no other process, thread or call takes; `remove_leftovers` knows it."""
+    """A hidden name next to `path` that no other process, thread or call takes; `remove_leftovers` knows it."""
     directory, label = os.path.split(os.path.abspath(path))
     return os.path.join(directory, f".{label[:120]}.{_host()}.{os.getpid()}.{secrets.token_hex(4)}.{kind}")
 
@@ -118,11 +118,11 @@ def remove_leftovers(directory: str) -> None:
     """
     with contextlib.suppress(OSError):
         for name in os.listdir(directory):
-            path, found = os.path.join(directory, name), _LEFTOVER.fullmatch(name)
-            if not _is_abandoned(path, found):
+            path, match = os.path.join(directory, name), _LEFTOVER.fullmatch(name)
+            if not _is_abandoned(path, match):
                 continue
-            final = os.path.join(directory, found["label"]) if found else path
-            if found and found["kind"] == "old" and not os.path.exists(final):
+            final = os.path.join(directory, match["label"]) if match else path
+            if match and match["kind"] == "old" and not os.path.exists(final):
                 os.rename(path, final)
             elif os.path.isdir(path) and not os.path.islink(path):
                 shutil.rmtree(path, ignore_errors=True)
@@ -130,10 +130,10 @@ def remove_leftovers(directory: str) -> None:
                 os.remove(path)
 
 
-def _is_abandoned(path: str, found: re.Match[str] | None) -> bool:
-    if found and found["host"] == _host():
-        return not is_alive(int(found["pid"]))
-    is_aside = found is not None or (os.path.basename(path).startswith(".") and path.endswith(".aside"))
+def _is_abandoned(path: str, match: re.Match[str] | None) -> bool:
+    if match and match["host"] == _host():
+        return not is_alive(int(match["pid"]))
+    is_aside = match is not None or (os.path.basename(path).startswith(".") and path.endswith(".aside"))
     return is_aside and time.time() - os.lstat(path).st_mtime > _FORGOTTEN_S
 
 

@@ -29,7 +29,7 @@ def hold_lock(directory: str, busy: str, wait: bool = False, name: str = LOCK_FI
 
     Args:
       directory: where the lock file lies.
-      busy: what to say where another process holds it, `{}` for that process: names the place and the cure.
+      busy: what to say where another process holds it, `{}` for that process: names the directory and the cure.
       wait: until it is free, instead of refusing.
       name: of the lock file.
 
@@ -83,7 +83,7 @@ def _take_by_file(path: str, held: contextlib.ExitStack) -> str | None:
             return _take_by_file(path, held)
         return f"{owner}; if that has ended, delete {path}"
     except OSError as error:
-        raise UserError(f"cannot lock {path!r}: {error.strerror}; name another place") from error
+        raise UserError(f"cannot lock {path!r}: {error.strerror}; name another directory") from error
     held.callback(_remove, path)
     return None
 

@@ -51,7 +51,7 @@ class Progress:
         return (self._seen - self._first) / max(time.monotonic() - self._start, 1e-9)
 
     def update(self, count: float, note: str = "") -> None:
-        """Counts a few more units; `note` is shown beside them (say, the loss)."""
+        """Counts a few more units; `note` is shown with them (say, the loss)."""
         self._seen += count
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)

@@ -1,4 +1,4 @@
-"""Where a figure comes from: command, commit, versions, machine. Imports no TensorFlow."""
+"""Where a metric comes from: command, commit, versions, machine. Imports no TensorFlow."""
 
 import datetime
 import importlib.metadata
@@ -14,7 +14,7 @@ _PACKAGES = ("tensorflow", "tf_keras", "tensorflow-recommenders", "tensorflow-da
 
 
 def describe_origin(program: str, seed: int) -> dict[str, Any]:
-    """What stands beside every figure: command line, seed, date, commit, versions, machine."""
+    """What is stored with every metric: command line, seed, date, commit, versions, machine."""
     return {
         "command": " ".join([program, *sys.argv[1:]]),
         "seed": seed,

@@ -98,46 +98,38 @@ def render_table(
     ['       p90', 'users    7', 'a       12']
     """
     width = width or terminal_width()
-    heads = [[printable(cell)] for cell in header]
-    body = [[printable(cell) for cell in row] for row in rows]
-    names = [[row[0]] for row in body]
-    widths = _column_widths(heads, names, body, groups)
+    table = [[[printable(cell)] for cell in row] for row in (header, *rows)]  # a cell is a list of lines
+    widths = _column_widths(table, groups)
     if sum(widths) + _GAP * (len(widths) - 1) > width:
         limit = max(_MIN_HEADING, width * 2 // 5)
-        names = [_wrap(row[0], limit) for row in body]
-        columns = list(zip(*body, strict=True))[1:] or [()] * (len(header) - 1)
-        heads = [_wrap(heads[0][0], limit)] + [
-            _wrap(head[0], max(_MIN_HEADING, *map(display_width, (*column, *head[0].split()))))
-            for head, column in zip(heads[1:], columns, strict=True)
-        ]
-        widths = _column_widths(heads, names, body, groups)
-    blocks = _split_into_blocks(widths, groups, width)
-    lines = [_render_block(block, widths, (heads, names, body), groups) for block in blocks]
-    return list(itertools.chain.from_iterable([[""] * (i > 0) + block for i, block in enumerate(lines)]))
+        for row in table:
+            row[0] = _wrap(row[0][0], limit)
+        for c in range(1, len(header)):
+            widest = max(
+                display_width(text) for text in (*(row[c][0] for row in table[1:]), *table[0][c][0].split(), "")
+            )
+            table[0][c] = _wrap(table[0][c][0], max(_MIN_HEADING, widest))
+        widths = _column_widths(table, groups)
+    blocks = [_render_block(block, table, widths, groups) for block in _split_into_blocks(widths, groups, width)]
+    return list(itertools.chain.from_iterable([[""] * (i > 0) + block for i, block in enumerate(blocks)]))
 
 
-def _column_widths(
-    heads: Sequence[Sequence[str]], names: Sequence[Sequence[str]], body: Sequence[Sequence[str]], groups: Sequence[str]
-) -> list[int]:
+def _column_widths(table: Sequence[Sequence[Sequence[str]]], groups: Sequence[str]) -> list[int]:
     """Width of each column; the first of a group is as wide as the group's name asks, if its other columns are not."""
-    first = max(map(display_width, itertools.chain(heads[0], *names)), default=0)
-    widths = [first] + [
-        max(map(display_width, (*heads[c], *(row[c] for row in body))), default=0) for c in range(1, len(heads))
-    ]
-    for start, stop in _runs(groups):
-        span = sum(widths[start:stop]) + _GAP * (stop - start - 1)
-        widths[start] += max(0, display_width(groups[start]) - span)
+    widths = [max(display_width(line) for cell in column for line in cell) for column in zip(*table, strict=True)]
+    for unit in _units(groups, len(widths)):
+        if any(groups):
+            span = sum(widths[c] for c in unit) + _GAP * (len(unit) - 1)
+            widths[unit[0]] += max(0, display_width(groups[unit[0]]) - span)
     return widths
 
 
-def _runs(groups: Sequence[str]) -> list[tuple[int, int]]:
-    """Where neighbors of one group name start and stop; the first column is in none."""
-    runs, start = [], 1
-    for _, members in itertools.groupby(groups[1:]):
-        stop = start + len(list(members))
-        runs.append((start, stop))
-        start = stop
-    return runs
+def _units(groups: Sequence[str], num_columns: int) -> list[list[int]]:
+    """Columns that stay together: neighbors of one group name, or each alone; the first column is in none."""
+    columns = range(1, num_columns)
+    if not groups:
+        return [[c] for c in columns]
+    return [list(members) for _, members in itertools.groupby(columns, key=lambda c: groups[c])]
 
 
 def _split_into_blocks(widths: Sequence[int], groups: Sequence[str], width: int) -> list[list[int]]:
@@ -150,11 +142,10 @@ def _split_into_blocks(widths: Sequence[int], groups: Sequence[str], width: int)
 
 
 def _fill_blocks(widths: Sequence[int], groups: Sequence[str], room: int) -> list[list[int]]:
-    """Blocks filled one after the other, each with `room` beside the first column."""
-    units = [list(range(*run)) for run in _runs(groups)] or [[c] for c in range(1, len(widths))]
+    """Blocks filled one after the other, each with `room` next to the first column."""
     blocks: list[list[int]] = [[]]
     free = room
-    for unit in units:
+    for unit in _units(groups, len(widths)):
         for part in [unit] if sum(_GAP + widths[c] for c in unit) <= room else [[c] for c in unit]:
             cost = sum(_GAP + widths[c] for c in part)
             if cost > free and blocks[-1]:
@@ -166,30 +157,26 @@ def _fill_blocks(widths: Sequence[int], groups: Sequence[str], room: int) -> lis
 
 
 def _render_block(
-    block: Sequence[int],
-    widths: Sequence[int],
-    cells: tuple[Sequence[Sequence[str]], Sequence[Sequence[str]], Sequence[Sequence[str]]],
-    groups: Sequence[str],
+    block: Sequence[int], table: Sequence[Sequence[Sequence[str]]], widths: Sequence[int], groups: Sequence[str]
 ) -> list[str]:
-    heads, names, body = cells
-    lines = [_group_line(block, widths, heads, groups)] if any(groups) else []
+    """Group names, headings (their last lines level), and rows, whose names go on below them, indented."""
+    heads, *body = table
+    lines = [_group_line(block, heads, widths, groups)] if any(groups) else []
     depth = max(len(heads[c]) for c in (0, *block))
-    padded = [[""] * (depth - len(head)) + list(head) for head in heads]
-    lines += [_line(padded[0][i], [padded[c][i] for c in block], block, widths) for i in range(depth)]
-    for name, row in zip(names, body, strict=True):
-        lines.append(_line(name[0], [row[c] for c in block], block, widths))
-        lines += [f"  {more}" for more in name[1:]]
+    padded = {c: [""] * (depth - len(heads[c])) + list(heads[c]) for c in (0, *block)}
+    rows = [{c: padded[c][i] for c in padded} for i in range(depth)]
+    for row in body:
+        rows.append({c: row[c][0] for c in padded})
+        rows += [{0: f"  {more}"} | dict.fromkeys(block, "") for more in row[0][1:]]
+    for cells in rows:
+        parts = [cells[0] + " " * (widths[0] - display_width(cells[0]))]
+        parts += [" " * (widths[c] - display_width(cells[c])) + cells[c] for c in block]
+        lines.append((" " * _GAP).join(parts).rstrip())
     return lines
 
 
-def _line(first: str, cells: Sequence[str], block: Sequence[int], widths: Sequence[int]) -> str:
-    parts = [first + " " * (widths[0] - display_width(first))]
-    parts += [" " * (widths[c] - display_width(cell)) + cell for c, cell in zip(block, cells, strict=True)]
-    return (" " * _GAP).join(parts).rstrip()
-
-
 def _group_line(
-    block: Sequence[int], widths: Sequence[int], heads: Sequence[Sequence[str]], groups: Sequence[str]
+    block: Sequence[int], heads: Sequence[Sequence[str]], widths: Sequence[int], groups: Sequence[str]
 ) -> str:
     """Each group's name over the heading of its first column in the block."""
     line, position, previous = "", widths[0], ""

@@ -19,15 +19,23 @@ class BaselineConfig:
         200,
         "model=two_tower|mind|comirec: the user's latest events, of any category, that the user side reads. Measured: "
         "recall@100 of two_tower 0.168 (50), 0.177 (200).",
+        above=0,
     )
-    num_capsules: int = setting(5, "model=mind|comirec: interests (vectors) of a user, at most.")
+    num_capsules: int = setting(
+        5, "model=mind|comirec: interests (vectors) of a user, at most; 5 in every result.", above=0
+    )
     max_targets: int = setting(
-        0, "model=two_tower|mind|comirec: targets of a user's time in an epoch, drawn anew in each; 0: all of them."
+        0,
+        "model=two_tower|mind|comirec: targets of a user's time in an epoch, drawn anew in each; 0: all of them. "
+        "Bounds the cost of an epoch (configs/mind.flags).",
+        least=0,
     )
     uniform_negatives: int = setting(
         0,
         "model=two_tower|mind|comirec with loss=in_batch: items drawn uniformly from the corpus that every example of "
-        "a batch has as further negatives; the logQ correction then knows the mixture.",
+        "a batch has as further negatives; the logQ correction then knows the mixture. Measured: with 4096 two_tower "
+        "learns as much as with loss=full (0.176 against 0.175).",
+        least=0,
     )
 
 
@@ -74,10 +82,6 @@ def check_baselines(config: Any) -> None:
       UserError: names the flag.
     """
     baseline, model = config.baseline, config.model.model
-    for name in ("recent_length", "num_capsules"):
-        _require(getattr(baseline, name) > 0, f"--{name}={getattr(baseline, name)}: expected a value above 0")
-    for name in ("max_targets", "uniform_negatives"):
-        _require(getattr(baseline, name) >= 0, f"--{name}={getattr(baseline, name)}: expected 0 or more")
     for section, readers in _READERS.items():
         for name, models in readers.items():
             _check_read(getattr(config, section), name, model, models)

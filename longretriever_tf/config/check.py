@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import operator
 from typing import Any
 
 from longretriever_tf.common.errors import UserError
@@ -11,11 +12,12 @@ from longretriever_tf.config.input_names import check_profile_columns
 CLUSTERS = "clusters:"
 """--context=clusters:N: the context is learned."""
 
-_TRAIN_FROM_0 = (
-    *("seed", "history_folds", "interest_epochs", "patience"),
-    *("small_category", "vector_loss_weight", "materialise_gb"),
-)
-"""Numbers of the training that may be 0."""
+_BOUNDS = {
+    "above": ("a value above", operator.gt),
+    "least": ("at least", operator.ge),
+    "most": ("at most", operator.le),
+}
+"""Bounds of `field.setting`: how an error names one, and what holds where it is kept."""
 
 
 def num_clusters(context: str) -> int:
@@ -69,72 +71,20 @@ def check_config(config: Any) -> None:
 
 
 def _check_values(config: Any) -> None:
-    """Each value on its own: one of its choices, in its range."""
-    for section in (config.data, config.model, config.train, config.retrieval, config.index):
-        for field in dataclasses.fields(section):
-            value, choices = getattr(section, field.name), field.metadata["choices"]
-            require(not choices or value in choices, f"--{field.name}={value!r}: expected one of {', '.join(choices)}")
-            is_number = not isinstance(value, float) or math.isfinite(value)
-            require(is_number, f"--{field.name}={value}: expected a finite number")
-    model, train, retrieval = config.model, config.train, config.retrieval
-    for section, names in (
-        (config.data, ("window_days", "max_basket_hours")),
-        (model, ("dim", "num_layers", "num_heads", "ff_dim", "max_length", "max_events", "temperature")),
-        (
-            train,
-            (
-                "batch_size",
-                "epochs",
-                "max_logits",
-                "num_snapshots",
-                "snapshot_every_days",
-                "horizon_days",
-                "learning_rate",
-                "checkpoint_every_s",
-                "steps_per_call",
-                "batches_per_step",
-            ),
-        ),
-        (retrieval, ("num_interests", "top_interests", "day_floor")),
-        (config.index, ("scann_min_items", "partition_sample")),
-    ):
-        for name in names:
-            require(getattr(section, name) > 0, f"--{name}={getattr(section, name)}: expected a value above 0")
-    for section, others in (
-        (model, ("svd_dim", "history_events")),
-        (train, _TRAIN_FROM_0),
-    ):
-        for name in others:
-            require(getattr(section, name) >= 0, f"--{name}={getattr(section, name)}: expected 0 or more")
-    _check_bounds(config)
-
-
-def _check_bounds(config: Any) -> None:
-    """Values with bounds of their own."""
-    model, train, retrieval, index = config.model, config.train, config.retrieval, config.index
-    require(
-        train.seed < 2**32, f"--seed={train.seed}: expected at most {2**32 - 1:,}, the largest seed of all generators"
-    )
+    """Each value on its own: one of its choices, a finite number, within its bounds."""
+    for section in dataclasses.fields(config):
+        for field in dataclasses.fields(section.type):  # type: ignore[arg-type]
+            value, choices = getattr(getattr(config, section.name), field.name), field.metadata["choices"]
+            named = f"--{field.name}={value!r}: expected"
+            require(not choices or value in choices, f"{named} one of {', '.join(choices)}")
+            require(not isinstance(value, float) or math.isfinite(value), f"{named} a finite number")
+            for bound, limit in field.metadata["bounds"].items():
+                word, holds = _BOUNDS[bound]
+                require(holds(value, limit), f"{named} {word} {limit}")
     require(
         not set('"\r\n') & set(config.data.delimiter),
         f"--delimiter={config.data.delimiter!r}: expected no quote and no end of line in it",
     )
-    for name in ("history_dropout", "dropout", "unknown_rate"):
-        require(0 <= getattr(model, name) <= 0.99, f"--{name}={getattr(model, name)}: expected 0 to 0.99")
-    require(
-        train.history_folds != 1,
-        "--history_folds=1: expected 0 or at least 2; one fold would leave nobody to learn from",
-    )
-    require(
-        0 <= train.validation_users <= 0.9, f"--validation_users={train.validation_users:g}: expected 0 to 0.9, a share"
-    )
-    require(0 < index.scann_recall <= 1, f"--scann_recall={index.scann_recall}: expected above 0 and at most 1")
-    require(
-        retrieval.max_candidates >= retrieval.max_k,
-        f"--max_candidates={retrieval.max_candidates}: expected at least --max_k={retrieval.max_k}, one list of it",
-    )
-    require(retrieval.max_values >= 1, f"--max_values={retrieval.max_values}: expected a value above 0")
-    require(retrieval.max_k >= 100, f"--max_k={retrieval.max_k}: expected at least 100, what requests get by default")
 
 
 def _check_combinations(config: Any) -> None:
@@ -147,6 +97,14 @@ def _check_combinations(config: Any) -> None:
     require(
         model.dim % model.num_heads == 0 or model.model in ("mind", "comirec"),
         f"--dim={model.dim} is not a multiple of --num_heads={model.num_heads}; pick a divisor of {model.dim}",
+    )
+    require(
+        train.history_folds != 1,
+        "--history_folds=1: expected 0 or at least 2; one fold would leave nobody to learn from",
+    )
+    require(
+        retrieval.max_candidates >= retrieval.max_k,
+        f"--max_candidates={retrieval.max_candidates}: expected at least --max_k={retrieval.max_k}, one list of it",
     )
     require(
         retrieval.num_interests <= retrieval.top_interests,
@@ -163,8 +121,13 @@ def _check_combinations(config: Any) -> None:
         f"--validation_users={train.validation_users:g} with --model={model.model}: only longretriever holds users "
         "out; leave the flag out",
     )
-    if model.model != LONGRETRIEVER:
-        return  # `check_baselines` has seen to the rest
+    if model.model == LONGRETRIEVER:  # else `check_baselines` has seen to the rest
+        _check_longretriever(config)
+
+
+def _check_longretriever(config: Any) -> None:
+    """Values of LongRetriever's own that do not go together."""
+    model, train, retrieval = config.model, config.train, config.retrieval
     if model.profile and config.data.dataset == "event_log":
         check_profile_columns(config.data.user_features)
     require(

@@ -16,6 +16,7 @@ from longretriever_tf.config.check import check_config, require
 from longretriever_tf.config.data import DataConfig
 from longretriever_tf.config.field import setting as _field
 from longretriever_tf.config.former import to_present
+from longretriever_tf.config.retrieval import IndexConfig, RetrievalConfig
 
 T = TypeVar("T")
 
@@ -30,15 +31,18 @@ class ModelConfig:
         "same Transformer), mind (dynamic routing, Li et al. 2019), comirec (self-attention, Cen et al. 2020).",
         MODELS,
     )
-    dim: int = _field(64, "Width of user and item vectors and of the Transformer. Measured: 128 gains nothing.")
-    num_layers: int = _field(1, "Pre-LN Transformer layers of the user tower. Measured: 2 gain nothing.")
-    num_heads: int = _field(4, "Attention heads; must divide --dim.")
-    ff_dim: int = _field(128, "Width of the feed-forward block.")
-    dropout: float = _field(0.1, "Dropout in the Transformer. Measured: more gains nothing.")
+    dim: int = _field(
+        64, "Width of user and item vectors and of the Transformer. Measured: 128 gains nothing.", above=0
+    )
+    num_layers: int = _field(1, "Pre-LN Transformer layers of the user tower. Measured: 2 gain nothing.", above=0)
+    num_heads: int = _field(4, "Attention heads; must divide --dim. 4 in every result.", above=0)
+    ff_dim: int = _field(128, "Width of the feed-forward block. 128 in every result.", above=0)
+    dropout: float = _field(0.1, "Dropout in the Transformer. Measured: more gains nothing.", least=0, most=0.99)
     max_length: int = _field(
         50,
         "L: at most this many of the latest behaviors of the category are read. Measured: recall@20 within the "
         "category 0.630 (10), 0.638 (50), 0.639 (200).",
+        above=0,
     )
     subsequence: str = _field(
         "items",
@@ -52,11 +56,13 @@ class ModelConfig:
         "Read only the latest so many events of the user's whole history, in hard search and interests "
         "alike; 0: all of them. The ablation of the long sequence; measured: 200 cost 0.014 of recall@100.",
         hidden=True,
+        least=0,
     )
     max_events: int = _field(
         256,
         "subsequence=items: how many of the category's latest events are summarised; raise it with --max_length.",
         hidden=True,
+        above=0,
     )
     item_id: bool = _field(
         False,
@@ -67,6 +73,7 @@ class ModelConfig:
         128,
         "Width of the frozen SVD of the training user x item matrix that the item tower projects; 0: none. Measured: "
         "without it and --user_context novel recall@100 falls from 0.101 to 0.093.",
+        least=0,
     )
     profile: bool = _field(False, "Read the profile tokens. The paper's; measured: no gain on Complete Journey.")
     user_context: bool = _field(
@@ -78,6 +85,8 @@ class ModelConfig:
         0.5,
         "user_context: dropout of what that token reads, which overfits where users are few. Measured: 0.5 against 0 "
         "gains 0.004 of novel recall@100.",
+        least=0,
+        most=0.99,
     )
     repeat_term: bool = _field(
         True,
@@ -90,14 +99,21 @@ class ModelConfig:
         "its logit; needs --loss=full. Measured: without them novel recall@100 falls from 0.101 to 0.092.",
     )
     normalize: bool = _field(
-        False, "L2-normalise user and item vectors; pair with a --temperature near 0.05.", hidden=True
+        False,
+        "L2-normalise user and item vectors; pair with a --temperature near 0.05. The paper leaves the "
+        "similarity open.",
+        hidden=True,
     )
-    temperature: float = _field(1.0, "Inner products are divided by this before the softmax.", hidden=True)
+    temperature: float = _field(
+        1.0, "Inner products are divided by this before the softmax. 1 in every result.", hidden=True, above=0
+    )
     unknown_rate: float = _field(
         0.05,
         "Share of ids and values replaced by 'unknown' in training, so that new items, "
-        "users and values get sensible vectors.",
+        "users and values get sensible vectors: without it their embeddings would be untrained.",
         hidden=True,
+        least=0,
+        most=0.99,
     )
 
     @property
@@ -123,6 +139,8 @@ class TrainConfig:
         "cut=none: hold out this share of the users, who give no training example; their last --window_days guide "
         "early stopping. Their events still count in vocabularies, item statistics and the SVD. 0: nobody, and no "
         "early stopping.",
+        least=0,
+        most=0.9,
     )
     examples: str = _field(
         "both",
@@ -133,9 +151,11 @@ class TrainConfig:
         "two epochs each.",
         ("snapshot", "event", "both"),
     )
-    snapshot_every_days: float = _field(10.0, "Days between snapshots.")
-    num_snapshots: int = _field(25, "How many snapshots, counted back from the cut; cover the seasons of the log.")
-    horizon_days: float = _field(28.0, "Snapshots: how far ahead the targets lie; as long as --window_days.")
+    snapshot_every_days: float = _field(10.0, "Days between snapshots.", above=0)
+    num_snapshots: int = _field(
+        25, "How many snapshots, counted back from the cut; cover the seasons of the log.", above=0
+    )
+    horizon_days: float = _field(28.0, "Snapshots: how far ahead the targets lie; as long as --window_days.", above=0)
     loss: str = _field(
         "full",
         "full: softmax over all the items of the category (baselines: of the corpus). in_batch: TFRS Retrieval over "
@@ -144,7 +164,12 @@ class TrainConfig:
         "(in_batch, which has no repeat term and no item statistics).",
         ("full", "in_batch"),
     )
-    small_category: int = _field(64, "loss=in_batch: up to this many items a category is scored whole.", hidden=True)
+    small_category: int = _field(
+        64,
+        "loss=in_batch: up to this many items a category is scored whole. 64 in every result of the paper's form.",
+        hidden=True,
+        least=0,
+    )
     in_context: bool = _field(
         True,
         "One category per batch (the paper). False: mixed batches, the ablation. Measured with loss=in_batch: "
@@ -160,34 +185,47 @@ class TrainConfig:
         "repeat_term: weight of a second loss, the same softmax without the repeat term, of a user vector that serves "
         "training alone. Targets that the repeat term explains give the towers no gradient; this loss restores it. 0: "
         "none. Measured: 0.3 against 0 gains 0.003 of novel recall@100.",
+        least=0,
     )
     batch_size: int = _field(
         256,
         "Examples in a batch, at most; fewer where the category is large or short. Small batches learn more per pass, "
         "large ones are quicker and give loss=in_batch its negatives.",
+        above=0,
     )
     max_logits: int = _field(
-        4_000_000, "loss=full, and baselines: a batch has at most (baselines: about) this many scores; bounds memory."
+        4_000_000,
+        "loss=full, and baselines: a batch has at most (baselines: about) this many scores; bounds memory.",
+        above=0,
     )
-    epochs: int = _field(1, "Passes over the examples, at most.")
-    interest_epochs: int = _field(4, "Passes over the snapshots for the learned interest score; 0: eq. 3 alone.")
+    epochs: int = _field(1, "Passes over the examples, at most. Measured: what --examples names.", above=0)
+    interest_epochs: int = _field(
+        4,
+        "Passes over the snapshots for the learned interest score; 0: eq. 3 alone, at the cost that --interest names.",
+        least=0,
+    )
     learning_rate: float = _field(
         3e-3,
         "Peak learning rate of AdamW; warmed up, then decayed along a cosine. Measured: the baselines gain 0.008 to "
         "0.037 of recall@100 over 1e-3.",
+        above=0,
     )
     patience: int = _field(
         1,
         "cut=validation, or --validation_users: stop after this many epochs without a better MRR on the validation "
         "window.",
+        least=0,
     )
     history_folds: int = _field(
         4,
         "user_context: a history's token is read through an SVD fitted without the users of its fold, one of so many; "
         "the first events of the history decide the fold. An export holds as many tables of --svd_dim numbers per "
         "item. 0: through the SVD of all, which saw the user's future in training and the user's past in requests.",
+        least=0,
     )
-    seed: int = _field(1, "Seed of weights, order, dropout: same seed, same run; on a GPU, to rounding.")
+    seed: int = _field(
+        1, "Seed of weights, order, dropout: same seed, same run; on a GPU, to rounding.", least=0, most=2**32 - 1
+    )
     mixed_precision: bool = _field(
         False, "Compute the Transformer in bfloat16: for a GPU. Changes speed, results slightly.", hidden=True
     )
@@ -201,6 +239,7 @@ class TrainConfig:
         "Search all histories once, before the first epoch, and keep their tokens where they fill at most so many "
         "gigabytes (80 bytes a token; 8 to 16 with subsequence=events: complete_journey's demo takes 0.3); else, or at "
         "0, every batch searches its own. Changes speed and memory alone.",
+        least=0,
     )
     device_input: bool = _field(
         False,
@@ -209,104 +248,16 @@ class TrainConfig:
         "bucketed more coarsely and come in another order. Measured: 1.58 million examples a second on one H100.",
         hidden=True,
     )
-    steps_per_call: int = _field(16, "device_input: steps that one call to the device makes.", hidden=True)
+    steps_per_call: int = _field(16, "device_input: steps that one call to the device makes.", hidden=True, above=0)
     batches_per_step: int = _field(
         1,
         "device_input: batches, each of its own category, whose mean gradient makes one step: fills a GPU without "
         "padding small categories. Changes results as a larger batch does.",
         hidden=True,
+        above=0,
     )
-    checkpoint_every_s: float = _field(120.0, "Seconds between checkpoints within an epoch.", hidden=True)
+    checkpoint_every_s: float = _field(120.0, "Seconds between checkpoints within an epoch.", hidden=True, above=0)
     run_dir: str = _field("runs/default", "Where the run leaves config.json, checkpoints, TensorBoard and metrics.")
-
-
-@dataclasses.dataclass(frozen=True)
-class RetrievalConfig:
-    """How a request picks interests and merges their lists (multi-context retrieval)."""
-
-    interest: str = _field(
-        "learned",
-        "Interest score. paper: eq. 3, sum of weight / max(days, floor). learned: the "
-        "expected number of items that the user will take, over all categories, seen or not. Measured: recall@100 of "
-        "the best 20 interests 0.251 (learned), 0.236 (paper).",
-        ("learned", "paper"),
-    )
-    day_floor: float = _field(
-        1.0, "Eq. 3: days are at least this. Measured: 0.1, 1 and 7 differ by at most 0.005.", hidden=True
-    )
-    num_interests: int = _field(
-        20,
-        "N: interests drawn and searched per request. Measured: recall@100 0.158 (5), 0.251 (20), 0.293 (60), 0.297 "
-        "(all 302).",
-    )
-    top_interests: int = _field(
-        20,
-        "M: the best interests that the N are drawn from. Paper: 5 of 20; N = M: the best. Measured: recall@100 0.251 "
-        "(20 of 20), 0.132 (20 of 60).",
-    )
-    search: str = _field(
-        "category",
-        "Where the user vector of an interest searches. category: its own items (the paper). corpus: all items, "
-        "merged raw or in turn; the ablation of in-context retrieval, in evaluation alone.",
-        ("category", "corpus"),
-        hidden=True,
-    )
-    merge: str = _field(
-        "calibrated",
-        "How the lists of the interests become one. calibrated: log p(category | user) "
-        "+ log softmax of the item within its category; raw: inner products; quota: k split by the "
-        "interest score; round_robin: the best of each in turn. Measured: recall@100 0.251, 0.243, 0.237, 0.230.",
-        ("calibrated", "raw", "quota", "round_robin"),
-    )
-    max_k: int = _field(
-        10_000, "Longest list that a request to the export may ask for; more is refused: memory and time grow with k."
-    )
-    max_candidates: int = _field(
-        32_000_000,
-        "Most candidates of one call to the export: rows x interests x k (1000 or more an interest), and rows x "
-        "categories x 30; more is refused before memory is allocated. The default takes about a gigabyte.",
-        hidden=True,
-    )
-    max_values: int = _field(
-        4_000_000,
-        "Most values in one column of a call to the export, rows x the longest row, padding included: histories, lists "
-        "of items and categories; more is refused.",
-        hidden=True,
-    )
-    strict: bool = _field(
-        False,
-        "The export refuses a request that names a category, or an item to leave out, which the model does not know. "
-        "By default it answers, and the answer names what it did not know.",
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class IndexConfig:
-    """How an export searches a category."""
-
-    index: str = _field(
-        "packed",
-        "packed: exact search of every category, runs on stock TensorFlow Serving. auto: a "
-        "ScaNN searcher for each category of at least --scann_min_items items, exact search elsewhere. scann: a "
-        "ScaNN searcher for every category of at least 16 items. What holds searchers needs ScaNN's operations "
-        "to be served. Measured: results/bench_index.json.",
-        ("packed", "auto", "scann"),
-    )
-    scann_min_items: int = _field(
-        20_000,
-        "index=auto: from this many items on a category gets a searcher. Measured: 20000 pays for single requests; "
-        "batches of a hundred gain from about 3000. Changes speed, and results within --scann_recall.",
-    )
-    scann_recall: float = _field(
-        0.95,
-        "Recall@100 against exact search that each searcher must reach on held-out queries. auto: a category "
-        "that misses it is searched exactly; scann: its searcher scores every item.",
-    )
-    partition_sample: int = _field(
-        1024,
-        "Items drawn per searched category to estimate its log-partition; a smaller category is summed exactly.",
-        hidden=True,
-    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -60,6 +60,7 @@ class DataConfig:
         24.0,
         "event_log: a basket that spans more hours than this is not one point in time; see --long_baskets.",
         hidden=True,
+        above=0,
     )
     long_baskets: str = _field(
         "cut",
@@ -90,4 +91,5 @@ class DataConfig:
         28.0,
         "Length in days of the validation window and of the test window: test is the "
         "last of the log, validation the one before.",
+        above=0,
     )

@@ -114,7 +114,7 @@ def _open_streams() -> None:
 
 
 def _end_of_pipe() -> int:
-    """The reader of the output has left, as `| head` does: nothing is wrong, and nobody is there to be told."""
+    """The reader of the output has left, as `| head` does: nothing is wrong."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered goes nowhere, without a word at the exit
     return 128 + signal.SIGPIPE
 

@@ -55,7 +55,8 @@ def help_text(description: str, of_command: Iterable[Any], sections: Collection[
 
 def _describe(flag: Any) -> str:
     name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
-    default = f" (default: {flag.default_as_str})" if flag.default not in (None, "", []) else ""
+    shown = str(flag.default_as_str).strip("'")
+    default = f" (default: {shown})" if flag.default not in (None, "", []) else ""
     width = max(40, min(120, shutil.get_terminal_size().columns))
     text = f"{name}: {flag.help}{default}"
     return textwrap.fill(text, width, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)

@@ -1,1 +1,1 @@
-"""Lives in memory: loading, splits, hard search, examples and batches."""
+"""From a log to batches: vocabularies, hard search, and what the recipe adds to the paper."""

@@ -1,7 +1,7 @@
 """What became of every row of a log: read, left out by reason, merged, kept. Imports no TensorFlow.
 
-The counts of a log are a flat dictionary. Those of `CHAIN` add up: rows = left out + merged + kept. Those of `BESIDE`
-tell of users and baskets and belong to no sum.
+The counts of a log are a flat dictionary. Those of `CHAIN` add up: rows = left out + merged + kept. Those of
+`OTHER_COUNTS` are of users and baskets and belong to no sum.
 """
 
 from collections.abc import Mapping
@@ -34,11 +34,19 @@ MAX_BASKET_S = "max_basket_s"
 USERS_LEFT_OUT = "users_left_out"
 USERS_WITHOUT_EVENTS = "users_without_events"
 
-BESIDE = (BASKETS, LONG_BASKETS, CUT_BASKETS, LONGEST_BASKET_S, MAX_BASKET_S, USERS_LEFT_OUT, USERS_WITHOUT_EVENTS)
+OTHER_COUNTS = (
+    BASKETS,
+    LONG_BASKETS,
+    CUT_BASKETS,
+    LONGEST_BASKET_S,
+    MAX_BASKET_S,
+    USERS_LEFT_OUT,
+    USERS_WITHOUT_EVENTS,
+)
 
 
 def close(counts: Mapping[str, int], in_basket: np.ndarray, keep: np.ndarray) -> dict[str, int]:
-    """The counts of a source with what merging adds, in order; what did not happen is told of merging alone.
+    """The counts of a source and of merging, in order; counts of 0 are left out, except for rows, merged and kept.
 
     Args:
       counts: rows and the reasons to leave them out; without rows, the events are all that was read.
@@ -51,9 +59,8 @@ def close(counts: Mapping[str, int], in_basket: np.ndarray, keep: np.ndarray) ->
     closed["same_second"] = len(in_basket) - baskets - (len(keep) - kept_in_basket)
     closed[KEPT] = len(keep)
     always = (ROWS, *MERGED, KEPT)
-    told = [name for name in (*CHAIN, *BESIDE) if name in always or closed.get(name)]
     assert adds_up(closed), closed
-    return {name: int(closed[name]) for name in told}
+    return {name: int(closed[name]) for name in (*CHAIN, *OTHER_COUNTS) if name in always or closed.get(name)}
 
 
 def adds_up(counts: Mapping[str, int]) -> bool:
@@ -62,7 +69,7 @@ def adds_up(counts: Mapping[str, int]) -> bool:
 
 
 def describe(counts: Mapping[str, int]) -> str:
-    """The chain in one line; empty where nobody counted.
+    """The chain in one line; empty without counts.
 
     >>> describe({"rows": 1234, "unknown_item": 30, "same_basket": 0, "same_second": 4, "kept": 1200})
     '1,234 rows read = 30 left out, whose item is not in the items table + 4 merged, with the same user, item and \
@@ -73,7 +80,7 @@ second + 1,200 events kept'
 
 
 def lines(counts: Mapping[str, int]) -> list[tuple[int, str]]:
-    """The chain as numbers with words, the first the sum of the others; empty where nobody counted."""
+    """The chain as numbers with words, the first the sum of the others; empty without counts."""
     if ROWS not in counts:
         return []
     left = [(counts[name], f"left out, {why}") for name, why in LEFT_OUT.items() if counts.get(name)]
@@ -82,22 +89,22 @@ def lines(counts: Mapping[str, int]) -> list[tuple[int, str]]:
 
 
 def notes(counts: Mapping[str, int]) -> list[str]:
-    """What the counts tell of baskets and users, one sentence each."""
-    told = [describe_baskets(counts)] if counts.get(LONG_BASKETS) else []
+    """What the counts say of baskets and users, one sentence each."""
+    sentences = [describe_baskets(counts)] if counts.get(LONG_BASKETS) else []
     if counts.get(USERS_LEFT_OUT):
-        told.append(f"{counts[USERS_LEFT_OUT]:,} users have no other events than those left out, and are gone")
+        sentences.append(
+            f"{counts[USERS_LEFT_OUT]:,} users have only events that are left out, so they are left out too"
+        )
     if counts.get(USERS_WITHOUT_EVENTS):
-        told.append(f"{counts[USERS_WITHOUT_EVENTS]:,} users of the users table have no event, and are left out")
-    return told
+        sentences.append(f"{counts[USERS_WITHOUT_EVENTS]:,} users of the users table have no event, and are left out")
+    return sentences
 
 
 def describe_baskets(counts: Mapping[str, int], uncut: str = "kept whole, each at its first time") -> str:
-    """What became of the baskets that last too long, in one sentence; `uncut` says it of those that were not cut."""
+    """What became of the baskets that last too long, in one sentence; `uncut` for those that were not cut."""
     longest, hours = counts[LONGEST_BASKET_S] / 3600, counts[MAX_BASKET_S] / 3600
     span = f"{longest / 24:,.0f} days" if longest >= 48 else f"{longest:,.0f} hours"
-    what = uncut
-    if counts.get(CUT_BASKETS):
-        what = f"cut into {counts[CUT_BASKETS]:,} where they pause"
+    what = f"cut into {counts[CUT_BASKETS]:,} where they pause" if counts.get(CUT_BASKETS) else uncut
     return (
         f"{counts[LONG_BASKETS]:,} of {counts[BASKETS]:,} baskets span more than {hours:g} hours, the longest {span}: "
         f"{what}"

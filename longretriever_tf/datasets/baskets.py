@@ -31,9 +31,9 @@ class CutBaskets(NamedTuple):
 def cut_long_baskets(basket_id: np.ndarray, timestamp: np.ndarray, max_hours: float = MAX_HOURS) -> CutBaskets:
     """Cuts each basket that spans more than `max_hours`: where it pauses, then where it still is too long.
 
-    A receipt number that restarts every day makes one basket of many visits. The visits are told apart by pauses of
-    more than a quarter of `max_hours`; what then still spans more is cut every `max_hours` from its first event. No
-    event is left further than `max_hours` behind the first of its basket, and baskets that are short stay as they are.
+    A receipt number that restarts every day makes one basket of many visits. Pauses of more than a quarter of
+    `max_hours` separate the visits; parts that are still too long are cut every `max_hours` from their first event. No
+    event then lies more than `max_hours` after the first of its basket. Short baskets stay as they are.
 
     Args:
       basket_id: [E] int64, unique across users; -1: no basket.

@@ -1,6 +1,6 @@
-"""Raw event columns to whole histories: the one place where baskets and duplicates become times.
+"""Raw event columns to whole histories: the only code that turns baskets and duplicates into times.
 
-Every source (TFDS builders, MovieLens, worlds made by tests) passes through `build_log`. Imports no TensorFlow.
+Every source (TFDS builders, MovieLens, tests) passes through `build_log`. Imports no TensorFlow.
 """
 
 import dataclasses
@@ -87,7 +87,7 @@ def build_log(
 
 
 def first_of_segments(columns: tuple[np.ndarray, ...], order: np.ndarray) -> np.ndarray:
-    """Places in `order`, which sorts by these columns, where a value of any of them begins, [R] int64."""
+    """Positions in `order`, which sorts by these columns, where a value of any of them begins, [R] int64."""
     is_first = np.arange(len(order)) == 0
     for column in columns:
         ordered = column[order]
@@ -147,7 +147,7 @@ def fill_missing_context(items: ItemTable, context: str) -> ItemTable:
 def fill_missing(column: np.ndarray) -> np.ndarray:
     """The column with `schema.MISSING_CONTEXT` where it is empty, [N] of str.
 
-    A real value of that name stays apart: the filled ones then stand in one more pair of parentheses.
+    If a real value has that name, the filled ones get one more pair of parentheses.
 
     >>> fill_missing(np.array(["tea", "", "(missing)"], dtype=object)).tolist()
     ['tea', '((missing))', '(missing)']

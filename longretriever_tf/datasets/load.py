@@ -16,7 +16,9 @@ def load_log(config: DataConfig) -> LifelongLog:
     With --context=clusters:N its context is still the log's own, "" if it has none; `data.recipe.learned_context`
     makes the clusters.
 
-    Prepared once under `config.data_dir` (seconds to minutes, with a progress bar), read back in seconds afterwards.
+    Prepared once under `config.data_dir` (seconds to minutes, with a progress bar), read back in seconds afterwards:
+    a builder's `source_log` reads the source (`event_log.source.read_event_log` for a user's own tables), and
+    `tfds_builder` writes and reads the records.
 
     Raises:
       UserError: a mistake in the config or the files, or a data_dir that cannot be written.
@@ -41,7 +43,7 @@ def _fill(log: LifelongLog) -> LifelongLog:
 
 
 def own_context(config: DataConfig) -> str:
-    """The column that is the category where --context names none, or asks for clusters and there is one."""
+    """The column that is the category if --context names none, or names clusters and the log has such a column."""
     return _OWN_CONTEXT[config.dataset]
 
 

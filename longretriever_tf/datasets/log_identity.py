@@ -1,4 +1,4 @@
-"""What tells one log from another: a hash of what it holds, and the facts that people recognise it by.
+"""The identity of a log: a hash of its contents, and the facts by which people recognise it.
 
 A run directory keeps it as log.json, so that no other log is taken for the one that the run was trained on.
 """
@@ -124,7 +124,7 @@ def read_identity(run_dir: str) -> LogIdentity | None:
     path = os.path.join(run_dir, LOG_FILE)
     if not os.path.exists(path):
         return None
-    cure = "restore it from a copy; without it, nothing can tell which log the run was trained on"
+    cure = "restore it from a copy; without it, the log that the run was trained on is unknown"
     values: dict[str, Any] = read_json_object(path, cure)
     with explain_damage(path, cure):
         identity = LogIdentity(**values)

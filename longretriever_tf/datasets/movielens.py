@@ -28,9 +28,8 @@ def load_movielens(version: str, data_dir: str) -> LifelongLog:
     movies, _ = _read(f"movielens/{version}-movies", data_dir)
     user_id, first, user_row = np.unique(_ids(ratings["user_id"]), return_index=True, return_inverse=True)
     items, item_row = _item_table(ratings, movies, genre_names)
-    events = build_log.RawEvents(
-        user_row, item_row, ratings["timestamp"].astype(np.int64)
-    )  # shuffled by TFDS; sorted there
+    # TFDS has shuffled the ratings; build_log sorts them.
+    events = build_log.RawEvents(user_row, item_row, ratings["timestamp"].astype(np.int64))
     return build_log.build_log(events, user_id, _profile(ratings, first), items, CONTEXT)
 
 
@@ -54,9 +53,9 @@ def _read(name: str, data_dir: str) -> tuple[dict[str, np.ndarray], list[str]]:
 
 
 def _tuples(lists: list[list[int]]) -> np.ndarray:
-    made = np.empty(len(lists), dtype=object)
-    made[:] = [tuple(values) for values in lists]
-    return made
+    tuples = np.empty(len(lists), dtype=object)
+    tuples[:] = [tuple(values) for values in lists]
+    return tuples
 
 
 def _ids(column: np.ndarray) -> np.ndarray:
@@ -71,7 +70,7 @@ def _item_table(
         np.concatenate([ratings[name], movies[name]]) for name in ("movie_id", "movie_title", "movie_genres")
     )
     item_id, first, row = np.unique(_ids(raw), return_index=True, return_inverse=True)
-    genres = [[genre_names[number] for number in numbers[place]] for place in first]
+    genres = [[genre_names[number] for number in item_numbers] for item_numbers in numbers[first]]
     features = {
         "genre": as_text(names[0] if names else "" for names in genres),
         "genres": as_text("|".join(names) for names in genres),
@@ -81,12 +80,12 @@ def _item_table(
 
 def _profile(ratings: dict[str, np.ndarray], first: np.ndarray) -> dict[str, np.ndarray]:
     """Profile columns [U] of str from the first rating of each user."""
-    made = {}
+    profile = {}
     if "user_gender" in ratings:
-        made["gender"] = as_text("male" if is_male else "female" for is_male in ratings["user_gender"][first])
+        profile["gender"] = as_text("male" if is_male else "female" for is_male in ratings["user_gender"][first])
     if "bucketized_user_age" in ratings:
         ages = ratings["bucketized_user_age"][first].astype(int).tolist()
-        made["age"] = as_text(_AGES.get(age, str(age)) for age in ages)
+        profile["age"] = as_text(_AGES.get(age, str(age)) for age in ages)
     if "user_occupation_text" in ratings:
-        made["occupation"] = ratings["user_occupation_text"][first]
-    return made
+        profile["occupation"] = ratings["user_occupation_text"][first]
+    return profile

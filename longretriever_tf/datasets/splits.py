@@ -87,33 +87,3 @@ def whole_log_cuts(timestamp: np.ndarray) -> Cuts:
         raise UserError("the log holds no events; expected at least one user with events")
     end = int(timestamp.max())
     return Cuts(validation_start=end + 1, test_start=end + 1, end=end)
-
-
-def require_users(offset: np.ndarray, timestamp: np.ndarray, cuts: Cuts, split: str) -> int:
-    """Counts the users whom `split` can judge: with events before its window and within it.
-
-    Args:
-      offset: user u owns events `offset[u]:offset[u + 1]`, [U + 1] int64.
-      timestamp: [E] int64, ascending within a user.
-
-    Raises:
-      UserError: there are none (zero users after the split).
-    """
-    start, stop = cuts.window_of(split)
-    has_events = np.diff(offset) > 0
-    begin, last = offset[:-1][has_events], offset[1:][has_events] - 1
-    # A history ascends in time: its first event tells of the past, and the count of events in the window of the
-    # present.
-    in_window = np.concatenate([[0], np.cumsum((timestamp >= start) & (timestamp < stop))])
-    has_past = timestamp[begin] < start
-    num_users = int(np.sum(has_past & (in_window[last + 1] > in_window[begin])))
-    if num_users == 0:
-        raise UserError(
-            f"zero users after the split: of {len(begin)} users with events, {int(has_past.sum())} have one before the "
-            f"{split} window (starts {_date(start)}) and none has one within it too; change --window_days"
-        )
-    return num_users
-
-
-def _date(second: int) -> str:
-    return str(np.datetime64(second, "s")).replace("T", " ")

@@ -1,7 +1,7 @@
 """What every lifelong TFDS builder shares: record features, writing records, reading them back in columns.
 
 Two configs each: `users`, one record per user with profile and whole history, and `items`, one record per item. One
-split, `log`, since the split into train, validation and test is global in time and made later (TFDS reserves the name
+split, `log`, since the split into train, validation and test is global in time and comes later (TFDS reserves the name
 `all`, which reads it too).
 """
 
@@ -118,7 +118,7 @@ class LifelongBuilder(tfds.core.GeneratorBasedBuilder):
         return self.make_info(record_features(self.layout(), self.kind))
 
     def make_info(self, features: tfds.features.FeaturesDict) -> tfds.core.DatasetInfo:
-        """What TFDS keeps beside the records; the counts of the log join it as `metadata.json`."""
+        """The description that TFDS stores with the records; the counts of the log are its `metadata.json`."""
         return self.dataset_info_from_configs(features=features, metadata=tfds.core.MetadataDict())
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def read_log(users: LifelongBuilder, items: LifelongBuilder, context: str) -> Li
     order = np.argsort(user_id, kind="stable")
     start = np.cumsum(length) - length
     offset = np.concatenate([[0], np.cumsum(length[order])]).astype(np.int64)
-    event = np.arange(offset[-1]) + np.repeat(start[order] - offset[:-1], length[order])  # new place -> old, [E]
+    event = np.arange(offset[-1]) + np.repeat(start[order] - offset[:-1], length[order])  # new position -> old, [E]
     item_row, timestamp, basket_id, weight = (np.concatenate(parts)[event] for parts in zip(*histories, strict=True))
     profile = {name: np.concatenate([part[name] for part in profiles])[order] for name in profiles[0]}
     counts = dict((users.info.metadata or {}).get(_COUNTS, {}))
@@ -183,7 +183,7 @@ def _row_finder(item_id: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Rows [n] int32 of ids as the records hold them, all among `item_id` (sorted): text as bytes."""
     if not is_text(item_id):
         return lambda ids: np.searchsorted(item_id, ids).astype(np.int32)
-    # Hashed, for every event of the log asks.
+    # A dictionary, since every event of the log looks its item up.
     row_of = {raw.encode("utf-8"): row for row, raw in enumerate(item_id.tolist())}
     return lambda ids: np.fromiter(map(row_of.__getitem__, ids.tolist()), np.int32, len(ids))
 

@@ -1,4 +1,4 @@
-"""Preparing a TFDS dataset once: aside and renamed, with nothing on stdout, and errors that a user can mend."""
+"""Preparing a TFDS dataset once, with nothing on stdout and with errors that name the cure."""
 
 import contextlib
 import glob
@@ -113,9 +113,9 @@ def explain_damaged_records(data_dir: str, name: str, reads_records: bool = True
     except UserError:
         raise
     except damage as error:
-        place = os.path.join(os.path.expanduser(data_dir) or str(tfds.core.constants.DATA_DIR), name)
+        folder = os.path.join(os.path.expanduser(data_dir) or str(tfds.core.constants.DATA_DIR), name)
         raise UserError(
-            f"the prepared data under {place} are damaged ({first_line(error)}): delete that folder and run the same "
+            f"the prepared data under {folder} are damaged ({first_line(error)}): delete that folder and run the same "
             "command again, which prepares them anew"
         ) from error
 
@@ -144,6 +144,6 @@ def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
 
 
 def _read_info(builder: tfds.core.DatasetBuilder) -> None:
-    """What the records hold, for a builder that was made before another process had prepared them."""
+    """What the records hold, for a builder created before another process had prepared them."""
     if not builder.info.splits:
         builder.info.read_from_directory(builder.data_dir)

@@ -76,7 +76,7 @@ class HistoryMeasures:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """What an evaluation window asks for: the distinct items that a user takes in it.
+    """The targets of an evaluation window: the distinct items that a user takes in it.
 
     A pair (user, item) counts as a target if the user has a history before the window and the item an event before it.
 
@@ -178,7 +178,7 @@ def _count_earlier(timestamp: np.ndarray, start: np.ndarray, length: np.ndarray)
 
 
 def measure_windows(log: LifelongLog, contexts: Contexts, cuts: Cuts, day_floor: float) -> dict[str, Window]:
-    """The validation and the test window by name, each asked with all that lies before it as history."""
+    """The validation and the test window by name; the history of each is everything before it."""
     return {split: measure_window(log, contexts, *cuts.window_of(split), day_floor) for split in SPLITS}
 
 

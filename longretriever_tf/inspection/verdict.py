@@ -8,7 +8,7 @@ from longretriever_tf.inspection.statistics import Statistics
 GO, GO_WITH, STOP = "go on", "go on with these flags", "don't"
 
 _WINDOWS = (28.0, 21.0, 14.0, 7.0, 5.0, 3.0, 2.0, 1.0, 0.5, 0.25)
-"""Days of a window to propose, where the one that was asked for does not fit."""
+"""Window lengths in days to propose if the configured one does not fit."""
 
 _MANY = 60
 """Interests to search where the first 20 hold too few of the targets."""
@@ -44,7 +44,7 @@ def decide(statistics: Statistics, config: Config) -> Verdict:
 
     Args:
       statistics: `history_statistics`, with `contexts`.
-      config: what the user asked for; a flag that is already given is not proposed.
+      config: the user's; a flag that it already sets is not proposed.
     """
     stops = [*_left_out(statistics), *_no_histories(statistics), *_no_targets(statistics)]
     if stops:

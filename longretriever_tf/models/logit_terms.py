@@ -1,7 +1,7 @@
 """What the recipe adds to the logits of eq. 2, term by term. Each is switched by a flag, and none is in the paper.
 
 item bias       --item_stats         a learned bias and weighted statistics of the item, whoever asks
-repeat term     --copy               a logit for each token, added to the logit of the token's own item
+repeat term     --repeat_term        a logit for each token, added to the logit of the token's own item
 availability    --loss=full          items that nobody had taken before the request do not compete
 vector head     --vector_loss_weight a second loss without the repeat term (`models.retriever`)
 """

@@ -1,1 +1,1 @@
-"""Plots of figures: series of numbers, and what draws them. Imports no TensorFlow; matplotlib where it draws."""
+"""Plots: series of numbers, and what draws them. Imports no TensorFlow; matplotlib where it draws."""

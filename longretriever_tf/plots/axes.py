@@ -26,7 +26,7 @@ _FEW = 30  # points of a line: so few are marked
 
 @dataclasses.dataclass(frozen=True)
 class Palette:
-    """Colours of a drawing, by role. Beside the hues, series differ by marker: not everybody tells colours apart."""
+    """Colours of a drawing, by role. Series also differ by marker, for readers who cannot tell colours apart."""
 
     ink: str
     soft: str
@@ -71,11 +71,11 @@ def _draw_bars(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette) -
     """Horizontal, the first on top: names stay readable."""
     del hues  # the first bar stands out, the others are alike
     (series,) = panel.series
-    place = np.arange(len(series.y))
+    position = np.arange(len(series.y))
     y = np.array(series.y)
-    ax.barh(place, y, height=0.62, color=[palette.hues[0] if i == 0 else palette.hues[9] for i in place])
-    _whiskers(ax, place, series.y, series.low, series.high, palette.ink)
-    ax.set_yticks(place, panel.ticks, color=palette.ink)
+    ax.barh(position, y, height=0.62, color=[palette.hues[0] if i == 0 else palette.hues[9] for i in position])
+    _whiskers(ax, position, series.y, series.low, series.high, palette.ink)
+    ax.set_yticks(position, panel.ticks, color=palette.ink)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(panel.y_label)
@@ -88,38 +88,33 @@ def _draw_bars(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette) -
         ax.annotate(f"{value:.4f}", (end, i), (4, 0), textcoords="offset points", va="center", fontsize=8.5)
 
 
-def _whiskers(ax: Axes, place: np.ndarray, y: tuple[float, ...], low: tuple, high: tuple, color: str) -> None:
+def _whiskers(ax: Axes, position: np.ndarray, y: tuple[float, ...], low: tuple, high: tuple, color: str) -> None:
     middle, under, over = np.array(y), np.array(low), np.array(high)
     kept = np.isfinite(under) & np.isfinite(over)
     errors = np.stack([(middle - under)[kept], (over - middle)[kept]])
     errors = np.maximum(errors, 0.0)
-    ax.errorbar(middle[kept], place[kept], xerr=errors, fmt="none", ecolor=color, elinewidth=1.0, capsize=0)
+    ax.errorbar(middle[kept], position[kept], xerr=errors, fmt="none", ecolor=color, elinewidth=1.0, capsize=0)
 
 
 def _draw_points(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette) -> None:
     count = len(panel.series)
     step = min(0.1, 0.5 / max(count, 1)) if any(series.low for series in panel.series) else 0.0  # whiskers need room
     for i, series in enumerate(panel.series):
-        place = np.array(series.x) + (i - (count - 1) / 2) * step
+        position = np.array(series.x) + (i - (count - 1) / 2) * step
         y = np.array(series.y)
         color = palette.hues[hues[series.label]]
         known = np.isfinite(y)
-        style: dict[str, Any] = {
-            "linestyle": "-" if len(panel.ticks) > 2 else "none",
-            "linewidth": 1.2,
-            "markersize": 4.5,
-        }
-        ax.plot(place[known], y[known], marker=MARKERS[hues[series.label]], color=color, **style)
+        style, marker = "-" if len(panel.ticks) > 2 else "none", MARKERS[hues[series.label]]
+        ax.plot(position[known], y[known], linestyle=style, marker=marker, color=color, lw=1.2, ms=4.5)
         if series.low:
             low, high = np.array(series.low), np.array(series.high)
             bounded = np.isfinite(low) & np.isfinite(high)
-            ax.vlines(place[bounded], low[bounded], high[bounded], color=color, linewidth=1.2)
+            ax.vlines(position[bounded], low[bounded], high[bounded], color=color, linewidth=1.2)
     ax.set_xticks(range(len(panel.ticks)), panel.ticks)
     ax.grid(axis="x", visible=False)
     ax.set_xlim(-0.5, len(panel.ticks) - 0.5)
     ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]) if ax.get_ylim()[0] < 0 else 0.0)
-    ax.set_xlabel(panel.x_label)
-    ax.set_ylabel(panel.y_label)
+    ax.set(xlabel=panel.x_label, ylabel=panel.y_label)
     ax.yaxis.set_major_locator(MaxNLocator(5))
 
 
@@ -128,8 +123,7 @@ def _draw_lines(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette) 
         hue = hues[series.label]
         marker = MARKERS[hue] if len(series.x) <= _FEW else ""
         ax.plot(series.x, series.y, marker=marker, markersize=4.0, color=palette.hues[hue], linewidth=1.2)
-    ax.set_xlabel(panel.x_label)
-    ax.set_ylabel(panel.y_label)
+    ax.set(xlabel=panel.x_label, ylabel=panel.y_label)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
@@ -141,16 +135,12 @@ def _draw_loglog(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette)
     ax.plot(ends, ends, color=palette.soft, linewidth=1.0, linestyle=(0, (4, 3)))
     for series in panel.series:
         hue = hues[series.label]
-        style: dict[str, Any] = {"linewidth": 1.2, "markersize": 4.0}
-        ax.plot(series.x, series.y, marker=MARKERS[hue], color=palette.hues[hue], **style)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+        ax.plot(series.x, series.y, marker=MARKERS[hue], markersize=4.0, color=palette.hues[hue], linewidth=1.2)
+    ax.set(xscale="log", yscale="log", xlabel=panel.x_label, ylabel=panel.y_label)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(LogLocator(10))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_locator(NullLocator())
-    ax.set_xlabel(panel.x_label)
-    ax.set_ylabel(panel.y_label)
 
 
 _DRAWERS = {"bars": _draw_bars, "points": _draw_points, "lines": _draw_lines, "loglog": _draw_loglog}

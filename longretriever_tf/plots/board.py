@@ -9,7 +9,7 @@ from longretriever_tf.common.files import explain_os_errors
 
 
 def read_scalars(directory: str) -> dict[str, list[tuple[float, float]]]:
-    """Scalars of a TensorBoard directory by tag: (step, value), by step; a step told twice keeps the later value.
+    """Scalars of a TensorBoard directory by tag: (step, value), by step; of two values of a step the later counts.
 
     An event file is records of (length uint64, its crc, payload, its crc); the reader stops at a record cut short, as
     a kill leaves it, or damaged.
@@ -18,7 +18,7 @@ def read_scalars(directory: str) -> dict[str, list[tuple[float, float]]]:
     from tensorboard.compat.proto import event_pb2  # protobuf alone: no TensorFlow
     from tensorboard.util import tensor_util
 
-    found: dict[str, dict[float, float]] = {}
+    scalars: dict[str, dict[float, float]] = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(directory), "events.out.tfevents.*"))):
         with open(path, "rb") as file:
             content = file.read()
@@ -36,16 +36,16 @@ def read_scalars(directory: str) -> dict[str, list[tuple[float, float]]]:
                 if value.WhichOneof("value") == "tensor":
                     number = tensor_util.make_ndarray(value.tensor)
                     if number.ndim == 0 and number.dtype.kind == "f":
-                        found.setdefault(value.tag, {})[float(event.step)] = float(number)
-    return {tag: sorted(points.items()) for tag, points in found.items()}
+                        scalars.setdefault(value.tag, {})[float(event.step)] = float(number)
+    return {tag: sorted(points.items()) for tag, points in scalars.items()}
 
 
 def write_image(directory: str, tag: str, png: bytes, step: int = 0) -> None:
     """Adds a PNG to a TensorBoard directory, where its Images tab shows it under `tag`.
 
     Args:
-      directory: of the events; made if need be.
-      tag: say "report/training"; a later picture of the same tag and step stands beside the earlier.
+      directory: of the events; created if need be.
+      tag: for example "report/training"; a later picture of the same tag and step is shown next to the earlier.
       png: the file's bytes.
       step: where on TensorBoard's slider.
 

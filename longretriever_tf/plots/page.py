@@ -15,18 +15,7 @@ PRINT = Palette(
     "#1d2329",
     "#4d5862",
     "#e1e6ea",
-    (
-        "#1f62ad",
-        "#cf5c12",
-        "#2f8257",
-        "#8a4fb0",
-        "#b5476a",
-        "#2a8c98",
-        "#9a7400",
-        "#54669a",
-        "#7a5a45",
-        "#7d8a96",
-    ),
+    ("#1f62ad", "#cf5c12", "#2f8257", "#8a4fb0", "#b5476a", "#2a8c98", "#9a7400", "#54669a", "#7a5a45", "#7d8a96"),
 )
 """The colours of the report of `reproduce` on white."""
 
@@ -42,12 +31,12 @@ def draw_page(title: str, panels: Sequence[Panel], note: str = "", columns: int 
       title: one line above all.
       panels: one at least; series of one label have one colour and marker throughout.
       note: one line below all.
-      columns: panels beside each other, at most.
+      columns: panels in a row, at most.
     """
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
     hues = hues_of(tuple(panels), PRINT)
-    shares = any(len(panel.series) > 1 for panel in panels)  # else titles say all
+    shares = any(len(panel.series) > 1 for panel in panels)  # else titles suffice
     legend_rows = math.ceil(len(hues) / _PER_LEGEND_ROW) if shares else 0
     height = _HEIGHT * rows + _LEGEND_ROW * legend_rows + 0.8
     with rc_context(style_of(PRINT)):
@@ -67,7 +56,7 @@ def draw_page(title: str, panels: Sequence[Panel], note: str = "", columns: int 
                 handles=keys,
                 loc="outside lower left",
                 ncols=_PER_LEGEND_ROW,
-                title=note,  # beside a label below all it would be drawn over it
+                title=note,  # a label below all would cover it
                 title_fontsize=9,
                 alignment="left",
             )

@@ -1,4 +1,4 @@
-"""The numbers of a plot, ready to draw: series, panels, and how figures are grouped into them. Imports no TensorFlow.
+"""The numbers of a plot, ready to draw: series, panels, and how values are grouped into them. Imports no TensorFlow.
 
 Intervals are 95%, over users unless said otherwise.
 """
@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 
 MIN_PAIRS = 100
-"""Of a point of a calibration curve: fewer tell nothing."""
+"""Of a point of a calibration curve; fewer are too noisy."""
 
 _Z = 1.96  # of a normal 95% interval
 _BINS = 5
@@ -30,8 +30,8 @@ class Panel:
     """One pair of axes.
 
     Attributes:
-      kind: "bars" (x are places in `ticks`), "points" (likewise, joined), "lines" (x are numbers) or "loglog".
-      ticks: names of the places.
+      kind: "bars" (x are indices of `ticks`), "points" (likewise, joined), "lines" (x are numbers) or "loglog".
+      ticks: names of the points.
     """
 
     title: str
@@ -52,10 +52,10 @@ def ratio_interval(hits: np.ndarray, group: np.ndarray) -> tuple[float, float, f
     """
     if not len(hits):
         return np.nan, np.nan, np.nan
-    _, place = np.unique(group, return_inverse=True)
-    size = np.bincount(place)
+    _, index = np.unique(group, return_inverse=True)
+    size = np.bincount(index)
     mean = hits.mean()
-    error = np.sqrt(np.sum((np.bincount(place, hits) - mean * size) ** 2)) / size.sum()
+    error = np.sqrt(np.sum((np.bincount(index, hits) - mean * size) ** 2)) / size.sum()
     return float(mean), float(mean - _Z * error), float(mean + _Z * error)
 
 
@@ -67,32 +67,32 @@ def quantile_bins(values: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """
     cuts = np.unique(np.quantile(values, np.arange(1, _BINS) / _BINS, method="higher"))
     cuts = cuts[cuts > values.min()]
-    place = np.searchsorted(cuts, values, side="right")
+    bins = np.searchsorted(cuts, values, side="right")
     starts = np.concatenate([[values.min()], cuts]).astype(np.int64)
     stops = np.concatenate([cuts - 1, [values.max()]]).astype(np.int64)
     names = [str(a) if a == b else f"{a:,}-{b:,}" for a, b in zip(starts, stops, strict=True)]
-    return place, tuple(names)
+    return bins, tuple(names)
 
 
-def bin_means(label: str, hits: np.ndarray, group: np.ndarray, place: np.ndarray, num_bins: int) -> Series:
+def bin_means(label: str, hits: np.ndarray, group: np.ndarray, bins: np.ndarray, num_bins: int) -> Series:
     """The mean of hits [Q] in each bin, with its interval; NaN hits are left out.
 
     Args:
       label: of the series.
       hits: [Q] float64.
       group: [Q] int, the user of each: those of one count as dependent.
-      place: [Q] int64, the bin of each, as `quantile_bins` gives it.
+      bins: [Q] int64, the bin of each, as `quantile_bins` gives it.
       num_bins: how many there are.
     """
     kept = ~np.isnan(hits)
-    hits, group, place = hits[kept], group[kept], place[kept]
-    points = [ratio_interval(hits[place == i], group[place == i]) for i in range(num_bins)]
+    hits, group, bins = hits[kept], group[kept], bins[kept]
+    points = [ratio_interval(hits[bins == i], group[bins == i]) for i in range(num_bins)]
     y, low, high = zip(*points, strict=True)
     return Series(label, tuple(map(float, range(num_bins))), y, low, high)
 
 
 def calibration_series(label: str, tally: np.ndarray) -> Series:
-    """Mean frequency against mean prediction of each bin of a tally; bins of few pairs, or never met, are left out.
+    """Mean frequency against mean prediction of each bin of a tally; bins of few pairs, or without a hit, are left out.
 
     Args:
       label: of the series.

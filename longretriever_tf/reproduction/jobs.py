@@ -19,7 +19,7 @@ from longretriever_tf.common.files import explain_os_errors, write_text_atomical
 from longretriever_tf.reproduction.plan import PLACEHOLDER, Plan
 
 STAMP = "job.json"
-"""What a job leaves beside its output: its key, command, cost, outcome."""
+"""The file in a job's directory that holds its key, command, cost and outcome."""
 
 _IDLE_PARTS = ("reproduction", "reproduce.py", "serving", "serve.py", "doctor.py")
 """Parts of the package that no metric depends on: changing them makes no job stale."""
@@ -29,7 +29,7 @@ _TABLES = ("events", "items", "users")
 
 
 class State(enum.Enum):
-    """Where a job stands."""
+    """The state of a job."""
 
     DONE = "done"
     STARTED = "to resume"
@@ -91,7 +91,7 @@ class Job:
         write_text_atomically(os.path.join(self.directory, STAMP), json.dumps(values, indent=2) + "\n")
 
     def state(self, any_code: bool = False) -> State:
-        """Where it stands.
+        """Its state.
 
         Args:
           any_code: a job that another version of the code finished counts as done if command and flagfiles agree.
@@ -159,8 +159,8 @@ def _job_of_run(plan: Plan, name: str, seed: int) -> str:
 
 
 def _with_key(job: Job, jobs: Mapping[str, Job], work_dir: str) -> Job:
-    """Two hashes, "command-code": of what is asked (wherever the work directory lies) of which tables, and of the code
-    that answers.
+    """Two hashes, "command-code": of command, flagfiles and tables (independent of the work directory), and of the
+    code.
     """
     flags = [flag.replace(work_dir, "") for flag in job.flags]
     texts = _flagfile_texts(job.flags)

@@ -72,7 +72,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """A command asked of finished runs, once per run and seed.
+    """A command that measures finished runs, once per run and seed.
 
     Attributes:
       runs: which.

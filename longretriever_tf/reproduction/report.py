@@ -85,7 +85,7 @@ def make_report(plan: Plan, jobs: Mapping[str, Job], results: Results) -> PlanRe
     """Collects the metrics of all jobs that are done; those that are not are listed with the reason.
 
     Raises:
-      UserError: an output does not hold what the plan asks of it.
+      UserError: an output lacks something that the plan names.
     """
     tables = tuple(_fill(table, results) for table in plan.tables)  # sources are numbered in the order of reading
     statements = tuple(one for comparison in plan.comparisons for one in make_statements(comparison, results))

@@ -170,7 +170,7 @@ def _descend(values: Any, path: str) -> Any:
 
 
 def _part(job: Job, at: str) -> Any:
-    """What stands at a dotted path of a job's output."""
+    """The value at a dotted path of a job's output."""
     values = read_json(job.output)
     for key in filter(None, at.split(".")):
         if not isinstance(values, dict) or key not in values:

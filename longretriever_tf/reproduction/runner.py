@@ -40,11 +40,11 @@ class JobRunner:
     """Runs what is not done yet, in an order that respects needs.
 
     Args:
-      jobs: all the jobs of the plan; what is asked for is among them.
-      work_dir: where they live.
+      jobs: all the jobs of the plan.
+      work_dir: holds their directories.
       parallel: processes at once; the machine's cores are split among them.
-      any_code: what other versions of the code finished counts as done.
-      program: what starts a job's module; its flags follow.
+      any_code: jobs that other versions of the code finished count as done.
+      program: the command of a job's module, without its flags.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class JobRunner:
         """Runs the wanted jobs that are not done; returns why each failed one failed, by name.
 
         Raises:
-          UserError: another process works in the same place.
+          UserError: another process works in the same directory.
           KeyboardInterrupt: stopped; the children were stopped first.
         """
         failed: dict[str, str] = {}

@@ -24,7 +24,7 @@ def write_sample(directory: str | os.PathLike, num_users: int, seed: int) -> Dat
     leaves nothing behind.
 
     Args:
-      directory: made if need be; tables there are replaced.
+      directory: created if need be; tables there are replaced.
       num_users: households, without replacement.
       seed: of the draw.
 

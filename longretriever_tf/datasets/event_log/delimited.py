@@ -30,7 +30,7 @@ _BYTE_ORDER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Unreadable(Exception):
-    """Why a file or a column cannot be read, in words; who knows the file's name makes a UserError of it."""
+    """Why a file or a column cannot be read; callers that know the file's name raise it as a UserError."""
 
 
 class TextFormat(NamedTuple):
@@ -38,7 +38,7 @@ class TextFormat(NamedTuple):
 
     Attributes:
       delimiter: between values, of one or more characters; empty: by the file's ending.
-      quotes: whether a value may stand in double quotes; never with a delimiter of several characters.
+      quotes: whether values may be in double quotes; never with a delimiter of several characters.
       encoding: of the text.
       column_names: of a file without a header; empty: its first row names them.
     """
@@ -80,10 +80,10 @@ class DelimitedFile:
     def _guess(self) -> str:
         with self._open_lines("") as lines:
             first = next((line for line in lines if line.strip()), "")
-        found = [delimiter for delimiter in _GUESSED if delimiter in first]
-        if not found:
+        delimiter = next((delimiter for delimiter in _GUESSED if delimiter in first), "")
+        if not delimiter:
             raise Unreadable("its first line holds none of the usual delimiters: name it, as in --delimiter=';'")
-        return found[0]
+        return delimiter
 
     def _header(self) -> list[str]:
         with self._open_lines(self.delimiter) as lines:
@@ -110,8 +110,8 @@ class DelimitedFile:
         finally:
             csv.field_size_limit(limit)
 
-    def read(self, places: list[int]) -> pa.Table:
-        """The columns at some places of `names`, as text; empty values are null.
+    def read(self, indices: list[int]) -> pa.Table:
+        """The columns at some indices of `names`, as text; empty values are null.
 
         Raises:
           Unreadable: rows of another length, an unclosed quote, bytes that are no text, with the row.
@@ -120,22 +120,22 @@ class DelimitedFile:
         for block in _BLOCKS:
             try:
                 with self._stream(self.delimiter) as stream:
-                    table = self._parse_all(stream, places, block)
+                    table = self._parse_all(stream, indices, block)
             except pa.ArrowInvalid as refusal:
                 error = refusal
                 continue
-            fault, _ = self._find_fault(places) if self._has_quotes and stream.has_quotes else ("", 0)
+            fault, _ = self._find_fault(indices) if self._has_quotes and stream.has_quotes else ("", 0)
             if fault:
                 raise Unreadable(fault)
             return table
-        fault, num_rows = self._find_fault(places)
+        fault, num_rows = self._find_fault(indices)
         if not (fault or num_rows):  # a header that no end of line follows
-            return pa.table({str(place): pa.array([], pa.string()) for place in places})
+            return pa.table({str(index): pa.array([], pa.string()) for index in indices})
         raise Unreadable(fault or " ".join(str(error).split())) from error
 
-    def _parse_all(self, stream: "_CleanBytes", places: list[int], block: int) -> pa.Table:
-        columns = [str(place) for place in range(len(self.names))]
-        wanted = [columns[place] for place in places]
+    def _parse_all(self, stream: "_CleanBytes", indices: list[int], block: int) -> pa.Table:
+        columns = [str(index) for index in range(len(self.names))]
+        wanted = [columns[index] for index in indices]
         skipped = 0 if self._text.column_names else 1
         return pa_csv.read_csv(
             stream,
@@ -153,7 +153,7 @@ class DelimitedFile:
             ),
         )
 
-    def _find_fault(self, places: list[int]) -> tuple[str, int]:
+    def _find_fault(self, indices: list[int]) -> tuple[str, int]:
         """The first row that is not as it should be, in words (empty: all are), and its number, from 1."""
         row = 0 if self._text.column_names else -1  # the header is no row
         with self._open_lines(self.delimiter) as lines:
@@ -162,7 +162,7 @@ class DelimitedFile:
                     if not values:
                         continue
                     row += 1
-                    fault = self._fault_of(values, places)
+                    fault = self._fault_of(values, indices)
                     if fault:
                         return f"row {row} {fault}", row
             except csv.Error as error:
@@ -172,17 +172,17 @@ class DelimitedFile:
                 ), row + 1
         return "", row
 
-    def _fault_of(self, values: list[str], places: list[int]) -> str:
+    def _fault_of(self, values: list[str], indices: list[int]) -> str:
         if len(values) != len(self.names):
             return (
                 f"has {len(values)} values instead of {len(self.names)} (delimiter {self.delimiter!r}): "
                 f"{self._mark.join(values)[:60]!r}"
             )
-        for place in places:
-            if _NOT_UTF8.search(values[place]):
-                shown = values[place].encode("utf-8", "surrogateescape")[:40]
+        for index in indices:
+            if _NOT_UTF8.search(values[index]):
+                shown = values[index].encode("utf-8", "surrogateescape")[:40]
                 return (
-                    f"is not {self._decoder} text in column {self.names[place]!r}: {shown!r}; name the file's own "
+                    f"is not {self._decoder} text in column {self.names[index]!r}: {shown!r}; name the file's own "
                     "encoding, as in --encoding=latin-1"
                 )
         if self._has_quotes and any("\n" in value for value in values):
@@ -191,13 +191,13 @@ class DelimitedFile:
 
     def _swallowed(self, values: list[str]) -> str:
         """Whether a value of several lines holds what looks like rows: lines of as many values as a row has."""
-        for place, value in enumerate(values):
+        for index, value in enumerate(values):
             inner = value.split("\n")[1:]
             if not inner:
                 continue
             counts = [line.count(self.delimiter) for line in inner]
-            are_rows = all(count == len(values) - 1 for count in counts[:-1]) and counts[-1] == place
-            if are_rows and (len(inner) > 1 or place > 1):
+            are_rows = all(count == len(values) - 1 for count in counts[:-1]) and counts[-1] == index
+            if are_rows and (len(inner) > 1 or index > 1):
                 return (
                     f"has a quoted value over {len(inner) + 1} lines that look like rows of their own: is a quote not "
                     "closed? Mend it, or read quotes as plain text by --noquotes"
@@ -230,7 +230,7 @@ class _CleanBytes(io.RawIOBase):
         return len(taken)
 
     def read(self, size: int = -1) -> bytes:
-        """As many bytes as were asked for, fewer at the end alone: pyarrow takes each answer for a block."""
+        """Exactly `size` bytes, fewer only at the end: pyarrow treats each result as a block."""
         parts, length = [self._ready], len(self._ready)
         while not self._is_last and (size < 0 or length < size):
             parts.append(self._next())

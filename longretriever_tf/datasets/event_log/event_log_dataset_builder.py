@@ -51,7 +51,7 @@ def _fingerprint(spec: DataConfig) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _read(fingerprint: str, spec: DataConfig) -> LifelongLog:
-    """One reading for both kinds of records; the fingerprint tells a changed file from the one read."""
+    """One reading for both kinds of records; the fingerprint changes when a file does."""
     del fingerprint
     return source.read_event_log(spec)
 

@@ -106,21 +106,21 @@ def _find(filesystem: fsspec.AbstractFileSystem, root: str) -> tuple[list[str], 
     if kind == "file":
         return [root], True
     if kind == "directory":
-        found = list(_walk(filesystem, root))
-        if not found:
+        files = list(_walk(filesystem, root))
+        if not files:
             raise UserError("the directory holds no data files")
-        return found, False
+        return files, False
     if not _GLOB.search(root):
         raise UserError("no such file or directory")
     fixed = os.path.dirname(root[: _GLOB.search(root).start()])  # type: ignore[union-attr]
-    found = []
+    files = []
     for name in filesystem.glob(root):
         if _is_hidden(name, fixed):
             continue
-        found += [name] if _kind(filesystem, name) == "file" else _walk(filesystem, name)
-    if not found:
+        files += [name] if _kind(filesystem, name) == "file" else _walk(filesystem, name)
+    if not files:
         raise UserError("no file matches")
-    return list(dict.fromkeys(found)), False
+    return list(dict.fromkeys(files)), False
 
 
 def _kind(filesystem: fsspec.AbstractFileSystem, path: str) -> str:

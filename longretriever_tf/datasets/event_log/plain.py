@@ -64,9 +64,9 @@ def _check_text(column: pa.ChunkedArray) -> None:
             chunk.validate(full=True)
         except pa.ArrowInvalid as error:
             raise Unreadable("holds bytes that are not UTF-8 text; write it as text") from error
-        place = pc.index(pc.match_substring(chunk, "\0"), True).as_py()
-        if place >= 0:
-            raise Unreadable(f"{chunk[place].as_py()[:40]!r} in row {start + place + 1} holds a zero byte")
+        index = pc.index(pc.match_substring(chunk, "\0"), True).as_py()
+        if index >= 0:
+            raise Unreadable(f"{chunk[index].as_py()[:40]!r} in row {start + index + 1} holds a zero byte")
         start += len(chunk)
 
 
@@ -104,17 +104,19 @@ def join_parts(parts: list[pa.ChunkedArray], files: Sequence[str]) -> pa.Chunked
     """
     if len({part.type for part in parts}) == 1:
         return pa.chunked_array([chunk for part in parts for chunk in part.chunks], parts[0].type)
-    told = [number for number, part in enumerate(parts) if part.null_count < len(part)]
-    first = told[0] if told else 0
-    for number in told:
+    filled = [i for i, part in enumerate(parts) if part.null_count < len(part)]
+    first = filled[0] if filled else 0
+    for number in filled:
         if _family(parts[number].type) != _family(parts[first].type):
             raise Unreadable(
                 f"is {parts[first].type} in {files[first]} and {parts[number].type} in {files[number]}; "
                 "write all files with one type"
             )
-    for kind in _common_types([parts[number].type for number in told]):
+    for kind in _common_types([parts[number].type for number in filled]):
         try:
-            cast = [parts[n].cast(kind) if n in set(told) else pa.nulls(len(parts[n]), kind) for n in range(len(parts))]
+            cast = [
+                parts[n].cast(kind) if n in set(filled) else pa.nulls(len(parts[n]), kind) for n in range(len(parts))
+            ]
         except pa.ArrowInvalid:
             continue
         chunks = [chunk for part in cast for chunk in (part.chunks if isinstance(part, pa.ChunkedArray) else [part])]

@@ -18,7 +18,7 @@ from longretriever_tf.datasets.event_log.delimited import TextFormat
 from longretriever_tf.datasets.log import ItemTable, LifelongLog
 
 CONTEXT = "category"
-"""The context column unless --context names another, or asks for clusters and the table has no such column."""
+"""The context column, unless --context names another, or names clusters and the table has no such column."""
 
 
 def own_context(spec: DataConfig) -> str:
@@ -81,7 +81,7 @@ def read_event_log(spec: DataConfig, now: float | None = None) -> LifelongLog:
 def read_item_table(spec: DataConfig) -> ItemTable:
     """The items table alone: ids sorted, the context column (missing values filled) and the further features.
 
-    Where the spec asks for clusters, the table may do without a context column.
+    If the spec's context is clusters, the table needs no context column.
 
     Raises:
       UserError: names the file, the column and the value at fault.
@@ -93,7 +93,7 @@ def read_item_table(spec: DataConfig) -> ItemTable:
 
 
 def _settle_context(spec: DataConfig) -> DataConfig:
-    """The spec without the clusters that it asks for, if the table of the items has a column `CONTEXT`."""
+    """The spec without its clusters, if the table of the items has a column `CONTEXT`."""
     if not asks_clusters(spec.context):
         return spec
     try:

@@ -59,7 +59,7 @@ def read_table(source: str, path: str, columns: dict[str, str], text: TextFormat
       text: how its text is written, if it is text.
 
     Raises:
-      UserError: no such file, no rows, a column that is missing or of a type that has no place here, or a file that
+      UserError: no such file, no rows, a column that is missing or of a type that is not supported, or a file that
         cannot be read; names the file, the column and the row.
     """
     located = locate(source, path)
@@ -92,8 +92,8 @@ def _read_file(where: str, located: Located, file: DataFile, columns: dict[str, 
     try:
         opened = _open(located, file, text)
         present = [name for name in columns if name in file.partition and name not in _plain_names(opened.names)]
-        places = _find_columns({n: flag for n, flag in columns.items() if n not in present}, opened.names)
-        table = opened.read(list(places.values()))
+        indices = _find_columns({n: flag for n, flag in columns.items() if n not in present}, opened.names)
+        table = opened.read(list(indices.values()))
     except Unreadable as error:
         raise UserError(f"{where}: {error}") from error
     except UserError:
@@ -104,16 +104,16 @@ def _read_file(where: str, located: Located, file: DataFile, columns: dict[str, 
         if located.is_local:
             raise
         raise UserError(f"{where}: cannot be read: {one_line(error)}") from error
-    made = {}
-    for place, name in enumerate(places):
+    plain = {}
+    for i, name in enumerate(indices):
         try:
-            made[name] = plain_column(table.column(place))
+            plain[name] = plain_column(table.column(i))
         except Unreadable as error:
             raise UserError(f"{where}, column {name!r}: {error}") from error
     for name in present:
         value = pa.scalar(file.partition[name], pa.string())
-        made[name] = pa.chunked_array([pa.repeat(value, table.num_rows)])
-    return pa.table({name: made[name] for name in columns})
+        plain[name] = pa.chunked_array([pa.repeat(value, table.num_rows)])
+    return pa.table({name: plain[name] for name in columns})
 
 
 def _plain_names(names: Sequence[str]) -> list[str]:
@@ -121,36 +121,36 @@ def _plain_names(names: Sequence[str]) -> list[str]:
 
 
 def _find_columns(columns: dict[str, str], names: Sequence[str]) -> dict[str, int]:
-    """The place of each column; spaces around a name in the file, and a byte order mark, do not count.
+    """The index of each column; spaces around a name in the file, and a byte order mark, do not count.
 
     Raises:
-      Unreadable: a column that is missing, or stands there twice.
+      Unreadable: a column that is missing, or is there twice.
     """
-    plain, places, missing = _plain_names(names), {}, []
+    plain, indices, missing = _plain_names(names), {}, []
     for name, flag in columns.items():
-        found = [place for place, given in enumerate(names) if given == name]
-        found = found or [place for place, given in enumerate(plain) if given == name]
-        if len(found) > 1:
-            raise Unreadable(f"column {name!r} ({flag}) stands there {len(found)} times; rename or drop all but one")
-        if found:
-            places[name] = found[0]
+        matches = [i for i, given in enumerate(names) if given == name]
+        matches = matches or [i for i, given in enumerate(plain) if given == name]
+        if len(matches) > 1:
+            raise Unreadable(f"column {name!r} ({flag}) is there {len(matches)} times; rename or drop all but one")
+        if matches:
+            indices[name] = matches[0]
         else:
             missing.append(f"{name!r} ({flag})")
     if missing:
         present = ", ".join(plain[:40]) + (", ..." if len(plain) > 40 else "")
         raise Unreadable(f"no column {', '.join(missing)}; columns present: {present}{_hint(plain)}")
-    return places
+    return indices
 
 
 def _hint(names: Sequence[str]) -> str:
     if len(names) != 1:
         return ""
-    found = next((mark for mark in ("::", ";", "\t", "|", ",") if mark in names[0]), "")
-    return f" (one column: is the delimiter {found!r}? Then add --delimiter={found!r})" if found else ""
+    mark = next((mark for mark in ("::", ";", "\t", "|", ",") if mark in names[0]), "")
+    return f" (one column: is the delimiter {mark!r}? Then add --delimiter={mark!r})" if mark else ""
 
 
 class _Opened(NamedTuple):
-    """A file whose column names are known: `read` gives those at some places."""
+    """A file whose column names are known: `read` returns those at some indices."""
 
     names: list[str]
     read: Any
@@ -162,8 +162,8 @@ def _open(located: Located, file: DataFile, text: TextFormat) -> _Opened:
     if ending in (*_PARQUET, *_ARROW, *_JSON) and text.column_names:
         raise Unreadable(f"a column-names flag ({','.join(text.column_names)}) is for text without a header")
     if not packing:  # a file may be packed, or Parquet, whatever its name says
-        found = _by_content(opener)
-        ending, packing = (ending, found) if found in _PACKED else (found or ending, "")
+        actual = _by_content(opener)
+        ending, packing = (ending, actual) if actual in _PACKED else (actual or ending, "")
     if ending in _PARQUET:
         return _open_parquet(pq.ParquetFile(file.path if located.is_local else opener()))
     if ending in _ARROW:
@@ -182,7 +182,7 @@ def _open(located: Located, file: DataFile, text: TextFormat) -> _Opened:
 
 
 def _endings(path: str) -> tuple[str, str]:
-    """The ending that tells the format, and that of the compression around it, both in small letters."""
+    """The ending of the format, and that of the compression around it, both in lower case."""
     stem, last = os.path.splitext(os.path.basename(path))
     packing = last.lower() if last.lower() in _PACKED else ""
     return (os.path.splitext(stem)[1] if packing else last).lower(), packing
@@ -208,15 +208,15 @@ def _unpack(opener: Any, packing: str) -> Any:
 def _open_parquet(file: pq.ParquetFile) -> _Opened:
     schema = file.schema_arrow
 
-    def read(places: list[int]) -> pa.Table:
-        for place in places:  # before bytes are read for nothing
-            field = schema.field(place)
+    def read(indices: list[int]) -> pa.Table:
+        for i in indices:  # before bytes are read for nothing
+            field = schema.field(i)
             try:
                 plain_column(pa.chunked_array([], field.type))
             except Unreadable as error:
                 raise Unreadable(f"column {field.name!r}: {error}") from error
-        data = file.read(columns=[schema.names[place] for place in places])
-        return data.select([data.schema.get_field_index(schema.names[place]) for place in places])
+        data = file.read(columns=[schema.names[i] for i in indices])
+        return data.select([data.schema.get_field_index(schema.names[i]) for i in indices])
 
     return _Opened(list(schema.names), read)
 
@@ -232,4 +232,4 @@ def _read_arrow(opener: Any) -> pa.Table:
 
 
 def _of_table(table: pa.Table) -> _Opened:
-    return _Opened(list(table.column_names), lambda places: table.select(places))
+    return _Opened(list(table.column_names), table.select)

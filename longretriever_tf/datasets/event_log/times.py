@@ -47,7 +47,7 @@ class Times(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """What is wrong with some rows: which, [N] bool, and how a sentence about them goes on."""
+    """What is wrong with some rows: which ones, [N] bool, and the rest of a sentence about them."""
 
     rows: np.ndarray
     problem: str
@@ -139,8 +139,8 @@ def _unit_faults(numbers: np.ndarray) -> list[Fault]:
     faults = []
     for layout in _LAYOUTS:
         fits = _fits(numbers, layout)
-        # Day, hour and month layouts are also seconds of 1970 and of 2030 to 2036: then all rows must look so, or
-        # stand among seconds of this century.
+        # Numbers of day, hour and month layouts are also seconds of 1970 and of 2030 to 2036: then all rows must have
+        # the layout, or the others must be seconds of this century.
         is_likely = fits.all() or layout in ("%Y%m%d%H%M%S", "%Y%m%d%H%M")
         if layout == "%Y%m%d" and not is_likely:
             is_likely = bool((numbers[~fits] >= 10**9).all())

@@ -23,7 +23,7 @@ class Ease:
     Items without weights follow all others, by popularity.
 
     Args:
-      past: what was known at the cut.
+      past: the events before the cut.
       regularization: above 0.
       max_dense: largest side to invert.
 
@@ -71,7 +71,7 @@ class EaseWithOwn:
     """EASE plus `weight` times the user's own decayed counts, which EASE by itself cannot see.
 
     Attributes:
-      past: what was known at the cut.
+      past: the events before the cut.
       ease: fitted on the same past; several settings may share it.
       decay_days: decay of the counts.
       weight: of the counts.

@@ -1,4 +1,4 @@
-"""The events before a cut as sparse user x item matrices: all that a counting baseline reads. Imports no TensorFlow."""
+"""The events before a cut as sparse user x item matrices, the input of counting baselines. Imports no TensorFlow."""
 
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -12,7 +12,7 @@ from longretriever_tf.evaluation.ground_truth import is_known_before
 
 
 class InteractionMatrix:
-    """What was known at `cut`; nothing at or after it is kept.
+    """The events before `cut`; nothing at or after it is kept.
 
     Args:
       log: the encoded log; events of items outside the vocabulary are ignored.
@@ -47,7 +47,7 @@ class InteractionMatrix:
         scores[own.row, own.col] += np.float32(weight) * own.data
 
     def keep(self, key: Hashable, fit: Callable[[], Any]) -> Any:
-        """What `fit` makes, made once per key: fits that several baselines or settings share live with their past."""
+        """The result of `fit`, computed once per key: several baselines or settings share a fit on one past."""
         if key not in self._kept:
             self._kept[key] = fit()
         return self._kept[key]
@@ -66,7 +66,7 @@ class InteractionMatrix:
 
 
 class LastCallCache:
-    """Remembers the answer to the last users asked: settings that differ in one weight share the work of a chunk.
+    """Keeps the result for the last users: settings that differ in one weight share the work of a chunk.
 
     Args:
       function: from users [B] int64 to an array that callers do not write to.
@@ -78,7 +78,7 @@ class LastCallCache:
         self._answer = np.zeros(0)
 
     def __call__(self, users: np.ndarray) -> np.ndarray:
-        """The function's answer for `users`."""
+        """The function's result for `users`."""
         if self._users is None or not np.array_equal(users, self._users):
             self._users, self._answer = users.copy(), self._function(users)
         return self._answer

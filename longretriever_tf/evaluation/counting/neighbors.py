@@ -1,4 +1,4 @@
-"""Yardsticks of neighborhoods: TIFU-kNN over users, ItemKNN over items. Imports no TensorFlow."""
+"""Neighborhood baselines: TIFU-kNN over users, ItemKNN over items. Imports no TensorFlow."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -18,8 +18,8 @@ _BLOCK = 128  # items compared at once: bounds memory, not results
 def neighbor_mean(past: InteractionMatrix, decay_days: float, num_neighbors: int) -> LastCallCache:
     """Mean decayed counts of each user's nearest users: a function from users [B] to [B, V] float32.
 
-    Near is the cosine of log(1 + decayed count), so that no single staple decides it. The user himself is no neighbor,
-    nor is anyone without a common item, so there may be fewer than `num_neighbors`; of none, the mean is 0.
+    Nearness is the cosine of log(1 + decayed count), so that no single staple decides it. Neighbors are other users
+    with a common item, so there may be fewer than `num_neighbors`; without any, the mean is 0.
     """
     counts = past.counts(decay_days)
     direction = _unit_rows(counts.log1p())
@@ -46,7 +46,7 @@ class TifuKnn:
     took follow by popularity. Decay is exponential in days, where the original decays by groups of baskets.
 
     Attributes:
-      past: what was known at the cut.
+      past: the events before the cut.
       decay_days: decay of the counts.
       alpha: weight of the user's own, 0 to 1.
       neighbors: from `neighbor_mean` with the same decay; settings of another alpha may share it.
@@ -85,8 +85,8 @@ def find_similar(
 ) -> Similar:
     """The nearest items of each item: users in common / (sqrt(takers * takers) + shrinkage).
 
-    The item itself is among its nearest (all of its takers are in common), so a repeat counts as one more sign of
-    history embedding; for novel items that makes no difference.
+    The item itself is among its nearest (all of its takers are in common), so a repeat adds to its score; for novel
+    items that makes no difference.
     """
     item = past.most_taken(max_items)
     taken = past.taken[:, item].tocsc()
@@ -109,7 +109,7 @@ class ItemKnn:
     Items without any sign, and those not compared, follow by popularity.
 
     Args:
-      past: what was known at the cut.
+      past: the events before the cut.
       similar: from `find_similar`.
       num_similar: how many of the nearest count, at most as many as `similar` holds.
     """

@@ -1,4 +1,4 @@
-"""What a sceptic would try first: popularity, popularity in the user's own categories, the user's own items.
+"""The simplest baselines: popularity, popularity in the user's own categories, the user's own items.
 
 Each is fitted on the events strictly before a cut and is a `Scorer`. Decay is exponential throughout: an event of age a
 days counts exp(-a / decay_days), its age measured back from the cut. Imports no TensorFlow.
@@ -41,10 +41,10 @@ class Popularity:
 
 @dataclasses.dataclass(frozen=True)
 class CategoryPopularity:
-    """Popular items of the categories that the user seen.
+    """Popular items of the categories that the user has seen.
 
     score(u, v) = (share of u's past events in v's category) * (v's share of its category's popularity). Items of
-    untouched categories follow after all others, by popularity.
+    unseen categories follow after all others, by popularity.
 
     Attributes:
       log: the encoded log; only events before `cut` are read.
@@ -78,14 +78,14 @@ class CategoryPopularity:
 class OwnItems:
     """The user's own items by decayed count, then all other items by popularity.
 
-    Own items score 1 / (1 + place), the place counted by decayed count, then popularity, then index: the order is exact
-    where a float32 sum of count and popularity would drown one in the other.
+    Own items score 1 / (1 + rank), ranked by decayed count, then popularity, then index: the order is exact where a
+    float32 sum of count and popularity would lose one of them to rounding.
 
     Attributes:
       log: the encoded log; only events before `cut` are read.
       cut: seconds UTC.
       popularity: [V] float64.
-      decay_days: decay of the user's own events, which outlive fashion: slower than that of popularity.
+      decay_days: decay of the user's own events, slower than that of popularity.
     """
 
     log: EncodedLog

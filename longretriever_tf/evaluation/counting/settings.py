@@ -1,4 +1,4 @@
-"""Which setting of each baseline won on the validation window: found once, kept as JSON, read ever after."""
+"""The best setting of each baseline on the validation window: tuned once, stored as JSON, read afterwards."""
 
 import dataclasses
 import json
@@ -27,8 +27,8 @@ def tune_settings(config: DataConfig, log: LifelongLog, cuts: Cuts, seed: int, p
       config: names the log.
       log: the whole of it.
       cuts: of the log.
-      seed: of learned clusters, where the config asks for them; nothing else here draws.
-      program: the command that asks, for the header.
+      seed: of learned clusters, if the config names them; nothing else here is random.
+      program: the calling command, for the header.
 
     Returns:
       What `write_settings` writes: the header, "log" (`describe_log`), "budget" and "baselines" (`tuning.tune`).
@@ -41,7 +41,7 @@ def tune_settings(config: DataConfig, log: LifelongLog, cuts: Cuts, seed: int, p
     corpus = fit_corpus(cluster_context(log, config.context, cut, seed), cut)
     progress = Progress("tuning baselines", tuning.num_settings(), "settings")
     window = cuts.window_of("validation")
-    made = tuning.tune(encode_log(log, corpus), corpus.num_items, window, progress.update)
+    tuned = tuning.tune(encode_log(log, corpus), corpus.num_items, window, progress.update)
     progress.close()
     return {
         **describe_origin(program, seed),
@@ -50,18 +50,18 @@ def tune_settings(config: DataConfig, log: LifelongLog, cuts: Cuts, seed: int, p
         "log": describe_log(log, cuts),
         "config": dataclasses.asdict(config),
         "budget": tuning.describe_budget(),
-        "baselines": made,
+        "baselines": tuned,
     }
 
 
 def describe_log(log: LifelongLog, cuts: Cuts) -> dict[str, Any]:
-    """What tells one log and its cuts from another."""
+    """Facts that identify a log and its cuts."""
     sizes = {"num_users": len(log.user_id), "num_items": len(log.items.item_id), "num_events": len(log.timestamp)}
     return sizes | dataclasses.asdict(cuts) | {"fingerprint": fingerprint_log(log)}
 
 
 def write_settings(path: str, settings: dict[str, Any]) -> None:
-    """Writes what `tune_settings` made, whole or not at all.
+    """Writes the result of `tune_settings`, whole or not at all.
 
     Raises:
       UserError: the file cannot be written.
@@ -85,21 +85,21 @@ def read_settings(path: str, log: LifelongLog, cuts: Cuts) -> dict[str, tuning.S
     try:
         stored = json.loads(text)
         tuned_on, baselines = stored["log"], stored["baselines"]
-        chosen = {name: dict(baselines[name]["chosen"]) for name in tuning.YARDSTICKS}
+        chosen = {name: dict(baselines[name]["chosen"]) for name in tuning.TUNED_BASELINES}
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"--baseline_settings={path!r} does not hold the settings of {', '.join(tuning.YARDSTICKS)} "
+            f"--baseline_settings={path!r} does not hold the settings of {', '.join(tuning.TUNED_BASELINES)} "
             f"({type(error).__name__}: {error}); expected a baseline_settings.json that {COMMAND} wrote"
         ) from error
     for name, setting in chosen.items():
-        known = tuning.YARDSTICKS[name].parameters()
+        known = tuning.TUNED_BASELINES[name].parameters()
         if set(setting) != known:
             raise UserError(
                 f"--baseline_settings={path!r}: {name} has {', '.join(setting) or 'nothing'}, expected "
                 f"{', '.join(sorted(known))}: a file of another version; tune again with {COMMAND}"
             )
     here = describe_log(log, cuts)
-    if "fingerprint" not in tuned_on:  # a file of an earlier version: sizes and times must do
+    if "fingerprint" not in tuned_on:  # a file of an earlier version is compared by sizes and times
         here.pop("fingerprint")
     differs = {key: value for key, value in here.items() if tuned_on.get(key) != value}
     if differs:

@@ -1,7 +1,7 @@
-"""Counting baselines tuned on the validation window: small grids, written here once, and the budget they make.
+"""Counting baselines tuned on the validation window, by the small grids below.
 
-Each setting is fitted on the events before the window and judged by recall@100 over all of its users; what wins is
-refitted before the cut of whatever window is judged later. Imports no TensorFlow.
+Each setting is fitted on the events before the window and evaluated by recall@100 over all of its users. The best one
+is fitted again before the cut of any window that is evaluated later. Imports no TensorFlow.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from longretriever_tf.evaluation.ground_truth import Truth, build_truth
 from longretriever_tf.evaluation.ranking import is_in_top_k, mean_over_users
 
 K = 100
-_CHUNK = 64  # users judged at once: changes no result. Much larger arrays cost a page fault per page, each time anew
+_CHUNK = 64  # users at once: changes no result. Much larger arrays cost a page fault per page, each time anew
 
 Setting = dict[str, float]
 """Values of a baseline's parameters by name; JSON holds it as it is."""
@@ -36,7 +36,7 @@ class TunedBaseline:
       goal: which recall@100 chooses: "all", or "both": the geometric mean of all and novel.
       grid: values to try of each parameter; every combination is tried.
       build: the scorers of some settings, which may share work.
-      base: name of an earlier yardstick whose winner is taken over, so that its grid does not multiply this one; or "".
+      base: name of an earlier baseline whose best setting is reused, so that the grids do not multiply; or "".
     """
 
     goal: str
@@ -50,7 +50,7 @@ class TunedBaseline:
 
     def parameters(self) -> set[str]:
         """Names of all parameters of a setting."""
-        return set(self.grid) | (YARDSTICKS[self.base].parameters() if self.base else set())
+        return set(self.grid) | (TUNED_BASELINES[self.base].parameters() if self.base else set())
 
 
 def _build_tifu(past: InteractionMatrix, settings: Sequence[Setting]) -> list[Scorer]:
@@ -79,7 +79,7 @@ def _keep_ease(past: InteractionMatrix, regularization: float) -> Ease:
     return ease
 
 
-YARDSTICKS = {
+TUNED_BASELINES = {
     TifuKnn.name: TunedBaseline(
         "all", {"decay_days": (90, 180, 365), "num_neighbors": (100, 300), "alpha": (0.4, 0.7)}, _build_tifu
     ),
@@ -89,20 +89,20 @@ YARDSTICKS = {
         "all", {"decay_days": (180, 365), "weight": (0.03, 0.1, 0.3, 1, 3, 10)}, _build_ease_with_own, base=Ease.name
     ),
 }
-"""In the order of tuning. Those that live on the user's repeats are chosen by "all". ItemKNN and EASE are asked for
-novel items above all, but a choice by these alone can cost much of their recall of all for a gain within the noise.
+"""In the order of tuning. Baselines that rest on the user's repeats are chosen by "all". ItemKNN and EASE matter most
+for novel items, but choosing by these alone can cost much of their recall on all for a gain within the noise.
 """
 
 
 def num_settings() -> int:
     """Settings tried in all."""
-    return sum(len(yardstick.settings({})) for yardstick in YARDSTICKS.values())
+    return sum(len(baseline.settings({})) for baseline in TUNED_BASELINES.values())
 
 
 def describe_budget() -> str:
     """One line: how many settings each baseline may try."""
-    listed = (f"{name} {len(yardstick.settings({}))} (by {yardstick.goal})" for name, yardstick in YARDSTICKS.items())
-    return f"settings tried on the validation window: {', '.join(listed)}; judged by recall@{K}"
+    listed = (f"{name} {len(baseline.settings({}))} (by {baseline.goal})" for name, baseline in TUNED_BASELINES.items())
+    return f"settings tried on the validation window: {', '.join(listed)}; evaluated by recall@{K}"
 
 
 def tune(
@@ -111,60 +111,60 @@ def tune(
     window: tuple[int, int],
     on_progress: Callable[[float], Any] = lambda num_settings: None,
 ) -> dict[str, dict[str, Any]]:
-    """Tries every setting of every yardstick on a window.
+    """Tries every setting of every baseline on a window.
 
     Args:
       log: the encoded log; events at or after `window[0]` are read as truth alone.
       num_items: V, of the vocabulary fitted before the window.
       window: [start, stop) of the validation window, seconds UTC.
-      on_progress: told how many more settings are judged, fractions of one included.
+      on_progress: called with the number of settings just evaluated, fractions of one included.
 
     Returns:
       By name: `{"chosen": setting, "goal": "all", "tried": [{"setting": ..., "all": recall@100, "novel": ...}]}`.
-      A tie goes to the setting tried first. Without any novel truth that figure is None, and all decides.
+      A tie goes to the setting tried first. Without any novel truth, "novel" is None and "all" decides.
 
     Raises:
       UserError: no user has truth in the window.
     """
     past, truth = InteractionMatrix(log, num_items, window[0]), build_truth(log, num_items, window[0], window)
-    made: dict[str, dict[str, Any]] = {}
-    for name, yardstick in YARDSTICKS.items():
-        settings = yardstick.settings(made[yardstick.base]["chosen"] if yardstick.base else {})
-        figures = judge_settings(yardstick.build(past, settings), truth, on_progress)
-        best = int(np.argmax([_merit(figure, yardstick.goal) for figure in figures]))  # the first of equals
-        tried = [{"setting": setting, **figure} for setting, figure in zip(settings, figures, strict=True)]
-        made[name] = {"chosen": settings[best], "goal": yardstick.goal, "tried": tried}
-    return made
+    tuned: dict[str, dict[str, Any]] = {}
+    for name, baseline in TUNED_BASELINES.items():
+        settings = baseline.settings(tuned[baseline.base]["chosen"] if baseline.base else {})
+        recalls = evaluate_settings(baseline.build(past, settings), truth, on_progress)
+        best = int(np.argmax([_merit(recall, baseline.goal) for recall in recalls]))  # the first of equals
+        tried = [{"setting": setting, **recall} for setting, recall in zip(settings, recalls, strict=True)]
+        tuned[name] = {"chosen": settings[best], "goal": baseline.goal, "tried": tried}
+    return tuned
 
 
-def _merit(figure: dict[str, float | None], goal: str) -> float:
-    every, novel = figure["all"] or 0.0, figure["novel"]
+def _merit(recall: dict[str, float | None], goal: str) -> float:
+    every, novel = recall["all"] or 0.0, recall["novel"]
     return every if goal == "all" or novel is None else math.sqrt(every * novel)
 
 
-def judge_settings(
+def evaluate_settings(
     scorers: Sequence[Scorer], truth: Truth, on_progress: Callable[[float], Any] = lambda num_settings: None
 ) -> list[dict[str, float | None]]:
     """recall@100 of each scorer, `{"all": ..., "novel": ...}`, as the evaluator counts it; None without such truth.
 
-    Chunks are the outer loop, so that settings share what they share.
+    Chunks of users are the outer loop, so that settings can share work (`LastCallCache`).
     """
     hits = np.zeros((2, len(scorers), truth.num_pairs), bool)
     for start in range(0, truth.num_users, _CHUNK):
         stop = min(start + _CHUNK, truth.num_users)
         part, pairs = truth.rows(start, stop), slice(truth.offset[start], truth.offset[stop])
         row = part.pair_row()
-        for place, scorer in enumerate(scorers):
+        for i, scorer in enumerate(scorers):
             scores = scorer.score(part.users)
             scores[:, :FIRST_KNOWN] = -np.inf
-            hits[0, place, pairs] = is_in_top_k(scores, row, part.item, K)
+            hits[0, i, pairs] = is_in_top_k(scores, row, part.item, K)
             scores[part.interacted_row(), part.interacted_item] = -np.inf
-            hits[1, place, pairs] = is_in_top_k(scores, row, part.item, K)
+            hits[1, i, pairs] = is_in_top_k(scores, row, part.item, K)
             on_progress(part.num_users / truth.num_users)
     everyone, novel = np.ones(truth.num_pairs, bool), truth.is_novel
     return [
-        {"all": _recall(hits[0, place], everyone, truth), "novel": _recall(hits[1, place], novel, truth)}
-        for place in range(len(scorers))
+        {"all": _recall(all_hits, everyone, truth), "novel": _recall(novel_hits, novel, truth)}
+        for all_hits, novel_hits in zip(*hits, strict=True)
     ]
 
 
@@ -175,14 +175,14 @@ def fit_chosen(log: EncodedLog, num_items: int, cut: int, chosen: dict[str, Sett
       log: the encoded log.
       num_items: V, the length of the item vocabulary with its reserved rows.
       cut: seconds UTC.
-      chosen: setting of each yardstick by name.
+      chosen: setting of each baseline by name.
     """
     past = InteractionMatrix(log, num_items, cut)
-    return tuple(YARDSTICKS[name].build(past, [setting])[0] for name, setting in chosen.items())
+    return tuple(TUNED_BASELINES[name].build(past, [setting])[0] for name, setting in chosen.items())
 
 
 def _recall(is_hit: np.ndarray, counts: np.ndarray, truth: Truth) -> float | None:
     row = truth.pair_row()
     size = np.bincount(row[counts], minlength=truth.num_users)
-    found = np.bincount(row[counts & is_hit], minlength=truth.num_users)
-    return mean_over_users(found[size > 0] / size[size > 0]) if size.any() else None
+    hits = np.bincount(row[counts & is_hit], minlength=truth.num_users)
+    return mean_over_users(hits[size > 0] / size[size > 0]) if size.any() else None

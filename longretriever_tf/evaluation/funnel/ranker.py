@@ -11,7 +11,7 @@ from longretriever_tf.common.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class RankerConfig:
-    """Of the boosted trees.
+    """Settings of the boosted trees.
 
     Attributes:
       seed: of the users held out for early stopping, and of LightGBM.

@@ -41,7 +41,7 @@ class ChannelRun:
 
 @dataclasses.dataclass(frozen=True)
 class ChannelRequest:
-    """What every channel is asked for in one window.
+    """One window's request to every channel.
 
     Attributes:
       log: of all time; channels read what lies strictly before `as_of`.
@@ -80,7 +80,7 @@ def load_channel_run(run_dir: str, config: Config, cuts: Cuts, log: LogIdentity 
             )
     corpus, arrays = load_saved(run_dir)
     if log is not None:
-        require_log_of_run(run_dir, log, "Channels that are compared must be trained on one log, and asked about it")
+        require_log_of_run(run_dir, log, "Channels that are compared must be trained on one log and evaluated on it")
     if corpus.cut > cuts.validation_start:
         seen = "on all events" if own.train.cut == "none" else "up to the test window"
         raise UserError(
@@ -94,7 +94,7 @@ def run_scorers(run: ChannelRun, log: LifelongLog, as_of: int, specs: Sequence[C
     """One scorer per spec, all over one loaded model, named by the spec.
 
     Raises:
-      UserError: the run has not finished, or is asked in a way that its kind of model does not know.
+      UserError: the run has not finished, or the spec has settings that its kind of model does not have.
     """
     scorer = make_scorers(run.config, prepare_requests(run.config, log, run.corpus, run.arrays, as_of))[0]
     scorers: list[Scorer] = []

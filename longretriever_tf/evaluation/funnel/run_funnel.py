@@ -35,8 +35,8 @@ _PROTOCOL = (
     "retrieved. UER: the share that is exposed and that no other channel of the stand retrieved. Conversion: share of "
     "the uniquely exposed items that the user took in the test window. Every run's training data end at the validation "
     "window, as do the vocabularies: items first sold after it are neither retrieved nor in the truth. Lists of the "
-    "test window read histories and counts up to its start. Nobody was shown these lists: what a user would have "
-    "done had he seen an item that he did not take is unknown. Brackets: 95% bootstrap over users, ranker held fixed."
+    "test window read histories and counts up to its start. Nobody was shown these lists: whether a user would "
+    "have taken an item that was not shown is unknown. Brackets: 95% bootstrap over users, ranker held fixed."
 )
 
 OWN_ITEMS = "own_items"

@@ -98,7 +98,7 @@ def request_columns(log: LifelongLog, user: int, as_of_time: int, profile: list[
     Args:
       log: the log.
       user: row of it.
-      time: seconds UTC.
+      as_of_time: seconds UTC.
       profile: columns of the log's profile; the request's inputs are called as `input_names` says.
     """
     start, stop = log.offset[user : user + 2]

@@ -98,7 +98,8 @@ def _make_encoder(model: MultiContextRetriever) -> tf.types.experimental.Generic
 def _rounds(
     log: EncodedLog, corpus: Corpus, names: list[str], categories: np.ndarray, rng: np.random.Generator
 ) -> Iterator[tuple[tuple[tf.Tensor, ...], np.ndarray, np.ndarray]]:
-    """Requests of a few users at once, and the pairs to encode: who seen what, and a few strangers per category.
+    """Requests of a few users at once, and the pairs to encode: categories with users who have seen them, and a few who
+    have not.
 
     `names`: profile columns that the model reads.
     """

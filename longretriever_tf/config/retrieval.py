@@ -1,0 +1,104 @@
+"""Settings of requests and of the index. Imports no TensorFlow."""
+
+import dataclasses
+
+from longretriever_tf.config.field import setting as _field
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalConfig:
+    """How a request picks interests and merges their lists (multi-context retrieval)."""
+
+    interest: str = _field(
+        "learned",
+        "Interest score. paper: eq. 3, sum of weight / max(days, floor). learned: the "
+        "expected number of items that the user will take, over all categories, seen or not. Measured: recall@100 of "
+        "the best 20 interests 0.251 (learned), 0.236 (paper).",
+        ("learned", "paper"),
+    )
+    day_floor: float = _field(
+        1.0, "Eq. 3: days are at least this. Measured: 0.1, 1 and 7 differ by at most 0.005.", hidden=True, above=0
+    )
+    num_interests: int = _field(
+        20,
+        "N: interests drawn and searched per request. Measured: recall@100 0.158 (5), 0.251 (20), 0.293 (60), 0.297 "
+        "(all 302).",
+        above=0,
+    )
+    top_interests: int = _field(
+        20,
+        "M: the best interests that the N are drawn from. Paper: 5 of 20; N = M: the best. Measured: recall@100 0.251 "
+        "(20 of 20), 0.132 (20 of 60).",
+        above=0,
+    )
+    search: str = _field(
+        "category",
+        "Where the user vector of an interest searches. category: its own items (the paper). corpus: all items, "
+        "merged raw or in turn; the ablation of in-context retrieval, in evaluation alone.",
+        ("category", "corpus"),
+        hidden=True,
+    )
+    merge: str = _field(
+        "calibrated",
+        "How the lists of the interests become one. calibrated: log p(category | user) "
+        "+ log softmax of the item within its category; raw: inner products; quota: k split by the "
+        "interest score; round_robin: the best of each in turn. Measured: recall@100 0.251, 0.243, 0.237, 0.230.",
+        ("calibrated", "raw", "quota", "round_robin"),
+    )
+    max_k: int = _field(
+        10_000,
+        "Longest list that a request to the export may ask for; more is refused: memory and time grow with k.",
+        least=100,
+    )
+    max_candidates: int = _field(
+        32_000_000,
+        "Most candidates of one call to the export: rows x interests x k (1000 or more an interest), and rows x "
+        "categories x 30; more is refused before memory is allocated. The default takes about a gigabyte.",
+        hidden=True,
+    )
+    max_values: int = _field(
+        4_000_000,
+        "Most values in one column of a call to the export, rows x the longest row, padding included: histories, lists "
+        "of items and categories; more is refused.",
+        hidden=True,
+        above=0,
+    )
+    strict: bool = _field(
+        False,
+        "The export refuses a request that names a category, or an item to leave out, which the model does not know. "
+        "By default it answers, and the answer names what it did not know.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexConfig:
+    """How an export searches a category."""
+
+    index: str = _field(
+        "packed",
+        "packed: exact search of every category, runs on stock TensorFlow Serving. auto: a "
+        "ScaNN searcher for each category of at least --scann_min_items items, exact search elsewhere. scann: a "
+        "ScaNN searcher for every category of at least 16 items. What holds searchers needs ScaNN's operations "
+        "to be served. Measured: results/bench_index.json.",
+        ("packed", "auto", "scann"),
+    )
+    scann_min_items: int = _field(
+        20_000,
+        "index=auto: from this many items on a category gets a searcher. Measured: 20000 pays for single requests; "
+        "batches of a hundred gain from about 3000. Changes speed, and results within --scann_recall.",
+        above=0,
+    )
+    scann_recall: float = _field(
+        0.95,
+        "Recall@100 against exact search that each searcher must reach on held-out queries. auto: a category "
+        "that misses it is searched exactly; scann: its searcher scores every item.",
+        above=0,
+        most=1,
+    )
+    partition_sample: int = _field(
+        1024,
+        "Items drawn per searched category to estimate its log-partition; a smaller category is summed exactly. "
+        "1024 in every result.",
+        hidden=True,
+        above=0,
+    )
