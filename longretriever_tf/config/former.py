@@ -24,6 +24,12 @@ def explain_removed(name: str) -> str:
     return f"the setting {name} was removed, since no result depends on it: {_REMOVED[name][1]}"
 
 
+def by_former_names(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings by the names of version 0.1.0: what is hashed by name must not change with a name."""
+    former = {name: old for old, name in FORMER_NAMES.items()}
+    return {former.get(name, name): value for name, value in values.items()}
+
+
 def to_present(values: dict[str, Any], where: str) -> dict[str, Any]:
     """A JSON object of settings by today's names; a removed setting that had its default is left out.
 

@@ -17,6 +17,7 @@ from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.files import write_text_atomically
 from longretriever_tf.common.text import is_text
 from longretriever_tf.config.config import Config
+from longretriever_tf.config.former import by_former_names
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.models.build import Models
 from longretriever_tf.retrieval.admission import require
@@ -47,7 +48,8 @@ UNSTAMPED = Fingerprint("", "")
 
 def fingerprint_towers(config: Config, corpus: Corpus, models: Models, arrays: dict[str, np.ndarray]) -> str:
     """Hash of all that a run learned, read from its own tables: equal for equal weights, on any machine."""
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(config.model), sort_keys=True).encode())
+    model_settings = by_former_names(dataclasses.asdict(config.model))  # exports of 0.1.0 keep their fingerprint
+    digest = hashlib.sha256(json.dumps(model_settings, sort_keys=True).encode())
     vocabularies = {"category": corpus.category_name, **corpus.feature_values, **corpus.profile_values}
     for name, values in vocabularies.items():
         _add(digest, name, values)
