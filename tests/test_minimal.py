@@ -24,7 +24,7 @@ from longretriever_tf import minimal
 from longretriever_tf.common import schema
 from longretriever_tf.config.config import Config, DataConfig, ModelConfig, RetrievalConfig, TrainConfig
 from longretriever_tf.config.recipes import PAPER, RECIPES
-from longretriever_tf.data.batches.in_context import Batch, BatchSource, plan_epoch
+from longretriever_tf.data.batches.in_context import Batch, BatchSource
 from longretriever_tf.data.batches.prepared_data import Prepared, prepare, prepare_examples
 from longretriever_tf.datasets.complete_journey.complete_journey_dataset_builder import (
     package_data,
@@ -183,8 +183,7 @@ def rows_of(pairs: np.ndarray, rows: dict[str, np.ndarray], table_of: Callable[[
 
 def package_batches(world: World) -> Iterator[Batch]:
     examples, _ = prepare_examples(world.config, world.prepared)
-    plan = plan_epoch(world.config, examples, world.prepared.corpus.category_offset, epoch=0)
-    yield from BatchSource(world.config, world.prepared, examples).make_dataset(plan)
+    yield from BatchSource(world.config, world.prepared, examples).make_dataset(epoch=0)
 
 
 def as_minimal(world: World, batch: Batch) -> tuple[tf.Tensor, ...]:
@@ -274,6 +273,10 @@ def test_list_is_the_packages_for_the_same_weights(world, monkeypatch):
     ask = make_signatures(package, config.retrieval)["serving_default"]
     served = minimal.MultiContextRetriever(world.minimal, world.log)
     lengths = set()
+    nobody = served.retrieve(
+        world.log.profile[0], world.log.history[0] * 0, world.log.timestamp[0] * 0, world.log.cut, 1
+    )
+    assert nobody["item_id"].shape == nobody["interest_category"].shape == [0]
     for user in np.flatnonzero(((world.log.history > 0) & (world.log.timestamp < world.log.cut)).any(1)):
         history, timestamp = world.log.history[user], world.log.timestamp[user]
         expected = ask(

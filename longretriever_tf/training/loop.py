@@ -186,25 +186,24 @@ class LoopOptions:
 
 def run_phase(
     phase: Phase, index: int, state: LoopState, optimizer: LazyAdamW, checkpoints: Checkpoints, options: LoopOptions
-) -> list[dict[str, float]]:
-    """Trains one phase from where `state` stands to its end; returns a line of metrics per epoch run here."""
+) -> None:
+    """Trains one phase from where `state` stands to its end."""
     step_function = phase.make_step(optimizer, options.xla)
-    lines = []
     while int(state.epoch) < phase.epochs and not _has_stalled(state, options.patience):
         epoch = int(state.epoch)
-        lines.append(_run_epoch(phase, epoch, state, step_function, optimizer, checkpoints, options))
+        line = _run_epoch(phase, epoch, state, step_function, optimizer, checkpoints, options)
         state.step.assign(phase.source.num_batches())
         checkpoints.save()  # before validation, which may take minutes or fail
         if phase.validate is not None:
             metric = phase.validate()
-            lines[-1]["validation"] = metric
+            line["validation"] = metric
             with options.writer.as_default(int(optimizer.iterations)):
                 tf.summary.scalar(f"{phase.name}/validation", metric)
             if metric > float(state.best):
                 state.best.assign(metric)
                 state.best_epoch.assign(epoch)
                 checkpoints.save_weights(_best(epoch))
-        options.on_epoch(phase.name, lines[-1])
+        options.on_epoch(phase.name, line)
         _start_epoch(state, epoch + 1)
         checkpoints.save()
         checkpoints.remove_best(but=int(state.best_epoch))
@@ -217,7 +216,6 @@ def run_phase(
     _start_epoch(state, 0)
     checkpoints.save()
     checkpoints.remove_best()
-    return lines
 
 
 def _start_epoch(state: LoopState, epoch: int) -> None:
