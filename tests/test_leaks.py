@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-import tensorflow as tf
 import reference
+import tensorflow as tf
 from worlds import START, block_world, make_log
 
 from longretriever_tf.common.schema import DAY_S
