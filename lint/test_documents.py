@@ -13,8 +13,8 @@ from documents import ROOT, all_documents, anchors, code, commands, fences, link
 DOCUMENTS = {str(path.relative_to(ROOT)): path for path in all_documents()}
 OURS = [name for name in DOCUMENTS if not name.startswith("results/")]
 PACKAGE = ROOT / "longretriever_tf"
-FOREIGN = {"profile", "build"}
-"""Flags of docker and docker compose."""
+FOREIGN = {"profile", "build", "enable_batching", "batching_parameters_file"}
+"""Flags of docker, docker compose and TensorFlow Serving."""
 NOT_ABSL = {"doctor": {"help"}}
 """Commands that parse their flags otherwise."""
 
@@ -97,7 +97,7 @@ def test_flags_named_alone_belong_to_some_command(name, flags_of):
         if not re.search(r"docker|pip |pytest|kubectl|\.toml|tensorflow_model_server", line)
         for flag in re.findall(r"(?<![\w-])--[a-z][\w]*(?:=[^\s`,]+)?", line)
     ]
-    assert not [flag for flag in wrong_flags(written, merged) if flag[2:] not in FOREIGN]
+    assert not [flag for flag in wrong_flags(written, merged) if flag[2:].partition("=")[0] not in FOREIGN]
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -168,7 +168,7 @@ FOLDERS = "|".join(sorted(path.name for path in PACKAGE.iterdir() if path.is_dir
 NAME = re.compile(rf"(?:longretriever_tf\.)?((?:{FOLDERS}|config|errors|schema)\.[A-Za-z_]\w*(?:\.\w+)*)")
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", [name for name in OURS if name != "CHANGELOG.md"])  # which tells of names that went
 def test_names_of_the_code_exist(name):
     spans = [span for span in re.findall(r"`([^`\n]+)`", prose(DOCUMENTS[name])) if NAME.fullmatch(span)]
     missing = [span for span in spans if not exists(NAME.fullmatch(span)[1])]

@@ -2,7 +2,7 @@
 
 Ren, Chai, Xiao, Zheng, Wu (ByteDance, 2025), "LongRetriever: Towards Ultra-Long Sequence based Candidate Retrieval
 for Recommendation". Commands: `train`, `evaluate`, `export`, `recommend`, `serve`, `reproduce`, `inspect_log` and
-`doctor`, each run as `python -m longretriever_tf.NAME --help`.
+`doctor`, each run as `python -m longretriever_tf.NAME --help`. `minimal` is the whole paper in one file.
 """
 
 import os

@@ -23,9 +23,9 @@ import longretriever_tf.datasets  # noqa: F401 - registers complete_journey with
 MAX_LENGTH, TOP_INTERESTS, NUM_INTERESTS, LIST_LENGTH = 50, 20, 5, 20  # L, M, N, K
 DIM, NUM_LAYERS, NUM_HEADS, FF_DIM, DROPOUT = 64, 2, 4, 128, 0.1
 BATCH_SIZE, LEARNING_RATE, EPOCHS, NUM_USERS = 256, 2e-3, 2, 64
-SCANN_MIN_ITEMS = 150  # A category of at least so many items has a ScaNN index.
+SCANN_MIN_ITEMS = 200  # a category of at least so many items has a ScaNN index
 CONTEXT, SIDE_FEATURES = "product_category", ("product_type", "brand", "manufacturer")
-scann_ops: Any = getattr(tfrs.layers.factorized_top_k, "scann_ops", None)  # TFRS imports ScaNN where it is installed.
+scann_ops: Any = getattr(tfrs.layers.factorized_top_k, "scann_ops", None)  # TFRS imports ScaNN if it is installed
 DAY_S = 86_400
 _INTEGERS, _INTEGER = tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.int64)
 
@@ -127,7 +127,7 @@ class UserTower(tf.keras.layers.Layer):
         super().__init__()
         self.profile_row = tf.keras.layers.StringLookup(vocabulary=np.unique(profile))  # 0: unknown
         self.profile_embedding = tf.keras.layers.Embedding(self.profile_row.vocabulary_size(), DIM)
-        self.item_tower = item_tower  # Open: the token of a behavior is the vector of its item.
+        self.item_tower = item_tower  # open: the token of a behavior is the vector of its item
         self.cls = tf.keras.layers.Embedding(1, DIM)
         self.position = tf.keras.layers.Embedding(1 + profile.shape[1] + MAX_LENGTH, DIM)
         self.token_type = tf.keras.layers.Embedding(3, DIM)
@@ -163,8 +163,8 @@ class LongRetriever(tfrs.Model):
         return self.task(
             self.user_tower(profile, subsequence, training=training),
             self.item_tower(item),
-            candidate_sampling_probability=probability,  # Open: corrects for popular negatives.
-            candidate_ids=item,  # The same item in another row is no negative.
+            candidate_sampling_probability=probability,  # open: corrects for popular negatives
+            candidate_ids=item,  # the same item in another row is no negative
         )
 
 
@@ -197,7 +197,7 @@ def in_context_batches(log: Log, items: ItemTower) -> tf.data.Dataset:
 def score_interests(histories: Histories, time: tf.Tensor, num_categories: int) -> tf.Tensor:
     """Eq. 3: Score(c) = sum of 1 / t_b over the behaviors b of c, t_b in days before `time` [U] -> [U, C]."""
     days = tf.cast(time[:, None] - histories.timestamp, tf.float32) / DAY_S
-    part = tf.where((histories.category > 0) & (days > 0), 1.0 / tf.maximum(days, 1.0), 0.0)  # Open: t_b is at least 1.
+    part = tf.where((histories.category > 0) & (days > 0), 1.0 / tf.maximum(days, 1.0), 0.0)  # open: t_b is at least 1
     return tf.math.bincount(histories.category, part, minlength=num_categories, maxlength=num_categories, axis=-1)
 
 
@@ -222,7 +222,7 @@ def build_scann(vectors: tf.Tensor, items: np.ndarray) -> tf.keras.layers.Layer:
 
 
 class MultiContextRetriever(tf.Module):
-    """Multi-context retrieval, as it is served: one user's history in, one list out, and what explains it."""
+    """Multi-context retrieval as served: a history in, a list out. Import scann before loading its SavedModel."""
 
     def __init__(self, model: LongRetriever, log: Log) -> None:
         super().__init__()
@@ -252,7 +252,7 @@ class MultiContextRetriever(tf.Module):
         histories = self.items.encode(item_id[None], timestamp[None])
         score = score_interests(histories, time[None], len(self.items.category_name))[0]
         interest = draw_interests(score, seed)
-        user = tf.zeros_like(interest)  # One user; a single run of the tower encodes all interests.
+        user = tf.zeros_like(interest)  # one user; a single run of the tower encodes all interests
         subsequence = hard_search(histories, user, interest, tf.gather(time[None], user))
         query = self.user_tower(tf.gather(profile[None], user), subsequence)
         found = tf.map_fn(lambda x: self.search(*x), (query, interest), fn_output_signature=(tf.float32, tf.int32))
@@ -280,13 +280,13 @@ def main() -> None:
     model.fit(in_context_batches(log, model.item_tower), epochs=EPOCHS, verbose=2)
     retriever, path = MultiContextRetriever(model, log), tempfile.mkdtemp()
     tf.saved_model.save(retriever, path, signatures={"serving_default": retriever.retrieve})
-    print(f"3. SavedModel {path}: {len(retriever.layers)} categories have a ScaNN index, the others exact search.")
+    print(f"3. SavedModel {path}: ScaNN, where installed, for {len(retriever.layers)} categories, else exact search.")
     user = int(np.argmax(np.sum(log.history > 0, 1)))  # the one with the longest history
     served = tf.saved_model.load(path)
     answer = served.retrieve(log.profile[user], log.history[user], log.timestamp[user], log.cut, 7)
     answer = {name: value.numpy() for name, value in answer.items()}
     name_of = dict(zip(log.item_id, log.item_name, strict=True))
-    categories = [name.decode() for name in answer["interest_category"]]
+    categories = answer["interest_category"].astype(np.str_)
     bought = log.history[user][log.timestamp[user] >= log.cut]
     print(f"4. {log.profile[user, 0]}: {NUM_INTERESTS} interests, drawn from the {TOP_INTERESTS} best (eq. 3):")
     for category, score, found in zip(categories, answer["interest_score"], answer["subsequence"], strict=True):

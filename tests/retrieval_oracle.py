@@ -8,12 +8,14 @@ import tensorflow as tf
 
 from longretriever_tf.common import schema
 from longretriever_tf.config.config import Config, RetrievalConfig
-from longretriever_tf.data.batches.interests import HistoryReader
 from longretriever_tf.data.batches.prepared_data import Prepared
+from longretriever_tf.data.recipe.history_embedding import build_history_embeddings
+from longretriever_tf.data.recipe.interest_features import interest_features
 from longretriever_tf.data.recipe.tokens import make_tokens
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.data.search.behavior_index import hard_search_windows
 from longretriever_tf.data.search.history_limit import visible_histories
+from longretriever_tf.data.search.history_summary import HistorySummary, category_bag, summarise_history
 from longretriever_tf.data.search.user_activity import user_activity
 from longretriever_tf.models.build import Models
 from longretriever_tf.models.interest_model import TASKS
@@ -59,6 +61,11 @@ class RetrievalOracle:
 
     def logits(self, users: np.ndarray) -> np.ndarray:
         """Logits of every item by its own category's user vector, [B, V]; -inf for reserved rows."""
+        category = self.prepared.corpus.item_category
+        return self.corpus_logits(users)[:, category, np.arange(len(category))]
+
+    def corpus_logits(self, users: np.ndarray) -> np.ndarray:
+        """Logits of every item by the user vector of every category, [B, C, V]; -inf for reserved rows."""
         config, prepared, retriever = self.config.model, self.prepared, self.models.retriever
         corpus, order = prepared.corpus, prepared.order
         user = np.repeat(users, corpus.num_categories)
@@ -84,33 +91,40 @@ class RetrievalOracle:
                 tokens.features,
                 tf.constant(category, tf.int32),
                 tf.constant(prepared.log.profile[user]),
-                tf.constant(prepared.history_embedding[user]),
+                tf.constant(self._embed(user)),
             )
         )
-        embedding = state.embedding.numpy().reshape(len(users), corpus.num_categories, -1)[:, corpus.item_category]
-        logits = (embedding * (vectors.numpy() / config.temperature)).sum(2) + bias.numpy()
+        logits = state.embedding.numpy() @ vectors.numpy().T / config.temperature + bias.numpy()
         pair, slot = np.nonzero(tokens.item.numpy())
-        items = tokens.item.numpy()[pair, slot]
-        np.add.at(logits, (pair // corpus.num_categories, items), state.repeat_logit.numpy()[pair, slot])
+        np.add.at(logits, (pair, tokens.item.numpy()[pair, slot]), state.repeat_logit.numpy()[pair, slot])
         logits[:, : schema.FIRST_KNOWN] = -np.inf
-        return logits
+        return logits.reshape(len(users), corpus.num_categories, -1)
 
     def eq3(self, users: np.ndarray, day_floor: float) -> np.ndarray:
         """Eq. 3, [B, C]."""
-        return self._read(users, day_floor)[2].numpy()
+        return self._summarise(users, day_floor).score.numpy()
 
     def log_share(self, users: np.ndarray, task: str) -> np.ndarray:
         """The learned log p(category | user), [B, C]."""
-        features, bag, _ = self._read(users, 1.0)
-        learned = self.models.interest(features, bag, tf.constant(self.prepared.history_embedding[users]))
-        return learned[:, :, TASKS.index(task)].numpy()
+        summary, corpus = self._summarise(users), self.prepared.corpus
+        stats = tf.repeat(tf.constant(self.prepared.stats.category[-1:]), len(users), axis=0)
+        features = interest_features(summary, stats, tf.constant(np.diff(corpus.category_offset), tf.float32))
+        embedding = tf.constant(self._embed(users))
+        return self.models.interest(features, category_bag(summary), embedding)[:, :, TASKS.index(task)].numpy()
 
-    def _read(self, users: np.ndarray, day_floor: float) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _embed(self, users: np.ndarray) -> np.ndarray:
         prepared, time = self.prepared, np.full(len(users), self.prepared.as_of)
-        reader = HistoryReader(prepared.corpus, prepared.log, prepared.stats, day_floor)
-        bounds = visible_histories(prepared.log, users, time, self.config.model.history_events)
-        row = np.full(len(users), len(prepared.stats.time) - 1, np.int32)
-        return reader.read(*map(tf.constant, (*bounds, time, row)))
+        rows = prepared.history_embedding_rows
+        return build_history_embeddings(
+            prepared.log, prepared.user_fold, rows, users, time, self.config.model.history_events
+        )
+
+    def _summarise(self, users: np.ndarray, day_floor: float = 1.0) -> HistorySummary:
+        log, corpus, time = self.prepared.log, self.prepared.corpus, np.full(len(users), self.prepared.as_of)
+        bounds = visible_histories(log, users, time, self.config.model.history_events)
+        events = hard_search.slice_events(*map(tf.constant, (log.item, log.timestamp, log.weight, *bounds, time)))
+        category = tf.constant(corpus.item_category)
+        return summarise_history(events, category, tf.constant(len(users)), corpus.num_categories, day_floor)
 
     def _seen(self, users: np.ndarray) -> list[np.ndarray]:
         time = np.full(len(users), self.prepared.as_of)
@@ -124,8 +138,8 @@ class RetrievalOracle:
         known = np.arange(self.prepared.corpus.num_categories) >= schema.FIRST_KNOWN
         if retrieval.interest == "paper":
             score = self.eq3(users, retrieval.day_floor)
-            with np.errstate(divide="ignore"):
-                return score, np.log(score / score.sum(1, keepdims=True)), known & (score > 0)
+            share = score / score.sum(1, keepdims=True)
+            return score, np.log(np.maximum(share, 1e-30)), known & (score > 0)
         drawn_by = self.log_share(users, "all")  # whatever the task: see `requests.InterestScores`
         return drawn_by, self.log_share(users, task), np.broadcast_to(known, drawn_by.shape)
 

@@ -3,7 +3,7 @@ import pytest
 import reference
 from small_histories import NUM_ITEMS, encode, random_histories
 
-from longretriever_tf.evaluation.evaluator import TaskScorer, evaluate_scorer, evaluate_users
+from longretriever_tf.evaluation.evaluator import TaskScorer, evaluate_many, evaluate_scorer
 from longretriever_tf.evaluation.ground_truth import Truth, build_truth
 
 NUM_USERS = 37
@@ -94,7 +94,7 @@ def test_each_head_answers_its_own_question(truth):
 
 def test_within_category_counts_over_pairs(truth):
     scores = scores_of(4)
-    evaluation = evaluate_users(Table(scores), truth, OFFSET, KS, chunk=5)
+    evaluation = evaluate_many([Table(scores)], truth, OFFSET, KS, chunk=5)["table"]
     for rank, row, item in zip(evaluation.all.rank, truth.pair_row(), truth.item, strict=True):
         start, stop = next((s, e) for s, e in zip(OFFSET, OFFSET[1:], strict=False) if s <= item < e)
         assert rank == reference.ranked_list(scores[truth.users[row], start:stop], NUM_ITEMS).index(item - start)
@@ -126,7 +126,7 @@ def test_lists_of_users_without_novel_truth_do_not_count_in_novel_coverage():
 
 def test_untouched_counts_what_lies_in_categories_never_seen(truth):
     scores = scores_of(6)
-    evaluation = evaluate_users(Table(scores), truth, OFFSET, KS, chunk=5)
+    evaluation = evaluate_many([Table(scores)], truth, OFFSET, KS, chunk=5)["table"]
 
     def category(item: int) -> int:
         return int(np.flatnonzero(item >= OFFSET)[-1])

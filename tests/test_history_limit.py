@@ -12,7 +12,7 @@ from worlds import START, crowded_world, make_log
 from longretriever_tf.common import schema
 from longretriever_tf.config.config import Config, DataConfig, ModelConfig, RetrievalConfig, TrainConfig
 from longretriever_tf.data.batches.in_context import BatchSource
-from longretriever_tf.data.batches.interests import HistoryReader, InterestSource
+from longretriever_tf.data.batches.interests import InterestSource
 from longretriever_tf.data.batches.prepared_data import example_history_embeddings, prepare, prepare_examples
 from longretriever_tf.data.corpus import encode_log, fit_corpus
 from longretriever_tf.data.recipe.history_embedding import fold_of_users, item_keys
@@ -127,9 +127,8 @@ def test_training_reads_only_visible_events(ready):
             atol=1e-5,
         )
     history_events = config.model.history_events
-    reader = HistoryReader(corpus, prepared.log, prepared.stats, 1.0, history_events)
     history_embeddings = example_history_embeddings(config, prepared, snapshots)
-    interest = InterestSource(prepared, snapshots, history_embeddings, reader, 1)
+    interest = InterestSource(prepared, snapshots, history_embeddings, 1, history_events)
     num_seen = np.exp(interest.build(tf.range(interest.num_rows, dtype=tf.int64)).features[:, :, 0].numpy()) - 1
     size = {len(ready.history(user, int(time))) for user, time in zip(snapshots.user, snapshots.time, strict=True)}
     assert num_seen.sum(1).max() == pytest.approx(max(size), rel=1e-4)

@@ -14,7 +14,7 @@ from worlds import START, block_world, make_log
 from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.config.config import Config, ModelConfig, TrainConfig
 from longretriever_tf.data.batches.in_context import BatchSource, _sampling_probability
-from longretriever_tf.data.batches.interests import HistoryReader, InterestSource
+from longretriever_tf.data.batches.interests import InterestSource
 from longretriever_tf.data.batches.prepared_data import example_history_embeddings, prepare, prepare_examples
 from longretriever_tf.datasets.complete_journey import complete_journey_dataset_builder as complete_journey
 from longretriever_tf.datasets.splits import global_time_cuts
@@ -179,8 +179,7 @@ def everything(log, config, cut=CUT):
     living = np.diff(encoded.offset) > 0
     source = BatchSource(config, prepared, examples)
     batches = tf.nest.flatten(list(source.make_dataset(0).take(5)))
-    reader = HistoryReader(corpus, encoded, prepared.stats, 1.0)
-    interest = InterestSource(prepared, snapshots, example_history_embeddings(config, prepared, snapshots), reader, 1)
+    interest = InterestSource(prepared, snapshots, example_history_embeddings(config, prepared, snapshots), 1)
     return {
         **fields("corpus", corpus),
         **fields("log", encoded, ["user_id", "profile", "offset"]),
@@ -191,7 +190,8 @@ def everything(log, config, cut=CUT):
         "order.segment_user": encoded.user_id[order.segment_user],
         **fields("stats", prepared.stats),
         "item_svd": prepared.item_svd,
-        "taste": prepared.history_embedding[living],
+        "history_embedding_rows": prepared.history_embedding_rows,
+        "user_fold": prepared.user_fold[living],
         **fields("examples", examples, ["user"]),
         "examples.user": encoded.user_id[examples.user],
         **fields("snapshots", snapshots, ["user"]),

@@ -273,6 +273,10 @@ def test_list_is_the_packages_for_the_same_weights(world, monkeypatch):
     ask = make_signatures(package, config.retrieval)["serving_default"]
     served = minimal.MultiContextRetriever(world.minimal, world.log)
     lengths = set()
+    nobody = served.retrieve(
+        world.log.profile[0], world.log.history[0] * 0, world.log.timestamp[0] * 0, world.log.cut, 1
+    )
+    assert nobody["item_id"].shape == nobody["interest_category"].shape == [0]
     for user in np.flatnonzero(((world.log.history > 0) & (world.log.timestamp < world.log.cut)).any(1)):
         history, timestamp = world.log.history[user], world.log.timestamp[user]
         expected = ask(

@@ -40,7 +40,7 @@ class Parts:
         self.corpus, arrays = load_saved(trained.run_dir)
         self.as_of = self.corpus.cut
         self.log = load_log(self.config.data)
-        self.prepared = prepare_requests(self.config, self.log, self.corpus, arrays, self.as_of)
+        self.prepared = prepare_requests(self.log, self.corpus, arrays, self.as_of)
         self.models = load_models(self.config, self.corpus, arrays["item_svd"])
         self.users = np.arange(0, self.log.num_users, 4)
 

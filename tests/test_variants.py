@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import reference
-import tensorflow as tf
+from retrieval_oracle import RetrievalOracle
 from worlds import START, crowded_world
 
 from longretriever_tf.common import schema
@@ -80,21 +80,19 @@ def test_a_draw_is_the_users_own_whoever_stands_beside_and_another_draw_is_anoth
 @pytest.mark.parametrize("merge", ["raw", "round_robin"])
 @pytest.mark.parametrize("goal", ["all", "novel"])
 def test_search_of_the_whole_corpus(world, merge, goal):
-    """Each interest's user vector against every item, by the towers themselves, then merged by hand."""
-    _, log, prepared, models = world
+    """Each interest's user vector against every item, by the oracle, then merged by hand."""
+    config, log, prepared, models = world
     users, corpus = np.arange(0, log.num_users, 3), prepared.corpus
     scorer = scorer_of(world, dataclasses.replace(TWO, search="corpus", merge=merge))
     scores = scorer.score(users) if goal == "all" else scorer.score_novel(users)
     eq3 = scorer.interest(users).drawn_by
-    vectors = models.retriever.item_tower(tf.range(corpus.num_items)).numpy()
-    bias = models.retriever.item_bias(tf.range(corpus.num_items), prepared.stats.item[-1]).numpy()
+    every = RetrievalOracle(config, prepared, models).corpus_logits(users)
     for row, user in enumerate(users):
         best = [c for c in np.argsort(-eq3[row], kind="stable")[:2] if eq3[row, c] > 0]
         interacted = prepared.log.item[prepared.log.offset[user] : prepared.log.offset[user + 1]]
         expected = np.full(corpus.num_items, -np.inf)
         for place, category in enumerate(best):
-            logits = by_hand(scorer, prepared, user, int(category), vectors) + bias
-            logits[:2] = -np.inf
+            logits = every[row, category].copy()
             if goal == "novel":
                 logits[interacted] = -np.inf
             if merge == "round_robin":
@@ -105,17 +103,6 @@ def test_search_of_the_whole_corpus(world, merge, goal):
         np.testing.assert_allclose(scores[row], expected, rtol=1e-4, atol=1e-4)
     if goal == "all":
         assert np.isfinite(scores[:, 2:]).all()  # two interests reach every category
-
-
-def by_hand(scorer, prepared, user: int, category: int, vectors: np.ndarray) -> np.ndarray:
-    """e_u(c) times every item, plus the boosts of what S_u holds, [V]."""
-    encoded = scorer.encode(np.array([user]), np.array([category]))
-    logits = vectors @ encoded.embedding[0].astype(np.float64)
-    for item, repeat_logit in zip(encoded.item[0], encoded.repeat_logit[0], strict=True):
-        if item:
-            assert prepared.corpus.item_category[item] == category
-            logits[item] += repeat_logit
-    return logits
 
 
 def test_logits_of_all_categories_are_those_of_each(world):

@@ -21,7 +21,7 @@ OPTIONAL_INPUTS = (
     *("k", "num_interests", "top_interests", "seed", "exploration", "merge", "goal", "history_weight"),
     *("exclude_item_id", "allowed_category", "forbidden_category", "forced_category", "forced_weight"),
 )
-"""Inputs with a default; `controls.default_columns` holds the values."""
+"""Inputs with a default; `request_options.default_columns` holds the values."""
 
 OTHER_INPUTS = ("category", "item_id", "expected")
 """Inputs of further signatures."""

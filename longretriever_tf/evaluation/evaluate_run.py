@@ -69,7 +69,7 @@ def evaluate_run(
     chosen = find_settings(baselines, config, window.log, window.cuts, _PROGRAM)
     if max_users:
         truth = truth.rows(0, min(max_users, truth.num_users))
-    scorers = make_scorers(config, window.prepare(config))
+    scorers = make_scorers(config, window.prepare())
     if isinstance(scorers[0], LongRetrieverScorer):
         scorers += ask_variants(scorers[0], retrievals, variants.draw_seeds)
     rivals = fit_all(baselines, chosen, window.encoded, corpus.category_offset, window.as_of)

@@ -119,26 +119,7 @@ def evaluate_scorer(
       "within_category_novel": {...}, "untouched": {"recall@100": ...}, "untouched_novel": {...}}`; the last two hold
       the lists of both tasks against what lies in categories that the user had never seen.
     """
-    return evaluate_users(scorer, truth, category_offset, ks, chunk).summary()
-
-
-def evaluate_users(
-    scorer: Scorer,
-    truth: Truth,
-    category_offset: np.ndarray,
-    ks: tuple[int, ...] = KS,
-    chunk: int = CHUNK,
-    on_progress: Callable[[int], Any] = lambda num_users: None,
-) -> Evaluation:
-    """As `evaluate_scorer`, but keeps the metrics of every user, for paired comparisons.
-
-    Args:
-      on_progress: called after each chunk with how many more users are done; a progress bar's `update`.
-
-    Raises:
-      ValueError: the scorer's scores have another shape than [B, V], or hold NaN.
-    """
-    return evaluate_many((scorer,), truth, category_offset, ks, chunk, on_progress)[scorer.name]
+    return evaluate_many((scorer,), truth, category_offset, ks, chunk)[scorer.name].summary()
 
 
 def evaluate_many(
@@ -149,9 +130,15 @@ def evaluate_many(
     chunk: int = CHUNK,
     on_progress: Callable[[int], Any] = lambda num_users: None,
 ) -> dict[str, Evaluation]:
-    """As `evaluate_users`, several scorers alongside each other, by name.
+    """As `evaluate_scorer`, of several scorers, by name; keeps the metrics of every user, for paired comparisons.
 
     Chunks are the outer loop: scorers that ask one model in several ways share what is computed for a chunk.
+
+    Args:
+      on_progress: called after each chunk with how many more users are done; a progress bar's `update`.
+
+    Raises:
+      ValueError: the scores of a scorer have another shape than [B, V], or hold NaN.
     """
     assert category_offset[-1] == truth.num_items, (category_offset[-1], truth.num_items)
     done: dict[str, list[tuple[_Chunk, _Chunk]]] = {scorer.name: [] for scorer in scorers}

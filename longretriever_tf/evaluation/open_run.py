@@ -46,9 +46,9 @@ class OpenWindow(NamedTuple):
     as_of: int
     truth: Truth
 
-    def prepare(self, config: Config) -> Prepared:
+    def prepare(self) -> Prepared:
         """The log strictly before the window."""
-        return prepare_requests(config, self.log, self.corpus, self.arrays, self.as_of)
+        return prepare_requests(self.log, self.corpus, self.arrays, self.as_of)
 
 
 def open_window(config: Config, split: str, spelled: str, other_log: bool = False) -> OpenWindow:
@@ -133,7 +133,7 @@ def open_run(run_dir: str, split: str) -> OpenRun:
     """
     config = load_config(run_dir)
     window = open_window(config, split, "split='{}'")
-    prepared = window.prepare(config)
+    prepared = window.prepare()
     models = load_models(config, window.corpus, window.arrays["item_svd"])
     scorer = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)
     return OpenRun(config, window.log, window.corpus, prepared, window.truth, models, scorer)

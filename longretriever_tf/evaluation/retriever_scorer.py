@@ -8,7 +8,6 @@ items, and `MERGES` merges whole categories.
 import copy
 import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -24,7 +23,7 @@ from longretriever_tf.models.retriever import LongRetriever
 from longretriever_tf.retrieval.interests import Interests
 from longretriever_tf.retrieval.merge import MERGES, Candidates
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
-from longretriever_tf.retrieval.request_options import DEFAULT_K, default_columns
+from longretriever_tf.retrieval.request_options import DEFAULT_K, MAX_WEIGHT, default_columns
 from longretriever_tf.retrieval.requests import InterestScores, Requests
 
 _CORPUS_K = 500
@@ -35,14 +34,6 @@ _MAX_PAIRS = 20_000
 
 _NO_VALUE = "\x00"
 """Of a profile column: a text that no log holds, so that the look-up finds nothing."""
-
-
-class _Encoded(NamedTuple):
-    """R encoded (user, category) pairs: vectors [R, D], and S_u with what its items gain, [R, L] each."""
-
-    embedding: np.ndarray
-    item: np.ndarray
-    repeat_logit: np.ndarray
 
 
 class _Answers:
@@ -107,7 +98,8 @@ class LongRetrieverScorer(TaskScorer):
             lambda column: tf.TensorSpec(column.shape, column.dtype), self._look_up.structured_outputs
         )
         pairs = tf.TensorSpec([None], tf.int32)
-        self._encode = tf.function(self._encode_pairs, input_signature=[requests, pairs, pairs], autograph=False)
+        encode = tf.function(self._encode_pairs, input_signature=[requests, pairs, pairs], autograph=False)
+        self._encode = encode.get_concrete_function()
 
     def _set_retrieval(self, retrieval: RetrievalConfig, every_category: bool) -> None:
         self._retrieval, self._every_category = retrieval, every_category
@@ -159,21 +151,6 @@ class LongRetrieverScorer(TaskScorer):
         parts = [requests.interests for _, requests in self._requests(users)]
         return InterestScores(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
-    def encode(self, users: np.ndarray, category: np.ndarray) -> _Encoded:
-        """S_u and user vectors of one category per user.
-
-        Args:
-          users: rows of the log, [B].
-          category: of each user, [B].
-        """
-        parts = []
-        for rows, requests in self._requests(users):
-            at = tf.cast(category[rows], tf.int32)
-            parts.append([part.numpy() for part in self._encode(requests, tf.range(tf.size(at)), at)])
-        width = max(item.shape[1] for _, item, _ in parts)
-        wide = [(embedding, *(_widen(part, width) for part in padded)) for embedding, *padded in parts]
-        return _Encoded(*(np.concatenate(part) for part in zip(*wide, strict=True)))
-
     def corpus_logits(self, users: np.ndarray, category: np.ndarray) -> np.ndarray:
         """Logits of the whole corpus by the user vector of one category per user: no search within categories.
 
@@ -184,10 +161,13 @@ class LongRetrieverScorer(TaskScorer):
         Returns:
           [B, V] float32; -inf for reserved rows.
         """
-        encoded = self.encode(users, category)
-        logits = encoded.embedding @ self._item_vectors.T + self._item_bias
-        row, slot = np.nonzero(encoded.item)
-        np.add.at(logits, (row, encoded.item[row, slot]), encoded.repeat_logit[row, slot])
+        logits = np.empty((len(users), len(self._item_bias)), np.float32)
+        for rows, requests in self._requests(users):
+            at = tf.cast(category[rows], tf.int32)
+            embedding, item, repeat_logit = (part.numpy() for part in self._encode(requests, tf.range(tf.size(at)), at))
+            logits[rows] = embedding @ self._item_vectors.T + self._item_bias
+            row, slot = np.nonzero(item)
+            np.add.at(logits[rows], (row, item[row, slot]), repeat_logit[row, slot])
         logits[:, : schema.FIRST_KNOWN] = -np.inf
         return logits
 
@@ -219,7 +199,8 @@ class LongRetrieverScorer(TaskScorer):
         item_id = np.full(shape, "" if self._served.item_id_dtype == tf.string else 0, self._item_id.dtype)
         timestamp, weight = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
         item_id[row, column] = self._item_id[log.item[event]]
-        timestamp[row, column], weight[row, column] = log.timestamp[event], log.weight[event]
+        timestamp[row, column] = log.timestamp[event]
+        weight[row, column] = np.minimum(log.weight[event], MAX_WEIGHT)  # merged events may weigh more together
         profile = [
             tf.constant(values[index].tolist(), tf.string)
             for values, index in zip(self._profile, log.profile[users].T, strict=False)
@@ -350,11 +331,6 @@ class LongRetrieverScorer(TaskScorer):
             # What is left out (-inf) stays so under every merge.
             out[rows, items] = np.where(block > -np.inf, merged, block) if needs_rank else merged
         return out
-
-
-def _widen(rows: np.ndarray, width: int) -> np.ndarray:
-    """Padded by 0 on the right, [n, width]."""
-    return np.pad(rows, [(0, 0), (0, width - rows.shape[1])])
 
 
 def _ranks_of_best(logits: np.ndarray, k: int) -> np.ndarray:

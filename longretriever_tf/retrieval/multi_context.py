@@ -106,7 +106,7 @@ class MultiContextRetriever(tf.Module):
     def read(
         self, history_item_id: tf.Tensor, history_timestamp: tf.Tensor, history_weight: tf.Tensor, time: tf.Tensor
     ) -> Histories:
-        """The raw columns of `look_up` to what they say of each category, seen or not."""
+        """What the raw columns of `look_up` say of each category, seen or not."""
         with tf.control_dependencies(check_history(history_item_id, history_timestamp, history_weight)):
             item_id, timestamp = tf.identity(history_item_id), tf.identity(history_timestamp)
             weight = tf.broadcast_to(history_weight, tf.shape(item_id))

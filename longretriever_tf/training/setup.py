@@ -10,7 +10,7 @@ from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.config.baselines import LONGRETRIEVER
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.in_context import BatchSource
-from longretriever_tf.data.batches.interests import HistoryReader, InterestSource
+from longretriever_tf.data.batches.interests import InterestSource
 from longretriever_tf.data.batches.on_device import DeviceSource
 from longretriever_tf.data.batches.prepared_data import (
     Prepared,
@@ -71,12 +71,10 @@ def assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) -
     models = build_models(config, prepared.corpus, prepared.item_svd)
     examples, snapshots = prepare_examples(config, prepared)
     source = BatchSource(config, prepared, examples)
-    history_events = config.model.history_events
-    reader = HistoryReader(prepared.corpus, prepared.log, prepared.stats, config.retrieval.day_floor, history_events)
     embeddings = source.history_embeddings
     if snapshots is not examples:
         embeddings = example_history_embeddings(config, prepared, snapshots)
-    interest_source = InterestSource(prepared, snapshots, embeddings, reader, config.train.seed)
+    interest_source = InterestSource(prepared, snapshots, embeddings, config.train.seed, config.model.history_events)
     epochs, seed = config.train.epochs, config.train.seed
     validate = _validate_towers(config, log, cuts, prepared, models)
     towers = Phase("towers", epochs, models.retriever, source, seed, validate)
@@ -166,7 +164,7 @@ def held_out_truth(config: Config, log: LifelongLog, prepared: Prepared) -> tupl
     corpus, stop = prepared.corpus, prepared.corpus.cut
     start = stop - round(config.data.window_days * DAY_S)
     arrays = {"item_svd": prepared.item_svd, "taste_rows": prepared.history_embedding_rows}
-    requests = prepare_requests(config, log, corpus, arrays, start)
+    requests = prepare_requests(log, corpus, arrays, start)
     whole = encode_log(log, corpus)
     is_asked = held_out_users(config, log.num_users)[whole.event_user()] | (whole.timestamp < start)
     asked = dataclasses.replace(

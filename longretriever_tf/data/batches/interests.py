@@ -8,9 +8,8 @@ import tensorflow as tf
 from longretriever_tf.data.batches.examples import Examples, previous_of_item
 from longretriever_tf.data.batches.pipeline import numbered_batches
 from longretriever_tf.data.batches.prepared_data import ExampleHistoryEmbeddings, Prepared
-from longretriever_tf.data.corpus import Corpus, EncodedLog, flat_ranges
+from longretriever_tf.data.corpus import flat_ranges
 from longretriever_tf.data.recipe.interest_features import interest_features
-from longretriever_tf.data.recipe.item_stats import ItemStats
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.data.search.behavior_index import CategoryOrder
 from longretriever_tf.data.search.history_limit import visible_histories
@@ -38,45 +37,6 @@ class InterestBatch(NamedTuple):
     weight: tf.Tensor
 
 
-class HistoryReader:
-    """Interest features of (user, time) pairs of a log, in the graph.
-
-    Args:
-      corpus: the corpus.
-      log: the encoded log.
-      stats: its item statistics.
-      day_floor: floor of eq. 3, days.
-      history_events: those who slice the histories show only the latest so many events; 0: all. See
-        `data.search.history_limit`.
-    """
-
-    def __init__(
-        self, corpus: Corpus, log: EncodedLog, stats: ItemStats, day_floor: float, history_events: int = 0
-    ) -> None:
-        self.history_events = history_events
-        self._num_categories, self._day_floor = corpus.num_categories, day_floor
-        with tf.device("/CPU:0"):
-            self._log = (tf.constant(log.item), tf.constant(log.timestamp), tf.constant(log.weight))
-            self._item_category = tf.constant(corpus.item_category)
-            self._category_stats = tf.constant(stats.category)
-            self._category_size = tf.constant(np.diff(corpus.category_offset), tf.float32)
-
-    def read(
-        self, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor, stats_row: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Histories `start:stop` of the time-ordered log before `time`, [B] each.
-
-        Returns:
-          features [B, C, F], the bag of categories [B, C].
-        """
-        history = hard_search.slice_events(*self._log, start, stop, time)
-        summary = summarise_history(
-            history, self._item_category, tf.shape(time)[0], self._num_categories, self._day_floor
-        )
-        features = interest_features(summary, tf.gather(self._category_stats, stats_row), self._category_size)
-        return features, category_bag(summary)
-
-
 class InterestSource:
     """Batches of snapshots; batch i of an epoch is a function of (seed, epoch, i) alone.
 
@@ -84,8 +44,8 @@ class InterestSource:
       prepared: the training window.
       examples: snapshots.
       history_embeddings: of the snapshots.
-      reader: of their histories.
       seed: of the order.
+      history_events: only the latest so many events of each history are there; 0: all. See `data.search.history_limit`.
     """
 
     def __init__(
@@ -93,12 +53,11 @@ class InterestSource:
         prepared: Prepared,
         examples: Examples,
         history_embeddings: ExampleHistoryEmbeddings,
-        reader: HistoryReader,
         seed: int,
+        history_events: int = 0,
     ) -> None:
         corpus, log, order, stats = prepared.corpus, prepared.log, prepared.order, prepared.stats
-        self._reader, self._seed = reader, seed
-        self._num_categories = corpus.num_categories
+        self._seed, self._num_categories = seed, corpus.num_categories
         self.batch_size = int(np.clip(_MAX_PAIRS // corpus.num_categories, 8, 256))
         by_row = np.lexsort((examples.time, examples.user))
         user, time = examples.user[by_row].astype(np.int64), examples.time[by_row]
@@ -108,7 +67,11 @@ class InterestSource:
         self.num_rows = len(first)
         every, novel = _target_counts(order, examples)
         with tf.device("/CPU:0"):
-            self._start, self._stop = map(tf.constant, visible_histories(log, user, time, reader.history_events))
+            self._start, self._stop = map(tf.constant, visible_histories(log, user, time, history_events))
+            self._log = tf.constant(log.item), tf.constant(log.timestamp), tf.constant(log.weight)
+            self._item_category = tf.constant(corpus.item_category)
+            self._category_stats = tf.constant(stats.category)
+            self._category_size = tf.constant(np.diff(corpus.category_offset), tf.float32)
             self._time, self._stats_row = tf.constant(time), tf.constant(stats.row_at(time))
             self._weight = tf.constant(examples.weight[by_row][first])
             self._history_embedding, self._history_embedding_row = (
@@ -133,18 +96,17 @@ class InterestSource:
 
     def build(self, rows: tf.Tensor) -> InterestBatch:
         """One batch of snapshot rows, [B] int64."""
-        features, bag = self._reader.read(
-            tf.gather(self._start, rows),
-            tf.gather(self._stop, rows),
-            tf.gather(self._time, rows),
-            tf.gather(self._stats_row, rows),
-        )
+        start, stop, time = (tf.gather(column, rows) for column in (self._start, self._stop, self._time))
+        history = hard_search.slice_events(*self._log, start, stop, time)
+        summary = summarise_history(history, self._item_category, tf.size(time), self._num_categories)
+        stats = tf.gather(self._category_stats, tf.gather(self._stats_row, rows))
+        features = interest_features(summary, stats, self._category_size)
         targets = tf.ragged.range(tf.gather(self._targets, rows), tf.gather(self._targets, rows + 1))
         at = tf.stack([targets.value_rowids(), tf.cast(tf.gather(self._category, targets.values), tf.int64)], 1)
         shape = tf.stack([tf.size(rows), self._num_categories, 2])
         counts = tf.scatter_nd(at, tf.gather(self._counts, targets.values), tf.cast(shape, tf.int64))
         history_embedding = tf.gather(self._history_embedding, tf.gather(self._history_embedding_row, rows))
-        return InterestBatch(features, bag, history_embedding, counts, tf.gather(self._weight, rows))
+        return InterestBatch(features, category_bag(summary), history_embedding, counts, tf.gather(self._weight, rows))
 
 
 def _target_counts(order: CategoryOrder, examples: Examples) -> tuple[np.ndarray, np.ndarray]:

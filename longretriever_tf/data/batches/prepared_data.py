@@ -34,7 +34,6 @@ class Prepared:
       order: its category order.
       stats: item statistics; the last row is as of the time.
       item_svd: [V, svd_dim] float32.
-      history_embedding: of all users at the as-of time, [U, svd_dim] float32; [U, 0] unless the model reads it.
       history_embedding_rows: what history embeddings are read through, one table per fold, [K, V, svd_dim] float32; see
         `data.recipe.history_embedding`.
       user_fold: which of them each user is read through, [U] int64.
@@ -45,7 +44,6 @@ class Prepared:
     order: CategoryOrder
     stats: ItemStats
     item_svd: np.ndarray
-    history_embedding: np.ndarray
     history_embedding_rows: np.ndarray
     user_fold: np.ndarray
 
@@ -73,18 +71,13 @@ def prepare(config: Config, log: LifelongLog, cut: int) -> Prepared:
         history_embedding_rows = fit_folds(
             encoded, corpus, item_svd, user_fold, config.train.history_folds, config.train.seed
         )
-    return _prepare_at(
-        config, corpus, encoded, grid, {"item_svd": item_svd, "taste_rows": history_embedding_rows}, user_fold
-    )
+    return _prepare_at(corpus, encoded, grid, {"item_svd": item_svd, "taste_rows": history_embedding_rows}, user_fold)
 
 
-def prepare_requests(
-    config: Config, log: LifelongLog, corpus: Corpus, arrays: dict[str, np.ndarray], as_of: int
-) -> Prepared:
+def prepare_requests(log: LifelongLog, corpus: Corpus, arrays: dict[str, np.ndarray], as_of: int) -> Prepared:
     """What requests at `as_of` read, under a corpus fitted earlier: histories and statistics strictly before it.
 
     Args:
-      config: of the run.
       log: the whole log.
       corpus: of the run.
       arrays: of the run, from `load_saved`.
@@ -100,25 +93,15 @@ def prepare_requests(
         )
     at = np.array([as_of], np.int64)
     user_fold = fold_of_users(encoded, item_keys(corpus.item_id), len(arrays["taste_rows"]))
-    return _prepare_at(config, corpus, encoded, at, arrays, user_fold)
+    return _prepare_at(corpus, encoded, at, arrays, user_fold)
 
 
 def _prepare_at(
-    config: Config,
-    corpus: Corpus,
-    encoded: EncodedLog,
-    grid: np.ndarray,
-    arrays: dict[str, np.ndarray],
-    user_fold: np.ndarray,
+    corpus: Corpus, encoded: EncodedLog, grid: np.ndarray, arrays: dict[str, np.ndarray], user_fold: np.ndarray
 ) -> Prepared:
     stats = build_item_stats(encoded, corpus.item_category, grid, corpus.num_categories)
     order = build_category_order(encoded, corpus)
-    item_svd, history_embedding_rows, everyone = arrays["item_svd"], arrays["taste_rows"], np.arange(encoded.num_users)
-    as_of = np.full(len(everyone), grid[-1])
-    embedding = build_history_embeddings(
-        encoded, user_fold, history_embedding_rows, everyone, as_of, config.model.history_events
-    )
-    return Prepared(corpus, encoded, order, stats, item_svd, embedding, history_embedding_rows, user_fold)
+    return Prepared(corpus, encoded, order, stats, arrays["item_svd"], arrays["taste_rows"], user_fold)
 
 
 class ExampleHistoryEmbeddings(NamedTuple):

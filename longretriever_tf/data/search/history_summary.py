@@ -40,7 +40,7 @@ def summarise_history(
     item_category: tf.Tensor,
     num_requests: tf.Tensor,
     num_categories: int,
-    day_floor: float,
+    day_floor: float = 1.0,
     interacted: InteractedItems | None = None,
     item_ages: tuple[tf.Tensor, tf.Tensor] | None = None,
 ) -> HistorySummary:

@@ -96,7 +96,7 @@ def run_scorers(run: ChannelRun, log: LifelongLog, as_of: int, specs: Sequence[C
     Raises:
       UserError: the run has not finished, or the spec has settings that its kind of model does not have.
     """
-    scorer = make_scorers(run.config, prepare_requests(run.config, log, run.corpus, run.arrays, as_of))[0]
+    scorer = make_scorers(run.config, prepare_requests(log, run.corpus, run.arrays, as_of))[0]
     scorers: list[Scorer] = []
     for spec in specs:
         if isinstance(scorer, LongRetrieverScorer):

@@ -142,6 +142,8 @@ class HttpServer:
         except asyncio.TimeoutError:  # a caller that does not read its answer
             if request.transport is not None:
                 request.transport.abort()
+        except ConnectionError:
+            pass  # aiohttp sees that the caller has gone when it is handed the response
         return response
 
     async def _answer(self, request: web.BaseRequest, path: str) -> Reply:
