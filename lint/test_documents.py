@@ -168,7 +168,7 @@ FOLDERS = "|".join(sorted(path.name for path in PACKAGE.iterdir() if path.is_dir
 NAME = re.compile(rf"(?:longretriever_tf\.)?((?:{FOLDERS}|config|errors|schema)\.[A-Za-z_]\w*(?:\.\w+)*)")
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", [name for name in OURS if name != "CHANGELOG.md"])  # which tells of names that went
 def test_names_of_the_code_exist(name):
     spans = [span for span in re.findall(r"`([^`\n]+)`", prose(DOCUMENTS[name])) if NAME.fullmatch(span)]
     missing = [span for span in spans if not exists(NAME.fullmatch(span)[1])]

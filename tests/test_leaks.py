@@ -71,7 +71,7 @@ def test_no_history_of_complete_journey_reaches_its_target(journey, kind):
     for rows in np.array_split(sampled, 20):
         batch = source.build(rows)
         tokens, features = batch.token_item.numpy(), batch.features.numpy()
-        target_row, target = batch.target_row.numpy(), batch.item.numpy()[batch.target_local]
+        target_row, target = batch.target_row.numpy(), batch.item[0].numpy()[batch.target_local]
         for row, x in enumerate(rows):
             case = SimpleNamespace(
                 user_history=histories[log.user_id[examples.user[x]]],

@@ -25,18 +25,17 @@ _DAMAGED_RECORDS = (ValueError, KeyError, IndexError, TypeError)
 def prepare(builder: tfds.core.DatasetBuilder, downloads: bool = False) -> None:
     """Prepares the builder's records unless they are there.
 
-    TFDS writes into a directory aside and renames it, so a killed run leaves nothing that looks prepared. One process
-    prepares; others wait for it, and what killed ones left is removed.
+    TFDS writes into a temporary directory and renames it, so a killed run leaves nothing that looks prepared. One
+    process prepares; others wait for it, and the leftovers of killed ones are removed.
 
     Args:
       builder: of the dataset.
-      downloads: its files come from the network; TFDS then says how many bytes, else nothing but its bars.
+      downloads: its files come from the network; TFDS then prints their size, else only its progress bars.
 
     Raises:
       UserError: the data directory cannot be written, holds something else, or a download failed.
     """
-    if _is_prepared(builder):
-        _read_info(builder)
+    if _is_ready(builder):
         return
     parent, version = os.path.split(os.path.normpath(builder.data_dir))
     try:
@@ -47,8 +46,7 @@ def prepare(builder: tfds.core.DatasetBuilder, downloads: bool = False) -> None:
     above, kind = os.path.split(parent)
     with hold_lock(above, busy, wait=True, name=f".{kind}-{version}.lock"):
         _remove_incomplete(parent, version)
-        if _is_prepared(builder):
-            _read_info(builder)
+        if _is_ready(builder):
             return
         _require_free(builder)
         _prepare(builder, parent, downloads)
@@ -60,8 +58,7 @@ def _prepare(builder: tfds.core.DatasetBuilder, parent: str, downloads: bool) ->
     try:
         if not sys.stderr.isatty():  # bars that redraw themselves are noise in a file
             tfds.disable_progress_bar()
-        # stdout belongs to the command's own answer. Where nothing is downloaded, "Downloading ... Unknown size" is
-        # no one's.
+        # stdout belongs to the command's own result, and "Downloading ... Unknown size" is noise without a download.
         with contextlib.redirect_stdout(sys.stderr if downloads else io.StringIO()):
             builder.download_and_prepare(file_format="tfrecord")
     except requests.RequestException as error:  # an OSError, but not the disk's
@@ -134,16 +131,14 @@ def _remove_incomplete(parent: str, version: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
+def _is_ready(builder: tfds.core.DatasetBuilder) -> bool:
+    """Whether the records are there; a builder older than they are then reads what they hold."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)  # TFDS warns about what is merely not prepared yet
     try:
-        return builder.is_prepared()
+        is_prepared = builder.is_prepared()
     finally:
         logging.set_verbosity(verbosity)
-
-
-def _read_info(builder: tfds.core.DatasetBuilder) -> None:
-    """What the records hold, for a builder created before another process had prepared them."""
-    if not builder.info.splits:
+    if is_prepared and not builder.info.splits:
         builder.info.read_from_directory(builder.data_dir)
+    return is_prepared

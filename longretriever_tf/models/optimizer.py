@@ -53,10 +53,11 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         # Keras's callbacks log a schedule of this name.
         self._learning_rate = WarmupCosine(learning_rate, total_steps)
         self.step = self.iterations  # its name in checkpoints
+        self._built = False
 
     def build(self, var_list: Sequence[tf.Variable]) -> None:
         """Makes the moments of each variable, once; `apply` takes gradients in this order."""
-        if getattr(self, "_built", False):
+        if self._built:
             return
         self._built = True
         with tf.init_scope():
@@ -68,7 +69,7 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
     @property
     def variables(self) -> list[tf.Variable]:
         """The step and the moments."""
-        return [self.iterations, *self._mean, *self._square] if getattr(self, "_built", False) else [self.iterations]
+        return [self.iterations, *self._mean, *self._square] if self._built else [self.iterations]
 
     @property
     def learning_rate(self) -> tf.Tensor:
@@ -91,6 +92,8 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         del kwargs
         gradients, variables = zip(*grads_and_vars, strict=True)
         self.build(variables)
+        if list(map(id, variables)) != list(map(id, self._variables)):
+            raise ValueError("LazyAdamW moves all variables that it was built with, in their order; make another one")
         self.apply(gradients)
         return self.iterations
 

@@ -1,28 +1,7 @@
 """A plan: which runs, which measures of them, and what the report shows. Read from TOML; unknown keys are errors.
 
-```toml
-title = "Two recipes on groceries"
-
-[runs.default]                       # one training per seed
-flags = ["--flagfile=configs/complete_journey.flags"]
-seeds = [1, 2, 3]
-minutes = 10
-
-[measures.test]                      # one job per run and seed
-runs = ["default"]
-flags = ["--split=test"]
-
-[rows.ours]                          # a line of tables and plots
-label = "LongRetriever"
-run = "default"
-measure = "test"
-model = "longretriever"
-
-[[tables]]
-title = "Recall"
-rows = ["ours"]
-columns = ["all recall@100", "novel recall@100"]
-```
+`configs/reproduce/quick.toml` is a short example: sections [runs.NAME], [measures.NAME] and [rows.NAME], and lists
+[[tables]], [[comparisons]], [[findings]] and [[plots]], each with the fields of the class below.
 """
 
 import dataclasses
