@@ -2,6 +2,6 @@
 
 from longretriever_tf.serving.client.client import Client
 from longretriever_tf.serving.client.request import Candidate, Interest, Request, Response
-from longretriever_tf.serving.client.transport import ClientOptions, Model
+from longretriever_tf.serving.client.transport import CallError, ClientOptions, Model
 
-__all__ = ["Candidate", "Client", "ClientOptions", "Interest", "Model", "Request", "Response"]
+__all__ = ["CallError", "Candidate", "Client", "ClientOptions", "Interest", "Model", "Request", "Response"]
