@@ -50,9 +50,9 @@ def test_pasted_histories_and_replies_keep_every_id(tmp_path):
     ids = [2**63 - 1, -(2**63), 2**53 - 1, 0, "007", 'a, 12345678901234567, "b"\\', " x;\t", "\u00e9"]
     rows = ['"a,b;c ""x""", 1', "007;2", "it's\t3", " 9223372036854775807 , 4, 0.5"]
     program = f"""
-      import {{ parseLife }} from "./life.js";
+      import {{ parseHistory }} from "./history.js";
       import {{ parse }} from "./endpoint.js";
-      const ids = (text) => parseLife(text, () => true).events.map((event) => event.id);
+      const ids = (text) => parseHistory(text, () => true).events.map((event) => event.id);
       const json = {json.dumps(json.dumps({"item_id": ids, "timestamp": list(range(1, len(ids) + 1))}))};
       const scores = parse("[-0.12345678901234567, 1e-20, 12345678901234567]");
       console.log(JSON.stringify([ids({json.dumps(chr(10).join(rows))}), ids(json), scores]));
@@ -73,7 +73,7 @@ def test_modules_of_the_page_stay_small():
 
 
 @pytest.mark.serving
-def test_the_page_is_served_beside_the_api(explored):
+def test_the_page_is_served_alongside_the_api(explored):
     for path, words in (("", b"<!doctype html>"), ("main.js", b"import "), ("style.css", b":root")):
         status, body = call(explored, "GET", f"/explorer/{path}")
         assert status == 200 and body.lstrip().startswith((words, b"//"))
@@ -177,4 +177,4 @@ def test_the_command_writes_a_file_that_serve_takes(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     users = json.loads(read_users(str(path)))["users"]
     assert [user["label"] for user in users] == ["user 1003", "user 1001"]
-    assert users[0]["profile"] == {"taste": "b1"}  # user u is of history embedding u % 2
+    assert users[0]["profile"] == {"taste": "b1"}  # user u has taste u % 2

@@ -25,8 +25,8 @@ DESK = {"width": 1360, "height": 900}
 def chromium_path(driver) -> str:
     """Debian's Chromium, or the one that `playwright install chromium` fetched."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
-        if found := shutil.which(name):
-            return found
+        if path := shutil.which(name):
+            return path
     if os.path.exists(driver.chromium.executable_path):
         return driver.chromium.executable_path
     return pytest.skip("no Chromium: apt-get install chromium, or python -m playwright install chromium")
@@ -125,7 +125,7 @@ def test_the_list_is_the_responses_list_whatever_is_turned(page, url, users):
     expect(page, url, users[1], num_interests=2, seed=4)
 
 
-def test_every_other_knob_reaches_the_endpoint(page, url, users):
+def test_every_other_option_reaches_the_endpoint(page, url, users):
     user = users[0]
     page.fill("#k-A", "7")
     page.select_option("#merge-A", "round_robin")
@@ -160,7 +160,7 @@ def test_changes_are_marked_and_said(page):
     fresh = [item for item in after if item not in before]
     marked = page.locator(".list .is-new").evaluate_all("rows => rows.map(r => r.dataset.item)")
     assert marked == fresh and len(fresh) == 1
-    moved = sum(before.index(item) != place for place, item in enumerate(after) if item in before)
+    moved = sum(before.index(item) != rank for rank, item in enumerate(after) if item in before)
     assert page.locator("#changes").inner_text() == f"1 new, 1 gone, {moved} moved, of {len(after)} items."
     assert page.locator(".gone").inner_text() == f"Gone: item {before[0]}"
 
@@ -191,8 +191,8 @@ def test_the_history_and_its_interests(page, users):
         times = {
             t for item, t in zip(user["item_id"], user["timestamp"], strict=True) if f"c{(item - 100) % 7}" == category
         }
-        place = {round((t - user["timestamp"][0]) / (AS_OF - user["timestamp"][0]) * 1000) for t in times}
-        assert (row.locator("svg.history path").get_attribute("d") or "").count("M") == len(place)
+        columns = {round((t - user["timestamp"][0]) / (AS_OF - user["timestamp"][0]) * 1000) for t in times}
+        assert (row.locator("svg.history path").get_attribute("d") or "").count("M") == len(columns)
     top = max(sizes, key=sizes.get)
     page.click(f"[data-key='score-{top}']")
     days = [
@@ -363,7 +363,7 @@ def test_by_keyboard_alone(page, url, users):
 
 def test_items_find_their_categories_when_subsequences_are_short(page):
     """`user_embeddings` shows at most L items of a category: the page asks again for the rest, here with L = 2."""
-    found = page.evaluate(
+    category_of = page.evaluate(
         """async () => {
           const { Model } = await import("/explorer/model.js");
           const endpoint = {
@@ -371,23 +371,23 @@ def test_items_find_their_categories_when_subsequences_are_short(page):
             async predict(signature, columns) {
               const items = columns.history_item_id.row;
               const known = items.filter((id) => id !== "7");
-              const found = columns.category.map((c) => known.filter((id) => "c" + (id % 3) === c).slice(0, 2));
+              const subsequences = columns.category.map((c) => known.filter((id) => "c" + (id % 3) === c).slice(0, 2));
               return {
-                subsequence_item_id: found.map((ids) => [...ids.map(Number), 0, 0].slice(0, 2)),
-                subsequence_length: found.map((ids) => ids.length),
+                subsequence_item_id: subsequences.map((ids) => [...ids.map(Number), 0, 0].slice(0, 2)),
+                subsequence_length: subsequences.map((ids) => ids.length),
               };
             },
           };
           const events = [...Array(17).keys()].map((id) => ({ id: String(id), seconds: id + 1, weight: 1 }));
           const interests = ["c0", "c1", "c2", "c9"].map((category) => ({ category, events: 1 }));
-          return [...await new Model(endpoint).categories({ events, time: 99, profile: {} }, interests)];
+          return [...await new Model(endpoint).categories({ events, asOf: 99, profile: {} }, interests)];
         }"""
     )
-    assert dict(found) == {str(item): f"c{item % 3}" for item in range(17) if item != 7}
+    assert dict(category_of) == {str(item): f"c{item % 3}" for item in range(17) if item != 7}
 
 
 def test_eq_3_draws_from_seen_categories_and_forces_any(page):
-    """An export of interest=paper tells untouched categories as explored ones, with score 0."""
+    """An export of interest=paper returns unseen categories as explored ones, with score 0."""
     rows = page.evaluate(
         """async () => {
           const { Model } = await import("/explorer/model.js");
@@ -404,7 +404,7 @@ def test_eq_3_draws_from_seen_categories_and_forces_any(page):
               interest_last_timestamp: row([9, 8, 0, 0]),
             }),
           };
-          const all = await new Model(endpoint).interests({ events: [], time: 99, profile: {} });
+          const all = await new Model(endpoint).interests({ events: [], asOf: 99, profile: {} });
           const settings = { topInterests: 20, numInterests: 5, forbidden: ["once"] };
           return [all.map(({ category }) => category), [...readDraw(all, settings, []).top]];
         }"""
@@ -435,9 +435,9 @@ def test_axe_finds_no_serious_fault(page, scheme, size):
 
 
 def assert_accessible(axe, page) -> None:
-    found = axe.Axe().run(page).response
-    assert len(found["passes"]) > 20  # it did look
-    serious = [fault for fault in found["violations"] if fault["impact"] in ("serious", "critical")]
+    response = axe.Axe().run(page).response
+    assert len(response["passes"]) > 20  # it did look
+    serious = [fault for fault in response["violations"] if fault["impact"] in ("serious", "critical")]
     assert not serious, json.dumps([(f["id"], [n["html"][:120] for n in f["nodes"]]) for f in serious], indent=1)
 
 

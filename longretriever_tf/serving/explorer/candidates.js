@@ -25,23 +25,23 @@ export function showCandidates(root, { pane, model, view }) {
 }
 
 function card(pane, interest, model) {
-  const places = new Map(pane.list.items.map((item, index) => [item.id, index + 1]));
-  const found = pane.candidates.get(interest.category) ?? [];
+  const ranks = new Map(pane.list.items.map((item, index) => [item.id, index + 1]));
+  const candidates = pane.candidates.get(interest.category) ?? [];
   return h(
     "article",
     { class: "card" },
     h("h3", {}, interest.category),
-    found.length === 0 && h("p", { class: "muted" }, "Nothing is left to find here."),
+    candidates.length === 0 && h("p", { class: "muted" }, "No candidate is left in this category."),
     h(
       "ol",
       {},
-      found.slice(0, PER_CARD).map(({ id, score }) =>
+      candidates.slice(0, PER_CARD).map(({ id, score }) =>
         h(
           "li",
-          { class: places.has(id) ? "in" : "" },
+          { class: ranks.has(id) ? "in" : "" },
           h("span", { class: "name", title: `item ${id}` }, model.nameOf(id)),
           h("span", { class: "muted" }, percent(Math.exp(score))),
-          h("span", { class: "at" }, places.has(id) ? `no. ${places.get(id)}` : ""),
+          h("span", { class: "at" }, ranks.has(id) ? `no. ${ranks.get(id)}` : ""),
         ),
       ),
     ),

@@ -26,7 +26,7 @@ export function svg(tag, attributes, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
-/** Replaces an element's children; what had the focus has it again, found by its `data-key`. */
+/** Replaces an element's children; what had the focus gets it back, by its `data-key`. */
 export function replace(element, ...children) {
   const key = element.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
   element.replaceChildren(...children.flat(2).filter(Boolean));
@@ -40,9 +40,9 @@ export const count = (number, noun) => `${COUNT.format(number)} ${number === 1 ?
 
 export const date = (seconds) => DATE.format(new Date(seconds * 1000));
 
-/** How long before `moment` it was: today, 3 days ago, 14 months ago. */
-export function ago(seconds, moment) {
-  const days = (moment - seconds) / DAY_S;
+/** How long before `asOf` it was: today, 3 days ago, 14 months ago. */
+export function ago(seconds, asOf) {
+  const days = (asOf - seconds) / DAY_S;
   if (days < 1) return "within a day";
   if (days < 60) return `${count(Math.floor(days), "day")} ago`;
   if (days < 730) return `${count(Math.round(days / 30.4), "month")} ago`;

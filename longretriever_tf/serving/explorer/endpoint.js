@@ -15,8 +15,8 @@ const TEXT_OR_LONG = /"(?:[^"\\]|\\.)*"|(?<![\d.eE+-])-?\d{16,}(?=\s*[,\]}])/g;
 
 /** Whole numbers beyond 2^53, as item ids may be, become text: JavaScript's numbers would round them. */
 export function parse(text) {
-  const isKept = (found) => found.startsWith('"') || Number.isSafeInteger(Number(found));
-  return JSON.parse(text.replace(TEXT_OR_LONG, (found) => (isKept(found) ? found : `"${found}"`)));
+  const isKept = (token) => token.startsWith('"') || Number.isSafeInteger(Number(token));
+  return JSON.parse(text.replace(TEXT_OR_LONG, (token) => (isKept(token) ? token : `"${token}"`)));
 }
 
 /** JSON of a column; ids of whole-number type are text here and numbers there. `{row, times}` is a row many times. */
@@ -28,7 +28,7 @@ function encode(value, dtype) {
 
 function explain(status, model, words) {
   if (status === 404) return `This endpoint has no model “${model}” ready to answer.`;
-  if (status === 413) return "This life is longer than the server takes in one request.";
+  if (status === 413) return "This history is longer than the server takes in one request.";
   if (status === 429 || status === 503) return "The server is busy. Try again in a moment.";
   if (status === 504) return "The server took too long to answer.";
   if (/history/i.test(words)) return "The server does not take this history.";
@@ -49,14 +49,14 @@ async function call(path, model, options) {
   try {
     reply = parse(text);
   } catch {
-    // a proxy's HTML page, say: its status tells enough
+    // a proxy's HTML page, say: its status says enough
   }
   if (response.ok && reply !== null) return reply;
   const words = String(reply?.error ?? text).slice(0, 300);
   throw new EndpointError(explain(response.status, model, words), `HTTP ${response.status}: ${words}`);
 }
 
-/** Names of the models, as the server that sends this page tells them. */
+/** Names of the models, as the server that sends this page lists them. */
 export async function listModels() {
   return (await call("settings.json", "", {})).models;
 }
@@ -95,7 +95,7 @@ export class Endpoint {
     return this.signatures[signature].inputs;
   }
 
-  /** A knob's default, or `otherwise` where the server tells none. */
+  /** An option's default, or `otherwise` where the metadata gives none. */
   defaultOf(name, otherwise) {
     return firstValue(this.signatures.serving_default.defaults?.[name]) ?? otherwise;
   }

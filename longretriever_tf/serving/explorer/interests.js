@@ -1,7 +1,7 @@
-// Interests of a life: their time lines, their scores and how these come about, and which were drawn.
+// Interests of a history: when their events were, their scores, what these are made of, and which were drawn.
 
 import { ago, count, date, h, ordinal, percent, replace, short, svg } from "./dom.js";
-import { recencyScore } from "./life.js";
+import { recencyScore } from "./history.js";
 
 const WIDTH = 1000;
 const FIRST_SHOWN = 12;
@@ -22,20 +22,20 @@ export function readDraw(interests, settings, drawn) {
   return { origin, top: new Set(top.map(({ category }) => category)) };
 }
 
-function ticks(events, start, moment, height) {
-  const span = Math.max(moment - start, 1);
+function ticks(events, start, asOf, height) {
+  const span = Math.max(asOf - start, 1);
   const at = [...new Set(events.map((event) => (((event.seconds - start) / span) * WIDTH).toFixed(0)))];
   return svg("path", { d: at.map((x) => `M${x} 0V${height}`).join(""), "vector-effect": "non-scaling-stroke" });
 }
 
-/** All events of a life as columns, some dozens of them over its whole time. */
-export function lifeOverview(life) {
-  if (!life.events.length) return null;
+/** All events of a history as columns, some dozens of them over its whole time. */
+export function historyOverview(history) {
+  if (!history.events.length) return null;
   const [bins, height] = [60, 40];
-  const start = life.events[0].seconds;
+  const start = history.events[0].seconds;
   const sums = Array(bins).fill(0);
-  const span = Math.max(life.moment - start, 1);
-  life.events.forEach(({ seconds }) => (sums[Math.min(bins - 1, Math.floor(((seconds - start) / span) * bins))] += 1));
+  const span = Math.max(history.asOf - start, 1);
+  history.events.forEach(({ seconds }) => (sums[Math.min(bins - 1, Math.floor(((seconds - start) / span) * bins))] += 1));
   const most = Math.max(...sums);
   const bars = sums.map((sum, index) => {
     const tall = (sum / most) * height;
@@ -45,11 +45,11 @@ export function lifeOverview(life) {
     "figure",
     { class: "overview" },
     svg("svg", { viewBox: `0 0 ${WIDTH} ${height}`, preserveAspectRatio: "none", "aria-hidden": "true" }, bars),
-    h("figcaption", { class: "muted axis" }, h("span", {}, date(start)), h("span", {}, count(life.events.length, "event")), h("span", {}, date(life.moment))),
+    h("figcaption", { class: "muted axis" }, h("span", {}, date(start)), h("span", {}, count(history.events.length, "event")), h("span", {}, date(history.asOf))),
   );
 }
 
-/** The draw as cells: place 1 to M of the ranking, the drawn ones filled. */
+/** The draw as cells: rank 1 to M, the drawn ones filled. */
 function drawStrip(interests, draw) {
   const cells = interests.filter(({ category }) => draw.top.has(category)).slice(0, 100);
   return h(
@@ -64,7 +64,7 @@ function drawSentence(draw, settings, list, learned) {
   const number = (origin) => list.drawn.filter((interest) => interest.origin === origin).length;
   const taken = number("drawn") + number("popular");
   const words = [taken >= top ? `All of the top ${top} interests are searched` : `${taken} of the top ${top} interests were drawn, seed ${settings.seed}`];
-  if (number("explored")) words.push(`${number("explored")} this life never touched`);
+  if (number("explored")) words.push(`${number("explored")} that this user has never seen`);
   if (number("forced")) words.push(`${number("forced")} always searched`);
   const meaning = number("popular")
     ? "Without history the score is how much everyone takes of a category."
@@ -74,11 +74,11 @@ function drawSentence(draw, settings, list, learned) {
   return `${words.join("; ")}. ${meaning}`;
 }
 
-function scoreDetail(interest, events, life, learned) {
-  const { score, parts } = recencyScore(events, life.moment);
+function scoreDetail(interest, events, history, learned) {
+  const { score, parts } = recencyScore(events, history.asOf);
   const terms = parts.slice(0, 4).map(({ seconds, part }) => `${short(part)} from ${date(seconds)}`);
   const more = parts.length > 4 ? ` and ${count(parts.length - 4, "smaller part")}` : "";
-  const recency = parts.length ? `Eq. 3 by hand: ${short(score)} = ${terms.join(" + ")}${more}.` : "This life never touched it, so eq. 3 is silent.";
+  const recency = parts.length ? `Eq. 3 by hand: ${short(score)} = ${terms.join(" + ")}${more}.` : "This user has never seen it, so eq. 3 gives no score.";
   const own = learned
     ? `The model expects ${percent(Math.exp(interest.score))} of the next items here (log share ${interest.score.toFixed(3)}). `
     : `The model's score is ${short(interest.score)}. `;
@@ -97,11 +97,11 @@ function badge(interest, draw, side, settings) {
  * Fills `root`. `panes`: [{side, settings, list}], side null where there is one; `view` keeps what is open;
  * `rule(category, name)` forces, forbids or frees.
  */
-export function showInterests(root, { life, interests, eventsOf, panes, active, view, rule }) {
+export function showInterests(root, { history, interests, eventsOf, panes, active, view, rule }) {
   const learned = isLearned(interests);
   const draws = panes.map((pane) => readDraw(interests, pane.settings, pane.list.drawn));
   const most = Math.max(...interests.map(({ score }) => (learned ? Math.exp(score) : score)), 1e-9);
-  const start = life.events[0]?.seconds ?? life.moment;
+  const start = history.events[0]?.seconds ?? history.asOf;
   const row = (interest, index) => {
     const { category } = interest;
     const events = eventsOf(category);
@@ -119,13 +119,13 @@ export function showInterests(root, { life, interests, eventsOf, panes, active, 
     );
     select.value = state;
     const isOn = draws.some((draw) => draw.origin.has(category));
-    const past = interest.events ? `${count(interest.events, "event")}, the last ${ago(interest.last, life.moment)}` : "never touched";
+    const past = interest.events ? `${count(interest.events, "event")}, the last ${ago(interest.last, history.asOf)}` : "never seen";
     return h(
       "li",
       { class: `interest${isOn ? " on" : ""}`, "data-category": category },
-      h("span", { class: "place" }, String(index + 1)),
+      h("span", { class: "rank" }, String(index + 1)),
       h("div", { class: "who" }, h("strong", {}, category), h("span", { class: "muted" }, past)),
-      svg("svg", { class: "life", viewBox: `0 0 ${WIDTH} 20`, preserveAspectRatio: "none", "aria-hidden": "true" }, ticks(events, start, life.moment, 20)),
+      svg("svg", { class: "history", viewBox: `0 0 ${WIDTH} 20`, preserveAspectRatio: "none", "aria-hidden": "true" }, ticks(events, start, history.asOf, 20)),
       h(
         "button",
         { type: "button", class: "score quiet", "aria-expanded": String(isOpen), "aria-label": `Score of ${category}: ${scoreText(interest, learned)}, ${ordinal(index + 1)}; how it comes about`, "data-key": `score-${category}`, onclick: toggle },
@@ -134,7 +134,7 @@ export function showInterests(root, { life, interests, eventsOf, panes, active, 
       ),
       h("span", { class: "badges" }, panes.map((pane, at) => badge(interest, draws[at], pane.side, pane.settings))),
       select,
-      isOpen && scoreDetail(interest, events, life, learned),
+      isOpen && scoreDetail(interest, events, history, learned),
     );
   };
   const isMarked = ({ category }) =>
@@ -147,7 +147,7 @@ export function showInterests(root, { life, interests, eventsOf, panes, active, 
     panes.map((pane, at) =>
       h("p", { class: "draw" }, pane.side && h("b", {}, `${pane.side}: `), drawSentence(draws[at], pane.settings, pane.list, learned), drawStrip(interests, draws[at])),
     ),
-    lifeOverview(life),
+    historyOverview(history),
     h("ol", { class: "interests" }, shown.map(({ interest, index }) => row(interest, index))),
     (more > 0 || view.all) &&
       h("button", { type: "button", class: "quiet", "data-key": "more-interests", onclick: () => { view.all = !view.all; view.again(); } },

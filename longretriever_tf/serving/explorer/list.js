@@ -2,7 +2,7 @@
 
 import { ago, count, h, ordinal, percent, replace, short } from "./dom.js";
 
-/** How `items` differ from `other`: by id "new", or by how many places it rose; and what is gone. */
+/** How `items` differ from `other`: by id "new", or by how many ranks it rose; and what is gone. */
 export function difference(items, other) {
   if (!other) return { moved: new Map(), gone: [], fresh: 0 };
   const old = new Map(other.map((item, index) => [item.id, index]));
@@ -18,18 +18,18 @@ export function changeText(items, changed) {
   return `${changed.fresh} new, ${changed.gone.length} gone, ${shifted} moved, of ${count(items.length, "item")}.`;
 }
 
-function why(item, pane, { life, placeOf }) {
-  const own = life.events.filter((event) => event.id === item.id);
-  const found = pane.candidates.get(item.category) ?? [];
-  const within = found.find((each) => each.id === item.id)?.score;
-  const words = [`${ordinal(placeOf(item))} of its interest's own list`];
+function why(item, pane, { history, rankWithin }) {
+  const own = history.events.filter((event) => event.id === item.id);
+  const candidates = pane.candidates.get(item.category) ?? [];
+  const within = candidates.find((each) => each.id === item.id)?.score;
+  const words = [`${ordinal(rankWithin(item))} of its interest's own list`];
   if (pane.settings.merge === "calibrated") {
     const parts = within === undefined ? "" : `${percent(Math.exp(item.score - within))} for the interest × ${percent(Math.exp(within))} within it = `;
     words.unshift(`${parts}${percent(Math.exp(item.score))}`);
   } else if (pane.settings.merge === "raw") {
     words.push(`raw score ${short(item.score)}`);
   }
-  words.push(own.length ? `${own.length} × in this life, the last ${ago(own[own.length - 1].seconds, life.moment)}` : "new to this user");
+  words.push(own.length ? `${own.length} × in this history, the last ${ago(own[own.length - 1].seconds, history.asOf)}` : "new to this user");
   return words.join(" · ");
 }
 
@@ -40,28 +40,28 @@ function mark(move, against) {
   return h("span", { class: "mark" }, h("span", { "aria-hidden": "true" }, `${move > 0 ? "▲" : "▼"} ${Math.abs(move)}`), h("span", { class: "hidden" }, text));
 }
 
-function pane(each, { life, model, rankOf, changed, against, leaveOut }) {
-  const places = new Map();
+function pane(each, { history, model, rankOf, changed, against, leaveOut }) {
+  const ranks = new Map();
   const seen = new Map();
   each.list.items.forEach((item) => {
     seen.set(item.category, (seen.get(item.category) ?? 0) + 1);
-    places.set(item.id, seen.get(item.category));
+    ranks.set(item.id, seen.get(item.category));
   });
   const order = new Map(each.list.drawn.map((interest, index) => [interest.category, index]));
-  const placeOf = (item) => places.get(item.id);
+  const rankWithin = (item) => ranks.get(item.id);
   const rows = each.list.items.map((item, index) => {
     const name = model.nameOf(item.id);
     const move = changed.moved.get(item.id);
     return h(
       "li",
       { class: move === "new" ? "is-new" : "", "data-item": item.id },
-      h("span", { class: "place" }, String(index + 1)),
+      h("span", { class: "rank" }, String(index + 1)),
       h(
         "div",
         { class: "what" },
         h("span", { class: "name" }, name, mark(move, against)),
         h("span", { class: "tag" }, h("i", { class: `dot c${(order.get(item.category) ?? 0) % 8}`, "aria-hidden": "true" }), `${item.category}, interest ${rankOf(item.category)}`),
-        h("span", { class: "muted why" }, why(item, each, { life, placeOf })),
+        h("span", { class: "muted why" }, why(item, each, { history, rankWithin })),
       ),
       h("button", { type: "button", class: "quiet out", "aria-label": `Leave out ${name}`, title: "Leave out", "data-key": `out-${each.side}-${item.id}`, onclick: () => leaveOut(each.side, item.id) }, "×"),
     );
@@ -77,7 +77,7 @@ function pane(each, { life, model, rankOf, changed, against, leaveOut }) {
 }
 
 /** Fills `root` and `status`. With two panes each is compared with the other, else with `previous`. */
-export function showLists(root, status, { panes, previous, life, model, rankOf, leaveOut }) {
+export function showLists(root, status, { panes, previous, history, model, rankOf, leaveOut }) {
   const [a, b] = panes;
   const changes = b
     ? [difference(a.list.items, b.list.items), difference(b.list.items, a.list.items)]
@@ -86,7 +86,7 @@ export function showLists(root, status, { panes, previous, life, model, rankOf, 
   const most = b && Math.max(a.list.items.length, b.list.items.length);
   replace(
     root,
-    panes.map((each, at) => pane(each, { life, model, rankOf, changed: changes[at], against: b && panes[1 - at].side, leaveOut })),
+    panes.map((each, at) => pane(each, { history, model, rankOf, changed: changes[at], against: b && panes[1 - at].side, leaveOut })),
   );
   const text = b ? `${shared} of ${most} items are in both lists.` : previous ? changeText(a.list.items, changes[0]) : count(a.list.items.length, "item");
   if (status.textContent !== text) status.textContent = text;

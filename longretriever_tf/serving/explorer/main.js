@@ -1,11 +1,11 @@
-// The page: one life, one or two settings, and everything that follows from them.
+// The page: one history, one or two settings, and everything that follows from them.
 
 import { h, replace } from "./dom.js";
 import { Endpoint, EndpointError, listModels, optional } from "./endpoint.js";
-import { before } from "./life.js";
+import { before } from "./history.js";
 import { Model } from "./model.js";
 import { makePicker, describe } from "./picker.js";
-import { defaultSettings, makeBar, place } from "./settings.js";
+import { defaultSettings, makeBar, setRule } from "./settings.js";
 import { showInterests } from "./interests.js";
 import { showCandidates } from "./candidates.js";
 import { showLists } from "./list.js";
@@ -16,7 +16,7 @@ const at = (id) => document.getElementById(id);
 
 const state = {
   model: null,
-  life: null, // events before the moment, the moment, the profile
+  history: null, // events before the as-of time, the as-of time, the profile
   interests: [],
   categoryOf: new Map(),
   sides: ["A"],
@@ -49,25 +49,25 @@ function fail(error, again) {
   );
 }
 
-/** A new life: what the model knows of it, then the lists. */
-async function choose(life) {
+/** A new history: what the model knows of it, then the lists. */
+async function choose(history) {
   const mine = ++turn;
   document.body.setAttribute("aria-busy", "true");
-  replace(at("about"), "Reading this life…");
+  replace(at("about"), "Reading this history…");
   try {
-    const known = before(life, life.moment);
+    const known = before(history, history.asOf);
     const interests = await state.model.interests(known);
     const categoryOf = await state.model.categories(known, interests);
     await state.model.learnNames(known.events.map((event) => event.id));
-    if (mine !== turn) return; // another life was chosen meanwhile
-    Object.assign(state, { life: known, interests, categoryOf, previous: null, panes: [] });
+    if (mine !== turn) return; // another history was chosen meanwhile
+    Object.assign(state, { history: known, interests, categoryOf, previous: null, panes: [] });
     Object.assign(state.view, { open: new Set(), all: false, allCards: false });
     const unknown = [...new Set(known.events.map((event) => event.id))].filter((id) => !categoryOf.has(id));
     replace(at("about"), describe(known, unknown, new Set(categoryOf.values()).size));
     replace(at("categories"), interests.map(({ category }) => h("option", { value: category })));
     await ask();
   } catch (error) {
-    fail(error, () => choose(life));
+    fail(error, () => choose(history));
   }
 }
 
@@ -92,28 +92,28 @@ async function ask() {
 
 async function askSide(side, signal) {
   const settings = state.settings[side];
-  const list = await state.model.list(state.life, settings, signal);
-  const places = new Map();
-  list.items.forEach(({ category }) => places.set(category, (places.get(category) ?? 0) + 1));
-  const k = Math.max(5, ...places.values());
+  const list = await state.model.list(state.history, settings, signal);
+  const listed = new Map();
+  list.items.forEach(({ category }) => listed.set(category, (listed.get(category) ?? 0) + 1));
+  const k = Math.max(5, ...listed.values());
   const categories = list.drawn.map(({ category }) => category);
-  const candidates = await state.model.candidates(state.life, { ...settings, k }, categories, signal);
+  const candidates = await state.model.candidates(state.history, { ...settings, k }, categories, signal);
   return { side: state.sides.length > 1 ? side : null, settings, list, candidates };
 }
 
 function show() {
-  const { panes, life, interests, model, view } = state;
-  const eventsOf = (category) => life.events.filter((event) => state.categoryOf.get(event.id) === category);
+  const { panes, history, interests, model, view } = state;
+  const eventsOf = (category) => history.events.filter((event) => state.categoryOf.get(event.id) === category);
   const active = panes.find((pane) => pane.side === state.active) ?? panes[0];
-  showInterests(at("interests-body"), { life, interests, eventsOf, panes, active, view, rule });
+  showInterests(at("interests-body"), { history, interests, eventsOf, panes, active, view, rule });
   showCandidates(at("candidates-body"), { pane: active, model, view });
   const ranks = new Map(interests.map(({ category }, index) => [category, index + 1]));
   const rankOf = (category) => ranks.get(category); // its row above, also where a rule shifts the server's ranks
-  showLists(at("lists"), at("changes"), { panes, previous: state.previous, life, model, rankOf, leaveOut });
+  showLists(at("lists"), at("changes"), { panes, previous: state.previous, history, model, rankOf, leaveOut });
 }
 
-const rule = (category, name) => change(state.active, place(state.settings[state.active], category, name), 0);
-const leaveOut = (side, id) => change(side ?? "A", place(state.settings[side ?? "A"], id, "excluded"), 0);
+const rule = (category, name) => change(state.active, setRule(state.settings[state.active], category, name), 0);
+const leaveOut = (side, id) => change(side ?? "A", setRule(state.settings[side ?? "A"], id, "excluded"), 0);
 
 /** New settings of a side; asks once the hand rests. The page is busy from the first touch, for its list is an old one. */
 function change(side, settings, wait = WAIT_MS) {
@@ -122,7 +122,7 @@ function change(side, settings, wait = WAIT_MS) {
   bars[side].update(settings);
   showActive();
   clearTimeout(waiting);
-  if (!state.life) return;
+  if (!state.history) return;
   asking.abort();
   document.body.setAttribute("aria-busy", "true");
   waiting = setTimeout(ask, wait);
@@ -174,7 +174,7 @@ function compare() {
   state.settings.B = isTwo ? undefined : { ...state.settings.A };
   state.panes = [];
   layBars();
-  if (state.life) ask();
+  if (state.history) ask();
 }
 
 async function start() {

@@ -1,12 +1,12 @@
-// What the model says of a life, by its signatures: interests, categories of items, the list, candidates.
+// What the model says of a history, by its signatures: interests, categories of items, the list, candidates.
 
 import { optional } from "./endpoint.js";
 
 const MAX_CELLS = 60000; // events times rows of one request: some hundred kB
 const FIRST_WIDTH = 1000;
 
-/** Columns of the knobs, in the model's names. */
-export function knobs(settings) {
+/** Columns of the request options, in the model's names. */
+export function requestOptions(settings) {
   return {
     k: [settings.k],
     num_interests: [settings.numInterests],
@@ -24,9 +24,9 @@ export function knobs(settings) {
 }
 
 const FREE = { k: 1, seed: 0, exploration: 0, merge: "calibrated", onlyNew: false, excluded: [], forbidden: [], forced: [] };
-const KNOWN = [...Object.keys(knobs(FREE)), "history_item_id", "history_timestamp", "history_weight", "request_timestamp"];
+const KNOWN = [...Object.keys(requestOptions(FREE)), "history_item_id", "history_timestamp", "history_weight", "request_timestamp"];
 
-/** Asks about one life; the profile's columns are what the signature has beyond all the known ones. */
+/** Asks about one history; the profile's columns are what the signature has beyond all the known ones. */
 export class Model {
   constructor(endpoint) {
     this.endpoint = endpoint;
@@ -37,26 +37,26 @@ export class Model {
     return Object.keys(this.endpoint.inputs("serving_default")).filter((name) => !KNOWN.includes(name));
   }
 
-  /** The life's columns, `times` rows of them. */
-  columns(life, times = 1) {
-    const profile = this.profileNames.map((name) => [name, Array(times).fill(profileOf(life)[name] ?? "")]);
+  /** The history's columns, `times` rows of them. */
+  columns(history, times = 1) {
+    const profile = this.profileNames.map((name) => [name, Array(times).fill(profileOf(history)[name] ?? "")]);
     return {
-      history_item_id: { row: life.events.map((event) => event.id), times },
-      history_timestamp: { row: life.events.map((event) => event.seconds), times },
-      history_weight: life.events.some((event) => event.weight !== 1) ? [life.events.map((event) => event.weight)] : [[1]],
-      request_timestamp: Array(times).fill(life.moment),
+      history_item_id: { row: history.events.map((event) => event.id), times },
+      history_timestamp: { row: history.events.map((event) => event.seconds), times },
+      history_weight: history.events.some((event) => event.weight !== 1) ? [history.events.map((event) => event.weight)] : [[1]],
+      request_timestamp: Array(times).fill(history.asOf),
       ...Object.fromEntries(profile),
     };
   }
 
   /**
-   * Every category, best first: {category, score, events, last, canDraw}. Eq. 3 draws from touched categories alone;
-   * the others are told as explored ones, which may be forced all the same.
+   * Every category, best first: {category, score, events, last, canDraw}. Eq. 3 draws from seen categories alone;
+   * the others come as explored ones, which may be forced all the same.
    */
-  async interests(life) {
+  async interests(history) {
     for (let width = FIRST_WIDTH; ; width *= 10) {
       const settings = { ...FREE, numInterests: width, topInterests: width, exploration: width };
-      const reply = await this.endpoint.predict("interests", { ...this.columns(life), ...knobs(settings) });
+      const reply = await this.endpoint.predict("interests", { ...this.columns(history), ...requestOptions(settings) });
       const rows = readInterests(reply);
       if (rows.length === width) continue;
       const drawsAll = rows.some(({ score }) => score < 0) || !rows.some(({ events }) => events);
@@ -65,33 +65,33 @@ export class Model {
     }
   }
 
-  /** Categories by item id, for the items of a life that the model knows. */
-  async categories(life, interests) {
-    const found = new Map();
-    let left = [...new Set(life.events.map((event) => event.id))];
+  /** Categories by item id, for the items of a history that the model knows. */
+  async categories(history, interests) {
+    const categoryOf = new Map();
+    let left = [...new Set(history.events.map((event) => event.id))];
     let open = interests.filter((interest) => interest.events).map((interest) => interest.category);
     while (left.length && open.length) {
       const full = [];
       for (const some of chunks(open, left.length)) {
         const times = some.length;
-        const events = left.map((id, index) => ({ id, seconds: life.moment - left.length + index, weight: 1 }));
-        const columns = { ...this.columns({ ...life, events }, times), category: some };
+        const events = left.map((id, index) => ({ id, seconds: history.asOf - left.length + index, weight: 1 }));
+        const columns = { ...this.columns({ ...history, events }, times), category: some };
         const reply = await this.endpoint.predict("user_embeddings", columns);
         reply.subsequence_item_id.forEach((items, row) => {
           const size = reply.subsequence_length[row];
-          items.slice(0, size).forEach((item) => found.set(String(item), some[row]));
+          items.slice(0, size).forEach((item) => categoryOf.set(String(item), some[row]));
           if (size && size === items.length) full.push(some[row]); // there may be more than one subsequence holds
         });
       }
-      left = left.filter((id) => !found.has(id));
+      left = left.filter((id) => !categoryOf.has(id));
       open = full;
     }
-    return found;
+    return categoryOf;
   }
 
   /** The merged list with its interests. */
-  async list(life, settings, signal) {
-    const reply = await this.endpoint.predict("serving_default", { ...this.columns(life), ...knobs(settings) }, signal);
+  async list(history, settings, signal) {
+    const reply = await this.endpoint.predict("serving_default", { ...this.columns(history), ...requestOptions(settings) }, signal);
     const items = reply.item_id[0].slice(0, reply.num_valid[0]).map((id, index) => ({
       id: String(id),
       score: reply.score[0][index],
@@ -101,10 +101,10 @@ export class Model {
   }
 
   /** The best items of each category's own index, by category: [{id, score}], score the log share within it. */
-  async candidates(life, settings, categories, signal) {
+  async candidates(history, settings, categories, signal) {
     const lists = new Map();
-    for (const some of chunks(categories, life.events.length)) {
-      const columns = { ...this.columns(life, some.length), ...knobs(settings), category: some };
+    for (const some of chunks(categories, history.events.length)) {
+      const columns = { ...this.columns(history, some.length), ...requestOptions(settings), category: some };
       const reply = await this.endpoint.predict("retrieve_in_category", columns, signal);
       some.forEach((category, row) => {
         const ids = reply.item_id[row].slice(0, reply.num_valid[row]);
@@ -114,7 +114,7 @@ export class Model {
     return lists;
   }
 
-  /** Learns the names of items, where the server tells them. */
+  /** Learns the names of items, where the server knows them. */
   async learnNames(ids) {
     const unknown = [...new Set(ids)].filter((id) => !this.names.has(id));
     if (!unknown.length) return;
@@ -146,9 +146,9 @@ function* chunks(list, cells) {
   for (let start = 0; start < list.length; start += size) yield list.slice(start, start + size);
 }
 
-/** The life's profile by input: `input_names.input_of_profile`, for columns that can be no input by their own name. */
-function profileOf(life) {
+/** The history's profile by input: `input_names.input_of_profile`, for columns that can be no input by their own name. */
+function profileOf(history) {
   const spell = (letter) => (/\w/.test(letter) ? letter : letter < "\x80" ? "_" : `u${letter.codePointAt(0).toString(16)}`);
   const called = ([column, value]) => [`profile_${[...column].map(spell).join("")}`, value];
-  return { ...Object.fromEntries(Object.entries(life.profile).map(called)), ...life.profile };
+  return { ...Object.fromEntries(Object.entries(history.profile).map(called)), ...history.profile };
 }

@@ -1,4 +1,4 @@
-"""The explorer page beside the REST API: static files, sample histories, and the names of items.
+"""The explorer page alongside the REST API: static files, sample histories, and the names of items.
 
 The page itself asks the REST API alone (`:predict`, metadata, status). What this module adds is help that it can do
 without: `settings.json`, the models there are, which TensorFlow Serving's API does not tell; `models/NAME/users.json`,
@@ -37,7 +37,7 @@ _HEADERS = {
 
 
 def explorer_over(users_file: str = "") -> Callable[[ModelManager, Handle], Handle]:
-    """What `ModelServer` takes to serve the page beside its REST API.
+    """What `ModelServer` takes to serve the page alongside its REST API.
 
     Args:
       users_file: of the histories that the page offers; "": made-up ones, from the export's warm-up requests.

@@ -1,29 +1,29 @@
-// Whose life: a user of the file, nobody, or pasted text.
+// Whose history: a user of the file, nobody, or pasted text.
 
 import { count, date, h, replace } from "./dom.js";
-import { LifeError, emptyLife, parseLife, parseTime, readUser } from "./life.js";
+import { HistoryError, emptyHistory, parseHistory, parseTime, readUser } from "./history.js";
 
 const DAY_S = 86400;
 
-/** Fills `root`; calls `choose(life)` with each life that is chosen. */
+/** Fills `root`; calls `choose(history)` with each history that is chosen. */
 export function makePicker(root, { users, madeUp, model, choose }) {
-  const moment = users[0]?.request_timestamp ?? Math.floor(Date.now() / 1000);
+  const asOf = users[0]?.request_timestamp ?? Math.floor(Date.now() / 1000);
   const select = h(
     "select",
-    { id: "user", onchange: () => { asOf.value = ""; pasted = null; pick(); } },
+    { id: "user", onchange: () => { dateInput.value = ""; pasted = null; pick(); } },
     users.map((user, index) => h("option", { value: index }, `${user.label} · ${count(user.item_id.length, "event")}`)),
     h("option", { value: "nobody" }, "Nobody yet: no history"),
-    h("option", { value: "paste" }, "Paste a life…"),
+    h("option", { value: "paste" }, "Paste a history…"),
   );
   let pasted = null;
-  const paste = pasteForm(model, (life) => {
-    pasted = life;
-    ask({ ...life });
+  const paste = pasteForm(model, (history) => {
+    pasted = history;
+    ask({ ...history });
   });
   const about = h("p", { class: "muted", id: "about" });
-  const asOf = h("input", { id: "as-of", type: "date", onchange: () => pick() });
+  const dateInput = h("input", { id: "as-of", type: "date", onchange: () => pick() });
   const note = madeUp
-    ? "These lives are made up: random items from the export's warm-up requests. For real ones, start the server with --explorer_users."
+    ? "These histories are made up: random items from the export's warm-up requests. For real ones, start the server with --explorer_users."
     : "";
 
   function pick() {
@@ -33,21 +33,21 @@ export function makePicker(root, { users, madeUp, model, choose }) {
       paste.querySelector("textarea").focus();
       return;
     }
-    const given = select.value === "nobody" ? emptyLife(moment) : !isPaste && readUser(users[Number(select.value)]);
-    const life = given || { ...pasted };
-    const chosen = parseTime(asOf.value);
-    if (chosen > 0) life.moment = chosen;
-    ask(life);
+    const given = select.value === "nobody" ? emptyHistory(asOf) : !isPaste && readUser(users[Number(select.value)]);
+    const history = given || { ...pasted };
+    const chosen = parseTime(dateInput.value);
+    if (chosen > 0) history.asOf = chosen;
+    ask(history);
   }
 
-  function ask(life) {
-    asOf.value = new Date(life.moment * 1000).toISOString().slice(0, 10);
-    choose(life);
+  function ask(history) {
+    dateInput.value = new Date(history.asOf * 1000).toISOString().slice(0, 10);
+    choose(history);
   }
 
   replace(
     root,
-    h("div", { class: "row" }, h("label", {}, "User ", select), h("label", {}, "As of ", asOf)),
+    h("div", { class: "row" }, h("label", {}, "User ", select), h("label", {}, "As of ", dateInput)),
     paste,
     about,
     note && h("p", { class: "note" }, note),
@@ -57,16 +57,16 @@ export function makePicker(root, { users, madeUp, model, choose }) {
   pick();
 }
 
-/** One sentence about a life. */
-export function describe(life, unknown, numCategories) {
-  const size = life.events.length;
-  if (!size) return `As of ${date(life.moment)}: no history. The list rests on everyone's behaviour alone.`;
-  const years = (life.moment - life.events[0].seconds) / DAY_S / 365.25;
+/** One sentence about a history. */
+export function describe(history, unknown, numCategories) {
+  const size = history.events.length;
+  if (!size) return `As of ${date(history.asOf)}: no history. The list rests on everyone's behaviour alone.`;
+  const years = (history.asOf - history.events[0].seconds) / DAY_S / 365.25;
   const span = years >= 2 ? `${years.toFixed(1)} years` : count(Math.ceil(years * 365.25), "day");
-  const items = new Set(life.events.map((event) => event.id));
-  const profile = Object.entries(life.profile).filter(([, value]) => value);
+  const items = new Set(history.events.map((event) => event.id));
+  const profile = Object.entries(history.profile).filter(([, value]) => value);
   const words = [
-    `${count(size, "event")} with ${count(items.size, "item")} in ${count(numCategories, "category")} over ${span}, asked as of ${date(life.moment)}.`,
+    `${count(size, "event")} with ${count(items.size, "item")} in ${count(numCategories, "category")} over ${span}, asked as of ${date(history.asOf)}.`,
   ];
   if (profile.length) words.push(`Profile: ${profile.map(([name, value]) => `${name} ${value}`).join(", ")}.`);
   if (unknown.length === items.size) {
@@ -91,16 +91,16 @@ function pasteForm(model, choose) {
   const submit = (event) => {
     event.preventDefault();
     try {
-      const life = parseLife(text.value, (id) => model.endpoint.takesId(id));
+      const history = parseHistory(text.value, (id) => model.endpoint.takesId(id));
       profile.forEach((label) => {
         const input = label.querySelector("input");
-        life.profile[input.name] = input.value.trim();
+        history.profile[input.name] = input.value.trim();
       });
       replace(fault);
       text.removeAttribute("aria-invalid");
-      choose(life);
+      choose(history);
     } catch (error) {
-      if (!(error instanceof LifeError)) throw error;
+      if (!(error instanceof HistoryError)) throw error;
       text.setAttribute("aria-invalid", "true");
       replace(fault, error.message);
     }
@@ -108,11 +108,11 @@ function pasteForm(model, choose) {
   return h(
     "form",
     { id: "paste-form", onsubmit: submit },
-    h("label", { for: "paste" }, "A life, one event per line"),
+    h("label", { for: "paste" }, "A history, one event per line"),
     h("p", { id: "paste-help", class: "muted" }, "Item id, then a date or seconds since 1970, then a weight if there is one. JSON works too."),
     text,
     fault,
     profile.length > 0 && h("div", { class: "row" }, profile),
-    h("button", { type: "submit" }, "Use this life"),
+    h("button", { type: "submit" }, "Use this history"),
   );
 }

@@ -1,4 +1,4 @@
-// The knobs of one setting, in a bar; A alone, or A above B.
+// The options of one setting, in a bar; A alone, or A above B.
 
 import { h, replace } from "./dom.js";
 
@@ -6,7 +6,7 @@ const MERGES = { calibrated: "calibrated", raw: "raw score", quota: "quota", rou
 const NUMBERS = {
   numInterests: ["Draw", 1, 200, "N: interests drawn and searched"],
   topInterests: ["of the top", 1, 10000, "M: the best interests, which the N are drawn from"],
-  exploration: ["unexplored", 0, 200, "How many of the N go to categories that this life never touched"],
+  exploration: ["unexplored", 0, 200, "How many of the N go to categories that this user has never seen"],
   k: ["List of", 1, 500, "k: length of the list"],
   seed: ["Seed", 0, 2 ** 31, "The same seed draws the same interests"],
 };
@@ -29,14 +29,14 @@ export function defaultSettings(endpoint) {
 }
 
 /** Lets `value` be in list `name` alone: a category is forced or forbidden, not both; null takes it out of all. */
-export function place(settings, value, name) {
+export function setRule(settings, value, name) {
   const rest = (list) => settings[list].filter((each) => each !== value);
   const lists = Object.fromEntries(Object.keys(LISTS).map((list) => [list, rest(list)]));
   if (name) lists[name].push(value);
   return { ...settings, ...lists };
 }
 
-/** What is wrong with the number that a knob was given, "" for nothing. */
+/** What is wrong with the number given for an option, "" for nothing. */
 function faultOf(name, text) {
   const [label, low, high] = NUMBERS[name];
   const fine = /^\d+$/.test(text.trim()) && Number(text) >= low && Number(text) <= high;
@@ -53,7 +53,7 @@ export function makeBar(side, title, settings, { change, defaults, categories, n
   const fault = h("p", { class: "fault", role: "alert" });
   const hint = h("p", { class: "muted hint" });
   const chips = h("ul", { class: "chips", "aria-label": "Categories and items with a rule" });
-  const turn = (part) => change({ ...current, ...part });
+  const set = (part) => change({ ...current, ...part });
 
   const numbers = Object.entries(NUMBERS).map(([name, [label, low, high, help]]) => {
     const input = h("input", {
@@ -62,7 +62,7 @@ export function makeBar(side, title, settings, { change, defaults, categories, n
         const wrong = faultOf(name, input.value);
         input.setAttribute("aria-invalid", String(Boolean(wrong)));
         replace(fault, wrong);
-        if (!wrong) turn({ [name]: Number(input.value) });
+        if (!wrong) set({ [name]: Number(input.value) });
       },
     });
     return [name, h("label", { title: help }, h("span", {}, label), input), input];
@@ -70,11 +70,11 @@ export function makeBar(side, title, settings, { change, defaults, categories, n
   const labelOf = Object.fromEntries(numbers.map(([name, label]) => [name, label]));
   const merge = h(
     "select",
-    { id: id("merge"), onchange: () => turn({ merge: merge.value }) },
+    { id: id("merge"), onchange: () => set({ merge: merge.value }) },
     Object.entries(MERGES).map(([value, text]) => h("option", { value }, text)),
   );
-  const onlyNew = h("input", { id: id("onlyNew"), type: "checkbox", onchange: () => turn({ onlyNew: onlyNew.checked }) });
-  const redraw = () => turn({ seed: 1 + Math.floor(Math.random() * 9999) });
+  const onlyNew = h("input", { id: id("onlyNew"), type: "checkbox", onchange: () => set({ onlyNew: onlyNew.checked }) });
+  const redraw = () => set({ seed: 1 + Math.floor(Math.random() * 9999) });
   const category = h("input", { id: id("category"), list: "categories", autocomplete: "off", placeholder: "a category" });
   const rule = (name) => {
     const value = category.value.trim();
@@ -85,7 +85,7 @@ export function makeBar(side, title, settings, { change, defaults, categories, n
     }
     category.value = "";
     replace(fault);
-    change(place(current, value, name));
+    change(setRule(current, value, name));
   };
 
   const element = h(
@@ -94,7 +94,7 @@ export function makeBar(side, title, settings, { change, defaults, categories, n
     h("legend", {}, title),
     h(
       "div",
-      { class: "row knobs" },
+      { class: "row options" },
       labelOf.numInterests, labelOf.topInterests, labelOf.exploration, labelOf.seed,
       h("button", { type: "button", onclick: redraw }, "Draw again"),
       labelOf.k,
@@ -116,7 +116,7 @@ export function makeBar(side, title, settings, { change, defaults, categories, n
 
   const chip = (name, value) => {
     const text = name === "excluded" ? nameOf(value) : value;
-    const remove = () => change(place(current, value, null));
+    const remove = () => change(setRule(current, value, null));
     return h(
       "li",
       { class: `chip ${name}` },

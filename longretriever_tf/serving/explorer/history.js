@@ -1,4 +1,4 @@
-// A life: item ids (text), times (seconds), weights; oldest first. Read from a users file or from pasted text.
+// A history: item ids (text), times (seconds), weights; oldest first. Read from a users file or from pasted text.
 
 import { parse } from "./endpoint.js";
 
@@ -7,7 +7,7 @@ const EXAMPLE = "1029743, 2017-11-18";
 const MILLISECONDS_FROM = 1e11; // as seconds this is the year 5138
 
 /** What is wrong with pasted text, as a sentence. */
-export class LifeError extends Error {}
+export class HistoryError extends Error {}
 
 /** Seconds of a time as people write it: seconds, milliseconds, or a date; NaN for anything else. */
 export function parseTime(text) {
@@ -22,14 +22,14 @@ export function parseTime(text) {
   return Math.floor(Date.parse(zoned) / 1000);
 }
 
-function parseEvent(item, time, weight, place, takesId) {
+function parseEvent(item, time, weight, position, takesId) {
   const id = String(item ?? "");
   const seconds = parseTime(time ?? "");
-  if (!id || time === undefined || time === "") throw new LifeError(`${place} must hold an item id and a time, such as “${EXAMPLE}”.`);
-  if (!takesId(id)) throw new LifeError(`${place} has the item id “${id.slice(0, 40)}”; this model's ids are whole numbers.`);
-  if (!(seconds > 0)) throw new LifeError(`${place} has the time “${String(time).slice(0, 40)}”; write seconds or a date, such as “${EXAMPLE}”.`);
+  if (!id || time === undefined || time === "") throw new HistoryError(`${position} must hold an item id and a time, such as “${EXAMPLE}”.`);
+  if (!takesId(id)) throw new HistoryError(`${position} has the item id “${id.slice(0, 40)}”; this model's ids are whole numbers.`);
+  if (!(seconds > 0)) throw new HistoryError(`${position} has the time “${String(time).slice(0, 40)}”; write seconds or a date, such as “${EXAMPLE}”.`);
   const number = weight === undefined || weight === "" ? 1 : Number(weight);
-  if (!(number >= 0 && number < Infinity)) throw new LifeError(`${place} has the weight “${weight}”; write a number, or leave it out.`);
+  if (!(number >= 0 && number < Infinity)) throw new HistoryError(`${position} has the weight “${weight}”; write a number, or leave it out.`);
   return { id, seconds, weight: number };
 }
 
@@ -40,12 +40,12 @@ function readCells(line) {
 }
 
 function parseLines(text, takesId) {
-  const lines = text.split(/\r?\n/).map((line, index) => ({ line: line.trim(), place: `Line ${index + 1}` }));
+  const lines = text.split(/\r?\n/).map((line, index) => ({ line: line.trim(), position: `Line ${index + 1}` }));
   const rows = lines.filter(({ line }) => line && !line.startsWith("#"));
   if (/^["']?item/i.test(rows[0]?.line ?? "")) rows.shift(); // a header
-  return rows.map(({ line, place }) => {
+  return rows.map(({ line, position }) => {
     const cells = readCells(line);
-    return parseEvent(cells[0], cells[1], cells[2], `${place}, “${line.slice(0, 40)}”,`, takesId);
+    return parseEvent(cells[0], cells[1], cells[2], `${position}, “${line.slice(0, 40)}”,`, takesId);
   });
 }
 
@@ -54,7 +54,7 @@ function parseJson(text, takesId) {
   try {
     document = parse(text);
   } catch (error) {
-    throw new LifeError(`This begins like JSON and is not: ${error.message}.`);
+    throw new HistoryError(`This begins like JSON and is not: ${error.message}.`);
   }
   const columns = document.inputs ?? document.users?.[0] ?? document;
   if (Array.isArray(columns)) {
@@ -66,23 +66,23 @@ function parseJson(text, takesId) {
   const items = [columns.history_item_id ?? columns.item_id].flat(2);
   const times = [columns.history_timestamp ?? columns.timestamp].flat(2);
   if (items[0] === undefined || items.length !== times.length) {
-    throw new LifeError("This JSON must hold “item_id” and “timestamp”, two lists of one length, or a list of events.");
+    throw new HistoryError("This JSON must hold “item_id” and “timestamp”, two lists of one length, or a list of events.");
   }
   return items.map((item, index) => parseEvent(item, times[index], undefined, `Event ${index + 1}`, takesId));
 }
 
-/** A life from lines of `item_id, timestamp` or from JSON; throws LifeError with a sentence. */
-export function parseLife(text, takesId) {
+/** A history from lines of `item_id, timestamp` or from JSON; throws HistoryError with a sentence. */
+export function parseHistory(text, takesId) {
   const trimmed = text.trim();
-  if (!trimmed) throw new LifeError("Nothing was pasted. Write one event per line, such as “1029743, 2017-11-18”.");
+  if (!trimmed) throw new HistoryError("Nothing was pasted. Write one event per line, such as “1029743, 2017-11-18”.");
   const events = /^[[{]/.test(trimmed) ? parseJson(trimmed, takesId) : parseLines(trimmed, takesId);
-  if (!events.length) throw new LifeError("No event was found. Write one per line, such as “1029743, 2017-11-18”.");
+  if (!events.length) throw new HistoryError("No event was found. Write one per line, such as “1029743, 2017-11-18”.");
   events.sort((a, b) => a.seconds - b.seconds);
   const latest = events[events.length - 1].seconds;
-  return makeLife(events, latest + 1, {});
+  return makeHistory(events, latest + 1, {});
 }
 
-/** The life of a users file's entry. */
+/** The history of a users file's entry. */
 export function readUser(user) {
   const events = user.item_id.map((item, index) => ({
     id: String(item),
@@ -90,23 +90,23 @@ export function readUser(user) {
     weight: user.weight?.[index] ?? 1,
   }));
   events.sort((a, b) => a.seconds - b.seconds);
-  return makeLife(events, user.request_timestamp, user.profile ?? {});
+  return makeHistory(events, user.request_timestamp, user.profile ?? {});
 }
 
-function makeLife(events, moment, profile) {
-  return { events, moment, profile };
+function makeHistory(events, asOf, profile) {
+  return { events, asOf, profile };
 }
 
-export const emptyLife = (moment) => makeLife([], moment, {});
+export const emptyHistory = (asOf) => makeHistory([], asOf, {});
 
-/** The events that count as of `moment`: those strictly before it. */
-export const before = (life, moment) => ({ ...life, moment, events: life.events.filter((event) => event.seconds < moment) });
+/** The events that count as of `asOf`: those strictly before it. */
+export const before = (history, asOf) => ({ ...history, asOf, events: history.events.filter((event) => event.seconds < asOf) });
 
-/** Eq. 3 by hand: the sum of weight / days, days at least one; with the part of each moment, the largest first. */
-export function recencyScore(events, moment) {
+/** Eq. 3 by hand: the sum of weight / days, days at least one; with the part of each time, the largest first. */
+export function recencyScore(events, asOf) {
   const bySecond = new Map();
   for (const { seconds, weight } of events) {
-    const part = weight / Math.max((moment - seconds) / DAY_S, 1);
+    const part = weight / Math.max((asOf - seconds) / DAY_S, 1);
     bySecond.set(seconds, (bySecond.get(seconds) ?? 0) + part);
   }
   const parts = [...bySecond].map(([seconds, part]) => ({ seconds, part })).sort((a, b) => b.part - a.part);
