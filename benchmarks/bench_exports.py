@@ -82,13 +82,13 @@ def _export(kind: str, folder: str) -> dict[str, Any]:
 def _check(version: str, packed: Any) -> dict[str, Any]:
     """What a fresh process finds of every category, and what the export reports of those that ScaNN searches."""
     from longretriever_tf.retrieval.export.saved_model import load_index_report
-    from longretriever_tf.retrieval.export.verify_index import check_in_fresh_process
+    from longretriever_tf.retrieval.export.verify_index import measure_recall_in_fresh_process
 
-    found = list(check_in_fresh_process(version, packed, {}).values())
+    recalls = list(measure_recall_in_fresh_process(version, packed, {}).values())
     report = load_index_report(version)
     recall = [one["recall"] for one in report["categories"] if one["kind"] == "scann"]
     return {
-        "fresh_recall": {"categories": len(found), "mean": float(np.mean(found)), "worst": float(np.min(found))},
+        "fresh_recall": {"categories": len(recalls), "mean": float(np.mean(recalls)), "worst": float(np.min(recalls))},
         "report": {
             "by_scann": len(recall),
             "exact": len(report["categories"]) - len(recall),

@@ -3,8 +3,8 @@
   python benchmarks/bench_growth.py --output=results/bench_growth.json
   python benchmarks/bench_growth.py --bench_axes=items --bench_item_counts=65000,1000000,10000000
 
-Worlds are made: items fall to categories by Zipf's law, vectors and weights are drawn, histories repeat a tenth as many
-items as they have events. Speed does not depend on what weights say. Interests are drawn by eq. 3, so that large
+Worlds are generated: items fall to categories by Zipf's law, vectors and weights are drawn, histories repeat a tenth
+as many items as they have events. Speed does not depend on the weights. Interests are drawn by eq. 3, so that large
 categories are searched, and the learned score is computed as ever. Each model is saved, loaded as the server does by a
 fresh process with one thread, and asked: medians of its CPU time, and by how much its memory grew over what it held
 with the model loaded. `exponent` is the slope of a straight line fitted to the logarithms by least squares (1: linear,
@@ -38,7 +38,7 @@ _SIZES = {
 }
 _ZIPF = absl_flags.DEFINE_float("bench_zipf", 0.6, "Size of the category of rank r is proportional to r ** -this.")
 _ROUNDS = absl_flags.DEFINE_integer("bench_rounds", 11, "Requests of each size; the median counts.", lower_bound=1)
-_OUTPUT = absl_flags.DEFINE_string("output", "", "Also write the JSON there, and the curves beside it as PNG.")
+_OUTPUT = absl_flags.DEFINE_string("output", "", "Also write the JSON there, and the curves alongside it as PNG.")
 
 
 def main(argv: list[str]) -> None:
@@ -67,8 +67,8 @@ def _grow(axis: str, sizes: list[int]) -> dict[str, Any]:
             if not os.path.isdir(model):
                 _save(plan, model)
             points.append(ask_in_fresh_process("bench_growth", model, plan, _ROUNDS.value))
-            told = "  ".join(f"{name} {value:.2f}" for name, value in points[-1].items())
-            print(f"{axis:10s} {plan[axis]:>10,d}  {told}", flush=True)
+            costs = "  ".join(f"{name} {value:.2f}" for name, value in points[-1].items())
+            print(f"{axis:10s} {plan[axis]:>10,d}  {costs}", flush=True)
     curve: dict[str, Any] = {"sizes": sizes} | {name: [point[name] for point in points] for name in points[0]}
     for name in ("cpu_ms", "request_mb"):
         curve[f"{name}_exponent"] = _slope(sizes, curve[name])
@@ -84,7 +84,7 @@ def _slope(sizes: list[int], costs: list[float]) -> float:
 
 
 def _save(plan: dict[str, int], folder: str) -> None:
-    """Saves an untrained model of a made corpus, with the signature that answers requests."""
+    """Saves an untrained model of a generated corpus, with the signature that answers requests."""
     import tensorflow as tf
 
     from longretriever_tf.config.config import Config, DataConfig
@@ -141,7 +141,7 @@ def ask(folder: str, plan: dict[str, int], rounds: int) -> None:
 
 
 def _columns(plan: dict[str, int]) -> dict[str, np.ndarray]:
-    """Made histories over two years; ids of `_make_corpus` are the item indices."""
+    """Generated histories over two years; ids of `_make_corpus` are the item indices."""
     rng, batch, events = np.random.default_rng(2), plan["batch"], plan["events"]
     own = rng.integers(2, plan["items"] * 9 // 10, [batch, max(events // 10, 1)])
     times = np.sort(_NOW - rng.integers(1, 730 * 86_400, [batch, events]), axis=1)

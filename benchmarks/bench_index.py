@@ -1,4 +1,4 @@
-"""Every kind of category index beside the plain design, in one run: size, load, first and warm request, recall.
+"""Every kind of category index alongside the plain design, in one run: size, load, first and warm request, recall.
 
   python benchmarks/bench_index.py --bench_sizes=complete_journey [--bench_kinds=packed,auto,scann,plain]
   python benchmarks/bench_index.py --bench_sizes=250000,250000,250000,250000
@@ -8,7 +8,7 @@ Each kind is saved, then loaded and asked in a fresh process: the interests of o
 own. `plain` is the comparison: one TFRS layer per category, ScaNN with TFRS's own settings from 100 items on and brute
 force below, a Python loop over the categories, a SavedModel per layer (in one they would mix: retrieval/index/scann.py
 says why). `plain_reordered` searches all leaves of small categories, three in ten of those from 1,000 items on, and
-reorders 1,000 candidates. Item vectors are made: clusters of unequal size, with biases; user vectors lean to one.
+reorders 1,000 candidates. Item vectors are generated: clusters of unequal size, with biases; user vectors lean to one.
 """
 
 import gc
@@ -226,8 +226,8 @@ def _load_plain(folder: str) -> Any:
         for one in np.unique(category):
             rows = np.flatnonzero(category == one)
             vectors = np.pad(asked[rows], ((0, 0), (0, 1)), constant_values=1.0)
-            found = layers[one](vectors)[1].numpy()
-            item[rows, : found.shape[1]] = found
+            best = layers[one](vectors)[1].numpy()
+            item[rows, : best.shape[1]] = best
         return item
 
     return search

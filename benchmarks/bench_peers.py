@@ -6,7 +6,7 @@ r"""Training against peers on the same log and validation users: examples/s, and
 No peer is a dependency of this package: `PEERS` below says how each is installed, `make peers` does it. Ours is the
 model that the flags name, also a baseline (--flagfile=configs/mind.flags). The peers get each (snapshot, event within
 its horizon) as a row, with the latest --recent_length events before the snapshot: compare with our pairs. Recall@100,
-and recall@20 within categories, are this package's figures for all, of vectors that the peers leave while they train.
+and recall@20 within categories, are this package's metrics for all, of vectors that the peers leave while they train.
 """
 
 import importlib.util
@@ -60,9 +60,11 @@ def main(argv: list[str]) -> None:
     pythons = {name: _python_of(name) for name in _PEERS.value}
     config = flags.config_from_flags()
     if config.train.cut != "validation":
-        raise UserError(f"--cut={config.train.cut}: the benchmark is judged on the validation window: --cut=validation")
+        raise UserError(
+            f"--cut={config.train.cut}: the benchmark evaluates on the validation window; give --cut=validation"
+        )
     from own_side import train_own
-    from peer_scorer import judge_marks, seconds_to_the_same
+    from peer_scorer import evaluate_marks, seconds_to_the_same
 
     from longretriever_tf.common.files import write_text_atomically
     from longretriever_tf.common.provenance import describe_origin
@@ -78,9 +80,9 @@ def main(argv: list[str]) -> None:
         path = os.path.join(folder, "arrays.npz")
         _write_arrays(path, config, prepared, examples, truth)
         for name, python in pythons.items():
-            made = ask_in_fresh_process(PEERS[name].module, path, folder, python=python)
-            curve = judge_marks(name, made.pop("marks"), folder, truth, prepared.corpus.category_offset)
-            sides[name] = made | {"curve": curve}
+            report = ask_in_fresh_process(PEERS[name].module, path, folder, python=python)
+            curve = evaluate_marks(name, report.pop("marks"), folder, truth, prepared.corpus.category_offset)
+            sides[name] = report | {"curve": curve}
     own = train_own(config, log, cuts, prepared, truth, _BUDGET.value)
     facts = {
         **describe_origin("python benchmarks/bench_peers.py", config.train.seed),
@@ -110,10 +112,10 @@ def _python_of(name: str) -> str:
             raise UserError(f"peer {name!r}: this interpreter has no package {package!r}; {cure}")
         return ""
     try:
-        found = subprocess.run([_TORCH.value, "-c", f"import {package}"], capture_output=True).returncode == 0
+        is_installed = subprocess.run([_TORCH.value, "-c", f"import {package}"], capture_output=True).returncode == 0
     except OSError:
-        found = False
-    if not found:
+        is_installed = False
+    if not is_installed:
         raise UserError(f"peer {name!r}: --torch_python={_TORCH.value!r} cannot import {package!r}; {cure}")
     return _TORCH.value
 
@@ -127,10 +129,10 @@ def _write_arrays(path: str, config: Any, prepared: Any, examples: Any, truth: A
     length, log = config.baseline.recent_length, prepared.log
 
     def pad(start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-        made = np.zeros((len(start), length), np.int32)
+        items = np.zeros((len(start), length), np.int32)
         row, at = flat_ranges(start, stop)
-        made[row, at - start[row]] = log.item[at]
-        return made
+        items[row, at - start[row]] = log.item[at]
+        return items
 
     owner, position = flat_ranges(examples.stop, examples.target_stop)
     keep = np.sort(np.random.default_rng(config.train.seed).permutation(len(owner))[:400_000])

@@ -4,8 +4,8 @@
 
 Both read the same examples of the same log (L = --max_length, d = --dim). Plain: benchmarks/plain_training.py. Ours:
 what `train` runs. Measurements alternate; medians count. Per CPU second: all threads together, what one core does.
-Before that, both are trained on --judged_examples of them and judged on the validation window, every category searched,
-lists merged by eq. 3's shares for both: the interest score is not what is compared.
+Before that, both are trained on --evaluated_examples of them and evaluated on the validation window, every category
+searched, lists merged by eq. 3's shares for both: the interest score is not what is compared.
 """
 
 import dataclasses
@@ -25,12 +25,13 @@ flags.define_config_flags("data", "model", "train", "retrieval")
 _EXAMPLES = absl_flags.DEFINE_integer("bench_examples", 20_000, "Examples per measurement of ours.", lower_bound=1)
 _PLAIN = absl_flags.DEFINE_integer("plain_examples", 5_000, "Examples per measurement of plain.", lower_bound=1)
 _REPEATS = absl_flags.DEFINE_integer("bench_repeats", 5, "Measurements per part; the median counts.", lower_bound=1)
-_JUDGED = absl_flags.DEFINE_integer(
-    "judged_examples",
+_EVALUATED = absl_flags.DEFINE_integer(
+    "evaluated_examples",
     100_000,
     "Examples that both are trained on before recall is measured; 0: neither.",
     lower_bound=0,
 )
+absl_flags.DEFINE_alias("judged_examples", "evaluated_examples")
 _OUTPUT = absl_flags.DEFINE_string("output", "", "Also write the JSON there.")
 
 
@@ -43,13 +44,13 @@ def main(argv: list[str]) -> None:
     from longretriever_tf.common.files import write_text_atomically
     from longretriever_tf.common.provenance import describe_origin
 
-    if _JUDGED.value and config.train.cut != "validation":
+    if _EVALUATED.value and config.train.cut != "validation":
         raise UserError(
-            f"--cut={config.train.cut}: --judged_examples={_JUDGED.value} are judged on the validation window, which "
-            "training must not see; add --cut=validation, or leave that part out: --judged_examples=0"
+            f"--cut={config.train.cut}: --evaluated_examples={_EVALUATED.value} needs the validation window, "
+            "which training must not see; add --cut=validation, or leave that part out: --evaluated_examples=0"
         )
     begun = start_towers(config)
-    judged = _train_and_judge(config, begun) if _JUDGED.value else {}
+    evaluated = _train_and_evaluate(config, begun) if _EVALUATED.value else {}
     sides = {"ours": _ours(config, begun), "plain": _plain(config, begun)}
     measured: dict[str, dict[str, list[float]]] = {name: {} for name in sides}
     for _ in range(_REPEATS.value):
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> None:
     facts: dict[str, Any] = {
         **describe_origin("python benchmarks/bench_plain_training.py", config.train.seed),
         "data": config.data.dataset,
-        "equal_examples": judged,
+        "equal_examples": evaluated,
         "sizes": {"max_length": config.model.max_length, "dim": config.model.dim, "layers": config.model.num_layers},
     }
     for name, parts in measured.items():
@@ -72,36 +73,38 @@ def main(argv: list[str]) -> None:
         write_text_atomically(_OUTPUT.value, text)
 
 
-def _train_and_judge(config: Any, begun: Any) -> dict[str, dict[str, float]]:
+def _train_and_evaluate(config: Any, begun: Any) -> dict[str, dict[str, float]]:
     """Both trained on as many examples: seconds, and recall on the validation window."""
     from plain_scorer import PlainLogits, make_plain_scorer
     from plain_training import PlainRetriever, make_plain_dataset
-    from recall import judge
+    from recall import measure_recall
 
     from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
     from longretriever_tf.models.optimizer import WEIGHT_DECAY, LazyAdamW
     from longretriever_tf.training.setup import validation_truth
 
     prepared, phase = begun.prepared, begun.phase
-    total = max(1, phase.num_steps() * _JUDGED.value // phase.source.num_rows)
+    total = max(1, phase.num_steps() * _EVALUATED.value // phase.source.num_rows)
     optimizer = LazyAdamW(config.train.learning_rate, WEIGHT_DECAY, total)
     step = phase.make_step(optimizer, config.train.xla)
     epochs = (batch for epoch in itertools.count() for batch in phase.source.make_dataset(epoch))
     ours = _train(epochs, lambda batch: int(batch.category.shape[0]), step)
     plain = PlainRetriever(config, prepared)
     dataset = make_plain_dataset(config, prepared, begun.examples, config.train.seed).repeat()
-    made = {"ours": ours, "plain": _train(dataset, lambda batch: int(batch[0].shape[0]), plain.make_step())}
+    costs = {"ours": ours, "plain": _train(dataset, lambda batch: int(batch[0].shape[0]), plain.make_step())}
     retrieval = dataclasses.replace(config.retrieval, interest="paper", merge="calibrated")
     scorer = LongRetrieverScorer(config, prepared, begun.models.retriever, begun.models.interest, retrieval)
     truth = validation_truth(begun.log, begun.cuts, prepared)
     scorers = {"ours": scorer, "plain": make_plain_scorer(scorer, retrieval, PlainLogits(config, prepared, plain))}
-    return {name: made[name] | judge(one, truth, prepared.corpus.category_offset) for name, one in scorers.items()}
+    return {
+        name: costs[name] | measure_recall(one, truth, prepared.corpus.category_offset) for name, one in scorers.items()
+    }
 
 
 def _train(batches: Iterable[Any], size_of: Callable[[Any], int], step: Callable[[Any], Any]) -> dict[str, float]:
-    """Trains on `--judged_examples`, the last batch whole; seconds include tracing."""
+    """Trains on `--evaluated_examples`, the last batch whole; seconds include tracing."""
     start, seen = time.perf_counter(), 0
-    for batch in _first(batches, size_of, _JUDGED.value):
+    for batch in _first(batches, size_of, _EVALUATED.value):
         float(step(batch))
         seen += size_of(batch)
     return {"examples": seen, "seconds": time.perf_counter() - start}
@@ -184,7 +187,7 @@ def _measurer(
 
 
 def _matrix_multiply(config: Any, batches: list[Any], step: Callable[[Any], Any]) -> dict[str, float]:
-    """The step's rate on useful work beside that of its matrix products alone, over some of the batches."""
+    """The step's rate on useful work alongside that of its matrix products alone, over some of the batches."""
     from matmul_rate import products_s, useful_products, work_of
 
     work, alone_s, step_s = 0.0, 0.0, 0.0

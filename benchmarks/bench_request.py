@@ -1,4 +1,4 @@
-"""CPU time of one request by part, beside the plain design, in one run and on one thread.
+"""CPU time of one request by part, alongside the plain design, in one run and on one thread.
 
   python benchmarks/bench_request.py --run_dir=runs/demo --output=results/bench_request.json
 
@@ -12,17 +12,15 @@ and asks each in turn, so that a part costs what its signature takes longer than
   json        the request's body to arrays and the answer to a body, in the server's code
 
 `plain` is numpy and Python around the same user tower padded to L: eq. 3 instead of the learned score, one TFRS layer
-per category (ScaNN with TFRS's own settings from 100 items on), lists merged by score; no boosts, no explanation, one
-request after another. It searches the categories that ours drew. `plain_reordered` has layers of more effort.
-Histories are
-made: each user takes items of his own 2,000, unequally often, over two years. Freed memory is kept, and oneDNN off, as
-in the server. Ratios are taken round by round, in a process where ours and the plain design are asked in turn.
+per category (ScaNN with TFRS's own settings from 100 items on), lists merged by score; no repeat logit, no explanation,
+one request after another. It searches the categories that ours drew. `plain_reordered` has layers of more effort.
+Histories are generated: each user takes items of his own 2,000, unequally often, over two years. Freed memory is kept,
+and oneDNN is off, as in the server. Ratios are taken round by round, in a process where ours and the plain design are
+asked in turn.
 """
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -31,7 +29,7 @@ from typing import Any
 import numpy as np
 import plain_design
 from absl import flags as absl_flags
-from fresh_process import AS_SERVED, ONE_THREAD
+from fresh_process import AS_SERVED, ONE_THREAD, ask_in_fresh_process
 
 from longretriever_tf.config import flags
 from longretriever_tf.config.config import Config, load_config
@@ -53,7 +51,7 @@ def main(argv: list[str]) -> None:
     del argv
     from longretriever_tf.common.files import write_text_atomically
     from longretriever_tf.common.provenance import describe_origin
-    from longretriever_tf.data.recipe.tokens import max_sliced
+    from longretriever_tf.data.search.behavior_index import max_sliced
 
     config = load_config(_RUN_DIR.value)
     facts = describe_origin("python benchmarks/bench_request.py", 1) | {"threads": 1, "unit": "CPU ms per history"}
@@ -62,20 +60,21 @@ def main(argv: list[str]) -> None:
         sizes = list(map(int, _BATCHES.value))
         plan = {"batches": sizes, "length": _HISTORY.value, "interests": _INTERESTS.value, "rounds": _ROUNDS.value}
         plan["max_events"] = max_sliced(config.model)
-        ours = _in_fresh_process("ask_ours", folder, plan)
+        environment = ONE_THREAD | AS_SERVED | {name: str(value) for name, (_, value) in memory.SETTINGS.items()}
+        ours = ask_in_fresh_process("bench_request", "ours", folder, plan, environment=environment)
         for kind in _KINDS.value:
             _save_layers(kind, folder, np.load(os.path.join(folder, "drawn.npy")))
-            ours[kind] = _in_fresh_process("ask_plain", folder, plan)
+            ours[kind] = ask_in_fresh_process("bench_request", "plain", folder, plan, environment=environment)
     facts |= plan | ours | {"load_average": os.getloadavg()[0]}
     for size in map(str, sizes):
         one = facts["ours"][size]
         parts = "  ".join(f"{name} {ms:.2f}" for name, ms in one.items())
         print(f"B={size:3s} CPU ms per history: {parts}")
         for kind in _KINDS.value:
-            beside, recall = facts[kind][size], facts[kind]["recall"]
+            times, recall = facts[kind][size], facts[kind]["recall"]
             print(
-                f"      {kind} {beside['plain']:.2f} (recall {recall:.3f}), beside it ours {beside['ours']:.2f}: "
-                f"ratio {beside['ratio']:.2f}"
+                f"      {kind} {times['plain']:.2f} (recall {recall:.3f}), alongside it ours {times['ours']:.2f}: "
+                f"ratio {times['ratio']:.2f}"
             )
     print(json.dumps(facts, indent=2))
     if _OUTPUT.value:
@@ -190,25 +189,19 @@ def _save_layers(kind: str, folder: str, drawn: np.ndarray) -> None:
     plain_design.save_layers(kind, vectors, bias, offset, os.path.join(folder, "plain"), np.unique(drawn).tolist())
 
 
-def _in_fresh_process(what: str, folder: str, plan: Mapping[str, Any]) -> dict[str, Any]:
-    here = [os.path.dirname(os.path.abspath(__file__)), *sys.path]
-    code = f"import sys; sys.path[:0] = {here!r}; import bench_request; bench_request.{what}({folder!r}, {plan!r})"
-    kept = {name: str(value) for name, (_, value) in memory.SETTINGS.items()}
-    environment = os.environ | ONE_THREAD | AS_SERVED | kept
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-3000:])
-    return json.loads(done.stdout.splitlines()[-1])
+def ask(side: str, folder: str, plan: Mapping[str, Any]) -> None:
+    """What the fresh process does for "ours" or "plain"."""
+    (_ask_ours if side == "ours" else _ask_plain)(folder, plan)
 
 
-def ask_ours(folder: str, plan: Mapping[str, Any]) -> None:
+def _ask_ours(folder: str, plan: Mapping[str, Any]) -> None:
     """Times each signature and the JSON around the last; keeps what was drawn; prints JSON."""
     from longretriever_tf.data.corpus import load_corpus
     from longretriever_tf.serving.server.loaded import LoadedModel
 
     corpus = load_corpus(os.path.join(folder, "corpus.npz"))
     model = LoadedModel("bench", 1, os.path.join(folder, "model"))
-    found: dict[str, dict[str, float]] = {}
+    costs: dict[str, dict[str, float]] = {}
     for size in plan["batches"]:
         feeds = _columns(
             corpus, model.signatures["search"], _histories(corpus, size, plan["length"]), plan["interests"]
@@ -220,14 +213,14 @@ def ask_ours(folder: str, plan: Mapping[str, Any]) -> None:
         parts = {"history": took["history"]}
         parts |= {part: took[part] - took[before] for before, part in zip(_PARTS, _PARTS[1:], strict=False)}
         parts |= {"model": took["search"], "json_decode": took["decode"], "json_encode": took["encode"]}
-        found[str(size)] = {name: float(np.median(ms)) / size for name, ms in parts.items()}
+        costs[str(size)] = {name: float(np.median(ms)) / size for name, ms in parts.items()}
     order = np.argsort(corpus.category_name[2:])
     drawn = 2 + order[np.searchsorted(corpus.category_name[2:][order], answer["interest_category"].astype(str))]
     np.save(os.path.join(folder, "drawn.npy"), drawn)
-    print(json.dumps({"ours": found}))
+    print(json.dumps({"ours": costs}))
 
 
-def ask_plain(folder: str, plan: Mapping[str, Any]) -> None:
+def _ask_plain(folder: str, plan: Mapping[str, Any]) -> None:
     """Times the plain design and ours in turn, round by round, over the same histories; prints JSON."""
     import longretriever_tf  # noqa: F401, I001 - selects Keras 2 before TensorFlow is imported
     import tensorflow as tf
@@ -273,7 +266,7 @@ def ask_plain(folder: str, plan: Mapping[str, Any]) -> None:
     print(json.dumps(facts))
 
 
-def _histories(corpus: Any, size: int, length: int) -> list[plain_design.HistoryMeasures]:
+def _histories(corpus: Any, size: int, length: int) -> list[plain_design.RawHistory]:
     """Made-up histories, the same for every batch size: history r is a function of r alone."""
     known = corpus.item_id[2 : corpus.num_offered]
     histories = []
@@ -282,12 +275,12 @@ def _histories(corpus: Any, size: int, length: int) -> list[plain_design.History
         own = rng.choice(known, 2000)
         items = own[np.minimum(rng.zipf(1.2, length), len(own)) - 1]
         times = np.sort(corpus.cut - rng.integers(1, 730 * 86_400, length))
-        histories.append(plain_design.HistoryMeasures(items, times, int(corpus.cut)))
+        histories.append(plain_design.RawHistory(items, times, int(corpus.cut)))
     return histories
 
 
 def _columns(
-    corpus: Any, signature: Any, histories: list[plain_design.HistoryMeasures], interests: int
+    corpus: Any, signature: Any, histories: list[plain_design.RawHistory], interests: int
 ) -> dict[str, np.ndarray]:
     def numbers(value: int, dtype: type = np.int32) -> np.ndarray:
         return np.full(len(histories), value, dtype)
@@ -295,7 +288,7 @@ def _columns(
     return dict(signature.defaults) | {
         "history_item_id": np.stack([user_history.item_id for user_history in histories]),
         "history_timestamp": np.stack([user_history.timestamp for user_history in histories]),
-        "request_timestamp": np.array([user_history.time for user_history in histories]),
+        "request_timestamp": np.array([user_history.as_of for user_history in histories]),
         **{name: np.full(len(histories), b"", object) for name in set(signature.inputs) & set(corpus.profile_values)},
         "num_interests": numbers(interests),
         "top_interests": numbers(_TOP),

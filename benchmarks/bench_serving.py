@@ -116,7 +116,7 @@ def _load(url: str, length: int, num_requests: int) -> dict[str, Any]:
 
 
 def _swap(folder: str, newest: str, rest: int) -> dict[str, Any]:
-    """Publishes beside a load of short histories: a good version, a broken one, a good one; then what each came to."""
+    """Publishes during a load of short histories: a good version, a broken one, a good one; then what each came to."""
     failure: list[BaseException] = []
     settled_s, start = {}, time.monotonic()
 

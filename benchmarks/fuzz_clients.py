@@ -1,4 +1,4 @@
-"""Client processes of the fuzzer: they send, read, and judge the answers. Need no TensorFlow."""
+"""Client processes of the fuzzer: they send, read, and check the answers. Need no TensorFlow."""
 
 import collections
 import json
@@ -93,7 +93,7 @@ def _send_together(
             connection.send(b"".join(request.data for _, request in requests))
             for number, request in requests:
                 status, body, is_last = connection.read(request.is_head)
-                _judge_http(number, request, status, body, findings)
+                _check_http(number, request, status, body, findings)
                 answered += 1
                 if is_last:
                     break
@@ -123,7 +123,7 @@ def _send_alone(target: Target, number: int, request: HttpRequest, findings: Fin
     try:
         connection.send(request.data)
         status, body, _ = connection.read(request.is_head)
-        _judge_http(number, request, status, body, findings)
+        _check_http(number, request, status, body, findings)
     except TimeoutError:
         if not request.partial:
             findings.fault(number, request.what, request.data, f"no answer within {_WAIT_S} s")
@@ -136,7 +136,7 @@ def _send_alone(target: Target, number: int, request: HttpRequest, findings: Fin
         connection.close()
 
 
-def _judge_http(number: int, request: HttpRequest, status: int, body: bytes, findings: Findings) -> None:
+def _check_http(number: int, request: HttpRequest, status: int, body: bytes, findings: Findings) -> None:
     findings.counts[f"rest {status}"] += 1
     text = body[:3000].decode("utf-8", "replace")
     if status >= 500:
@@ -207,7 +207,7 @@ def _run_grpc(target: Target, numbers: list[int], seed: int, findings: Findings)
             calls = [(number, make_call(target.seeds, target.dtypes, _rng(seed, number))) for number in window]
             futures = [_start(channel, request) for _, request in calls]
             for (number, request), future in zip(calls, futures, strict=True):
-                _judge_grpc(number, request, future, findings)
+                _check_grpc(number, request, future, findings)
     _knock(target, len(numbers) // 500, seed, findings)
 
 
@@ -221,7 +221,7 @@ def _start(channel: grpc.Channel, request: GrpcRequest) -> Any:
     return channel.unary_unary(request.method).future(request.data, timeout=request.timeout_s, compression=compression)
 
 
-def _judge_grpc(number: int, request: GrpcRequest, future: Any, findings: Findings) -> None:
+def _check_grpc(number: int, request: GrpcRequest, future: Any, findings: Findings) -> None:
     error = future.exception()
     code = "OK" if error is None else error.code().name
     findings.counts[f"grpc {code}"] += 1

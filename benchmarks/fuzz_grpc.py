@@ -73,14 +73,14 @@ def good_call(seeds: Seeds, dtypes: dict[str, dict[str, int]], signature: str) -
 
 def tensors(seeds: Seeds, dtypes: dict[str, dict[str, int]], signature: str) -> dict[str, Tensor]:
     """The inputs of a valid request."""
-    made = {}
+    inputs = {}
     for name, column in seeds.columns[signature].items():
         nested = bool(column) and isinstance(column[0], list)
         dims = (len(column), len(column[0])) if nested else (len(column),)
-        made[name] = Tensor(
+        inputs[name] = Tensor(
             dtypes[signature][name], dims, [each for row in column for each in row] if nested else column
         )
-    return made
+    return inputs
 
 
 def predict(model: str | bytes, signature: str | bytes, inputs: dict[Any, Tensor], extra: bytes = b"") -> bytes:

@@ -146,7 +146,7 @@ def _structure(seeds: Seeds, rng: random.Random) -> HttpRequest:
 
 
 def _change_one(document: Any, path: tuple[Any, ...], rng: random.Random) -> tuple[Any, str]:
-    """One change at a place."""
+    """One change at a path."""
     value = document
     for key in path:
         value = value[key]
@@ -238,15 +238,15 @@ def _paths(seeds: Seeds, rng: random.Random) -> HttpRequest:
         )
     ).replace(" ", "%20")
     body = rng.choice((b"", b"{}", b'{"instances": [1]}'))
-    made = _request(seeds, rng.choice(("GET", "GET", "POST", *_METHODS)), path, body, f"path {path[:60]}")
-    return made._replace(keeps_framing=False)
+    request = _request(seeds, rng.choice(("GET", "GET", "POST", *_METHODS)), path, body, f"path {path[:60]}")
+    return request._replace(keeps_framing=False)
 
 
 def _headers(seeds: Seeds, rng: random.Random) -> HttpRequest:
     body = json.dumps(_document(seeds, rng)).encode()
     chosen = rng.sample(_HEADERS, rng.choice((1, 1, 2)))
-    made = _post(seeds, body, f"headers {[header[:30] for header in chosen]}", *chosen)
-    return made._replace(keeps_framing=False)
+    request = _post(seeds, body, f"headers {[header[:30] for header in chosen]}", *chosen)
+    return request._replace(keeps_framing=False)
 
 
 def _encodings(seeds: Seeds, rng: random.Random) -> HttpRequest:

@@ -247,7 +247,7 @@ def _post(rest: int, body: Any) -> bytes:
 
 
 def _read_seeds(rest: int) -> tuple[Seeds, dict[str, dict[str, int]]]:
-    """A valid request for every signature that takes one made of the export's own warm-up histories."""
+    """A valid request for every signature that takes one built from the export's own warm-up histories."""
     signatures = _get(rest, f"/v1/models/{_MODEL}/metadata")["metadata"]["signature_def"]
     signatures = signatures.get("signature_def", signatures)
     users = _get(rest, f"/explorer/models/{_MODEL}/users.json")["users"][:2]

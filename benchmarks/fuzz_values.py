@@ -84,15 +84,15 @@ def write_json(value: Any, rng: random.Random) -> str:
 
 def paths_of(value: Any, limit: int = 200) -> list[tuple[Any, ...]]:
     """Where in a document something can be changed: keys and positions, from the root."""
-    found: list[tuple[Any, ...]] = []
+    paths: list[tuple[Any, ...]] = []
     waiting: list[tuple[tuple[Any, ...], Any]] = [((), value)]
-    while waiting and len(found) < limit:
+    while waiting and len(paths) < limit:
         path, each = waiting.pop()
         children = each.items() if isinstance(each, dict) else enumerate(each[:8]) if isinstance(each, list) else ()
         for key, child in children:
-            found.append((*path, key))
+            paths.append((*path, key))
             waiting.append(((*path, key), child))
-    return found
+    return paths
 
 
 def change(document: Any, path: tuple[Any, ...], new: Any) -> Any:
@@ -106,7 +106,7 @@ def change(document: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 
 def remove(document: Any, path: tuple[Any, ...]) -> Any:
-    """A copy of the document without what stands there."""
+    """A copy of the document without what is there."""
     key, rest = path[0], path[1:]
     copy = dict(document) if isinstance(document, dict) else list(document)
     if rest:

@@ -1,4 +1,4 @@
-"""Starts a command, waits for a line of its output, and kills it with all its children a time later."""
+"""Starts a command, waits for a line of its output, and kills it with all its children some seconds later."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
-class AsOf(NamedTuple):
+class KillTime(NamedTuple):
     """When to kill: so many seconds after the first line of output that matches; from the start where it is ""."""
 
     line: str
@@ -26,17 +26,17 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def run_and_kill(command: Sequence[str], as_of: AsOf, environment: Mapping[str, str]) -> Outcome:
-    """Runs the command up to the time; it may end before."""
+def run_and_kill(command: Sequence[str], kill_time: KillTime, environment: Mapping[str, str]) -> Outcome:
+    """Runs the command up to the kill; it may end before."""
     with _start(command, environment) as child:
         assert child.stdout is not None
         lines: list[str] = []
-        killer = threading.Timer(as_of.after_s, _kill_all, [child])
-        if not as_of.line:
+        killer = threading.Timer(kill_time.after_s, _kill_all, [child])
+        if not kill_time.line:
             killer.start()
         for line in child.stdout:
             lines.append(line)
-            if not killer.is_alive() and as_of.line and re.search(as_of.line, line):
+            if not killer.is_alive() and kill_time.line and re.search(kill_time.line, line):
                 killer.start()
                 break
         rest = child.stdout.read()
@@ -44,7 +44,7 @@ def run_and_kill(command: Sequence[str], as_of: AsOf, environment: Mapping[str, 
         if killer.ident is not None:
             killer.cancel()
             killer.join()
-    return Outcome(None if status == -signal.SIGKILL else status, "".join(lines) + rest, as_of.after_s)
+    return Outcome(None if status == -signal.SIGKILL else status, "".join(lines) + rest, kill_time.after_s)
 
 
 def end_of(command: Sequence[str], environment: Mapping[str, str], begin: str = "", end: str = "") -> Outcome:
@@ -92,7 +92,7 @@ def _kill_all(child: "subprocess.Popen[str]") -> None:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Children of a process, and theirs: Linux's /proc tells."""
+    """Children of a process, and theirs, by Linux's /proc."""
     parent_of = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -101,10 +101,10 @@ def _descendants(pid: int) -> list[int]:
                 open(f"/proc/{name}/stat", encoding="utf-8") as f,
             ):
                 parent_of[int(name)] = int(f.read().rpartition(")")[2].split()[1])
-    found, waiting = [], [pid]
+    descendants, waiting = [], [pid]
     while waiting:
         one = waiting.pop()
         children = [child for child, parent in parent_of.items() if parent == one]
-        found += children
+        descendants += children
         waiting += children
-    return found
+    return descendants

@@ -43,7 +43,7 @@ class World:
 
     folder: str
     environment: dict[str, str]
-    as_of_times: dict[str, "Part"]
+    parts: dict[str, "Part"]
 
     def path(self, *parts: str) -> str:
         return os.path.join(self.folder, *parts)
@@ -56,7 +56,7 @@ class Target:
     Attributes:
       name: of the part.
       begin, end: patterns of the lines between which it runs; "": the start and the end of the command.
-      start: prepares a place and returns the command that works there.
+      start: prepares a folder and returns the command that works there.
       compare: what differs there from the uninterrupted run, a sentence each.
     """
 
@@ -86,18 +86,18 @@ def make_world(folder: str, targets: Sequence[Target], parallel: int) -> World:
     _write_log(world)
     for module, flags in (("train", _train_flags(world, "run")), ("export", _export_flags(world, "run", "export"))):
         _require(end_of(_command(module, *flags), environment).status, module)
-    places = {target.name: os.path.join(folder, "whole", target.name) for target in targets}
-    for place in places.values():
-        os.makedirs(place)
+    folders = {target.name: os.path.join(folder, "whole", target.name) for target in targets}
+    for path in folders.values():
+        os.makedirs(path)
 
     def run_whole(target: Target) -> Part:
-        outcome = end_of(target.start(world, places[target.name]), environment, target.begin, target.end)
+        outcome = end_of(target.start(world, folders[target.name]), environment, target.begin, target.end)
         _require(outcome.status, f"{target.name}: {outcome.text[-2000:]}")
         return Part(outcome.seconds)
 
     with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
         for target, part in zip(targets, pool.map(run_whole, targets), strict=True):
-            world.as_of_times[target.name] = part
+            world.parts[target.name] = part
     return world
 
 
@@ -141,52 +141,52 @@ def _export_flags(world: World, run: str, export: str) -> list[str]:
     return [f"--run_dir={world.path(run)}", f"--export_dir={world.path(export)}"]
 
 
-def _start_train(world: World, place: str) -> list[str]:
-    return _command("train", *_train_flags(world, os.path.join(place, "run")))
+def _start_train(world: World, folder: str) -> list[str]:
+    return _command("train", *_train_flags(world, os.path.join(folder, "run")))
 
 
-def _start_prepare(world: World, place: str) -> list[str]:
+def _start_prepare(world: World, folder: str) -> list[str]:
     """A training that has its records still to prepare."""
-    return [*_start_train(world, place), f"--data_dir={os.path.join(place, 'tfds')}"]
+    return [*_start_train(world, folder), f"--data_dir={os.path.join(folder, 'tfds')}"]
 
 
-def _start_export(world: World, place: str) -> list[str]:
-    return _command("export", *_export_flags(world, "run", os.path.join(place, "export")))
+def _start_export(world: World, folder: str) -> list[str]:
+    return _command("export", *_export_flags(world, "run", os.path.join(folder, "export")))
 
 
-def _start_refresh(world: World, place: str) -> list[str]:
-    shutil.copytree(world.path("export"), os.path.join(place, "export"))
+def _start_refresh(world: World, folder: str) -> list[str]:
+    shutil.copytree(world.path("export"), os.path.join(folder, "export"))
     return _command(
         "refresh",
-        *_export_flags(world, "run", os.path.join(place, "export")),
+        *_export_flags(world, "run", os.path.join(folder, "export")),
         f"--items={world.path('items.csv')}",
         "--version=2",
     )
 
 
-def _start_evaluate(world: World, place: str) -> list[str]:
-    shutil.copytree(world.path("run"), os.path.join(place, "run"))
-    return _command("evaluate", f"--run_dir={place}/run")
+def _start_evaluate(world: World, folder: str) -> list[str]:
+    shutil.copytree(world.path("run"), os.path.join(folder, "run"))
+    return _command("evaluate", f"--run_dir={folder}/run")
 
 
-def _start_reproduce(world: World, place: str) -> list[str]:
-    return _command("reproduce", f"--plan={world.path('plan.toml')}", f"--work_dir={place}/work")
+def _start_reproduce(world: World, folder: str) -> list[str]:
+    return _command("reproduce", f"--plan={world.path('plan.toml')}", f"--work_dir={folder}/work")
 
 
-def _compare_train(world: World, place: str) -> list[str]:
-    there, whole = os.path.join(place, "run"), world.path("run")
+def _compare_train(world: World, folder: str) -> list[str]:
+    there, whole = os.path.join(folder, "run"), world.path("run")
     return [
-        *_litter(place),
+        *_litter(folder),
         *_same_log(there, whole),
         *_same_arrays(there, whole, "corpus.npz", "as_of_cut.npz"),
         *_same_weights(there, whole),
-        *_same_json(there, whole, "training.json", lambda made: _without_speed(made["history"])),
+        *_same_json(there, whole, "training.json", lambda content: _without_speed(content["history"])),
     ]
 
 
-def _compare_export(world: World, place: str, whole_dir: str = "") -> list[str]:
+def _compare_export(world: World, folder: str, whole_dir: str = "") -> list[str]:
     """Every version there must be whole: a kill after the rename leaves a first one, and a second run makes another."""
-    export, problems = os.path.join(place, "export"), _litter(place)
+    export, problems = os.path.join(folder, "export"), _litter(folder)
     numbers = sorted(int(name) for name in os.listdir(export) if name.isdigit())
     if not numbers:
         return [*problems, "no version"]
@@ -194,54 +194,54 @@ def _compare_export(world: World, place: str, whole_dir: str = "") -> list[str]:
         version, whole = os.path.join(export, str(number)), whole_dir or world.path("export", "1")
         extra, whole_extra = (os.path.join(path, "assets.extra") for path in (version, whole))
         problems += _same_arrays(extra, whole_extra, "corpus.npz")
-        problems += _same_json(extra, whole_extra, "fingerprint.json", lambda made: made)
-        problems += _same_json(extra, whole_extra, "index.json", lambda made: made)
+        problems += _same_json(extra, whole_extra, "fingerprint.json", lambda content: content)
+        problems += _same_json(extra, whole_extra, "index.json", lambda content: content)
         problems += _same_bytes(extra, whole_extra, "tf_serving_warmup_requests")
         problems += _same_weights_at(os.path.join(version, "variables", "variables"), f"{whole}/variables/variables")
     return problems
 
 
-def _compare_refresh(world: World, place: str) -> list[str]:
+def _compare_refresh(world: World, folder: str) -> list[str]:
     whole = world.path("whole", "refresh", "export", "2")
-    export = os.path.join(place, "export")
+    export = os.path.join(folder, "export")
     shutil.rmtree(os.path.join(export, "1"))  # what it was made from
-    return _compare_export(world, place, whole)
+    return _compare_export(world, folder, whole)
 
 
-def _compare_evaluate(world: World, place: str) -> list[str]:
-    there, whole = os.path.join(place, "run"), world.path("whole", "evaluate", "run")
+def _compare_evaluate(world: World, folder: str) -> list[str]:
+    there, whole = os.path.join(folder, "run"), world.path("whole", "evaluate", "run")
     return [
-        *_litter(place),
-        *_same_json(there, whole, "metrics.json", lambda made: (made["models"], made["num_users"])),
+        *_litter(folder),
+        *_same_json(there, whole, "metrics.json", lambda content: (content["models"], content["num_users"])),
         *_same_arrays(there, whole, "metrics.per_user.npz"),
         *([] if os.path.getsize(os.path.join(there, "metrics.png")) else ["an empty metrics.png"]),
     ]
 
 
-def _compare_reproduce(world: World, place: str) -> list[str]:
-    there, whole = os.path.join(place, "work"), world.path("whole", "reproduce", "work")
+def _compare_reproduce(world: World, folder: str) -> list[str]:
+    there, whole = os.path.join(folder, "work"), world.path("whole", "reproduce", "work")
     measure = os.path.join("measures", "validation", "ours", "seed1", "metrics.json")
     run = next(glob.iglob(os.path.join(glob.escape(there), "runs", "ours", "seed*")), os.path.join(there, "none"))
     return [
-        *_litter(place),
-        *_same_json(there, whole, measure, lambda made: made["models"]),
+        *_litter(folder),
+        *_same_json(there, whole, measure, lambda content: content["models"]),
         *_same_weights(run, run.replace(there, whole)),
         *([] if glob.glob(os.path.join(glob.escape(there), "*.html")) else ["no report"]),
     ]
 
 
-def _litter(place: str) -> list[str]:
+def _litter(folder: str) -> list[str]:
     """What was written aside and should be gone."""
     left = []
-    for root, folders, names in os.walk(place):
+    for root, folders, names in os.walk(folder):
         for name in (*folders, *names):
             if name.endswith((".aside", ".old", "_temp")) or ".tempstate" in name or name.startswith("incomplete."):
-                left.append(os.path.relpath(os.path.join(root, name), place))
+                left.append(os.path.relpath(os.path.join(root, name), folder))
     return [f"left behind: {', '.join(left[:5])}"] if left else []
 
 
 def _same_log(there: str, whole: str) -> list[str]:
-    return _same_json(there, whole, "log.json", lambda made: {k: v for k, v in made.items() if k != "source"})
+    return _same_json(there, whole, "log.json", lambda content: {k: v for k, v in content.items() if k != "source"})
 
 
 def _same_arrays(there: str, whole: str, *names: str) -> list[str]:
@@ -260,8 +260,8 @@ def _equal(ours: np.ndarray, theirs: np.ndarray) -> bool:
 
 
 def _same_weights(there: str, whole: str) -> list[str]:
-    place = os.path.join("checkpoints", "final", "weights")
-    return _same_weights_at(os.path.join(there, place), os.path.join(whole, place))
+    path = os.path.join("checkpoints", "final", "weights")
+    return _same_weights_at(os.path.join(there, path), os.path.join(whole, path))
 
 
 def _same_weights_at(there: str, whole: str) -> list[str]:
@@ -276,19 +276,19 @@ def _same_weights_at(there: str, whole: str) -> list[str]:
 
 
 def _same_json(there: str, whole: str, name: str, part: Callable[[Any], Any]) -> list[str]:
-    made = []
+    contents = []
     for folder in (there, whole):
         with open(os.path.join(folder, name), encoding="utf-8") as file:
-            made.append(part(json.load(file)))
-    return [] if made[0] == made[1] else [f"{name} differs"]
+            contents.append(part(json.load(file)))
+    return [] if contents[0] == contents[1] else [f"{name} differs"]
 
 
 def _same_bytes(there: str, whole: str, name: str) -> list[str]:
-    made = []
+    contents = []
     for folder in (there, whole):
         with open(os.path.join(folder, name), "rb") as file:
-            made.append(file.read())
-    return [] if made[0] == made[1] else [f"{name} differs"]
+            contents.append(file.read())
+    return [] if contents[0] == contents[1] else [f"{name} differs"]
 
 
 def _without_speed(history: dict[str, list[dict[str, float]]]) -> dict[str, list[dict[str, float]]]:

@@ -2,12 +2,13 @@
 
   python benchmarks/kill_trials.py --kills=120 --parallel=14 --seed=1 --output=results/kill_trials.json
 
-A made log of a few dozen users is trained, exported, refreshed, evaluated and reproduced once without a kill. Then each
-trial starts one command in a copy of that state, waits for a line that says which part runs, sleeps for a random share
-of the time that the part took before, and kills the process and its children (SIGKILL); this up to `--kills_per_trial`
-times, and then lets the same command run to its end. What it leaves must be what the uninterrupted run left, bit for
-bit: weights, corpus, statistics, history (but for speeds), metrics, figures of every user, answers of the exports. No
-output may hold a traceback, and nothing that was written aside may stay. A kill that came after the end is not counted.
+The log of a few dozen generated users is trained on, exported, refreshed, evaluated and reproduced once without a kill.
+Then each trial starts one command in a copy of that state, waits for a line that says which part runs, sleeps for a
+random share of the time that the part took before, and kills the process and its children (SIGKILL); this up to
+`--kills_per_trial` times, and then lets the same command run to its end. What it leaves must be what the uninterrupted
+run left, bit for bit: weights, corpus, statistics, history (but for speeds), metrics in all and by user, answers of the
+exports. No output may hold a traceback, and nothing that was written aside may stay. A kill that came after the end is
+not counted.
 """
 
 import concurrent.futures
@@ -21,7 +22,7 @@ import time
 from typing import Any
 
 from absl import flags as absl_flags
-from kill_children import AsOf, Outcome, end_of, run_and_kill
+from kill_children import KillTime, Outcome, end_of, run_and_kill
 from kill_targets import TARGETS, Target, World, make_world
 
 from longretriever_tf.config import flags
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> int:
     finally:
         if not _WORK_DIR.value:
             shutil.rmtree(folder, ignore_errors=True)
-    made = {
+    report = {
         **describe_origin("python benchmarks/kill_trials.py", _SEED.value),
         "seconds": round(time.monotonic() - start, 1),
         "parallel": _PARALLEL.value,
@@ -67,10 +68,10 @@ def main(argv: list[str]) -> int:
     if _OUTPUT.value:
         from longretriever_tf.common.files import write_text_atomically
 
-        write_text_atomically(_OUTPUT.value, json.dumps(made, indent=2) + "\n")
-    print(json.dumps({name: value for name, value in made.items() if name not in ("moments", "by_target")}))
-    _print_table(made)
-    return 1 if made["different"] or made["kills"] < _KILLS.value else 0
+        write_text_atomically(_OUTPUT.value, json.dumps(report, indent=2) + "\n")
+    print(json.dumps({name: value for name, value in report.items() if name not in ("moments", "by_target")}))
+    _print_table(report)
+    return 1 if report["different"] or report["kills"] < _KILLS.value else 0
 
 
 def _run_trials(world: World) -> list[dict[str, Any]]:
@@ -102,15 +103,15 @@ def _run_trials(world: World) -> list[dict[str, Any]]:
 def _trial(world: World, target: Target, number: int) -> dict[str, Any]:
     """One command, killed and run to its end; what differs from the uninterrupted run."""
     draw = random.Random(f"{_SEED.value}/{number}")
-    place = os.path.join(world.folder, "trials", f"{number}")
-    os.makedirs(place)
-    command, problems = target.start(world, place), []
-    part = world.as_of_times[target.name]
+    folder = os.path.join(world.folder, "trials", f"{number}")
+    os.makedirs(folder)
+    command, problems = target.start(world, folder), []
+    part = world.parts[target.name]
     kills: list[dict[str, float]] = []
     outcome = Outcome(None, "", 0.0)
     for _ in range(_PER_TRIAL.value):
         wanted = draw.uniform(0.0, 1.2) * part.seconds
-        outcome = run_and_kill(command, AsOf(target.begin, wanted), world.environment)
+        outcome = run_and_kill(command, KillTime(target.begin, wanted), world.environment)
         if outcome.status is not None:
             break  # it ended first
         kills.append({"after_s": round(wanted, 3), "of_s": round(part.seconds, 3)})
@@ -121,9 +122,9 @@ def _trial(world: World, target: Target, number: int) -> dict[str, Any]:
         problems.append(f"status {outcome.status}: {outcome.text[-500:]}")
     problems += _tracebacks(outcome, "run again")
     if not outcome.status:
-        problems += target.compare(world, place)
+        problems += target.compare(world, folder)
     if not problems and not _WORK_DIR.value:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
     return {"number": number, "target": target.name, "kills": kills, "problems": problems}
 
 
@@ -141,11 +142,12 @@ def _by_target(trials: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
     return rows
 
 
-def _print_table(made: dict[str, Any]) -> None:
+def _print_table(report: dict[str, Any]) -> None:
     print(f"\n{'killed in':12s} {'trials':>7s} {'kills':>6s} {'ended otherwise':>16s}")
-    for name, row in made["by_target"].items():
+    for name, row in report["by_target"].items():
         print(f"{name:12s} {row['trials']:7d} {row['kills']:6d} {row['different']:16d}")
-    print(f"{'all':12s} {made['trials']:7d} {made['kills']:6d} {made['different']:16d}   in {made['seconds']:.0f} s")
+    print(f"{'all':12s} {report['trials']:7d} {report['kills']:6d} {report['different']:16d}")
+    print(f"in {report['seconds']:.0f} s")
 
 
 if __name__ == "__main__":

@@ -23,21 +23,21 @@ def useful_products(config: ModelConfig, batch: Batch) -> list[Product]:
     prefix = 1 + int(config.reads_history_embedding) + (int(batch.profile.shape[1]) if config.profile else 0)
     tokens, items, width = real + rows * prefix, int(batch.item.shape[1]), int(batch.features.shape[2])
     length = max(1, round(tokens / rows))
-    made = [(1, real, width, dim)]
+    products = [(1, real, width, dim)]
     for layer in range(config.num_layers):
         is_last = layer == config.num_layers - 1 and not config.repeat_term
         written = rows if is_last else tokens
         queries, heads, head = (1 if is_last else length), config.num_heads, dim // config.num_heads
-        made += [(1, written, dim, dim), (1, tokens, dim, 2 * dim), (1, written, dim, dim)]
-        made += [(rows * heads, queries, head, length), (rows * heads, queries, length, head)]
-        made += [(1, written, dim, config.ff_dim), (1, written, config.ff_dim, dim)]
+        products += [(1, written, dim, dim), (1, tokens, dim, 2 * dim), (1, written, dim, dim)]
+        products += [(rows * heads, queries, head, length), (rows * heads, queries, length, head)]
+        products += [(1, written, dim, config.ff_dim), (1, written, config.ff_dim, dim)]
     if config.repeat_term:
-        made += [(1, real, dim + width, dim), (1, real, dim, 1)]
+        products += [(1, real, dim + width, dim), (1, real, dim, 1)]
     if config.reads_history_embedding:
-        made.append((1, rows, config.svd_dim, dim))
+        products.append((1, rows, config.svd_dim, dim))
     if config.svd_dim:
-        made.append((1, items, config.svd_dim, dim))
-    return [product for product in [*made, (1, rows, dim, items)] if min(product) > 0]
+        products.append((1, items, config.svd_dim, dim))
+    return [product for product in [*products, (1, rows, dim, items)] if min(product) > 0]
 
 
 def work_of(products: list[Product]) -> float:
@@ -47,15 +47,15 @@ def work_of(products: list[Product]) -> float:
 
 def products_s(products: list[Product], repeats: int = 3) -> float:
     """Seconds that TensorFlow takes for the products and the two of each one's gradient, the best of `repeats`."""
-    made = []
+    operands = []
     for b, m, k, n in products:
         shapes = ([b, m, k], [b, k, n], [b, m, n]) if b > 1 else ([m, k], [k, n], [m, n])
-        made.append(tuple(tf.random.normal(shape) for shape in shapes))
+        operands.append(tuple(tf.random.normal(shape) for shape in shapes))
 
     @tf.function
     def run() -> tf.Tensor:
         out = []
-        for left, right, gradient in made:
+        for left, right, gradient in operands:
             out += [
                 tf.matmul(left, right),
                 tf.matmul(gradient, right, transpose_b=True),

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from peer_marks import MARKS
-from recall import judge
+from recall import measure_recall
 
 SHARES = {1: (1.0,), 2: (0.75, 0.25)}
 """Of the budget, the part of each phase: LongRetriever trains its towers, then its interest score."""
 
 _TRIED = 24
-"""Batches that are run before the clock: tracing for a shape is not a model's rate, and they tell how many steps the
-budget holds."""
+"""Batches that are run before the clock: tracing for a shape is not a model's rate, and they show how many steps
+the budget holds."""
 
 _TRIED_S = 20.0
 """Most seconds for each pass over them."""
@@ -56,7 +56,7 @@ def train_own(config: Any, log: Any, cuts: Any, prepared: Any, truth: Any, budge
       budget_s: seconds of training.
 
     Returns:
-      `examples_per_s` and `pairs_per_s` (targets) of the retriever while it trains, `curve` as `judge_marks` has it.
+      `examples_per_s` and `pairs_per_s` (targets) of the retriever while it trains, `curve` as `evaluate_marks` has it.
     """
     from longretriever_tf.training.setup import assemble
 
@@ -68,7 +68,7 @@ def train_own(config: Any, log: Any, cuts: Any, prepared: Any, truth: Any, budge
     for mark in range(1, MARKS + 1):
         for one, share in zip(clocked, shares, strict=True):
             one.train(share * budget_s * mark / MARKS)
-        recall = judge(_make_scorer(config, prepared, parts.models), truth, prepared.corpus.category_offset)
+        recall = measure_recall(_make_scorer(config, prepared, parts.models), truth, prepared.corpus.category_offset)
         curve.append({"seconds": sum(one.spent for one in clocked)} | recall)
     first = clocked[0]
     return {"examples_per_s": first.seen / first.spent, "pairs_per_s": first.pairs / first.spent, "curve": curve}

@@ -1,10 +1,10 @@
-"""A peer's vectors judged by this package's evaluator, as its own models are."""
+"""A peer's vectors under this package's evaluator, as its own models are."""
 
 import os
 from typing import Any
 
 import numpy as np
-from recall import FIGURES, judge
+from recall import METRICS, measure_recall
 
 
 class PeerScorer:
@@ -29,23 +29,23 @@ class PeerScorer:
         return scores
 
 
-def judge_marks(
+def evaluate_marks(
     name: str, marks: list[float], folder: str, truth: Any, category_offset: np.ndarray
 ) -> list[dict[str, float]]:
-    """`seconds` and `FIGURES` of every mark that `peer_marks.spend_budget` left in the folder."""
+    """`seconds` and `METRICS` of every mark that `peer_marks.spend_budget` left in the folder."""
     curve = []
     for i, seconds in enumerate(marks):
         with np.load(os.path.join(folder, f"mark_{i}.npz")) as kept:
             scorer = PeerScorer(name, truth.users, kept["users"], kept["items"])
-        curve.append({"seconds": seconds} | judge(scorer, truth, category_offset))
+        curve.append({"seconds": seconds} | measure_recall(scorer, truth, category_offset))
     return curve
 
 
 def seconds_to_the_same(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """By figure: the best `recall` that both curves reach, and the seconds of each to it, `ours_s` and `theirs_s`."""
-    made = {}
-    for figure in FIGURES:
-        goal = min(max(mark[figure] for mark in curve) for curve in (ours, theirs))
-        seconds = [next(mark["seconds"] for mark in curve if mark[figure] >= goal) for curve in (ours, theirs)]
-        made[figure] = {"recall": goal, "ours_s": seconds[0], "theirs_s": seconds[1]}
-    return made
+    """By metric: the best `recall` that both curves reach, and the seconds of each to it, `ours_s` and `theirs_s`."""
+    seconds_by_metric = {}
+    for metric in METRICS:
+        recall = min(max(mark[metric] for mark in curve) for curve in (ours, theirs))
+        seconds = [next(mark["seconds"] for mark in curve if mark[metric] >= recall) for curve in (ours, theirs)]
+        seconds_by_metric[metric] = {"recall": recall, "ours_s": seconds[0], "theirs_s": seconds[1]}
+    return seconds_by_metric

@@ -85,12 +85,12 @@ class Catalogue(NamedTuple):
     num_categories: int
 
 
-class HistoryMeasures(NamedTuple):
-    """One user's raw history, and when it is asked about: [T] int64, [T] int64 seconds, seconds."""
+class RawHistory(NamedTuple):
+    """One user's raw history, and the time of the request: [T] int64, [T] int64 seconds, seconds."""
 
     item_id: np.ndarray
     timestamp: np.ndarray
-    time: int
+    as_of: int
 
 
 class PlainRetriever:
@@ -109,7 +109,7 @@ class PlainRetriever:
         self._catalogue, self._encode, self._layers, self._max_events = catalogue, encode, layers, max_events
 
     def retrieve(
-        self, history: HistoryMeasures, interests: np.ndarray, top: int
+        self, history: RawHistory, interests: np.ndarray, top: int
     ) -> tuple[list[tuple[float, int]], np.ndarray]:
         """The best (score, item index), best first, and the user vector of each interest.
 
@@ -121,25 +121,25 @@ class PlainRetriever:
         known = self._catalogue
         ids = known.item_id[known.by_id]
         item = known.by_id[np.minimum(np.searchsorted(ids, history.item_id), len(ids) - 1)]
-        keep = (known.item_id[item] == history.item_id) & (history.timestamp > 0) & (history.timestamp < history.time)
+        keep = (known.item_id[item] == history.item_id) & (history.timestamp > 0) & (history.timestamp < history.as_of)
         item, timestamp = item[keep], history.timestamp[keep]
         order = np.argsort(timestamp, kind="stable")
         item, timestamp = item[order], timestamp[order]
-        category, age = known.category[item], ((history.time - timestamp) / 86_400).astype(np.float32)
+        category, age = known.category[item], ((history.as_of - timestamp) / 86_400).astype(np.float32)
         score = np.bincount(category, 1 / np.maximum(age, 1.0), known.num_categories)
         np.random.default_rng(1).choice(np.argsort(-score)[:top], len(interests), replace=False)
-        runs = [np.flatnonzero(category == one) for one in interests]
-        latest = [run[-self._max_events :] for run in runs]
+        segments = [np.flatnonzero(category == one) for one in interests]
+        latest = [segment[-self._max_events :] for segment in segments]
         embedding = self._encode(
-            item=np.concatenate([item[run] for run in latest]),
-            age=np.concatenate([age[run] for run in latest]),
-            length=np.array([len(run) for run in latest]),
-            count=np.array([len(run) for run in runs]),
+            item=np.concatenate([item[segment] for segment in latest]),
+            age=np.concatenate([age[segment] for segment in latest]),
+            length=np.array([len(segment) for segment in latest]),
+            count=np.array([len(segment) for segment in segments]),
             category=interests.astype(np.int32),
             activity=np.log1p([len(age), age.min(), np.exp2(-age / 30.0).sum()]).astype(np.float32),
         ).numpy()
-        found: list[tuple[float, int]] = []
+        candidates: list[tuple[float, int]] = []
         for one, vector in zip(interests.tolist(), embedding, strict=True):
             scores, items = self._layers[one](np.append(vector, np.float32(1.0))[None])
-            found += zip(scores.numpy()[0].tolist(), items.numpy()[0].tolist(), strict=True)
-        return heapq.nlargest(K, found), embedding
+            candidates += zip(scores.numpy()[0].tolist(), items.numpy()[0].tolist(), strict=True)
+        return heapq.nlargest(K, candidates), embedding

@@ -1,4 +1,4 @@
-"""The plain model judged as ours is: its logits under the same interest scores and the same merge."""
+"""The plain model evaluated as ours is: its logits under the same interest scores and the same merge."""
 
 from typing import Any
 
@@ -36,20 +36,20 @@ class PlainLogits:
         """
         corpus, order = self._prepared.corpus, self._prepared.order
         categories = np.arange(FIRST_KNOWN, corpus.num_categories)
-        run = order.find_segments(np.repeat(users, len(categories)), np.tile(categories, len(users)))
-        seen = np.flatnonzero(run >= 0)
+        segment = order.find_segments(np.repeat(users, len(categories)), np.tile(categories, len(users)))
+        seen = np.flatnonzero(segment >= 0)
         # A user who has never seen a category gets the vector of an empty history: encoded once, after the others.
-        start = np.append(order.segment_offset[run[seen]], np.zeros(len(categories), np.int64))
-        stop = np.append(order.segment_offset[run[seen] + 1], np.zeros(len(categories), np.int64))
+        start = np.append(order.segment_offset[segment[seen]], np.zeros(len(categories), np.int64))
+        stop = np.append(order.segment_offset[segment[seen] + 1], np.zeros(len(categories), np.int64))
         category = np.append(categories[seen % len(categories)], categories)
         vectors = self._user_vectors(start, stop, category)
-        made = np.tile(vectors[len(seen) :], (len(users), 1))
-        made[seen] = vectors[: len(seen)]
-        made = made.reshape(len(users), len(categories), -1)
+        embedding = np.tile(vectors[len(seen) :], (len(users), 1))
+        embedding[seen] = vectors[: len(seen)]
+        embedding = embedding.reshape(len(users), len(categories), -1)
         scores = np.full((len(users), corpus.num_items), -np.inf, np.float32)
-        for place, one in enumerate(categories.tolist()):
+        for index, one in enumerate(categories.tolist()):
             low, high = corpus.category_offset[one : one + 2]
-            scores[:, low:high] = made[:, place] @ self._items[low:high].T
+            scores[:, low:high] = embedding[:, index] @ self._items[low:high].T
         return scores
 
     def _user_vectors(self, start: np.ndarray, stop: np.ndarray, category: np.ndarray) -> np.ndarray:
@@ -60,6 +60,6 @@ class PlainLogits:
 
 def make_plain_scorer(ours: LongRetrieverScorer, retrieval: RetrievalConfig, logits: PlainLogits) -> Any:
     """The `Scorer` of the plain model, by the interest scores of `ours` and the merge of `retrieval`."""
-    made = ours.with_retrieval("plain", retrieval, every_category=True)
-    made._all_logits, made._cache = logits.all_logits, {}
-    return made
+    scorer = ours.with_retrieval("plain", retrieval, every_category=True)
+    scorer._all_logits, scorer._cache = logits.all_logits, {}
+    return scorer

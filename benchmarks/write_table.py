@@ -15,16 +15,16 @@ from absl import flags as absl_flags
 from longretriever_tf.config import flags
 
 _RESULTS = absl_flags.DEFINE_string("results", "results", "Folder of the bench_*.json files.")
-_OUTPUT = absl_flags.DEFINE_string("output", "results/benchmarks.md", "The table; the same as JSON beside it.")
+_OUTPUT = absl_flags.DEFINE_string("output", "results/benchmarks.md", "The table; the same as JSON alongside it.")
 
 
 class Row(NamedTuple):
-    """A figure of the table: where it lies in the benchmark's JSON, what it is, and how it is shown.
+    """A row of the table: which number, where it lies in the benchmark's JSON, what it is, and how it is shown.
 
     Attributes:
-      path: keys, by dots; `*` stands for each key or place of that level, and is appended to the label.
+      path: keys, by dots; `*` stands for each key or index of that level, and is appended to the label.
       label: what people read.
-      unit: after the figure.
+      unit: after the number.
     """
 
     path: str
@@ -101,12 +101,12 @@ def main(argv: list[str]) -> None:
     rows = make_rows(_RESULTS.value)
     write_text_atomically(_OUTPUT.value, as_markdown(rows))
     write_text_atomically(os.path.splitext(_OUTPUT.value)[0] + ".json", json.dumps(rows, indent=2) + "\n")
-    print(f"{len(rows)} figures: {_OUTPUT.value}")
+    print(f"{len(rows)} rows: {_OUTPUT.value}")
 
 
 def make_rows(folder: str) -> list[dict[str, Any]]:
-    """The figures of every benchmark whose JSON lies in the folder."""
-    made = []
+    """The rows of every benchmark whose JSON lies in the folder."""
+    table = []
     for name, rows in ROWS.items():
         path = os.path.join(folder, f"{name}.json")
         if not os.path.exists(path):
@@ -117,8 +117,8 @@ def make_rows(folder: str) -> list[dict[str, Any]]:
         for row in rows:
             for tail, value in _find(facts, row.path.split(".")):
                 label = " ".join([row.label, *tail])
-                made.append({"benchmark": name, "figure": label, "value": value, "unit": row.unit, **origin})
-    return made
+                table.append({"benchmark": name, "figure": label, "value": value, "unit": row.unit, **origin})
+    return table
 
 
 def _find(facts: Any, path: list[str]) -> list[tuple[list[str], float]]:
@@ -126,7 +126,7 @@ def _find(facts: Any, path: list[str]) -> list[tuple[list[str], float]]:
     if not path:
         return [([], float(facts))] if isinstance(facts, int | float) else []
     if isinstance(facts, list):
-        facts = {str(place): value for place, value in enumerate(facts)}
+        facts = {str(index): value for index, value in enumerate(facts)}
     if not isinstance(facts, dict):
         return []
     if path[0] != "*":

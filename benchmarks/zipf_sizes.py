@@ -1,4 +1,4 @@
-"""Sizes of made categories."""
+"""Sizes of generated categories."""
 
 import numpy as np
 

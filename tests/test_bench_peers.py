@@ -1,4 +1,4 @@
-"""What the benchmarks judge other people's models by."""
+"""What the benchmarks evaluate other people's models by."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from worlds import START, block_world
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "benchmarks"))
 import peer_marks
-from peer_scorer import PeerScorer, judge_marks, seconds_to_the_same
+from peer_scorer import PeerScorer, evaluate_marks, seconds_to_the_same
 
 from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.config.config import Config, ModelConfig, TrainConfig
@@ -38,7 +38,7 @@ def test_seconds_are_those_to_a_recall_that_both_reach():
     }
 
 
-def test_marks_are_made_while_the_budget_is_spent_and_judged_by_the_evaluator(tmp_path, capsys, monkeypatch):
+def test_marks_are_made_while_the_budget_is_spent_and_evaluated_by_the_evaluator(tmp_path, capsys, monkeypatch):
     """Items 2 to 301 in one category; user 7 took item 4, ranked last at the first mark, then the best."""
     now, seen = [0.0], []
     monkeypatch.setattr(peer_marks.time, "perf_counter", lambda: now[0])
@@ -55,15 +55,15 @@ def test_marks_are_made_while_the_budget_is_spent_and_judged_by_the_evaluator(tm
 
     peer = peer_marks.Peer(train, embed, chunk=10)
     peer_marks.spend_budget(peer, {"budget_s": np.float64(16), "target": np.zeros(7)}, str(tmp_path))
-    made = json.loads(capsys.readouterr().out)
-    assert made["marks"] == [3.0, 6.0, 9.0, 12.0, 15.0, 18.0] and made["examples_per_s"] == pytest.approx(10 / 3)
+    report = json.loads(capsys.readouterr().out)
+    assert report["marks"] == [3.0, 6.0, 9.0, 12.0, 15.0, 18.0] and report["examples_per_s"] == pytest.approx(10 / 3)
     assert sorted(seen[:7]) == list(range(7)) and seen[7:14] == seen[:7]
     one = np.array([0, 1])
     truth = Truth(np.array([7]), one, np.array([4]), np.array([True]), one, np.array([2]), 302)
-    curve = judge_marks("peer", made["marks"], str(tmp_path), truth, np.array([0, 1, 2, 302]))
-    assert [mark["seconds"] for mark in curve] == made["marks"]
-    for figure in ("recall@100", "within_category_recall@20"):
-        assert [mark[figure] for mark in curve] == [0.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    curve = evaluate_marks("peer", report["marks"], str(tmp_path), truth, np.array([0, 1, 2, 302]))
+    assert [mark["seconds"] for mark in curve] == report["marks"]
+    for metric in ("recall@100", "within_category_recall@20"):
+        assert [mark[metric] for mark in curve] == [0.0, 1.0, 1.0, 1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_marks_are_made_while_the_budget_is_spent_and_judged_by_the_evaluator(tm
     ],
     ids=["not installed", "no peer"],
 )
-def test_a_missing_peer_is_told_with_its_cure(flags, words):
+def test_a_missing_peer_is_reported_with_its_cure(flags, words):
     command = [sys.executable, "benchmarks/bench_peers.py", *flags]
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths})

@@ -1,4 +1,4 @@
-"""The table of benchmarks: figures found by path, under the command that measured them."""
+"""The table of benchmarks: numbers found by path, under the command that measured them."""
 
 import json
 import os
@@ -14,7 +14,7 @@ def write(folder, name, facts):
     (folder / f"{name}.json").write_text(json.dumps(facts))
 
 
-def test_figures_are_found_by_path_and_shown_under_their_command(tmp_path):
+def test_numbers_are_found_by_path_and_shown_under_their_command(tmp_path):
     origin = {
         "command": "python benchmarks/bench_request.py",
         "date": "2026-01-02",
@@ -35,10 +35,10 @@ def test_figures_are_found_by_path_and_shown_under_their_command(tmp_path):
     assert "| one request inside the model, per history, batch 32 | 1,234 CPU ms |" in text
 
 
-def test_places_of_lists_are_named(tmp_path):
+def test_indices_of_lists_are_named(tmp_path):
     write(tmp_path, "bench_serving", {"load": [{"throughput_per_s": 40.0}, {"throughput_per_s": 20.0}]})
-    found = [(row["figure"], row["value"]) for row in write_table.make_rows(str(tmp_path))]
-    assert found == [("server under load, run 0", 40.0), ("server under load, run 1", 20.0)]
+    rows = [(row["figure"], row["value"]) for row in write_table.make_rows(str(tmp_path))]
+    assert rows == [("server under load, run 0", 40.0), ("server under load, run 1", 20.0)]
 
 
 @pytest.mark.parametrize("name", sorted(write_table.ROWS))

@@ -11,7 +11,7 @@ from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.config import IndexConfig
 from longretriever_tf.data.corpus import Corpus
-from longretriever_tf.retrieval.export.verify_index import check_in_fresh_process
+from longretriever_tf.retrieval.export.verify_index import measure_recall_in_fresh_process
 from longretriever_tf.retrieval.index import scann, scann_tuning
 from longretriever_tf.retrieval.index.build import build_index, searched_by_scann
 from longretriever_tf.retrieval.index.exact import PackedIndex, Queries
@@ -201,7 +201,7 @@ def test_a_fresh_process_agrees_with_exact_search_in_every_category(tmp_path):
     efforts = {3: (0, 0, 0), 4: (0, 0, 0), 5: (36, 36, 1301), 6: (36, 36, 1301)}
     searchers = [make_searcher(packed, c, scann.SearchParameters(*effort)) for c, effort in efforts.items()]
     save(scann.ScannIndex(packed, searchers, 1.0), tmp_path)
-    recall = check_in_fresh_process(str(tmp_path), packed, make_check_queries([4, 6]))
+    recall = measure_recall_in_fresh_process(str(tmp_path), packed, make_check_queries([4, 6]))
     assert recall == {c: 1.0 for c in range(schema.FIRST_KNOWN, len(sizes))}
 
 
@@ -217,7 +217,7 @@ def test_searchers_of_one_name_are_caught_before_they_are_published(tmp_path, mo
     whole = scann.SearchParameters(0, 0, 0)
     save(scann.ScannIndex(packed, [make_searcher(packed, c, whole) for c in queries], 1.0), tmp_path)
     with pytest.raises(UserError, match=r"fresh process, 2 of 3 categories miss exact search, .*'c\d' with recall 0"):
-        report.require(check_in_fresh_process(str(tmp_path), packed, queries))
+        report.require(measure_recall_in_fresh_process(str(tmp_path), packed, queries))
 
 
 def test_every_searcher_of_every_index_has_its_own_name():
