@@ -87,7 +87,7 @@ NAMES = """unknown flag,no such choice,nothing to divide by,negative seed,run di
 evaluate unfinished,evaluate just begun,evaluate no such split,evaluate into a file,evaluate N above M,export no run,
 export below a file,export N of 0,recommend no export,recommend half,recommend bare,
 recommend unknown user,recommend no time,recommend k of 0,recommend k below 0,recommend N above M,
-recommend k beyond the limit,recommend no time,evaluate into a directory,baselines into a directory,
+recommend k beyond the limit,recommend not a time,evaluate into a directory,baselines into a directory,
 funnel into a directory,users into a directory,run dir of no name"""
 NAMES = [name.strip() for name in NAMES.replace("\n", "").split(",")]
 

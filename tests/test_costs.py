@@ -19,6 +19,7 @@ from longretriever_tf.data.recipe.tokens import num_token_features
 from longretriever_tf.data.search.history_summary import summarise_history
 from longretriever_tf.data.search.request_history import RawHistories, order_segments, read_histories
 from longretriever_tf.models.build import build_models
+from longretriever_tf.models.towers import UserInputs
 from longretriever_tf.retrieval.freeze import freeze
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.signatures import make_signatures
@@ -139,7 +140,9 @@ def test_the_last_layer_writes_only_what_is_read(corpus, repeat_term, rows):
     def encode():
         index = tf.zeros([3, len(corpus.profile_values)], tf.int32)
         history_embedding = tf.zeros([3, config.model.svd_dim])
-        return tower(tf.zeros([3, 7, 6]), tf.ones([3, 7], tf.bool), features, index[:, 0], index, history_embedding)
+        return tower(
+            UserInputs(tf.zeros([3, 7, 6]), tf.ones([3, 7], tf.bool), features, index[:, 0], index, history_embedding)
+        )
 
     layers = {"layer_0": 9, "layer_1": rows}
     for layer, expected in layers.items():
