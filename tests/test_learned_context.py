@@ -118,12 +118,12 @@ def test_inspect_inspects_the_clusters_as_training_fits_them():
     constant = dataclasses.replace(log.items, features={"category": np.full(len(log.items.item_id), "same", object)})
     config = Config(DataConfig(context="clusters:5", window_days=14))
     for given in (dataclasses.replace(log, items=constant), without_category(log)):
-        figures = inspect_log(given, config).figures
-        assert figures["log"]["context"] == "clusters:5" and figures["log"]["categories"] == 5
+        statistics = inspect_log(given, config).statistics
+        assert statistics["log"]["context"] == "clusters:5" and statistics["log"]["categories"] == 5
         cut = global_time_cuts(log.timestamp, 14).validation_start
         trained = prepare(config, given, cut).corpus
         sizes = dict(zip(trained.category_name[2:].tolist(), trained.category_size[2:].tolist(), strict=True))
-        shown = {row["category"]: row["items"] for row in figures["negatives"]["largest"]}
+        shown = {row["category"]: row["items"] for row in statistics["negatives"]["largest"]}
         assert shown.keys() == sizes.keys() and all(shown[name] >= size for name, size in sizes.items())
 
 
