@@ -15,8 +15,8 @@ OURS = [name for name in DOCUMENTS if not name.startswith("results/")]
 PACKAGE = ROOT / "longretriever_tf"
 FOREIGN = {"profile", "build", "enable_batching", "batching_parameters_file"}
 """Flags of docker, docker compose and TensorFlow Serving."""
-NOT_ABSL = {"doctor": {"help"}}
-"""Commands that parse their flags otherwise."""
+NOT_ABSL = {"doctor": {"help"}, "minimal": set()}
+"""Commands that parse their flags otherwise, or have none."""
 
 
 def test_documents_are_found():
@@ -147,6 +147,8 @@ def exists(dotted: str) -> bool:
         path = PACKAGE.joinpath(*parts[:cut])
         if path.is_dir() and cut == len(parts):
             return True
+        if (path / "__init__.py").exists() and set(parts[cut:]) & top_level_names(path / "__init__.py"):
+            return True  # a package hands the name on
         if path.with_suffix(".py").exists():
             return not parts[cut:] or parts[cut] in top_level_names(path.with_suffix(".py"))
     return False
