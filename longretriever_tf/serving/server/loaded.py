@@ -84,8 +84,10 @@ class LoadedModel:
         """
         if signature := self.signatures.get(name or DEFAULT_SIGNATURE):
             return signature
-        known = ", ".join(sorted(self.signatures))
-        raise ServingError("FAILED_PRECONDITION", f'the model has no signature "{name or DEFAULT_SIGNATURE}"; {known}')
+        known = ", ".join(sorted(name for name in self.signatures if not name.startswith("__")))
+        raise ServingError(
+            "FAILED_PRECONDITION", f'the model has no signature "{name or DEFAULT_SIGNATURE}"; it has {known}'
+        )
 
     def run(self, signature: Signature, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """All outputs of one signature; `inputs` holds an array for every input. Thread-safe.
