@@ -273,7 +273,7 @@ def _draw_targets(ax: Axes, history: HistoryMeasures, windows: dict[str, Window]
     ):
         if len(rank):
             share = np.searchsorted(np.sort(rank[rank >= 0]), steps) / len(rank)
-            label = f"{kind}: {np.mean(rank < 0):.0%} in untouched categories"
+            label = f"{kind}: {np.mean(rank < 0):.0%} in categories never seen"
             ax.plot(steps, share, color=color, linewidth=2.2, label=label)
     ax.set_xscale("log")
     for n in TOP:
