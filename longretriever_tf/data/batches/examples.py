@@ -10,8 +10,9 @@ import numpy as np
 
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.config.config import Config
-from longretriever_tf.data.corpus import EncodedLog, flat_ranges
+from longretriever_tf.data.corpus import EncodedLog
 from longretriever_tf.data.search.behavior_index import CategoryOrder, hard_search_windows
 from longretriever_tf.data.search.user_activity import user_activity
 

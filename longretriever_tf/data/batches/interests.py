@@ -5,10 +5,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.data.batches.examples import Examples, previous_of_item
 from longretriever_tf.data.batches.pipeline import numbered_batches
 from longretriever_tf.data.batches.prepared_data import ExampleHistoryEmbeddings, Prepared
-from longretriever_tf.data.corpus import flat_ranges
 from longretriever_tf.data.recipe.interest_features import interest_features
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.data.search.behavior_index import CategoryOrder
