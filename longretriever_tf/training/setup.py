@@ -6,20 +6,21 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from longretriever_tf.common.ranges import offset_of
 from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.config.baselines import LONGRETRIEVER
 from longretriever_tf.config.config import Config
+from longretriever_tf.data.batches.examples import held_out_users
 from longretriever_tf.data.batches.in_context import BatchSource
 from longretriever_tf.data.batches.interests import InterestSource
 from longretriever_tf.data.batches.on_device import DeviceSource
 from longretriever_tf.data.batches.prepared_data import (
     Prepared,
     example_history_embeddings,
-    held_out_users,
     prepare_examples,
     prepare_requests,
 )
-from longretriever_tf.data.corpus import encode_log, offset_of
+from longretriever_tf.data.corpus import encode_log
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.splits import Cuts
 from longretriever_tf.evaluation.evaluator import evaluate_scorer, ranks_within_category
@@ -166,7 +167,7 @@ def held_out_truth(config: Config, log: LifelongLog, prepared: Prepared) -> tupl
     arrays = {"item_svd": prepared.item_svd, "taste_rows": prepared.history_embedding_rows}
     requests = prepare_requests(log, corpus, arrays, start)
     whole = encode_log(log, corpus)
-    is_asked = held_out_users(config, log.num_users)[whole.event_user()] | (whole.timestamp < start)
+    is_asked = held_out_users(config, log.user_id)[whole.event_user()] | (whole.timestamp < start)
     asked = dataclasses.replace(
         whole,
         offset=offset_of(np.bincount(whole.event_user()[is_asked], minlength=whole.num_users)),

@@ -10,8 +10,10 @@ import numpy as np
 
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.config.config import Config
-from longretriever_tf.data.corpus import EncodedLog, flat_ranges
+from longretriever_tf.data.batches.order import combine, sort_keys, user_keys
+from longretriever_tf.data.corpus import EncodedLog
 from longretriever_tf.data.search.behavior_index import CategoryOrder, hard_search_windows
 from longretriever_tf.data.search.user_activity import user_activity
 
@@ -35,6 +37,7 @@ class Examples:
         fewer than it makes.
       weight: weight of each target, [X] float32.
       activity: `user_activity` at `time`, [X, 3] float32.
+      id: of what the example asks, [X] uint64: the same wherever the example lies; an epoch is ordered by it.
     """
 
     start: np.ndarray
@@ -49,6 +52,7 @@ class Examples:
     length: np.ndarray
     weight: np.ndarray
     activity: np.ndarray
+    id: np.ndarray
 
     def __len__(self) -> int:
         return len(self.start)
@@ -96,6 +100,7 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
     if config.train.examples != "event":
         as_of_times = snapshot_times(config, int(log.timestamp.min()), int(grid[-1]))
         parts.append(_snapshot_slices(order, as_of_times, int(config.train.horizon_days * schema.DAY_S)))
+    num_snapshots = sum(len(part[0]) for part in parts)
     if config.train.examples != "snapshot":
         parts.append(_event_slices(order))
     segment, stop, target_start, target_stop, time = (np.concatenate(columns) for columns in zip(*parts, strict=True))
@@ -126,6 +131,10 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
         length=np.minimum(num_tokens, config.model.max_length).astype(np.int32),
         weight=(np.maximum(targets, 1) ** -0.5).astype(np.float32),  # heavy buyers do not drown the others
         activity=user_activity(log, user, time, config.model.history_events),
+        # The place of the first target in the user's own order tells examples of one time apart.
+        id=combine(
+            user_keys(log.user_id)[user], np.arange(len(user)) >= num_snapshots, time, target_start - log.offset[user]
+        ),
     )
 
 
@@ -199,3 +208,16 @@ def previous_of_item(owner: np.ndarray, item: np.ndarray) -> np.ndarray:
     previous = np.full(len(owner), -1, np.int64)
     previous[by_item[1:][same]] = by_item[:-1][same]
     return previous
+
+
+def held_out_users(config: Config, user_id: np.ndarray) -> np.ndarray:
+    """Users who give no example and guide early stopping instead, by --validation_users and --seed, [U] bool.
+
+    Args:
+      config: the run's config.
+      user_id: raw ids, [U]: each decides for itself, whoever else is there.
+    """
+    share = config.train.validation_users
+    if not share:
+        return np.zeros(len(user_id), bool)
+    return sort_keys(user_keys(user_id), config.train.seed) < np.uint64(share * 2.0**64)

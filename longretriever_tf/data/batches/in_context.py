@@ -1,10 +1,10 @@
 """In-context batches: light keys, regrouped by category each epoch, read in the graph batch by batch.
 
-The order of work: (1) numpy shuffles the epoch's keys by (seed, epoch) alone; (2) keys are regrouped by category and
-bucketed by history length, then cut into single-category batches, whose order is shuffled too; (3) a tf.data map looks
-up each batch's keys, gathers the histories that were searched once (or searches them, where --materialise_gb is too
-small to keep them) and pads to the longest of that batch. Nothing per element runs in Python, and batch i of an epoch
-is a pure function of (seed, epoch, i): resuming needs no iterator state.
+The order of work: (1) numpy orders the epoch's keys by a hash of (seed, epoch, key); (2) keys are regrouped by category
+and bucketed by history length, then cut into single-category batches, whose order is shuffled too; (3) a tf.data map
+looks up each batch's keys, gathers the histories that were searched once (or searches them, where --materialise_gb is
+too small to keep them) and pads to the longest of that batch. Nothing per element runs in Python, and batch i of an
+epoch is a pure function of (seed, epoch, i): resuming needs no iterator state.
 """
 
 from typing import NamedTuple
@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.examples import Examples, distinct_targets
+from longretriever_tf.data.batches.order import shuffled_rows
 from longretriever_tf.data.batches.pipeline import numbered_batches
 from longretriever_tf.data.batches.prepared_data import Prepared, example_history_embeddings
 from longretriever_tf.data.batches.token_cache import Histories, SearchedHistories, keep_histories, kept_bytes
@@ -86,42 +87,75 @@ class EpochPlan(NamedTuple):
 
 
 def plan_epoch(config: Config, examples: Examples, category_offset: np.ndarray, epoch: int) -> EpochPlan:
-    """Shuffles, regroups by category and length bucket, cuts into batches. Each example is used exactly once.
+    """Regroups by category and length bucket, orders each group by a hash of (seed, epoch, example), cuts into batches.
+
+    Each example is used exactly once.
+    """
+    group = example_groups(config, examples.length, examples.category)
+    shuffled = shuffled_rows(examples.id, config.train.seed, epoch)
+    rows = shuffled[np.argsort(group[shuffled], kind="stable")]
+    present, size = np.unique(group, return_counts=True)
+    start, stop = cut_batches(config, present, size, np.diff(category_offset), epoch)
+    return EpochPlan(rows, start, stop)
+
+
+def num_buckets(config: Config) -> int:
+    """Buckets of history length."""
+    return len(_buckets(config)) + 1
+
+
+def _buckets(config: Config) -> tuple[int, ...]:
+    return DEVICE_BUCKETS if config.train.device_input else _BUCKETS
+
+
+def example_groups(config: Config, length: np.ndarray, category: np.ndarray) -> np.ndarray:
+    """The group of each example, [X] integers: category times `num_buckets`, plus the bucket of the length.
+
+    Mixed batches have one category in all, number 0.
+    """
+    bucket = np.searchsorted(_buckets(config), length)
+    if not config.train.in_context:
+        return bucket.astype(np.uint16)
+    group = category.astype(np.int64) * num_buckets(config) + bucket
+    return group.astype(np.uint16) if group.max(initial=0) < 2**16 else group  # NumPy sorts these by their digits
+
+
+def cut_batches(
+    config: Config, group: np.ndarray, size: np.ndarray, num_items: np.ndarray, epoch: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the batches of an epoch start and stop, in the order in which they come, [B] int64 each.
+
+    It follows from the sizes of the groups alone: no example needs to be there.
 
     Small categories: a category's remainder shorter than a quarter of a batch joins its next longer bucket; the last
     remainder is a short batch of its own. Short batches lose no negatives under the full softmax; under `in_batch`,
     categories of at most `small_category` items are scored whole.
+
+    Args:
+      config: the run's config.
+      group: those that have examples, ascending, [g] integers.
+      size: examples of each, [g].
+      num_items: items of each category, [C].
+      epoch: its number.
     """
-    train = config.train
-    rng = np.random.default_rng([train.seed, epoch])
-    shuffled = rng.permutation(len(examples))
-    buckets = DEVICE_BUCKETS if train.device_input else _BUCKETS
-    bucket = np.searchsorted(buckets, examples.length[shuffled])
-    group = bucket.astype(np.int64)
-    if train.in_context:
-        group += examples.category[shuffled].astype(np.int64) * (len(buckets) + 1)
-    order = np.argsort(group, kind="stable")
-    rows, group = shuffled[order], group[order]
-    edges = np.append(np.flatnonzero(np.diff(group, prepend=-1)), len(group))
-    sizes = np.diff(category_offset)
+    train, edges = config.train, np.concatenate([[0], np.cumsum(size)]).tolist()
     bounds: list[tuple[int, int]] = []
     pending, pending_owner, capacity = 0, -1, train.batch_size
-    for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        owner = int(group[start]) // (len(buckets) + 1)
+    for owner, start, stop in zip((group // num_buckets(config)).tolist(), edges[:-1], edges[1:], strict=True):
         if owner != pending_owner:
             if pending_owner >= 0 and pending < start:
                 bounds.append((pending, start))
             pending, pending_owner = start, owner
             capacity = train.batch_size
             if train.loss == "full":
-                capacity = max(1, min(capacity, train.max_logits // int(sizes[owner])))
+                capacity = max(1, min(capacity, train.max_logits // int(num_items[owner])))
         while stop - pending >= max(1, capacity // 4):
             bounds.append((pending, min(stop, pending + capacity)))
             pending = bounds[-1][1]
-    if pending < len(rows):
-        bounds.append((pending, len(rows)))
-    table = np.array(bounds, np.int64)[rng.permutation(len(bounds))]
-    return EpochPlan(rows, table[:, 0], table[:, 1])
+    if pending < edges[-1]:
+        bounds.append((pending, edges[-1]))
+    table = np.array(bounds, np.int64)[np.random.default_rng([train.seed, epoch]).permutation(len(bounds))]
+    return table[:, 0], table[:, 1]
 
 
 class BatchSource:

@@ -5,10 +5,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.data.batches.examples import Examples, previous_of_item
+from longretriever_tf.data.batches.order import shuffled_rows
 from longretriever_tf.data.batches.pipeline import numbered_batches
 from longretriever_tf.data.batches.prepared_data import ExampleHistoryEmbeddings, Prepared
-from longretriever_tf.data.corpus import flat_ranges
 from longretriever_tf.data.recipe.interest_features import interest_features
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.data.search.behavior_index import CategoryOrder
@@ -64,7 +65,7 @@ class InterestSource:
         is_new = (np.diff(user, prepend=-1) != 0) | (np.diff(time, prepend=-1) != 0)
         first = np.flatnonzero(is_new)
         user, time = user[first], time[first]
-        self.num_rows = len(first)
+        self.num_rows, self._id = len(first), examples.id[by_row][first]
         every, novel = _target_counts(order, examples)
         with tf.device("/CPU:0"):
             self._start, self._stop = map(tf.constant, visible_histories(log, user, time, history_events))
@@ -88,7 +89,7 @@ class InterestSource:
 
     def make_dataset(self, epoch: int, first: int = 0) -> tf.data.Dataset:
         """Batches `first`, `first + 1`, ... of the epoch."""
-        rows = np.random.default_rng([self._seed, 7, epoch]).permutation(self.num_rows)
+        rows = shuffled_rows(self._id, self._seed, 7, epoch)
         with tf.device("/CPU:0"):
             rows = tf.constant(rows)
         size = self.batch_size

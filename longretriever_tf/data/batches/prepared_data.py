@@ -10,7 +10,7 @@ import numpy as np
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.files import aside_path, explain_damage, explain_os_errors, read_arrays, require_npz
 from longretriever_tf.config.config import Config
-from longretriever_tf.data.batches.examples import Examples, build_examples, stats_times
+from longretriever_tf.data.batches.examples import Examples, build_examples, held_out_users, stats_times
 from longretriever_tf.data.corpus import Corpus, EncodedLog, encode_log, fit_corpus, load_corpus, save_corpus
 from longretriever_tf.data.recipe.history_embedding import build_history_embeddings, fit_folds, fold_of_users, item_keys
 from longretriever_tf.data.recipe.item_stats import ItemStats, build_item_stats
@@ -149,7 +149,7 @@ def prepare_examples(config: Config, prepared: Prepared) -> tuple[Examples, Exam
 
 def _without_held_out(config: Config, prepared: Prepared, wanted: Config) -> Examples:
     examples = build_examples(wanted, prepared.log, prepared.order, prepared.stats.time)
-    is_held_out = held_out_users(config, prepared.log.num_users)
+    is_held_out = held_out_users(config, prepared.log.user_id)
     if not is_held_out.any():
         return examples
     keep = ~is_held_out[examples.user]
@@ -159,12 +159,6 @@ def _without_held_out(config: Config, prepared: Prepared, wanted: Config) -> Exa
         )
     columns = {field.name: getattr(examples, field.name)[keep] for field in dataclasses.fields(examples)}
     return dataclasses.replace(examples, **columns)
-
-
-def held_out_users(config: Config, num_users: int) -> np.ndarray:
-    """Users who give no example and guide early stopping instead, by --validation_users and --seed, [U] bool."""
-    share = config.train.validation_users
-    return np.random.default_rng(config.train.seed).random(num_users) < share if share else np.zeros(num_users, bool)
 
 
 def load_split(config: Config) -> tuple[LifelongLog, Cuts]:
