@@ -16,6 +16,7 @@ from absl import flags as absl_flags
 from scipy.optimize import nnls
 
 from longretriever_tf.config import flags
+from longretriever_tf.planning.estimate import EVENTS_PER_SHARD
 
 _RESULTS = absl_flags.DEFINE_string("results", "results", "Folder of the measurements.")
 _OUTPUT = absl_flags.DEFINE_string("output", "longretriever_tf/planning/fitted.json", "What ships with the package.")
@@ -53,25 +54,30 @@ def _sizes(part: str, measured: str, named: str, fitted: int) -> Callable[[Calla
 def _worker_points(read: Callable[[str], Any]) -> list[Point]:
     """A worker of `prepare` holds one shard; shards hold 2 million events, or all of a smaller log."""
     rows = read("bench_sizes")["on_disk"]
+    held = [min(row["events"], EVENTS_PER_SHARD) for row in rows]
     return [
-        Point("bench_sizes", {"shard_events": min(row["events"], 2e6)}, row["peak_mb"], at >= 2)
-        for at, row in enumerate(rows)
+        Point("bench_sizes", {"shard_events": num_events}, row["peak_mb"], at >= 2)
+        for at, (row, num_events) in enumerate(zip(rows, held, strict=True))
     ]
 
 
 def _request_points(read: Callable[[str], Any]) -> list[Point]:
     """CPU of one request in the model by what grows; held out: a middle size of each."""
     held_out = {"events": 20_000, "items": 1_000_000, "categories": 3_000}
-    named = {"events": "events_per_user", "items": "items", "categories": "categories"}
     points = []
     for source in ("bench_growth", "bench_growth_items"):
         facts = read(source)
-        default = {name: facts["by_default"][axis] for axis, name in named.items()}
-        for axis in set(named) & set(facts["curves"]):
+        for axis in set(held_out) & set(facts["curves"]):
             curve = facts["curves"][axis]
             for size, cpu_ms in zip(curve["sizes"], curve["cpu_ms"], strict=True):
-                points.append(Point(source, default | {named[axis]: size}, cpu_ms, size == held_out[axis]))
-    return points
+                at = facts["by_default"] | {axis: size}
+                inputs = {
+                    "events_per_user": at["events"],
+                    "items_per_category": at["items"] / at["categories"],
+                    "categories": at["categories"],
+                }
+                points.append(Point(source, inputs, cpu_ms, size == held_out[axis]))
+    return sorted(points, key=lambda point: (point.source, *point.inputs.values()))
 
 
 def _served_points(read: Callable[[str], Any]) -> list[Point]:
@@ -128,7 +134,7 @@ FIGURES = {
     ),
     "request_cpu_ms": Figure(
         "ms",
-        ("constant", "events_per_user", "items", "categories"),
+        ("constant", "events_per_user", "items_per_category", "categories"),
         _request_points,
         "in the model, one thread, 5 interests",
     ),

@@ -28,7 +28,7 @@ SHOP = PlanInputs(
     load=0.6,
 )
 SIZES = ("--users=5e6", "--items=1e6", "--events_per_user=300")
-GROWS = ("users", "items", "events_per_user", "categories", "examples", "epochs", "qps")
+GROWS = ("users", "items", "events_per_user", "examples", "epochs", "qps")  # more categories are smaller ones
 
 
 def figures(inputs: PlanInputs) -> dict[str, Line]:
@@ -69,7 +69,7 @@ def test_what_lies_beyond_the_measurements_says_so():
     far = figures(dataclasses.replace(SHOP, users=9e8, items=1.5e8, events_per_user=2e4))
     for key in ("core_hours", "log_tb", "export_gb"):
         assert (near[key].basis, far[key].basis) == ("measured", "extrapolated")
-        assert "results/" in far[key].why and "off by up to" in far[key].why
+        assert "results/" in far[key].why and "where checked" in far[key].why
     assert far["devices_hours"].basis == far["replicas"].basis == "estimated"
     assert "no other size" in far["h100_hours"].why
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from longretriever_tf.config.config import Config
 from longretriever_tf.planning.fitted import FittedModel
 
-EVENTS_PER_SHARD = 2_000_000
-"""As `prepare` cuts by itself."""
+EVENTS_PER_SHARD, MAX_SHARDS = 2_000_000, 100_000
+"""As `prepare` cuts by itself, and how many shards it takes at most."""
 
 _HEADROOM = 0.6
 """Share of a machine's memory that one model may fill: a new version is loaded while the old one still serves."""
@@ -20,7 +20,7 @@ _FURTHER_DEVICE = 0.6
 _ID_BYTES = 100
 """Of an id in a worker's tables, and of what is counted by it."""
 
-_SERVED = {"items": 65_493.0, "categories": 302.0}
+_SERVED = {"items_per_category": 65_493 / 302, "categories": 302.0}
 """Of the export whose requests were measured as served."""
 
 
@@ -55,6 +55,21 @@ class PlanInputs:
     def events(self) -> float:
         """Of the whole log."""
         return self.users * self.events_per_user
+
+    @property
+    def shards(self) -> int:
+        """Of the prepared log."""
+        return min(_up(self.events / EVENTS_PER_SHARD), MAX_SHARDS)
+
+    @property
+    def shard_events(self) -> float:
+        """Of one shard: no fewer than a whole one, however short the last one is."""
+        return max(min(self.events, EVENTS_PER_SHARD), self.events / MAX_SHARDS)
+
+    @property
+    def items_per_category(self) -> float:
+        """On average."""
+        return self.items / self.categories
 
 
 class Line(NamedTuple):
@@ -96,7 +111,7 @@ class _Plan:
         x, part = self._in, "preparation"
         log_tb = self._predict("log_bytes", events=x.events) / 1e12
         core_hours = self._predict("prepare_cpu_s", events=x.events) / 3600
-        worker = self._predict("prepare_worker_mb", shard_events=min(x.events, EVENTS_PER_SHARD)) / 1e3
+        worker = self._predict("prepare_worker_mb", shard_events=x.shard_events) / 1e3
         whole = self._predict("memory_path_mb", events=x.events) / 1e3
         ids_gb = (x.items + x.users) * _ID_BYTES / 1e9
         hours = core_hours / (x.machines * x.cores)
@@ -104,9 +119,7 @@ class _Plan:
         return [
             self._fitted("log_bytes", "log_tb", part, "disk: the log in shards", log_tb, "TB"),
             _guess("working_tb", part, "disk while it is made", 3 * log_tb, "TB", "three times that (prepare --help)"),
-            _guess(
-                "shards", part, "shards", _up(x.events / EVENTS_PER_SHARD), "", f"{EVENTS_PER_SHARD:,d} events each"
-            ),
+            _guess("shards", part, "shards", x.shards, "", f"{x.shard_events:,.0f} events each"),
             self._fitted("prepare_cpu_s", "core_hours", part, "CPU", core_hours, "core-hours"),
             _guess("hours", part, f"on {x.machines} machines of {x.cores} cores", hours, "hours", told),
             self._fitted("prepare_worker_mb", "worker_gb", part, "memory of a worker: its shard", worker, "GB"),
@@ -147,7 +160,7 @@ class _Plan:
             self._fitted("export_bytes", "export_gb", part, "disk: the export", export, "GB"),
             self._fitted("loaded_mb", "loaded_gb", part, "memory: the model", loaded, "GB"),
             _guess("category_shards", part, "shards by category", shards, "", over),
-            self._fitted("served_core_ms", "request_ms", part, "CPU of a request", request_ms, "ms"),
+            self._fitted("served_core_ms request_cpu_ms", "request_ms", part, "CPU of a request", request_ms, "ms"),
             _guess("replicas", part, "replicas of each shard", replicas, "", needed),
             _guess("latency_ms", part, "mean latency at that load", latency, "ms", queue),
         ]
@@ -155,23 +168,23 @@ class _Plan:
     def _request_ms(self) -> float:
         """As served at the size that was measured, and what more items and categories add within the model."""
         events = self._in.events_per_user
-        larger = {"items": max(self._in.items, _SERVED["items"])}
-        larger["categories"] = max(self._in.categories, _SERVED["categories"])
+        larger = {name: max(getattr(self._in, name), measured) for name, measured in _SERVED.items()}
         grown, measured = (self._predict("request_cpu_ms", events_per_user=events, **at) for at in (larger, _SERVED))
         return self._predict("served_core_ms", events_per_user=events) + grown - measured
 
     def _predict(self, name: str, **inputs: float) -> float:
         return self._models[name].predict(**inputs)
 
-    def _fitted(self, name: str, key: str, part: str, label: str, value: float, unit: str) -> Line:
-        """A line that rests on a fitted model."""
-        model = self._models[name]
-        known = {field.name: getattr(self._in, field.name) for field in dataclasses.fields(self._in)}
-        known |= {"events": self._in.events, "shard_events": min(self._in.events, EVENTS_PER_SHARD)}
-        is_beyond = any(known[term] > 1.01 * largest for term, largest in model.largest.items())
-        error = "no other size to check it by" if model.worst_error is None else f"off by up to {model.worst_error:.0%}"
-        why = f"{model.note}; {error}; {', '.join(model.sources)}"
-        return Line(key, part, label, value, unit, "extrapolated" if is_beyond else "measured", why)
+    def _fitted(self, names: str, key: str, part: str, label: str, value: float, unit: str) -> Line:
+        """A line that rests on fitted models, their names separated by spaces."""
+        models, whys = [self._models[name] for name in names.split()], []
+        for model in models:
+            error = "no other size to check it by"
+            if model.worst_error is not None:
+                error = f"off by up to {model.worst_error:.0%} where checked"
+            whys.append(f"{model.note}; {error}; {', '.join(model.sources)}")
+        beyond = [getattr(self._in, term) > 1.01 * most for model in models for term, most in model.largest.items()]
+        return Line(key, part, label, value, unit, "extrapolated" if any(beyond) else "measured", "; and ".join(whys))
 
 
 def _guess(key: str, part: str, label: str, value: float, unit: str, why: str) -> Line:
