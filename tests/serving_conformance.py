@@ -37,9 +37,10 @@ DEVIATIONS = """
 | JSON text that is not UTF-8, base64 without its padding, integers beyond the dtype | taken | 400 |
 | layout of JSON replies, digits of decimals | indented; 6 to 9 digits | compact; the fewest digits that read back the same |
 | version labels at startup | need --allow_version_labels_for_unavailable_models | may name any version; 404 while it is not available |
-| a version that fails to load | --max_num_load_retries, --load_retry_interval_micros | END at once; tried again when its files change, or after a minute |
+| a version that fails to load | --max_num_load_retries, --load_retry_interval_micros | END at once; tried again after a second, then two, four, up to a minute |
 | a base path that is empty for a moment | unloads the last version | keeps it |
 | `--file_system_poll_wait_seconds=0` | looks once | not taken |
+| warm-up | `--enable_model_warmup` | always |
 | body too large | evhttp's own limit | 413 with {"error": ...}, --max_body_mb |
 | histories, rows, values and candidates of a request; values of a reply | no limit | 400 beyond --max_history, --max_rows, --max_request_values, --max_request_candidates, --max_reply_values, checked on declared shapes |
 | inputs of different row counts, text that is not UTF-8, for a retriever's signature | what the graph makes of them | 400 naming the input |
