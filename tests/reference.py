@@ -32,7 +32,7 @@ def list_metrics(items: list[int], truth: set[int], k: int) -> dict[str, float]:
 
 
 def window_truth(histories: list[list[tuple[int, int]]], cut: int, start: int, stop: int) -> dict[int, tuple[set, set]]:
-    """Per user with history and truth: (items taken in [start, stop) that anyone took before cut, items owned).
+    """Per user with history and truth: items in [start, stop) that anyone took before cut, and the user's earlier ones.
 
     Args:
       histories: per user (item, timestamp) events; items below 2 are outside the vocabulary.
@@ -114,7 +114,7 @@ def item_tokens(found: list[Behavior], num_before: int, time: int, length: int) 
 
 
 def stats_at(log: LifelongLog, as_of: int, owner: Callable[[int], Any]) -> dict[Any, list[float]]:
-    """Popularity, staleness and repeat rate strictly before `moment` of whatever `owner` makes of an item row.
+    """Popularity, staleness and repeat rate strictly before `as_of` of whatever `owner` makes of an item row.
 
     An event is a repeat if its user had taken the same item at an earlier event.
     """
@@ -140,7 +140,7 @@ NEVER_STATS = [math.log(0.05), math.log1p(NEVER_DAYS), 0.0]
 
 
 def activity_at(times: Iterable[int], as_of: int) -> list[float]:
-    """The user's activity strictly before `moment`: log1p of events, days since the last, 30-day decayed count."""
+    """The user's activity strictly before `as_of`: log1p of events, days since the last, 30-day decayed count."""
     ages = [(as_of - t) / DAY_S for t in times if t < as_of]
     return [math.log1p(x) for x in (len(ages), min(ages, default=NEVER_DAYS), sum(2 ** (-age / 30) for age in ages))]
 

@@ -85,7 +85,7 @@ def search_slowly(packed, queries, row, k):
 
 
 def make_queries(rng, categories, num_tokens=5, share_excluded=0.4):
-    """Queries with repeated tokens, boosts of either sign, and exclusions that name tokens and items twice."""
+    """Queries with repeated tokens, repeat logits of either sign, and exclusions that name tokens and items twice."""
     num = len(categories)
     low, high = OFFSET[categories], OFFSET[categories + 1]
     tokens = rng.integers(low[:, None], high[:, None], [num, num_tokens]) * (rng.random([num, num_tokens]) < 0.7)

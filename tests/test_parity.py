@@ -300,7 +300,7 @@ def test_each_request_has_its_own_k(answers, parts):
     )
 
 
-def test_the_signature_without_knobs_answers_by_the_defaults(answers):
+def test_the_signature_without_options_answers_by_the_defaults(answers):
     for name in ("item_id", "score", "interest_category", "num_valid"):
         np.testing.assert_array_equal(answers["without options"][name], answers["merged"][name])
 
@@ -350,7 +350,7 @@ def test_eq3_falls_back_to_popular_categories_for_an_empty_history_and_says_so(p
     ask = make_signatures(served, retrieval)["serving_default"]
     columns = parts.columns(parts.users[:2]) | options(seed=5)
     columns["history_timestamp"][0] = 0
-    for rows in (slice(0, 2), slice(0, 1)):  # beside a neighbor, and alone
+    for rows in (slice(0, 2), slice(0, 1)):  # with a neighbor, and alone
         asked = {name: tf.constant(value[rows]) for name, value in columns.items()}
         answer = {name: value.numpy() for name, value in ask(**asked).items()}
         assert answer["num_valid"][0] == K and set(answer["interest_origin"][0].astype(str)) == {"popular"}

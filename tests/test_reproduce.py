@@ -41,7 +41,7 @@ PLAN = """
     [measures.baselines]
     runs = ["ours"]
     seeds = [1]
-    flags = ["--baselines", "--beside={{run:other}}"]
+    flags = ["--baselines", "--alongside={{run:other}}"]
 
     [rows.ours]
     label = "Ours"
@@ -239,7 +239,7 @@ def test_what_is_done_is_skipped_and_a_changed_flag_or_flagfile_runs_again(finis
     run_plan(path, work_dir, parallel=2)
     write_plan(tmp_path, other=', "--extra"')
     stale = {name for name, job in make_jobs(load_plan(path), work_dir).items() if job.state() is State.STALE}
-    assert stale == {"other/seed1", "test/other/seed1", "baselines/ours/seed1"}  # the last is asked beside `other`
+    assert stale == {"other/seed1", "test/other/seed1", "baselines/ours/seed1"}  # the last is asked alongside `other`
     (tmp_path / "ours.flags").write_text("--noise=0.4\n")
     jobs = make_jobs(load_plan(path), work_dir)
     assert {job.state() for job in jobs.values()} == {State.STALE}
@@ -342,7 +342,7 @@ def test_only_takes_what_it_needs_along(tmp_path):
     jobs = make_jobs(load_plan(write_plan(tmp_path)), "made")
     assert list(select_jobs(jobs, ("test/other/*",))) == ["other/seed1", "test/other/seed1"]
     assert list(select_jobs(jobs, ("baselines",))) == ["ours/seed1", "other/seed1", "baselines/ours/seed1"]
-    assert "--beside=made/runs/other/seed1" in jobs["baselines/ours/seed1"].flags
+    assert "--alongside=made/runs/other/seed1" in jobs["baselines/ours/seed1"].flags
     with pytest.raises(UserError, match="--only=nothing.*ours, other, test, baselines"):
         select_jobs(jobs, ("nothing",))
 
@@ -426,7 +426,7 @@ def test_the_interval_of_a_mean_treats_pairs_of_a_user_as_one():
     assert mean == hits.mean()
     assert high - low == pytest.approx(2 * 1.96 * hits.std() / 20, rel=1e-9)
     doubled = ratio_interval(np.repeat(hits, 2), np.repeat(np.arange(400), 2))
-    np.testing.assert_allclose(doubled, (mean, low, high), rtol=1e-9)  # the same users told twice are no news
+    np.testing.assert_allclose(doubled, (mean, low, high), rtol=1e-9)  # the same users twice are no news
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -64,7 +64,7 @@ def test_policies(tmp_path, text, expected):
     assert manager.aspired_versions({1: "", 7: "", 12: ""}, policy) == expected
 
 
-@conforms("a new version appears", "loaded beside the old one, then takes over; the old one ends")
+@conforms("a new version appears", "loaded alongside the old one, then takes over; the old one ends")
 def test_new_version_takes_over(tmp_path):
     save_answer(tmp_path, 1)
     with serving(str(tmp_path)) as server:
@@ -141,7 +141,7 @@ def test_requests_in_flight_finish_on_the_old_version(tmp_path):
         assert predict(server, hold.body) == {"predictions": [{"version": 2, "found": 1}]}
 
 
-@conforms("a corrupt version beside a good one", "the good one serves; END with error_code and error_message")
+@conforms("a corrupt version alongside a good one", "the good one serves; END with error_code and error_message")
 def test_corrupt_version(tmp_path):
     save_answer(tmp_path, 1)
     with serving(str(tmp_path)) as server:

@@ -1,4 +1,4 @@
-"""The models that are served: loads new versions beside the old, switches, unloads; and says how each version fares.
+"""The models that are served: loads new versions alongside the old, switches, unloads; and says how each version fares.
 
 States are those of TensorFlow Serving's aspired-versions manager with its availability-preserving policy: a version is
 unloaded once another one is available. A model keeps its last version even where its directory is empty for a moment.

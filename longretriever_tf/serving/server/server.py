@@ -1,4 +1,10 @@
-"""The whole server: models, REST and gRPC, started and stopped together."""
+"""The whole server: models, REST and gRPC, started and stopped together.
+
+A request's way: `http_server` reads a body within its limits and hands it to a worker; `rest.RestApi` finds the route,
+`manager` the version, `json_requests` makes arrays of the body by the signature's dtypes; `predict` fills in defaults
+and checks shapes and `limits`; `loaded` feeds the signature's tensors to the graph; `json_replies` writes what comes
+back. Over gRPC `grpc_server` and `tensors` stand in for the two ends, the middle is the same.
+"""
 
 import logging
 import socket
