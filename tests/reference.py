@@ -20,14 +20,14 @@ def ranked_list(scores: np.ndarray, k: int) -> list[int]:
 
 
 def list_metrics(items: list[int], truth: set[int], k: int) -> dict[str, float]:
-    """Metrics at k of one user's list, place by place; `truth` is not empty."""
-    places = [place for place, item in enumerate(items[:k], start=1) if item in truth]
-    ideal = sum(1 / math.log2(place + 1) for place in range(1, min(k, len(truth)) + 1))
+    """Metrics at k of one user's list, rank by rank; `truth` is not empty."""
+    ranks = [rank for rank, item in enumerate(items[:k], start=1) if item in truth]
+    ideal = sum(1 / math.log2(rank + 1) for rank in range(1, min(k, len(truth)) + 1))
     return {
-        f"recall@{k}": len(places) / len(truth),
-        f"hit_rate@{k}": float(len(places) > 0),
-        f"ndcg@{k}": sum(1 / math.log2(place + 1) for place in places) / ideal,
-        f"mrr@{k}": 1 / places[0] if places else 0.0,
+        f"recall@{k}": len(ranks) / len(truth),
+        f"hit_rate@{k}": float(len(ranks) > 0),
+        f"ndcg@{k}": sum(1 / math.log2(rank + 1) for rank in ranks) / ideal,
+        f"mrr@{k}": 1 / ranks[0] if ranks else 0.0,
     }
 
 

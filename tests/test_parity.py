@@ -58,8 +58,8 @@ class Parts:
         rng = np.random.default_rng(shuffle)
         for row, history in enumerate(histories):
             at = np.arange(len(history)) if shuffle is None else rng.permutation(width)[: len(history)]
-            for place, (raw, as_of) in zip(at, history, strict=True):
-                item[row, place], time[row, place] = raw, as_of
+            for column, (raw, as_of) in zip(at, history, strict=True):
+                item[row, column], time[row, column] = raw, as_of
         return {
             "history_item_id": item,
             "history_timestamp": time,
@@ -371,7 +371,7 @@ def test_eq3_falls_back_to_popular_categories_for_an_empty_history_and_says_so(p
 
 
 def test_an_export_is_judged_by_its_own_answers(trained, tmp_path):
-    """By the command: the row of the export has the figures of the run asked in the same way."""
+    """By the command: the row of the export has the metrics of the run asked in the same way."""
     output = str(tmp_path / "metrics.json")
     flags = f"--run_dir={trained.run_dir}", f"--export_dir={trained.export_dir}", f"--output={output}"
     done = run_module("evaluate", *flags, "--baselines=none", "--noplots")

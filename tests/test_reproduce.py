@@ -157,11 +157,11 @@ def metrics_of(jobs: dict[str, Job], name: str) -> dict:
 
 
 class Cells(html.parser.HTMLParser):
-    """The figures of the page by (row label, column), and every attribute that could fetch something."""
+    """The metrics of the page by (row label, column), and every attribute that could fetch something."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.figures, self.fetched, self._label, self._in_first = {}, [], "", False
+        self.metrics, self.fetched, self._label, self._in_first = {}, [], "", False
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -173,14 +173,14 @@ class Cells(html.parser.HTMLParser):
         if tag == "td" and not self._label:
             self._in_first = True
         if tag == "td" and "data-value" in attrs:
-            self.figures[self._label, attrs["data-column"]] = float(attrs["data-value"])
+            self.metrics[self._label, attrs["data-column"]] = float(attrs["data-value"])
 
     def handle_data(self, data):
         if self._in_first:
             self._label, self._in_first = data, False
 
 
-def test_the_page_holds_the_figures_of_metrics_json_and_fetches_nothing(finished):
+def test_the_page_holds_the_metrics_of_metrics_json_and_fetches_nothing(finished):
     path, work_dir, jobs = finished
     page, markdown = report_of(path, work_dir)
     cells = Cells(page)
@@ -188,13 +188,13 @@ def test_the_page_holds_the_figures_of_metrics_json_and_fetches_nothing(finished
     baselines = metrics_of(jobs, "baselines/ours/seed1")["models"]
     for section, metric in (("all", "recall@20"), ("novel", "ndcg@20"), ("within_category", "recall@10")):
         values = [one[section][metric] for one in ours]
-        assert cells.figures["Ours", f"{section} {metric}"] == pytest.approx(np.mean(values), rel=1e-12)
+        assert cells.metrics["Ours", f"{section} {metric}"] == pytest.approx(np.mean(values), rel=1e-12)
         assert f"±{np.std(values, ddof=1):.4f}" in page and f"±{np.std(values, ddof=1):.4f}" in markdown
         for name in ("popularity | decayed", "own items"):
-            assert cells.figures[name, f"{section} {metric}"] == baselines[name][section][metric]
+            assert cells.metrics[name, f"{section} {metric}"] == baselines[name][section][metric]
             assert f"{baselines[name][section][metric]:.4f}" in markdown
-    assert ("longretriever", "all recall@20") not in cells.figures
-    assert cells.figures["a b", "figures AER"] == 0.25 and "x &lt; y holds" in page
+    assert ("longretriever", "all recall@20") not in cells.metrics
+    assert cells.metrics["a b", "figures AER"] == 0.25 and "x &lt; y holds" in page
     assert cells.fetched and all(link.startswith("#") for link in cells.fetched)
     assert "http" not in page and "url(" not in page.replace("url(#", "") and "<tags>" not in page
     assert (
@@ -289,7 +289,7 @@ def test_a_failed_job_stops_only_what_needs_it_and_the_report_says_so(tmp_path):
     page, markdown = report_of(path, work_dir)
     for text in (page, markdown):
         assert "3 of 7 jobs have no result" in text and "error: --fail was given" in text
-    assert Cells(page).figures.keys() == {
+    assert Cells(page).metrics.keys() == {
         ("Ours", c) for c in ("all recall@20", "novel ndcg@20", "within_category recall@10")
     }
     assert "Claim: ours leads: not measured." in page
