@@ -124,7 +124,7 @@ def _write_arrays(path: str, config: Any, prepared: Any, examples: Any, truth: A
     """One row per (snapshot, event within its horizon), histories newest last; and the asked users."""
     import numpy as np
 
-    from longretriever_tf.data.corpus import flat_ranges
+    from longretriever_tf.common.ranges import flat_ranges
 
     length, log = config.baseline.recent_length, prepared.log
 

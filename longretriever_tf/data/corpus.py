@@ -12,6 +12,7 @@ import numpy as np
 
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.ranges import offset_of
 from longretriever_tf.common.text import as_text, code_text, find_rows, is_text, pack_text, unpack_text
 
 if TYPE_CHECKING:  # a server reads a corpus without TFDS and pandas
@@ -109,15 +110,6 @@ class EncodedLog:
             timestamp=self.timestamp[keep],
             weight=self.weight[keep],
         )
-
-
-def offset_of(counts: np.ndarray) -> np.ndarray:
-    """Bounds of consecutive groups of these sizes, [n + 1] int64.
-
-    >>> offset_of(np.array([2, 0, 3]))
-    array([0, 2, 2, 5])
-    """
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def _vocabulary(values: np.ndarray) -> np.ndarray:
@@ -282,21 +274,6 @@ def load_corpus(path: str) -> Corpus:
     plain.setdefault("category_size", np.diff(plain["category_offset"]))  # corpora written before there were refreshes
     plain["cut"], plain["context"] = int(plain["cut"]), str(plain["context"])
     return Corpus(**plain, **tables)
-
-
-def flat_ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The positions `start[i]:stop[i]` of every i, one range after the other, without a loop.
-
-    Args:
-      start: [n] int64.
-      stop: at least `start`, [n] int64.
-
-    Returns:
-      i of each position, and the position, [m] int64 each.
-    """
-    size = stop - start
-    owner = np.repeat(np.arange(len(size)), size)
-    return owner, np.arange(len(owner)) + np.repeat(start - (np.cumsum(size) - size), size)
 
 
 def ids_like(known: np.ndarray, ids: np.ndarray) -> np.ndarray:

@@ -25,9 +25,11 @@ from longretriever_tf.common.files import (
     open_aside,
     read_arrays,
     read_json_object,
+    require_npz,
     write_text_atomically,
 )
 from longretriever_tf.common.text import as_text, pack_text, unpack_text
+from longretriever_tf.datasets.build_log import fill_missing_context
 from longretriever_tf.datasets.log import ItemTable, LifelongLog
 
 MANIFEST = "manifest.json"
@@ -86,21 +88,32 @@ class ShardedLog:
 
     Args:
       directory: that holds the manifest.
+      context: the column of the items that is the category; "": the log's own.
+      manifest: what the directory holds, where its file is not written yet.
 
     Attributes:
       directory: as given.
       manifest: what it says.
-      items: the item table, in memory.
+      context: the column that is the category; "" where the log has none.
+      items: the item table, in memory, with a category for every item.
       user_offset: shard k holds the users `user_offset[k]:user_offset[k + 1]` of the whole log, [K + 1] int64.
 
     Raises:
-      UserError: there is no manifest, or it is torn or of another version, or the item table is.
+      UserError: there is no manifest, or it is torn or of another version, or the item table is; or it has no such
+        column.
     """
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, context: str = "", manifest: Manifest | None = None) -> None:
         self.directory = directory
-        self.manifest = read_manifest(directory)
-        self.items = _read_items(directory, self.manifest.build)
+        self.manifest = manifest or read_manifest(directory)
+        items = _read_items(directory, self.manifest.build)
+        self.context = context or self.manifest.context
+        if self.context and self.context not in items.features:
+            raise UserError(
+                f"--context={self.context!r} is not a column of the items of --data={directory}; columns: "
+                f"{', '.join(sorted(items.features))}"
+            )
+        self.items = fill_missing_context(items, self.context)
         self.user_offset = np.concatenate([[0], np.cumsum([shard.num_users for shard in self.manifest.shards])])
 
     @property
@@ -139,7 +152,19 @@ class ShardedLog:
                 raise ValueError(f"the manifest says {expected.num_users} users and {expected.num_events} events")
             profile = {str(name): arrays[f"profile/{name}"] for name in arrays["profile.names"]}
             columns: dict[str, Any] = {name: arrays[name] for name in _COLUMNS}
-        return LifelongLog(**columns, profile=profile, items=self.items, context=self.manifest.context)
+        return LifelongLog(**columns, profile=profile, items=self.items, context=self.context)
+
+    def read_column(self, k: int, name: str) -> np.ndarray:
+        """One column of shard k, and nothing else of its file: `user_id`, `timestamp`, `profile/...`, as it is stored.
+
+        Raises:
+          UserError: as `read_shard`.
+        """
+        path = shard_path(self.directory, k, self.num_shards)
+        require_npz(path, _CURE)
+        with explain_damage(path, _CURE), np.load(path, allow_pickle=False) as stored:
+            names = [name] if name in stored else [key for key in stored if key.rpartition(".")[0] == name]
+            return unpack_text({key: stored[key] for key in names})[name]
 
     def read_shards(self) -> Iterator[LifelongLog]:
         """One shard after the other."""
@@ -157,7 +182,7 @@ class ShardedLog:
         joined["offset"] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         profile = {name: np.concatenate([shard.profile[name] for shard in shards]) for name in shards[0].profile}
         return LifelongLog(
-            **joined, profile=profile, items=self.items, context=self.manifest.context, counts=self.manifest.counts
+            **joined, profile=profile, items=self.items, context=self.context, counts=self.manifest.counts
         )
 
 

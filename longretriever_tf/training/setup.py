@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from longretriever_tf.common.ranges import offset_of
 from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.config.baselines import LONGRETRIEVER
 from longretriever_tf.config.config import Config
@@ -19,7 +20,7 @@ from longretriever_tf.data.batches.prepared_data import (
     prepare_examples,
     prepare_requests,
 )
-from longretriever_tf.data.corpus import encode_log, offset_of
+from longretriever_tf.data.corpus import encode_log
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.splits import Cuts
 from longretriever_tf.evaluation.evaluator import evaluate_scorer, ranks_within_category

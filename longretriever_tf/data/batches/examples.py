@@ -9,9 +9,10 @@ import dataclasses
 import numpy as np
 
 from longretriever_tf.common import schema
+from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.order import combine, sort_keys, user_keys
-from longretriever_tf.data.corpus import EncodedLog, flat_ranges
+from longretriever_tf.data.corpus import EncodedLog
 from longretriever_tf.data.recipe.item_stats import rows_at
 from longretriever_tf.data.search.behavior_index import CategoryOrder, hard_search_windows
 from longretriever_tf.data.search.user_activity import user_activity

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.data.batches.examples import Examples, previous_of_item
-from longretriever_tf.data.corpus import EncodedLog, flat_ranges
+from longretriever_tf.data.corpus import EncodedLog
 from longretriever_tf.data.search.behavior_index import CategoryOrder
 from longretriever_tf.data.search.history_limit import visible_histories
 

@@ -18,8 +18,9 @@ import scipy.sparse
 
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.common.text import is_text
-from longretriever_tf.data.corpus import EncodedLog, flat_ranges
+from longretriever_tf.data.corpus import EncodedLog
 from longretriever_tf.data.recipe.item_svd import DistinctPairs, fit_pairs_svd
 from longretriever_tf.data.search.history_limit import visible_histories
 from longretriever_tf.data.search.user_activity import EMBEDDING_HALF_LIFE_DAYS

@@ -7,7 +7,8 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
-from longretriever_tf.data.corpus import Corpus, EncodedLog, offset_of
+from longretriever_tf.common.ranges import offset_of
+from longretriever_tf.data.corpus import Corpus, EncodedLog
 
 _LEAST = 1e-10
 """Squared singular values below this share of the largest count as 0."""

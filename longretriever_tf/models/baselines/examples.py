@@ -11,10 +11,11 @@ import numpy as np
 
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.examples import begins_time, previous_of_item, snapshot_times, stops_before
 from longretriever_tf.data.batches.order import combine, user_keys
-from longretriever_tf.data.corpus import EncodedLog, flat_ranges
+from longretriever_tf.data.corpus import EncodedLog
 
 _CHUNK_EVENTS = 4_000_000
 """Target events that are spread out at once while targets are counted; bounds memory."""
