@@ -6,7 +6,7 @@ exact search and metrics read slices, never gathers. Imports no TensorFlow.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -241,7 +241,7 @@ def encode_log(log: "LifelongLog", corpus: Corpus, item_index: np.ndarray | None
     )
 
 
-def save_corpus(corpus: Corpus, path: str) -> None:
+def save_corpus(corpus: Corpus, path: str | IO[bytes]) -> None:
     """Writes the corpus as one .npz without pickles, text as `text.pack_text` packs it."""
     arrays = {
         field.name: np.asarray(getattr(corpus, field.name))

@@ -10,9 +10,8 @@ from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.prepared_data import (
     prepare,
     save_prepared,
-    training_cut,
-    training_cuts,
 )
+from longretriever_tf.data.batches.tables import training_cut, training_cuts
 from longretriever_tf.data.catalogue import save_catalogue
 from longretriever_tf.datasets.load import load_log
 from longretriever_tf.datasets.log import LifelongLog
@@ -67,7 +66,7 @@ def _describe_finished(run_dir: str) -> str:
 
 def _train(config: Config, log: LifelongLog, identity: LogIdentity) -> None:
     """What `train` does once the run directory and the log are known to belong together."""
-    run_dir, cuts = config.train.run_dir, training_cuts(config, log)
+    run_dir, cuts = config.train.run_dir, training_cuts(config, log.timestamp)
     with stage("preparing vocabularies, item statistics and the items' SVD"):
         prepared = prepare(config, log, training_cut(config, cuts))
     print(
@@ -91,7 +90,7 @@ def _train(config: Config, log: LifelongLog, identity: LogIdentity) -> None:
     with stage("writing what export and evaluate need of the training window"):
         write_config(config)
         write_identity(run_dir, identity)
-        save_catalogue(run_dir, log, prepared.corpus)
+        save_catalogue(run_dir, log.items, prepared.corpus)
         save_prepared(run_dir, prepared, identity.fingerprint)
     _run_phases(config, parts.phases, optimizers, state, checkpoints, history)
     print(f"written: {draw_training(run_dir)}")

@@ -12,40 +12,18 @@ from longretriever_tf.config.check import require
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.example_embeddings import ExampleHistoryEmbeddings, embed_examples
 from longretriever_tf.data.batches.examples import NO_EXAMPLES, Examples, stats_times, training_examples
+from longretriever_tf.data.batches.tables import Tables
 from longretriever_tf.data.corpus import Corpus, EncodedLog, encode_log, fit_corpus, load_corpus, save_corpus
 from longretriever_tf.data.recipe.history_embedding import fit_folds, fold_of_users, item_keys
-from longretriever_tf.data.recipe.item_stats import ItemStats, build_item_stats
+from longretriever_tf.data.recipe.item_stats import build_item_stats
 from longretriever_tf.data.recipe.item_svd import distinct_pairs, fit_pairs_svd
 from longretriever_tf.data.recipe.learned_context import cluster_context
 from longretriever_tf.data.search.behavior_index import CategoryOrder, build_category_order
 from longretriever_tf.datasets.load import load_log
 from longretriever_tf.datasets.log import LifelongLog
-from longretriever_tf.datasets.splits import Cuts, global_time_cuts, whole_log_cuts
+from longretriever_tf.datasets.splits import Cuts, global_time_cuts
 
 _CORPUS, _ARRAYS = "corpus.npz", "as_of_cut.npz"
-
-
-@dataclasses.dataclass(frozen=True)
-class Tables:
-    """What training and requests read of everyone's events up to a time: of items, not of users.
-
-    Attributes:
-      corpus: vocabularies.
-      stats: item statistics; the last row is as of the time.
-      item_svd: [V, svd_dim] float32.
-      history_embedding_rows: what history embeddings are read through, one table per fold, [K, V, svd_dim] float32; see
-        `data.recipe.history_embedding`.
-    """
-
-    corpus: Corpus
-    stats: ItemStats
-    item_svd: np.ndarray
-    history_embedding_rows: np.ndarray
-
-    @property
-    def as_of(self) -> int:
-        """When requests are asked: the log ends strictly before it, seconds UTC."""
-        return int(self.stats.time[-1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +39,6 @@ class Prepared(Tables):
     log: EncodedLog
     order: CategoryOrder
     user_fold: np.ndarray
-
-
-def training_cut(config: Config, cuts: Cuts) -> int:
-    """The time at which training data ends."""
-    return {"validation": cuts.validation_start, "test": cuts.test_start, "none": cuts.end + 1}[config.train.cut]
 
 
 def prepare(config: Config, log: LifelongLog, cut: int) -> Prepared:
@@ -150,17 +123,6 @@ def load_split(config: Config) -> tuple[LifelongLog, Cuts]:
     """The log that the config names, and its cuts."""
     log = load_log(config.data)
     return log, global_time_cuts(log.timestamp, config.data.window_days)
-
-
-def training_cuts(config: Config, log: LifelongLog) -> Cuts:
-    """The cuts of a training. With --cut=none no window is kept apart, so the log may be shorter than two windows.
-
-    Raises:
-      UserError: the log is too short for the windows that the cut keeps apart.
-    """
-    if config.train.cut != "none":
-        return global_time_cuts(log.timestamp, config.data.window_days)
-    return whole_log_cuts(log.timestamp)
 
 
 def save_prepared(run_dir: str, prepared: Tables, log_fingerprint: str = "") -> None:
