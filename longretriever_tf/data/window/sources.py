@@ -22,6 +22,7 @@ from longretriever_tf.data.batches.in_context import (
     BatchTables,
     cut_batches,
     example_groups,
+    num_buckets,
 )
 from longretriever_tf.data.batches.interests import InterestBatch, InterestTables, interest_batch_size
 from longretriever_tf.data.batches.order import shuffled_rows
@@ -74,12 +75,19 @@ class WindowSource:
     def _cut(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         return cut_batches(self._config, self._pieces.group, self._pieces.size, self._num_items, epoch)
 
+    def batch_categories(self, epoch: int) -> np.ndarray:
+        """Category of each batch of the epoch, [n] int64; how many a category has is the same in every epoch."""
+        at = np.searchsorted(np.cumsum(self._pieces.size), self._cut(epoch)[0], side="right")
+        return self._pieces.group[at] // num_buckets(self._config)
+
     def make_dataset(self, epoch: int, first: int = 0) -> tf.data.Dataset:
         """Batches `first`, `first + 1`, ... of the epoch, in order, prefetched."""
         plan = self.plan(epoch)
-        return numbered_batches(
-            lambda i: self.build(lambda j: plan.rows.read(plan.start[j], plan.stop[j]), i), first, len(plan.start)
-        )
+
+        def rows_of(number: int) -> np.ndarray:
+            return plan.rows.read(int(plan.start[number]), int(plan.stop[number]))
+
+        return numbered_batches(lambda i: self.build(rows_of, i), first, len(plan.start))
 
     def build(self, rows_of: Callable[[int], np.ndarray], number: tf.Tensor) -> Batch:
         """One batch, in the graph.

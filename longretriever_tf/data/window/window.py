@@ -21,16 +21,22 @@ class Window(Tables):
     Attributes:
       directory: where it lies.
       item_count: events of each item before the cut, [V] int64.
+      num_users: of the log.
       shards: what batches are made of, mapped.
     """
 
     directory: str
     item_count: np.ndarray
+    num_users: int
     shards: Sequence[PackedFile]
 
 
-def open_window(layout: Layout) -> Window:
+def open_window(layout: Layout, num_users: int) -> Window:
     """Opens what `build_window` has made.
+
+    Args:
+      layout: where it lies.
+      num_users: of the log.
 
     Raises:
       UserError: a part is missing or torn.
@@ -44,6 +50,7 @@ def open_window(layout: Layout) -> Window:
         history_embedding_rows=tables["history_embedding_rows"],
         directory=layout.directory,
         item_count=tables["item_count"],
+        num_users=num_users,
         shards=[layout.open(EXAMPLES, k) for k in range(layout.num_shards)],
     )
 
