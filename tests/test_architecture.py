@@ -27,6 +27,7 @@ LAYERS = (
     ("reproduction",),
     (
         "config.flags",
+        "prepare",
         "train",
         "evaluate",
         "funnel",

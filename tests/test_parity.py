@@ -168,6 +168,7 @@ def requests(parts: Parts) -> Examples:
         length=(stop - start).astype(np.int32),
         weight=np.ones(len(user), np.float32),
         activity=user_activity(parts.prepared.log, user, time),
+        id=np.arange(len(user), dtype=np.uint64),
     )
 
 
