@@ -38,7 +38,7 @@ K = 29
 def with_text_ids(log: LifelongLog) -> LifelongLog:
     """The same log with text ids: leading zeros, other alphabets, in the same order."""
     ids = np.array([f"{number:05d} thé 茶" for number in log.items.item_id], object)
-    return dataclasses.replace(log, items=log.items._replace(item_id=ids))
+    return dataclasses.replace(log, items=dataclasses.replace(log.items, item_id=ids))
 
 
 class World:
