@@ -28,6 +28,7 @@ LAYERS = (
     (
         "config.flags",
         "train",
+        "launch",
         "evaluate",
         "funnel",
         "evaluate_baselines",
