@@ -148,6 +148,16 @@ def _check_longretriever(config: Any) -> None:
         "--item_tables=replicated",
     )
     require(
+        train.distribute != "mirrored" or not train.device_input,
+        "--distribute=mirrored with --device_input: the input of a process lies on one device; use "
+        "--distribute=multi_worker, a process for each GPU (python -m longretriever_tf.launch starts them)",
+    )
+    require(
+        train.distribute != "mirrored" or train.item_tables == "replicated",
+        f"--distribute=mirrored with --item_tables={train.item_tables}: the devices of a process hold the same tables; "
+        "use --distribute=multi_worker, or --item_tables=replicated",
+    )
+    require(
         train.item_tables == "replicated" or not train.device_input,
         f"--item_tables={train.item_tables} with --device_input: batches on the device are laid out by their shapes, "
         "not by ranges of categories; leave one of the two out",

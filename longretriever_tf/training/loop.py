@@ -216,7 +216,7 @@ def run_phase(
         if phase.validate is not None:
             metric = phase.validate()
             line["validation"] = metric
-            with options.writer.as_default(int(optimizer.iterations)):
+            with options.writer.as_default(int(optimizer.iterations.numpy())):
                 tf.summary.scalar(f"{phase.name}/validation", metric)
             if metric > float(state.best):
                 state.best.assign(metric)
@@ -275,7 +275,7 @@ def _run_epoch(
             state.num_losses.assign_add(len(losses))
             progress.update(seen, f"loss {losses.mean():.3f}")
             recent, seen = [], 0.0
-            with options.writer.as_default(int(optimizer.iterations)):
+            with options.writer.as_default(int(optimizer.iterations.numpy())):
                 tf.summary.scalar(f"{phase.name}/loss", losses.mean())
                 tf.summary.scalar(f"{phase.name}/learning_rate", optimizer.learning_rate)
                 tf.summary.scalar(f"{phase.name}/examples_per_s", progress.rate())

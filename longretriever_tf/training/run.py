@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from longretriever_tf import __version__
-from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.progress import stage
 from longretriever_tf.common.provenance import git_hash
 from longretriever_tf.config.config import Config, to_json
@@ -26,19 +25,18 @@ from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.log_identity import LogIdentity, identify_log, read_identity, write_identity
 from longretriever_tf.models.optimizer import WEIGHT_DECAY, LazyAdamW
 from longretriever_tf.training.charts import draw_training
+from longretriever_tf.training.distributed.agreement import choose_groups, require_same_logs, require_same_settings
 from longretriever_tf.training.distributed.checkpoints import SharedCheckpoints, share_checkpoints
 from longretriever_tf.training.distributed.cluster import Cluster, start_cluster
 from longretriever_tf.training.history import TrainingHistory
 from longretriever_tf.training.loop import Checkpoints, LoopOptions, LoopState, run_phase
 from longretriever_tf.training.phases import Phase
 from longretriever_tf.training.run_dir import (
-    differing_settings,
     has_unchanged_source,
     is_finished,
     open_run_dir,
     require_same_corpus,
     require_same_log,
-    stored_batches_per_step,
     write_config,
 )
 from longretriever_tf.training.setup import TrainingSetup, assemble
@@ -59,7 +57,7 @@ def train(config: Config) -> str:
     with contextlib.ExitStack() as held:
         held.enter_context(cluster.session())
         begun = cluster.gather(lambda: _begin(config, cluster, held))
-        _require_same_settings(begun)
+        require_same_settings(begun)
         config = _with_groups(config, begun[0]["groups"])
         if begun[0]["finished"]:
             return _describe_finished(config.train.run_dir)
@@ -70,7 +68,7 @@ def _begin(config: Config, cluster: Cluster, held: contextlib.ExitStack) -> dict
     """Takes the run directory, where this is the chief; what the workers must agree on."""
     run_dir, finished = config.train.run_dir, False
     if cluster.is_chief:
-        config = _with_groups(config, _choose_groups(config, cluster))
+        config = _with_groups(config, choose_groups(config, cluster.num_replicas))
         held.enter_context(open_run_dir(config))
         finished = is_finished(run_dir) and has_unchanged_source(config)
     code = f"longretriever_tf {__version__}, commit {git_hash() or 'unknown'}, TensorFlow {tf.__version__}"
@@ -78,45 +76,8 @@ def _begin(config: Config, cluster: Cluster, held: contextlib.ExitStack) -> dict
     return {"groups": groups, "finished": finished, "code": code, "config": json.loads(to_json(config))}
 
 
-def _choose_groups(config: Config, cluster: Cluster) -> int:
-    """Batches of a step: as asked; where nothing is asked, as the run has it, or one for each device.
-
-    Raises:
-      UserError: the devices cannot share them evenly.
-    """
-    groups, replicas = config.train.batches_per_step, cluster.num_replicas
-    if config.train.distribute == "none":
-        return groups
-    if groups == 1:
-        groups = stored_batches_per_step(config.train.run_dir) or replicas
-    if groups % replicas:
-        raise UserError(
-            f"--batches_per_step={groups} is not a multiple of {replicas}, the number of devices: a batch is never "
-            f"split. Use a number of devices that divides {groups}, or another --batches_per_step in a new --run_dir"
-        )
-    return groups
-
-
 def _with_groups(config: Config, groups: int) -> Config:
     return dataclasses.replace(config, train=dataclasses.replace(config.train, batches_per_step=groups))
-
-
-def _require_same_settings(begun: list[dict[str, Any]]) -> None:
-    """Refuses workers of other flags or another version than the chief's.
-
-    Raises:
-      UserError: names what differs.
-    """
-    chief = begun[0]
-    for worker, one in enumerate(begun[1:], start=1):
-        theirs = {**one["config"], "train": {**one["config"]["train"], "batches_per_step": chief["groups"]}}
-        if differing := differing_settings(chief["config"], theirs, "on worker 0", f"on worker {worker}"):
-            raise UserError(f"the workers differ in their flags ({'; '.join(differing)}): give all of them the same")
-        if one["code"] != chief["code"]:
-            raise UserError(
-                f"the workers differ in their code: {chief['code']} on worker 0, {one['code']} on worker {worker}; "
-                "install the same on all of them"
-            )
 
 
 def _train_on_log(config: Config, cluster: Cluster) -> str:
@@ -129,13 +90,7 @@ def _train_on_log(config: Config, cluster: Cluster) -> str:
             return log, identify_log(log, config.data)
 
     log, identity = cluster.each(read)
-    described = cluster.exchange(identity.describe())
-    for worker, other in enumerate(described):
-        if other != described[0]:
-            raise UserError(
-                f"the workers read different logs: {described[0]} on worker 0, {other} on worker {worker}. Give all of "
-                "them the same data"
-            )
+    require_same_logs(cluster.exchange(identity.describe()))
 
     def check() -> bool:
         if not cluster.is_chief:

@@ -136,11 +136,14 @@ def differing_settings(one: dict[str, Any], other: dict[str, Any], first: str, s
       first: what to call the place of `one`.
       second: of `other`.
     """
+    free = set(_FREE_TO_CHANGE)
+    if other["train"]["device_input"] and "none" in (one["train"]["distribute"], other["train"]["distribute"]):
+        free.remove("distribute")  # one device draws dropout for all groups of a step at once
     return [
         f"--{name}: {one[section][name]!r} {first}, {value!r} {second}"
         for section in ("data", "model", "train", "baseline")
         for name, value in other[section].items()
-        if one[section][name] != value and name not in _FREE_TO_CHANGE
+        if one[section][name] != value and name not in free
     ]
 
 

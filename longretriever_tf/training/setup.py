@@ -32,7 +32,14 @@ from longretriever_tf.models.baselines.scorer import RecentScorer
 from longretriever_tf.models.build import Models, build_models, set_interest_scale, set_token_scale
 from longretriever_tf.training.device_phase import DevicePhase
 from longretriever_tf.training.distributed.cluster import Cluster
-from longretriever_tf.training.distributed.grouping import BY_CATEGORY, OwnedTables, group_phase, own_by_category
+from longretriever_tf.training.distributed.grouped_device_phase import GroupedDevicePhase
+from longretriever_tf.training.distributed.grouping import (
+    BY_CATEGORY,
+    OwnedTables,
+    chief_validation,
+    group_phase,
+    own_by_category,
+)
 from longretriever_tf.training.phases import Phase
 
 _VALIDATION_USERS = 1000
@@ -91,6 +98,10 @@ def assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, c
     if config.train.device_input:
         device = DeviceSource(config, prepared, source)
         towers = DevicePhase("towers", epochs, models.retriever, device, seed, validate)
+        if cluster.strategy is not None:
+            validate = chief_validation(validate, cluster)
+            towers = GroupedDevicePhase("towers", epochs, models.retriever, device, seed, validate, cluster)
+            interest = group_phase(interest, interest_source, config, cluster)
     else:
         towers = group_phase(towers, source, config, cluster, owned)
         interest = group_phase(interest, interest_source, config, cluster)

@@ -77,8 +77,10 @@ class Layout:
         """P, the length of the buffer."""
         return sum(self._sizes) + 2
 
-    def pack(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices | None], loss: tf.Tensor) -> Packed:
-        """The gradients of one batch."""
+    def pack(
+        self, gradients: Sequence[tf.Tensor | tf.IndexedSlices | None], loss: tf.Tensor, num_batches: tf.Tensor
+    ) -> Packed:
+        """The gradients of one batch, or the sum of several that were stacked."""
         parts: list[tf.Tensor] = []
         for kind, shape, gradient in zip(self.kinds, self._shapes, gradients, strict=True):
             if kind == "dense":
@@ -87,7 +89,7 @@ class Layout:
                 parts += _whole_table(gradient, shape[0] if kind == "table" else FIRST_KNOWN)
         apart = [gradient for i, gradient in enumerate(gradients) if gradient is not None and i in self._apart]
         rows = [tf.cast(gradient.indices, tf.int32) for gradient in apart]
-        buffer = tf.concat([*parts, tf.stack([loss, 1.0])], 0)
+        buffer = tf.concat([*parts, tf.stack([loss, num_batches])], 0)
         return Packed(buffer, rows, [gradient.values for gradient in apart])
 
     def _nothing(self) -> Packed:
@@ -136,7 +138,7 @@ class Layout:
           reduced: the sum over all batches of the step.
           whole_tables: in static shapes, which XLA asks for.
         """
-        loss, num_batches = reduced.buffer[-2], reduced.buffer[-1]
+        loss, num_batches = reduced.buffer[-2], tf.maximum(reduced.buffer[-1], 1.0)
         pieces = tf.split(reduced.buffer, [*self._sizes, 2])
         gradients: list[Gradient] = []
         for i, (kind, shape) in enumerate(zip(self.kinds, self._shapes, strict=True)):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from longretriever_tf.models.optimizer import LazyAdamW
 from longretriever_tf.training.distributed.cluster import Cluster
-from longretriever_tf.training.distributed.gradients import Layout, Packed
+from longretriever_tf.training.distributed.shared_step import SharedStep
 from longretriever_tf.training.phases import Phase, Source
 
 
@@ -91,14 +91,18 @@ class GroupedPhase(Phase):
         """One training step: batches of this process in, mean loss over all batches of the step out."""
         with self.cluster.scope():
             optimizer.build(self.variables())
-        gradients = SummedGradients(self, optimizer, self.loss, xla)
+
+        def loss(batch: Any, step: tf.Tensor, groups: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+            return self.loss(batch, step, groups), tf.constant(1.0)
+
+        shared = SharedStep(self.variables(), loss, optimizer, self.cluster, self.owned, self.whole_tables, xla)
         compiled: dict[Any, Callable[..., tf.Tensor]] = {}
 
         def compile_for(is_there: tuple[tuple[bool, ...], ...]) -> Callable[..., tf.Tensor]:
             def run(batches: tuple[Any, ...]) -> tf.Tensor:
                 left = iter(batches)
                 of_replica = [[(next(left),) if there else None for there in groups] for groups in is_there]
-                return self.cluster.run(lambda index: gradients.step(index, of_replica[index]))
+                return self.cluster.run(lambda index: shared.make(index, of_replica[index]))
 
             # One graph for all shapes of a batch: two batches of any shapes each would be traced many times.
             signature = (self.source.element_spec,) * sum(map(sum, is_there))
@@ -110,55 +114,3 @@ class GroupedPhase(Phase):
             return compiled[batch.is_there](batch.batches)
 
         return step
-
-
-class SummedGradients:
-    """The part of a step that replicas share: gradients of own batches, their sum over all, the optimizer's move.
-
-    Args:
-      phase: what is trained, where.
-      optimizer: of the phase, built.
-      loss: of a batch: its arguments, then the step and the numbers of the groups that it holds.
-      xla: compile gradients and move.
-    """
-
-    def __init__(self, phase: Any, optimizer: LazyAdamW, loss: Callable[..., tf.Tensor], xla: bool) -> None:
-        self._phase, self._optimizer, self._loss, self._xla = phase, optimizer, loss, xla
-        self._variables = phase.variables()
-        self._layout: Layout | None = None
-        self._gradients = tf.function(self._of_batch, reduce_retracing=True, jit_compile=xla)
-        self._move = tf.function(self._apply, jit_compile=True) if xla else self._apply
-
-    def step(self, index: int, arguments: list[tuple[Any, ...] | None]) -> tf.Tensor:
-        """One step of replica `index` of this process, within `Cluster.run`; the mean loss.
-
-        Args:
-          index: of the replica within this process.
-          arguments: of `loss` for each batch of the replica; None where there is none.
-        """
-        cluster = self._phase.cluster
-        replica = cluster.local_replicas[index]
-        groups = [tf.constant(replica * len(arguments) + position) for position in range(len(arguments))]
-        packed = [
-            None if given is None else self._gradients(given, [group])
-            for given, group in zip(arguments, groups, strict=True)
-        ]
-        return self._move(self._known_layout().reduce(packed, cluster, replica))
-
-    def _known_layout(self) -> Layout:
-        if self._layout is None:
-            raise RuntimeError("the first step of a replica has no batch: nothing says what its gradients are")
-        return self._layout
-
-    def _of_batch(self, arguments: tuple[Any, ...], groups: list[tf.Tensor]) -> Packed:
-        with tf.GradientTape() as tape:
-            loss = self._loss(*arguments, self._optimizer.iterations, groups)
-        gradients = tape.gradient(loss, self._variables)
-        if self._layout is None:
-            self._layout = Layout(self._variables, gradients, self._phase.owned, self._phase.whole_tables)
-        return self._layout.pack(gradients, loss)
-
-    def _apply(self, reduced: Packed) -> tf.Tensor:
-        gradients, loss = self._known_layout().unpack(reduced, self._xla)
-        self._optimizer.apply(gradients, whole_tables=self._xla)
-        return loss

@@ -85,7 +85,6 @@ def group_phase(
       owned: for the phase that trains them: a group takes batches of its range alone.
     """
     groups = config.train.batches_per_step
-    validate = None if phase.validate is None else _by_chief(phase.validate, cluster)
     if cluster.strategy is None and groups == 1:
         return phase
 
@@ -98,7 +97,7 @@ def group_phase(
         model=phase.model,
         source=GroupedSource(source, table_of, cluster),
         seed=phase.seed,
-        validate=validate,
+        validate=chief_validation(phase.validate, cluster),
         cluster=cluster,
         owned=() if owned is None else owned.tables,
         # A baseline's softmax over the corpus reads every row of every table.
@@ -106,6 +105,8 @@ def group_phase(
     )
 
 
-def _by_chief(validate: Callable[[], float], cluster: Cluster) -> Callable[[], float]:
-    """The chief validates; every process gets its metric, and so decides alike."""
+def chief_validation(validate: Callable[[], float] | None, cluster: Cluster) -> Callable[[], float] | None:
+    """The chief validates; every process gets its metric, and so decides alike. None where there is no validation."""
+    if validate is None:
+        return None
     return lambda: cluster.from_chief(validate() if cluster.is_chief else 0.0)
