@@ -5,7 +5,7 @@
 Prints a table and writes metrics.json: recall, hit rate, NDCG and MRR at 20, 50, 100 and 500, item and category
 coverage, for all items and for novel ones (items the user never had), recall within the item's own category, and how
 far the run is from the best baseline on each metric of the table, with a 95% interval (paired bootstrap over users).
-Beside it, metrics.per_user.npz holds what each user and each truth pair got, for paired comparisons, and metrics.png
+Alongside it, metrics.per_user.npz holds what each user and each truth pair got, for paired comparisons, and metrics.png
 draws both: recall by k, by the length of the history and by the size of the category, and the calibration.
 --export_dir asks an export of the run itself, by the signature that requests ask: the first row, "as served".
 --variants asks the same run in other ways, in the same pass; configs/ablations/ holds what the paper varies.
@@ -27,7 +27,7 @@ _SPLIT = absl_flags.DEFINE_enum(
 _OUTPUT = absl_flags.DEFINE_string(
     "output", "", "Where to write the metrics; empty: metrics.json in the run directory."
 )
-_MAX_USERS = absl_flags.DEFINE_integer("max_users", 0, "Judge only the first so many users; 0: all.", lower_bound=0)
+_MAX_USERS = absl_flags.DEFINE_integer("max_users", 0, "Evaluate only the first so many users; 0: all.", lower_bound=0)
 _BASELINES = absl_flags.DEFINE_enum(
     "baselines",
     "simple",

@@ -27,6 +27,7 @@ LAYERS = (
     ("reproduction",),
     (
         "config.flags",
+        "prepare",
         "train",
         "launch",
         "evaluate",

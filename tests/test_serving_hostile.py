@@ -14,6 +14,7 @@ import weakref
 
 import grpc
 import pytest
+import tensorflow as tf
 from serving_clients import call, error_of, predict, serving, states, stubs, wait_until
 from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
 from toy_models import save_answer, save_toy
@@ -255,6 +256,16 @@ def test_a_request_whose_caller_has_gone_is_not_begun(tmp_path):
             with socket.create_connection(("127.0.0.1", server.rest_port)) as sock:
                 sock.sendall(head.encode() + body)
                 time.sleep(0.05)
+        asked = predict_pb2.PredictRequest()
+        asked.model_spec.name, asked.model_spec.signature_name = "toy", "slow"
+        asked.inputs["rounds"].CopyFrom(tf.make_tensor_proto([10**9]))
+        with stubs(server) as (prediction, _):
+            busy = prediction.Predict.future(asked, timeout=300)
+            for _ in range(3):
+                with pytest.raises(grpc.RpcError):
+                    prediction.Predict(asked, timeout=0.1)
+            with pytest.raises(grpc.RpcError):
+                busy.result()
         quick = SLOW | {"instances": [0]}
         wait_until(lambda: call(server, "POST", "/v1/models/toy:predict", quick)[0] == 200)
         first.join()
@@ -263,7 +274,7 @@ def test_a_request_whose_caller_has_gone_is_not_begun(tmp_path):
         line.rsplit(" ", 1)[0]: int(line.rsplit(" ", 1)[1]) for line in page.splitlines() if "request_count{" in line
     }
     ended = {name.rpartition("status=")[2].strip('"}'): count for name, count in counts.items()}
-    assert ended == {"OK": 1, "DEADLINE_EXCEEDED": 1}  # the five were never begun
+    assert ended == {"OK": 1, "DEADLINE_EXCEEDED": 2}  # the five, and the three over gRPC, were never begun
 
 
 def test_sigterm_ends_the_process_whatever_runs(tmp_path):
@@ -513,21 +524,12 @@ def test_nothing_of_an_unloaded_version_stays(tmp_path):
             gc.enable()
 
 
-def test_freed_memory_is_given_back_after_a_peak(monkeypatch):
-    resident, given_back = [1000 << 20], threading.Event()
-
-    def give_back() -> bool:
-        resident[0] = 1010 << 20
-        given_back.set()
-        return True
-
-    monkeypatch.setattr(memory, "resident_bytes", lambda: resident[0])
-    monkeypatch.setattr(memory, "give_back_freed_memory", give_back)
+def test_freed_memory_is_given_back_again_and_again(monkeypatch):
+    given_back = threading.Semaphore(0)
+    monkeypatch.setattr(memory, "give_back_freed_memory", given_back.release)
     keeper = memory.MemoryKeeper(look_s=0.01)
     try:
-        assert not given_back.wait(0.2)
-        resident[0] = 3000 << 20
-        assert given_back.wait(30)
+        assert all(given_back.acquire(timeout=30) for _ in range(3))
     finally:
         keeper.close()
 

@@ -34,7 +34,7 @@ def _start(*flags: str) -> subprocess.Popen:
 
 @conforms(
     "metrics page",
-    "request_count, request_latency, runtime_latency, load_attempt_count by their names and labels, as Prometheus text",
+    "request_count, request_latency, load_attempt_count by their names and labels, as Prometheus text",
 )
 def test_metrics(tmp_path):
     save_answer(tmp_path, 1)
@@ -55,7 +55,7 @@ def test_metrics(tmp_path):
     assert "# TYPE :tensorflow:serving:request_latency histogram" in lines
     sample = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*(\{([a-zA-Z_]\w*=\"[^\"]*\",?)*\})? -?[0-9.e+]+")
     assert all(line.startswith("# TYPE ") or sample.fullmatch(line) for line in lines)
-    buckets = [line for line in lines if "runtime_latency_bucket" in line]
+    buckets = [line for line in lines if "request_latency_bucket" in line]
     counts = [int(line.rsplit(" ", 1)[1]) for line in buckets]
     assert counts == sorted(counts) and counts[-1] == 3 and 'le="+Inf"' in buckets[-1] and 'le="18"' in buckets[1]
 

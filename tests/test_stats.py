@@ -12,7 +12,7 @@ from worlds import START, block_world, crowded_world, make_log
 from longretriever_tf.common import schema
 from longretriever_tf.data.corpus import encode_log, fit_corpus
 from longretriever_tf.data.recipe.interest_features import NUM_FEATURES, interest_features
-from longretriever_tf.data.recipe.item_stats import build_item_stats
+from longretriever_tf.data.recipe.item_stats import build_item_stats, item_cells, scan_cells
 from longretriever_tf.data.recipe.item_svd import fit_item_svd
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.data.search.history_summary import category_bag, interest_score, summarise_history
@@ -52,7 +52,7 @@ def test_item_and_category_statistics(seed):
 
 
 def test_item_statistics_by_hand():
-    """Item 5: taken 30 and 60 days ago by one user (a repeat), and today by another; item 6: at the moment itself."""
+    """Item 5: taken 30 and 60 days ago by one user (a repeat), and today by another; item 6: at that very time."""
     day = START + np.array([0, 30, 60, 60]) * DAY_S
     log = make_log([1, 1, 2, 2], [5, 5, 5, 6], day, {"category": ["c", "c"]})
     corpus, encoded = ready(log)
@@ -70,6 +70,35 @@ def test_the_row_at_a_as_of_never_saw_what_follows_it():
     assert stats.row_at(np.array([5, 10, 19, 20, 30, 99])).tolist() == [0, 0, 0, 1, 2, 2]
 
 
+@pytest.mark.parametrize("num_parts", [1, 2, 3, 8])
+def test_statistics_are_the_same_bits_for_any_partition_of_the_users(num_parts):
+    corpus, encoded = ready(crowded_world(4, num_users=60))
+    rng = np.random.default_rng(num_parts)
+    last = int(encoded.timestamp.max())
+    times = np.sort(rng.integers(START, last - DAY_S, 30))  # the last time leaves events after the grid
+    whole = build_item_stats(encoded, corpus.item_category, times, corpus.num_categories)
+    part_of = rng.integers(0, num_parts, encoded.num_users)
+    parts = [item_cells(only(encoded, part_of == part), times, corpus.num_items) for part in range(num_parts)]
+    for order in (parts, parts[::-1]):
+        stats = scan_cells(order, corpus.item_category, times, corpus.num_categories)
+        for field in dataclasses.fields(stats):
+            assert getattr(stats, field.name).tobytes() == getattr(whole, field.name).tobytes(), field.name
+    assert (whole.first_time < np.iinfo(np.int64).max).sum() == corpus.num_items - 2
+
+
+def only(encoded, chosen):
+    """The log of some users alone."""
+    keep = chosen[encoded.event_user()]
+    return dataclasses.replace(
+        encoded,
+        user_id=encoded.user_id[chosen],
+        offset=np.append(0, np.cumsum(np.diff(encoded.offset)[chosen])),
+        item=encoded.item[keep],
+        timestamp=encoded.timestamp[keep],
+        weight=encoded.weight[keep],
+    )
+
+
 # Users
 
 
@@ -85,7 +114,7 @@ def test_user_activity_against_the_oracle():
 
 
 def test_user_activity_keeps_its_digits_over_thirty_years():
-    """Old lives beside young ones: nothing of a young history's decayed count may drown in an old history's."""
+    """Old histories alongside young ones: nothing of a young one's decayed count may drown in an old history's."""
     day = np.arange(30 * 365)
     histories = [
         [(2, START - 20 * 365 * DAY_S + int(d) * DAY_S) for d in day],

@@ -85,7 +85,7 @@ def finish(done: subprocess.CompletedProcess) -> None:
 
 
 def launch(*flags: str) -> list[str]:
-    return command("launch", "--num_workers=2", "--", *flags)
+    return command("launch", "--num_processes=2", "--", *flags)
 
 
 def read_weights(run_dir: str) -> dict[str, np.ndarray]:

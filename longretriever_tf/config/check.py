@@ -90,6 +90,11 @@ def _check_values(config: Any) -> None:
 def _check_combinations(config: Any) -> None:
     """Values that do not go together."""
     model, train, retrieval = config.model, config.train, config.retrieval
+    given = [name for name in ("events", "items", "users") if config.data.data and getattr(config.data, name)]
+    require(
+        not given,
+        f"--data={config.data.data} is a prepared log and takes no --{'/--'.join(given)}: leave one of the two out",
+    )
     require(
         not asks_clusters(config.data.context) or num_clusters(config.data.context) > 1,
         f"--context={config.data.context}: expected {CLUSTERS} and a number above 1, such as {CLUSTERS}300",

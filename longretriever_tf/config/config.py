@@ -241,6 +241,17 @@ class TrainConfig:
         "0, every batch searches its own. Changes speed and memory alone.",
         least=0,
     )
+    max_memory_gb: float = _field(
+        0.0,
+        "--data: train from disk where the log in memory would take more than so many gigabytes, by an estimate that "
+        "is printed; 0: half of this machine's memory. From disk, memory does not grow with the log: a training window "
+        "is made beside it, shard by shard, and every batch searches its own histories, as with --materialise_gb=0. "
+        "Changes speed and memory alone.",
+        least=0,
+    )
+    num_workers: int = _field(
+        0, "--data, from disk: processes that make the training window; 0: one for each core.", least=0
+    )
     device_input: bool = _field(
         False,
         "Keep all examples on the training device and gather batches there, in a few fixed shapes, many steps to a "

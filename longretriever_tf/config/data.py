@@ -16,6 +16,11 @@ class DataConfig:
         "and the column flags. movielens: TFDS's MovieLens (TFDS downloads it).",
         ("complete_journey", "event_log", "movielens"),
     )
+    data: str = _field(
+        "",
+        "A directory that `python -m longretriever_tf.prepare --output=DIR` has written: the log is read from it, in "
+        "place of --dataset and its tables, whose flags it has kept.",
+    )
     data_dir: str = _field(
         "", "Where TFDS keeps prepared data; empty: TFDS's own default (~/tensorflow_datasets or $TFDS_DATA_DIR)."
     )

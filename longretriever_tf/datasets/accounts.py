@@ -4,7 +4,7 @@ The counts of a log are a flat dictionary. Those of `CHAIN` add up: rows = left 
 `OTHER_COUNTS` are of users and baskets and belong to no sum.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -61,6 +61,25 @@ def close(counts: Mapping[str, int], in_basket: np.ndarray, keep: np.ndarray) ->
     always = (ROWS, *MERGED, KEPT)
     assert adds_up(closed), closed
     return {name: int(closed[name]) for name in (*CHAIN, *OTHER_COUNTS) if name in always or closed.get(name)}
+
+
+def add_up(parts: Iterable[Mapping[str, int]], whole: Mapping[str, int]) -> dict[str, int]:
+    """The counts of a log that was made in parts, in the order of `close`.
+
+    Args:
+      parts: what `close` counted for each part of the users.
+      whole: what was counted for all of them: rows and the reasons to leave them out.
+    """
+    total: dict[str, int] = {}
+    for counts in parts:
+        for name, count in counts.items():
+            if name in (LONGEST_BASKET_S, MAX_BASKET_S):
+                total[name] = max(total.get(name, 0), count)
+            else:
+                total[name] = total.get(name, 0) + count
+    total |= {name: count for name, count in whole.items() if count or name == ROWS}
+    assert adds_up(total), total
+    return {name: total[name] for name in (*CHAIN, *OTHER_COUNTS) if name in total}
 
 
 def adds_up(counts: Mapping[str, int]) -> bool:

@@ -7,6 +7,7 @@ from longretriever_tf.config.check import CLUSTERS, asks_clusters
 from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets import build_log, complete_journey, event_log, movielens, tfds_builder
 from longretriever_tf.datasets.log import LifelongLog
+from longretriever_tf.datasets.sharded_log import ShardedLog, read_manifest
 from longretriever_tf.datasets.tfds_prepare import explain_damaged_records, prepare
 
 
@@ -23,6 +24,8 @@ def load_log(config: DataConfig) -> LifelongLog:
     Raises:
       UserError: a mistake in the config or the files, or a data_dir that cannot be written.
     """
+    if config.data:
+        return open_sharded_log(config).read_whole()
     is_learned = asks_clusters(config.context)  # `data.recipe.learned_context` makes them, once the cut is known
     if is_learned:
         config = dataclasses.replace(config, context=CLUSTERS)  # their number is not of the log
@@ -38,12 +41,23 @@ def load_log(config: DataConfig) -> LifelongLog:
     return _fill(dataclasses.replace(log, context=context))
 
 
+def open_sharded_log(config: DataConfig) -> ShardedLog:
+    """The log on disk that `config.data` names.
+
+    Raises:
+      UserError: it is no prepared log, or lacks the context column.
+    """
+    return ShardedLog(config.data, "" if asks_clusters(config.context) else config.context)
+
+
 def _fill(log: LifelongLog) -> LifelongLog:
     return dataclasses.replace(log, items=build_log.fill_missing_context(log.items, log.context))
 
 
 def own_context(config: DataConfig) -> str:
     """The column that is the category if --context names none, or names clusters and the log has such a column."""
+    if config.data:
+        return read_manifest(config.data).context
     return _OWN_CONTEXT[config.dataset]
 
 

@@ -7,15 +7,18 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.files import explain_damage, read_json_object, write_text_atomically
+from longretriever_tf.common.ranges import offset_of
 from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets import event_log
-from longretriever_tf.datasets.log import LifelongLog
+from longretriever_tf.datasets.log import ItemTable, LifelongLog
+from longretriever_tf.datasets.sharded_log import ShardedLog, read_manifest
 
 LOG_FILE = "log.json"
 _LENGTH = 32
@@ -51,6 +54,22 @@ class LogIdentity:
         )
 
 
+def identify_shards(log: ShardedLog) -> LogIdentity:
+    """The identity of a log on disk: that of the same log in memory, but for its source."""
+    manifest = log.manifest
+    is_own = log.context == manifest.context
+    return LogIdentity(
+        fingerprint=manifest.fingerprint if is_own else fingerprint_shards(log),
+        source=manifest.build,
+        num_users=log.num_users,
+        num_items=manifest.num_items,
+        num_events=log.num_events,
+        num_items_without_events=manifest.num_items_without_events,
+        first=log.first,
+        last=log.last,
+    )
+
+
 def identify_log(log: LifelongLog, config: DataConfig) -> LogIdentity:
     """The identity of a log that `load_log(config)` read."""
     has_events = np.zeros(len(log.items.item_id), bool)
@@ -69,37 +88,79 @@ def identify_log(log: LifelongLog, config: DataConfig) -> LogIdentity:
 
 def fingerprint_log(log: LifelongLog) -> str:
     """Hash of what training reads of a log: equal wherever and however the same log is stored."""
+    events = {name: [getattr(log, name)] for name in _EVENT_COLUMNS}
+    return _fingerprint({"user_id": [log.user_id]}, _listed(log.profile), log.items, log.offset, events)
+
+
+def fingerprint_shards(log: ShardedLog) -> str:
+    """The hash that `fingerprint_log` makes of the same log in memory; one column of one shard is read at a time."""
+    shards = range(log.num_shards)
+
+    def read(name: str) -> Iterable[np.ndarray]:
+        return (log.read_column(k, name) for k in shards)
+
+    names = log.read_column(0, "profile.names").tolist()
+    offset = offset_of(np.concatenate([np.diff(part) for part in read("offset")]))
+    users = {"user_id": list(read("user_id"))}
+    profile = {name: list(read(f"profile/{name}")) for name in names}
+    return _fingerprint(users, profile, log.items, offset, {name: read(name) for name in _EVENT_COLUMNS})
+
+
+_EVENT_COLUMNS = ("item_row", "timestamp", "weight")
+
+
+def _listed(columns: Mapping[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
+    return {name: [column] for name, column in columns.items()}
+
+
+def _fingerprint(
+    users: Mapping[str, list[np.ndarray]],
+    profile: Mapping[str, list[np.ndarray]],
+    items: ItemTable,
+    offset: np.ndarray,
+    events: Mapping[str, Iterable[np.ndarray]],
+) -> str:
+    """Hash of the columns of a log, each in one part or several."""
     digest = hashlib.sha256()
     columns = {
-        "user_id": log.user_id,
-        **{f"profile/{name}": log.profile[name] for name in sorted(log.profile)},
-        "item_id": log.items.item_id,
-        **{f"feature/{name}": log.items.features[name] for name in sorted(log.items.features)},
-        "offset": log.offset,
-        "item_row": log.item_row,
-        "timestamp": log.timestamp,
-        "weight": log.weight,
+        **users,
+        **{f"profile/{name}": profile[name] for name in sorted(profile)},
+        "item_id": [items.item_id],
+        **{f"feature/{name}": [items.features[name]] for name in sorted(items.features)},
+        "offset": [offset],
     }
-    for name, values in columns.items():
-        digest.update(f"{name} {len(values)}\n".encode())
+    for name, parts in columns.items():
+        _digest(digest, name, sum(map(len, parts)), parts)
+    for name, stream in events.items():
+        _digest(digest, name, int(offset[-1]), stream)
+    return digest.hexdigest()[:_LENGTH]
+
+
+def _digest(digest: Any, name: str, length: int, parts: Iterable[np.ndarray]) -> None:
+    """Adds a column of `length` values; text comes in parts that may be read twice."""
+    digest.update(f"{name} {length}\n".encode())
+    texts: list[bytes] = []
+    for values in parts:
         kind = getattr(values.dtype, "kind", "O")
         if kind in "iu":
             digest.update(np.asarray(values).astype("<i8").tobytes())
         elif kind == "f":
             digest.update(np.asarray(values).astype("<f4").tobytes())
-        else:  # lengths first, so that no text can pass for two
-            encoded = [str(value).encode("utf-8", "surrogatepass") for value in values.tolist()]
-            digest.update(np.fromiter(map(len, encoded), "<i8", len(encoded)).tobytes())
-            digest.update(b"".join(encoded))
-    return digest.hexdigest()[:_LENGTH]
+        else:
+            texts += [str(value).encode("utf-8", "surrogatepass") for value in values.tolist()]
+    if texts:  # lengths first, so that no text can pass for two
+        digest.update(np.fromiter(map(len, texts), "<i8", len(texts)).tobytes())
+        digest.update(b"".join(texts))
 
 
 def source_of(config: DataConfig) -> str:
     """Name of the files that the config reads, by size and time; "" where a log has no files that could change.
 
     Raises:
-      UserError: a file does not exist.
+      UserError: a file does not exist, or --data names no prepared log.
     """
+    if config.data:
+        return read_manifest(config.data).build
     return event_log.make_config(config, "users").name if config.dataset == "event_log" else ""
 
 

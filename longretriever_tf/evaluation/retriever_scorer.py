@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.common import schema
+from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.common.text import as_raw_ids
 from longretriever_tf.config.config import Config, RetrievalConfig
 from longretriever_tf.data.batches.prepared_data import Prepared
-from longretriever_tf.data.corpus import flat_ranges
 from longretriever_tf.evaluation.evaluator import TaskScorer
 from longretriever_tf.models.interest_model import InterestModel
 from longretriever_tf.models.retriever import LongRetriever

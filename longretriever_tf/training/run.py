@@ -14,21 +14,30 @@ from longretriever_tf.common.progress import stage
 from longretriever_tf.common.provenance import git_hash
 from longretriever_tf.config.config import Config, to_json
 from longretriever_tf.data.batches.prepared_data import (
+    Prepared,
     prepare,
     save_prepared,
-    training_cut,
-    training_cuts,
 )
+from longretriever_tf.data.batches.tables import training_cut, training_cuts
 from longretriever_tf.data.catalogue import save_catalogue
-from longretriever_tf.datasets.load import load_log
+from longretriever_tf.data.window.window import Window
 from longretriever_tf.datasets.log import LifelongLog
-from longretriever_tf.datasets.log_identity import LogIdentity, identify_log, read_identity, write_identity
+from longretriever_tf.datasets.log_identity import (
+    LogIdentity,
+    identify_log,
+    identify_shards,
+    read_identity,
+    write_identity,
+)
+from longretriever_tf.datasets.sharded_log import ShardedLog
+from longretriever_tf.datasets.splits import Cuts
 from longretriever_tf.models.optimizer import WEIGHT_DECAY, LazyAdamW
 from longretriever_tf.training.charts import draw_training
 from longretriever_tf.training.distributed.agreement import choose_groups, require_same_logs, require_same_settings
 from longretriever_tf.training.distributed.checkpoints import SharedCheckpoints, share_checkpoints
 from longretriever_tf.training.distributed.cluster import Cluster, start_cluster
 from longretriever_tf.training.history import TrainingHistory
+from longretriever_tf.training.log_on_disk import prepare_on_disk, read_log
 from longretriever_tf.training.loop import Checkpoints, LoopOptions, LoopState, run_phase
 from longretriever_tf.training.phases import Phase
 from longretriever_tf.training.run_dir import (
@@ -84,10 +93,10 @@ def _train_on_log(config: Config, cluster: Cluster) -> str:
     """What `train` does once flags, directory and workers are known to belong together."""
     run_dir = config.train.run_dir
 
-    def read() -> tuple[LifelongLog, LogIdentity]:
+    def read() -> tuple[LifelongLog | ShardedLog, LogIdentity]:
         with stage("reading the log"):
-            log = load_log(config.data)
-            return log, identify_log(log, config.data)
+            log = read_log(config)
+            return log, identify_shards(log) if isinstance(log, ShardedLog) else identify_log(log, config.data)
 
     log, identity = cluster.each(read)
     require_same_logs(cluster.exchange(identity.describe()))
@@ -113,13 +122,13 @@ def _describe_finished(run_dir: str) -> str:
     return f"{run_dir} has finished training{of_what}: nothing to do (to train once more, name another --run_dir)"
 
 
-def _train(config: Config, log: LifelongLog, identity: LogIdentity, cluster: Cluster) -> None:
+def _train(config: Config, log: LifelongLog | ShardedLog, identity: LogIdentity, cluster: Cluster) -> None:
     """What `train` does once the run directory and the log are known to belong together."""
-    run_dir, cuts = config.train.run_dir, training_cuts(config, log)
-    with stage("preparing vocabularies, item statistics and the items' SVD"):
-        prepared = prepare(config, log, training_cut(config, cuts))
+    ends = [identity.first, identity.last] if log.num_events else []
+    run_dir, cuts = config.train.run_dir, training_cuts(config, np.array(ends))
+    prepared, num_events = _prepare(config, log, cuts)
     print(
-        f"{config.data.dataset}: {prepared.log.num_users:,} users, {len(prepared.log.item):,} events before the cut "
+        f"{config.data.data or config.data.dataset}: {log.num_users:,} users, {num_events:,} events before the cut "
         f"({np.datetime64(prepared.corpus.cut, 's')} UTC), {prepared.corpus.num_items - 2:,} items, "
         f"{prepared.corpus.num_categories - 2:,} categories ({prepared.corpus.context})",
         flush=True,
@@ -144,10 +153,20 @@ def _train(config: Config, log: LifelongLog, identity: LogIdentity, cluster: Clu
     with stage("writing what export and evaluate need of the training window"):
         write_config(config)
         write_identity(run_dir, identity)
-        save_catalogue(run_dir, log, prepared.corpus)
+        save_catalogue(run_dir, log.items, prepared.corpus)
         save_prepared(run_dir, prepared, identity.fingerprint)
     _run_phases(config, parts.phases, optimizers, state, checkpoints, cluster, history)
     print(f"written: {draw_training(run_dir)}")
+
+
+def _prepare(config: Config, log: LifelongLog | ShardedLog, cuts: Cuts) -> tuple[Prepared | Window, int]:
+    """The training window, and its number of events."""
+    if isinstance(log, ShardedLog):
+        window = prepare_on_disk(config, log)
+        return window, int(window.item_count.sum())
+    with stage("preparing vocabularies, item statistics and the items' SVD"):
+        prepared = prepare(config, log, training_cut(config, cuts))
+    return prepared, len(prepared.log.item)
 
 
 def _make_checkpoints(

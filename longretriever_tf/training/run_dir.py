@@ -18,14 +18,15 @@ from longretriever_tf.common.files import (
 )
 from longretriever_tf.common.locks import hold_lock
 from longretriever_tf.config.config import Config, from_dict, load_config, to_json
-from longretriever_tf.data.batches.prepared_data import Prepared, load_saved
+from longretriever_tf.data.batches.prepared_data import load_saved
+from longretriever_tf.data.batches.tables import Tables
 from longretriever_tf.datasets.log_identity import LogIdentity, read_identity, require_log_of_run, source_of
 from longretriever_tf.training.charts import FILE as CHART_FILE
 from longretriever_tf.training.history import HISTORY_FILE
 
 _FREE_TO_CHANGE = (
-    *("checkpoint_every_s", "materialise_gb", "run_dir", "epochs", "interest_epochs", "patience"),
-    "distribute",
+    *("checkpoint_every_s", "materialise_gb", "max_memory_gb", "num_workers", "distribute"),
+    *("run_dir", "epochs", "interest_epochs", "patience"),
 )
 """Flags of `train` that a resumed run may change: none of them alters a step that is done."""
 
@@ -85,7 +86,7 @@ def require_same_log(config: Config, here: LogIdentity) -> None:
     require_log_of_run(config.train.run_dir, here, cure)
 
 
-def require_same_corpus(run_dir: str, prepared: Prepared) -> None:
+def require_same_corpus(run_dir: str, prepared: Tables) -> None:
     """Refuses another log where an earlier version kept no identity of it: by the items that were known at the cut.
 
     Raises:

@@ -6,21 +6,25 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from longretriever_tf.common.ranges import offset_of
 from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.config.baselines import LONGRETRIEVER
 from longretriever_tf.config.config import Config
+from longretriever_tf.data.batches.examples import held_out_users
 from longretriever_tf.data.batches.in_context import BatchSource
 from longretriever_tf.data.batches.interests import InterestSource
 from longretriever_tf.data.batches.on_device import DeviceSource
 from longretriever_tf.data.batches.prepared_data import (
     Prepared,
     example_history_embeddings,
-    held_out_users,
     prepare_examples,
     prepare_requests,
 )
-from longretriever_tf.data.corpus import encode_log, offset_of
+from longretriever_tf.data.corpus import encode_log
+from longretriever_tf.data.window.sources import WindowInterestSource, WindowSource
+from longretriever_tf.data.window.window import Window
 from longretriever_tf.datasets.log import LifelongLog
+from longretriever_tf.datasets.sharded_log import ShardedLog
 from longretriever_tf.datasets.splits import Cuts
 from longretriever_tf.evaluation.evaluator import evaluate_scorer, ranks_within_category
 from longretriever_tf.evaluation.ground_truth import Truth, build_truth
@@ -40,6 +44,7 @@ from longretriever_tf.training.distributed.grouping import (
     group_phase,
     own_by_category,
 )
+from longretriever_tf.training.log_on_disk import held_out_on_disk, validation_on_disk
 from longretriever_tf.training.phases import Phase
 
 _VALIDATION_USERS = 1000
@@ -65,12 +70,14 @@ class TrainingSetup:
     owned: OwnedTables | None = None
 
 
-def assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, cluster: Cluster) -> TrainingSetup:
+def assemble(
+    config: Config, log: LifelongLog | ShardedLog, cuts: Cuts, prepared: Prepared | Window, cluster: Cluster
+) -> TrainingSetup:
     """What `config.model.model` trains, in which phases.
 
     Args:
       config: the run's config.
-      log: the whole log; read beyond the cut for the validation metric alone.
+      log: the whole log, in memory or on disk; read beyond the cut for the validation metric alone.
       cuts: its cuts.
       prepared: the window before the training cut.
       cluster: the devices that train.
@@ -79,15 +86,11 @@ def assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, c
       UserError: there are no training examples.
     """
     if config.model.model != LONGRETRIEVER:
+        assert isinstance(log, LifelongLog) and isinstance(prepared, Prepared), "baselines train in memory"
         return _assemble_baseline(config, log, cuts, prepared, cluster)
     with cluster.scope():
         models = build_models(config, prepared.corpus, prepared.item_svd)
-    examples, snapshots = prepare_examples(config, prepared)
-    source = BatchSource(config, prepared, examples)
-    embeddings = source.history_embeddings
-    if snapshots is not examples:
-        embeddings = example_history_embeddings(config, prepared, snapshots)
-    interest_source = InterestSource(prepared, snapshots, embeddings, config.train.seed, config.model.history_events)
+    source, interest_source = _make_sources(config, prepared)
     epochs, seed = config.train.epochs, config.train.seed
     validate = _validate_towers(config, log, cuts, prepared, models)
     towers = Phase("towers", epochs, models.retriever, source, seed, validate)
@@ -96,6 +99,7 @@ def assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, c
     if config.train.item_tables == BY_CATEGORY:
         owned = own_by_category(config, source, models.retriever.item_tower, prepared.corpus.category_offset)
     if config.train.device_input:
+        assert isinstance(prepared, Prepared) and isinstance(source, BatchSource), "device_input trains in memory"
         device = DeviceSource(config, prepared, source)
         towers = DevicePhase("towers", epochs, models.retriever, device, seed, validate)
         if cluster.strategy is not None:
@@ -112,6 +116,21 @@ def assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, c
 
     trained = {"retriever": models.retriever, "interest": models.interest}
     return TrainingSetup([towers, interest], trained, set_scales, owned)
+
+
+def _make_sources(
+    config: Config, prepared: Prepared | Window
+) -> tuple[BatchSource | WindowSource, InterestSource | WindowInterestSource]:
+    """Batches of the towers and of the interest score: the same ones from memory and from disk."""
+    if isinstance(prepared, Window):
+        return WindowSource(config, prepared), WindowInterestSource(config, prepared)
+    examples, snapshots = prepare_examples(config, prepared)
+    source = BatchSource(config, prepared, examples)
+    embeddings = source.history_embeddings
+    if snapshots is not examples:
+        embeddings = example_history_embeddings(config, prepared, snapshots)
+    seed, shown = config.train.seed, config.model.history_events
+    return source, InterestSource(prepared, snapshots, embeddings, seed, shown)
 
 
 def _assemble_baseline(
@@ -136,24 +155,35 @@ def _assemble_baseline(
 
 
 def _validate_towers(
-    config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, models: Models
+    config: Config, log: LifelongLog | ShardedLog, cuts: Cuts, prepared: Prepared | Window, models: Models
 ) -> Callable[[], float] | None:
     """Within-category MRR, which guides early stopping; None where no window or user is held out for it."""
-    if config.train.cut == "validation":
-        truth = validation_truth(log, cuts, prepared)
-    elif config.train.validation_users:
-        prepared, truth = held_out_truth(config, log, prepared)
-    else:
+    if config.train.cut != "validation" and not config.train.validation_users:
         return None
+    requests, truth = _validation_requests(config, log, cuts, prepared)
 
     def validate() -> float:
-        scorer = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)
-        rank = ranks_within_category(scorer, truth, prepared.corpus.category_offset, chunk=512)
+        scorer = LongRetrieverScorer(config, requests, models.retriever, models.interest, config.retrieval)
+        rank = ranks_within_category(scorer, truth, requests.corpus.category_offset, chunk=512)
         mrr = float(np.mean(1.0 / (1.0 + rank)))
         print(f"validation: within-category MRR {mrr:.4f}, recall@20 {np.mean(rank < 20):.4f}")
         return mrr
 
     return validate
+
+
+def _validation_requests(
+    config: Config, log: LifelongLog | ShardedLog, cuts: Cuts, prepared: Prepared | Window
+) -> tuple[Prepared, Truth]:
+    """Whom the validation metric asks about: their requests, and what they took."""
+    is_window = config.train.cut == "validation"
+    if isinstance(log, ShardedLog):
+        assert isinstance(prepared, Window), "the window of a log on disk"
+        if is_window:
+            return validation_on_disk(log, cuts, prepared, _VALIDATION_USERS)
+        return held_out_on_disk(config, log, prepared, _VALIDATION_USERS)
+    assert isinstance(prepared, Prepared), "the window of a log in memory"
+    return (prepared, validation_truth(log, cuts, prepared)) if is_window else held_out_truth(config, log, prepared)
 
 
 def _validate_baseline(
@@ -193,7 +223,7 @@ def held_out_truth(config: Config, log: LifelongLog, prepared: Prepared) -> tupl
     arrays = {"item_svd": prepared.item_svd, "taste_rows": prepared.history_embedding_rows}
     requests = prepare_requests(log, corpus, arrays, start)
     whole = encode_log(log, corpus)
-    is_asked = held_out_users(config, log.num_users)[whole.event_user()] | (whole.timestamp < start)
+    is_asked = held_out_users(config, log.user_id)[whole.event_user()] | (whole.timestamp < start)
     asked = dataclasses.replace(
         whole,
         offset=offset_of(np.bincount(whole.event_user()[is_asked], minlength=whole.num_users)),

@@ -1,10 +1,10 @@
 """In-context batches: light keys, regrouped by category each epoch, read in the graph batch by batch.
 
-The order of work: (1) numpy shuffles the epoch's keys by (seed, epoch) alone; (2) keys are regrouped by category and
-bucketed by history length, then cut into single-category batches, whose order is shuffled too; (3) a tf.data map looks
-up each batch's keys, gathers the histories that were searched once (or searches them, where --materialise_gb is too
-small to keep them) and pads to the longest of that batch. Nothing per element runs in Python, and batch i of an epoch
-is a pure function of (seed, epoch, i): resuming needs no iterator state.
+The order of work: (1) numpy orders the epoch's keys by a hash of (seed, epoch, key); (2) keys are regrouped by category
+and bucketed by history length, then cut into single-category batches, whose order is shuffled too; (3) a tf.data map
+looks up each batch's keys, gathers the histories that were searched once (or searches them, where --materialise_gb is
+too small to keep them) and pads to the longest of that batch. Nothing per element runs in Python, and batch i of an
+epoch is a pure function of (seed, epoch, i): resuming needs no iterator state.
 """
 
 from typing import NamedTuple
@@ -14,11 +14,13 @@ import tensorflow as tf
 
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.examples import Examples, distinct_targets
+from longretriever_tf.data.batches.order import shuffled_rows
 from longretriever_tf.data.batches.pipeline import chosen_batches, numbered_batches
 from longretriever_tf.data.batches.prepared_data import Prepared, example_history_embeddings
 from longretriever_tf.data.batches.token_cache import Histories, SearchedHistories, keep_histories, kept_bytes
-from longretriever_tf.data.corpus import Corpus, EncodedLog
-from longretriever_tf.data.search.hard_search import flat_ranges
+from longretriever_tf.data.corpus import Corpus
+from longretriever_tf.data.recipe.item_stats import ItemStats
+from longretriever_tf.data.search.hard_search import Tokens, flat_ranges
 
 _BUCKETS = (0, 1, 2, 4, 8, 16, 32)
 DEVICE_BUCKETS = (1, 4, 16)
@@ -86,42 +88,75 @@ class EpochPlan(NamedTuple):
 
 
 def plan_epoch(config: Config, examples: Examples, category_offset: np.ndarray, epoch: int) -> EpochPlan:
-    """Shuffles, regroups by category and length bucket, cuts into batches. Each example is used exactly once.
+    """Regroups by category and length bucket, orders each group by a hash of (seed, epoch, example), cuts into batches.
+
+    Each example is used exactly once.
+    """
+    group = example_groups(config, examples.length, examples.category)
+    shuffled = shuffled_rows(examples.id, config.train.seed, epoch)
+    rows = shuffled[np.argsort(group[shuffled], kind="stable")]
+    present, size = np.unique(group, return_counts=True)
+    start, stop = cut_batches(config, present, size, np.diff(category_offset), epoch)
+    return EpochPlan(rows, start, stop)
+
+
+def num_buckets(config: Config) -> int:
+    """Buckets of history length."""
+    return len(_buckets(config)) + 1
+
+
+def _buckets(config: Config) -> tuple[int, ...]:
+    return DEVICE_BUCKETS if config.train.device_input else _BUCKETS
+
+
+def example_groups(config: Config, length: np.ndarray, category: np.ndarray) -> np.ndarray:
+    """The group of each example, [X] integers: category times `num_buckets`, plus the bucket of the length.
+
+    Mixed batches have one category in all, number 0.
+    """
+    bucket = np.searchsorted(_buckets(config), length)
+    if not config.train.in_context:
+        return bucket.astype(np.uint16)
+    group = category.astype(np.int64) * num_buckets(config) + bucket
+    return group.astype(np.uint16) if group.max(initial=0) < 2**16 else group  # NumPy sorts these by their digits
+
+
+def cut_batches(
+    config: Config, group: np.ndarray, size: np.ndarray, num_items: np.ndarray, epoch: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the batches of an epoch start and stop, in the order in which they come, [B] int64 each.
+
+    It follows from the sizes of the groups alone: no example needs to be there.
 
     Small categories: a category's remainder shorter than a quarter of a batch joins its next longer bucket; the last
     remainder is a short batch of its own. Short batches lose no negatives under the full softmax; under `in_batch`,
     categories of at most `small_category` items are scored whole.
+
+    Args:
+      config: the run's config.
+      group: those that have examples, ascending, [g] integers.
+      size: examples of each, [g].
+      num_items: items of each category, [C].
+      epoch: its number.
     """
-    train = config.train
-    rng = np.random.default_rng([train.seed, epoch])
-    shuffled = rng.permutation(len(examples))
-    buckets = DEVICE_BUCKETS if train.device_input else _BUCKETS
-    bucket = np.searchsorted(buckets, examples.length[shuffled])
-    group = bucket.astype(np.int64)
-    if train.in_context:
-        group += examples.category[shuffled].astype(np.int64) * (len(buckets) + 1)
-    order = np.argsort(group, kind="stable")
-    rows, group = shuffled[order], group[order]
-    edges = np.append(np.flatnonzero(np.diff(group, prepend=-1)), len(group))
-    sizes = np.diff(category_offset)
+    train, edges = config.train, np.concatenate([[0], np.cumsum(size)]).tolist()
     bounds: list[tuple[int, int]] = []
     pending, pending_owner, capacity = 0, -1, train.batch_size
-    for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        owner = int(group[start]) // (len(buckets) + 1)
+    for owner, start, stop in zip((group // num_buckets(config)).tolist(), edges[:-1], edges[1:], strict=True):
         if owner != pending_owner:
             if pending_owner >= 0 and pending < start:
                 bounds.append((pending, start))
             pending, pending_owner = start, owner
             capacity = train.batch_size
             if train.loss == "full":
-                capacity = max(1, min(capacity, train.max_logits // int(sizes[owner])))
+                capacity = max(1, min(capacity, train.max_logits // int(num_items[owner])))
         while stop - pending >= max(1, capacity // 4):
             bounds.append((pending, min(stop, pending + capacity)))
             pending = bounds[-1][1]
-    if pending < len(rows):
-        bounds.append((pending, len(rows)))
-    table = np.array(bounds, np.int64)[rng.permutation(len(bounds))]
-    return EpochPlan(rows, table[:, 0], table[:, 1])
+    if pending < edges[-1]:
+        bounds.append((pending, edges[-1]))
+    table = np.array(bounds, np.int64)[np.random.default_rng([train.seed, epoch]).permutation(len(bounds))]
+    return table[:, 0], table[:, 1]
 
 
 class BatchSource:
@@ -141,7 +176,7 @@ class BatchSource:
     """
 
     def __init__(self, config: Config, prepared: Prepared, examples: Examples) -> None:
-        corpus, log, stats = prepared.corpus, prepared.log, prepared.stats
+        corpus, log = prepared.corpus, prepared.log
         self._config, self.examples, self._offset = config, examples, corpus.category_offset
         self.num_rows, self._num_batches = len(examples), len(self.plan(0).start)
         self.targets = targets = distinct_targets(examples, prepared.order)
@@ -149,6 +184,8 @@ class BatchSource:
         self.histories: Histories = SearchedHistories(config, prepared, examples)
         if kept_bytes(config, examples) <= config.train.materialise_gb * 1e9:
             self.histories = keep_histories(config, self.histories, examples)
+        counts = np.bincount(log.item, minlength=corpus.num_items)
+        self._tables = BatchTables(config, corpus, prepared.stats, counts)
         with tf.device("/CPU:0"):
             # One row per example: gathering a row of six costs what gathering one number does.
             columns = (
@@ -159,9 +196,6 @@ class BatchSource:
             self._time, self._weight = tf.constant(examples.time), tf.constant(examples.weight)
             self._target = tf.constant(targets.item)
             self._profile = tf.constant(log.profile)
-            self._stats, self._first_time = tf.constant(stats.item), tf.constant(stats.first_time)
-            self._category_offset = tf.constant(corpus.category_offset)
-            self._probability = tf.constant(_sampling_probability(config, corpus, log))
             self._history_embedding = tf.constant(self.history_embeddings.vector)
 
     def plan(self, epoch: int) -> EpochPlan:
@@ -192,9 +226,66 @@ class BatchSource:
         """Reads and pads one batch of example rows ([R] int64), in the graph."""
         columns = tf.unstack(tf.gather(self._example, rows), 6, 1)
         category, user, stats_at, history_embedding_row, target_start, target_stop = columns
-        time, tokens = tf.gather(self._time, rows), self.histories.read(rows)
         target_row, at = flat_ranges(target_start, target_stop)
-        target = tf.gather(self._target, at)
+        return self._tables.make(
+            BatchRows(
+                category=category,
+                profile=tf.gather(self._profile, user),
+                stats_row=stats_at,
+                time=tf.gather(self._time, rows),
+                weight=tf.gather(self._weight, rows),
+                history_embedding=tf.gather(self._history_embedding, history_embedding_row),
+                target_row=target_row,
+                target=tf.gather(self._target, at),
+            ),
+            self.histories.read(rows),
+        )
+
+
+class BatchRows(NamedTuple):
+    """What a batch of R examples reads of the examples themselves, wherever they lie.
+
+    Attributes:
+      category: [R] int64.
+      profile: [R, P] int32.
+      stats_row: row of the item statistics as of each, [R] int64.
+      time: seconds UTC, [R] int64.
+      weight: of each target, [R] float32.
+      history_embedding: [R, D] float32.
+      target_row: example of each distinct target, [t] int32.
+      target: item, [t] int32.
+    """
+
+    category: tf.Tensor
+    profile: tf.Tensor
+    stats_row: tf.Tensor
+    time: tf.Tensor
+    weight: tf.Tensor
+    history_embedding: tf.Tensor
+    target_row: tf.Tensor
+    target: tf.Tensor
+
+
+class BatchTables:
+    """What every batch reads of the whole log, and the graph that makes a `Batch` of its rows and tokens.
+
+    Args:
+      config: the run's config.
+      corpus: the corpus.
+      stats: item statistics on the grid of times.
+      item_count: events of each item before the cut, [V].
+    """
+
+    def __init__(self, config: Config, corpus: Corpus, stats: ItemStats, item_count: np.ndarray) -> None:
+        self._config = config
+        with tf.device("/CPU:0"):
+            self._stats, self._first_time = tf.constant(stats.item), tf.constant(stats.first_time)
+            self._category_offset = tf.constant(corpus.category_offset)
+            self._probability = tf.constant(_sampling_probability(config, corpus, item_count))
+
+    def make(self, rows: BatchRows, tokens: Tokens) -> Batch:
+        """One batch, in the graph."""
+        category, target = rows.category, rows.target
         low, high = self._category_offset[category[0]], self._category_offset[category[0] + 1]
         scores_full_category = self._has_few_items(high - low)
         item, token_local, target_local = tf.cond(
@@ -205,26 +296,26 @@ class BatchSource:
         # The two branches agree in rank, which `cond` forgets and the optimizer of the step's graph asks for.
         token_local = tf.ensure_shape(token_local, [None, None])
         item, target_local = tf.ensure_shape(item, [None]), tf.ensure_shape(target_local, [None])
-        stats_rows, stats_row = tf.unique(stats_at)
+        stats_rows, stats_row = tf.unique(rows.stats_row)
         keep_stats = tf.where(scores_full_category, tf.size(stats_rows), 0)
         stats = tf.gather(self._stats[:, low:high], stats_rows[:keep_stats])
         first_time = self._first_time[low : tf.where(scores_full_category, high, low)]
         # Snapshots share few times: comparing each time once and copying rows is far less than R n comparisons.
-        as_of_times, as_of = tf.unique(time)
+        as_of_times, as_of = tf.unique(rows.time)
         return Batch(
             category=tf.cast(category, tf.int32),
-            profile=tf.gather(self._profile, user),
+            profile=rows.profile,
             token_item=tokens.item,
             token_local=token_local,
             features=tokens.features,
             item=item[None],
             scores_full_category=scores_full_category,
-            target_row=target_row,
+            target_row=rows.target_row,
             target_local=target_local,
-            target_weight=tf.gather(tf.gather(self._weight, rows), target_row),
+            target_weight=tf.gather(rows.weight, rows.target_row),
             target_probability=tf.gather(self._probability, target),
             recipe=RecipeColumns(
-                history_embedding=tf.gather(self._history_embedding, history_embedding_row),
+                history_embedding=rows.history_embedding,
                 stats=stats,
                 stats_row=stats_row,
                 is_available=tf.gather(first_time[None] < as_of_times[:, None], as_of),
@@ -251,9 +342,9 @@ def _distinct(token_item: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.T
     return item, tf.reshape(local[:num_tokens], tf.shape(token_item)), local[num_tokens:]
 
 
-def _sampling_probability(config: Config, corpus: Corpus, log: EncodedLog) -> np.ndarray:
+def _sampling_probability(config: Config, corpus: Corpus, item_count: np.ndarray) -> np.ndarray:
     """Q(item | category) from the training window, or Q(item) for mixed batches, [V] float32, above 0."""
-    counts = np.bincount(log.item, minlength=corpus.num_items).astype(np.float64)
+    counts = item_count.astype(np.float64)
     if config.train.in_context:
         totals = np.bincount(corpus.item_category, counts, corpus.num_categories)[corpus.item_category]
     else:

@@ -14,12 +14,12 @@ import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.examples import Examples, Targets
 from longretriever_tf.data.batches.in_context import DEVICE_BUCKETS, Batch, BatchSource, EpochPlan, RecipeColumns
 from longretriever_tf.data.batches.prepared_data import Prepared
 from longretriever_tf.data.batches.token_cache import CachedTokens
-from longretriever_tf.data.corpus import flat_ranges
 
 _LEAST_ITEMS = 128
 """Categories are padded to this, or to four, sixteen, ... times as many items."""

@@ -17,7 +17,7 @@ from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.text import as_text
 from longretriever_tf.datasets.event_log.delimited import TextFormat
 from longretriever_tf.datasets.event_log.plain import is_number, is_text, is_time
-from longretriever_tf.datasets.event_log.tables import read_table
+from longretriever_tf.datasets.event_log.tables import Parts, read_table
 from longretriever_tf.datasets.event_log.times import Times, find_fault, read_times
 
 _WHOLE = r"^-?(?:0|[1-9][0-9]*)(?:\.0+)?$"
@@ -38,10 +38,36 @@ class Coded(NamedTuple):
     row: np.ndarray
 
 
-class LogTable:
-    """The named columns of a table's files, kept with what an error message must say about them."""
+class Spelling(NamedTuple):
+    """How a part of a table writes a column: what decides whether several parts make one column.
 
-    def __init__(self, flag: str, path: str, columns: dict[str, str], text: TextFormat | None = None):
+    Attributes:
+      type: of the Arrow column.
+      is_empty: whether it has no value.
+      is_whole: whether `LogTable.coded` makes integers of it.
+      is_exact: whether each value is written as `coded` gives it back, 7 and not 7.0.
+    """
+
+    type: pa.DataType
+    is_empty: bool
+    is_whole: bool
+    is_exact: bool
+
+
+class LogTable:
+    """The named columns of a table's files, kept with what an error message must say about them.
+
+    Args:
+      source: flag and path, such as `--events=a.csv`: for errors.
+      parts: the columns.
+    """
+
+    def __init__(self, source: str, parts: Parts) -> None:
+        self.source, self._parts = source, parts
+        self._warned: set[str] = set()
+
+    @classmethod
+    def read(cls, flag: str, path: str, columns: dict[str, str], text: TextFormat | None = None) -> "LogTable":
         """Reads the columns.
 
         Args:
@@ -53,10 +79,8 @@ class LogTable:
         Raises:
           UserError: as `read_table`.
         """
-        self.source = f"{flag}={path}"
-        self._parts = read_table(self.source, path, columns, text or TextFormat())
-        self.num_files = len(self._parts.files)
-        self._warned: set[str] = set()
+        source = f"{flag}={path}"
+        return cls(source, read_table(source, path, columns, text or TextFormat()))
 
     def __len__(self) -> int:
         return self._parts.data.num_rows
@@ -87,6 +111,15 @@ class LogTable:
         values, inverse = np.unique(values, return_inverse=True)
         rows = pc.fill_null(coded.indices, -1).to_numpy()
         return Coded(values, np.append(inverse, -1)[rows])
+
+    def spelling(self, name: str, coded: Coded) -> Spelling:
+        """How this part of the table writes the column, which `coded` has made of it."""
+        column = self._parts.data.column(name)
+        is_whole = len(coded.values) > 0 and coded.values.dtype.kind != "O"
+        is_exact = not pa.types.is_floating(column.type)
+        if is_whole and is_text(column.type):
+            is_exact = not pc.any(pc.match_substring_regex(column.unique(), r"\.0+$")).as_py()
+        return Spelling(column.type, column.null_count == len(column), is_whole, is_exact)
 
     def _warn_of_spaces(self, name: str, values: np.ndarray) -> None:
         if values.dtype.kind != "O" or name in self._warned:

@@ -25,12 +25,22 @@ _STAND_IN = "\x1f"
 _CHUNK = 1 << 20
 _BLOCKS = (8 << 20, 256 << 20)
 """Bytes that are parsed at once: a row must fit in a block, and nearly all fit in the first."""
+_STREAMED_BLOCK = 32 << 20
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _BYTE_ORDER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Unreadable(Exception):
-    """Why a file or a column cannot be read; callers that know the file's name raise it as a UserError."""
+    """Why a file or a column cannot be read; callers that know the file's name raise it as a UserError.
+
+    Args:
+      problem: the end of a sentence about the file.
+      column: words that follow the file's name, where the problem lies in one column.
+    """
+
+    def __init__(self, problem: str, column: str = "") -> None:
+        super().__init__(problem)
+        self.column = column
 
 
 class TextFormat(NamedTuple):
@@ -124,34 +134,61 @@ class DelimitedFile:
             except pa.ArrowInvalid as refusal:
                 error = refusal
                 continue
-            fault, _ = self._find_fault(indices) if self._has_quotes and stream.has_quotes else ("", 0)
-            if fault:
-                raise Unreadable(fault)
+            self._check_quotes(stream, indices)
             return table
+        return self._explain(error, indices)
+
+    def read_pieces(self, indices: list[int], max_rows: int) -> Iterator[pa.Table]:
+        """As `read`, in pieces of about `max_rows` rows, so that memory does not grow with the file."""
+        with self._stream(self.delimiter) as stream:
+            pending, num_rows = [], 0
+            try:
+                for batch in pa_csv.open_csv(stream, **self._options(indices, _STREAMED_BLOCK)):
+                    pending.append(batch)
+                    num_rows += batch.num_rows
+                    if num_rows >= max_rows:
+                        yield pa.Table.from_batches(pending)
+                        pending, num_rows = [], 0
+            except pa.ArrowInvalid as error:
+                yield self._explain(error, indices)
+                return
+        self._check_quotes(stream, indices)
+        if pending:
+            yield pa.Table.from_batches(pending)
+
+    def _check_quotes(self, stream: "_CleanBytes", indices: list[int]) -> None:
+        fault, _ = self._find_fault(indices) if self._has_quotes and stream.has_quotes else ("", 0)
+        if fault:
+            raise Unreadable(fault)
+
+    def _explain(self, error: pa.ArrowInvalid | None, indices: list[int]) -> pa.Table:
+        """No rows for a header that no end of line follows; else what is wrong, in words."""
         fault, num_rows = self._find_fault(indices)
-        if not (fault or num_rows):  # a header that no end of line follows
+        if not (fault or num_rows):
             return pa.table({str(index): pa.array([], pa.string()) for index in indices})
         raise Unreadable(fault or " ".join(str(error).split())) from error
 
     def _parse_all(self, stream: "_CleanBytes", indices: list[int], block: int) -> pa.Table:
+        return pa_csv.read_csv(stream, **self._options(indices, block))
+
+    def _options(self, indices: list[int], block: int) -> dict[str, Any]:
         columns = [str(index) for index in range(len(self.names))]
         wanted = [columns[index] for index in indices]
         skipped = 0 if self._text.column_names else 1
-        return pa_csv.read_csv(
-            stream,
-            read_options=pa_csv.ReadOptions(column_names=columns, skip_rows_after_names=skipped, block_size=block),
-            parse_options=pa_csv.ParseOptions(
+        return {
+            "read_options": pa_csv.ReadOptions(column_names=columns, skip_rows_after_names=skipped, block_size=block),
+            "parse_options": pa_csv.ParseOptions(
                 delimiter=self._mark,
                 quote_char='"' if self._has_quotes else False,
                 newlines_in_values=self._has_quotes,
             ),
-            convert_options=pa_csv.ConvertOptions(
+            "convert_options": pa_csv.ConvertOptions(
                 include_columns=wanted,
                 column_types=dict.fromkeys(wanted, pa.string()),
                 strings_can_be_null=True,
                 null_values=[""],  # "NA" and "None" may be values
             ),
-        )
+        }
 
     def _find_fault(self, indices: list[int]) -> tuple[str, int]:
         """The first row that is not as it should be, in words (empty: all are), and its number, from 1."""

@@ -105,13 +105,7 @@ def join_parts(parts: list[pa.ChunkedArray], files: Sequence[str]) -> pa.Chunked
     if len({part.type for part in parts}) == 1:
         return pa.chunked_array([chunk for part in parts for chunk in part.chunks], parts[0].type)
     filled = [i for i, part in enumerate(parts) if part.null_count < len(part)]
-    first = filled[0] if filled else 0
-    for number in filled:
-        if _family(parts[number].type) != _family(parts[first].type):
-            raise Unreadable(
-                f"is {parts[first].type} in {files[first]} and {parts[number].type} in {files[number]}; "
-                "write all files with one type"
-            )
+    require_one_family([(files[i], parts[i].type) for i in filled])
     for kind in _common_types([parts[number].type for number in filled]):
         try:
             cast = [
@@ -121,7 +115,24 @@ def join_parts(parts: list[pa.ChunkedArray], files: Sequence[str]) -> pa.Chunked
             continue
         chunks = [chunk for part in cast for chunk in (part.chunks if isinstance(part, pa.ChunkedArray) else [part])]
         return pa.chunked_array(chunks, kind)
-    raise Unreadable(f"its numbers in {files[first]} and other files fit no common type; write all files with one type")
+    raise Unreadable(
+        f"its numbers in {files[filled[0]]} and other files fit no common type; write all files with one type"
+    )
+
+
+def require_one_family(columns: Sequence[tuple[str, pa.DataType]]) -> None:
+    """Refuses a column that is text in one file and numbers in another, and the like.
+
+    Args:
+      columns: file and type of each part that has a value.
+
+    Raises:
+      Unreadable: names two files and their types.
+    """
+    for file, kind in columns[1:]:
+        first_file, first = columns[0]
+        if _family(kind) != _family(first):
+            raise Unreadable(f"is {first} in {first_file} and {kind} in {file}; write all files with one type")
 
 
 def _family(kind: pa.DataType) -> str:

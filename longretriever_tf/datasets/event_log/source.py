@@ -44,15 +44,17 @@ def read_event_log(spec: DataConfig, now: float | None = None) -> LifelongLog:
     Raises:
       UserError: names the file, the column and the value at fault.
     """
-    _check_spec(spec)
-    spec = _settle_context(spec)
-    events = _open("events", spec, _event_columns(spec))
-    items_from = _open("items", spec, _item_columns(spec)) if spec.items else events
+    check_spec(spec)
+    spec = settle_context(spec)
+    events = open_table("events", spec, event_columns(spec))
+    items_from = open_table("items", spec, item_columns(spec)) if spec.items else events
     event_items = events.ids(spec.item_column)
-    listed, wanted = _align(items_from.ids(spec.item_column) if spec.items else event_items, event_items)
-    items = _item_table(spec, items_from, listed)
+    listed, wanted = align(items_from.ids(spec.item_column) if spec.items else event_items, event_items)
+    items = make_item_table(spec, items_from, listed)
     is_known = (find_rows(listed.values, wanted.values) >= 0)[wanted.row]  # [E]
-    _report_unknown(spec, wanted, is_known)
+    if len(unknown := np.flatnonzero(~is_known)):
+        example = wanted.values[wanted.row[unknown[0]]]
+        report_unknown(spec, len(unknown), len(is_known), len(np.unique(wanted.row[unknown])), example)
     users = events.ids(spec.user_column)
     user_row = users.row[is_known]
     is_present = np.bincount(user_row, minlength=len(users.values)) > 0
@@ -73,7 +75,7 @@ def read_event_log(spec: DataConfig, now: float | None = None) -> LifelongLog:
     if spec.basket_column:
         cut = _baskets(spec, events, users, is_known, columns.timestamp)
         columns, counts = columns._replace(basket_id=cut.basket_id), counts | cut.counts
-    profile, without = _profile(spec, user_id)
+    profile, without = read_profile(spec, user_id)
     counts |= {accounts.USERS_WITHOUT_EVENTS: without} if spec.users else {}
     return build_log.build_log(columns, user_id, profile, items, own_context(spec), counts)
 
@@ -86,31 +88,40 @@ def read_item_table(spec: DataConfig) -> ItemTable:
     Raises:
       UserError: names the file, the column and the value at fault.
     """
-    spec = _settle_context(spec)
-    table = _open("items", spec, _item_columns(spec))
-    items = _item_table(spec, table, table.ids(spec.item_column))
+    spec = settle_context(spec)
+    table = open_table("items", spec, item_columns(spec))
+    items = make_item_table(spec, table, table.ids(spec.item_column))
     return build_log.fill_missing_context(items, own_context(spec))
 
 
-def _settle_context(spec: DataConfig) -> DataConfig:
+def settle_context(spec: DataConfig) -> DataConfig:
     """The spec without its clusters, if the table of the items has a column `CONTEXT`."""
     if not asks_clusters(spec.context):
         return spec
     try:
-        _open("items" if spec.items else "events", spec, {CONTEXT: "--context"})
+        open_table("items" if spec.items else "events", spec, {CONTEXT: "--context"})
     except UserError:  # what else may be wrong with the table, reading it in earnest will say
         return spec
     return dataclasses.replace(spec, context="")
 
 
-def _open(name: str, spec: DataConfig, columns: dict[str, str]) -> LogTable:
+def open_table(name: str, spec: DataConfig, columns: dict[str, str]) -> LogTable:
     """The table `events`, `items` or `users` that the spec names."""
+    return LogTable.read(f"--{name}", getattr(spec, name), columns, text_format(name, spec))
+
+
+def text_format(name: str, spec: DataConfig) -> TextFormat:
+    """How the table `events`, `items` or `users` is written, if it is text."""
     named = {"events": spec.column_names, "items": spec.items_column_names, "users": spec.users_column_names}
-    text = TextFormat(spec.delimiter.replace("\\t", "\t"), spec.quotes, spec.encoding, named[name])
-    return LogTable(f"--{name}", getattr(spec, name), columns, text)
+    return TextFormat(spec.delimiter.replace("\\t", "\t"), spec.quotes, spec.encoding, named[name])
 
 
-def _check_spec(spec: DataConfig) -> None:
+def check_spec(spec: DataConfig) -> None:
+    """Refuses a spec that names no events, or a users table without its columns.
+
+    Raises:
+      UserError: names the flags.
+    """
     if not spec.events:
         raise UserError("--dataset=event_log needs --events=FILE (.parquet, .csv, a directory or a glob of them)")
     if bool(spec.users) != bool(spec.user_features):
@@ -120,7 +131,8 @@ def _check_spec(spec: DataConfig) -> None:
         )
 
 
-def _event_columns(spec: DataConfig) -> dict[str, str]:
+def event_columns(spec: DataConfig) -> dict[str, str]:
+    """Column -> flag of the events table."""
     columns = {
         spec.user_column: "--user_column",
         spec.item_column: "--item_column",
@@ -129,10 +141,11 @@ def _event_columns(spec: DataConfig) -> dict[str, str]:
     for name, flag in ((spec.basket_column, "--basket_column"), (spec.weight_column, "--weight_column")):
         if name:
             columns[name] = flag
-    return columns if spec.items else {**_item_columns(spec), **columns}
+    return columns if spec.items else {**item_columns(spec), **columns}
 
 
-def _item_columns(spec: DataConfig) -> dict[str, str]:
+def item_columns(spec: DataConfig) -> dict[str, str]:
+    """Column -> flag of the items table."""
     columns = dict.fromkeys(spec.item_features, "--item_features")
     if own_context(spec):
         columns[own_context(spec)] = "--context"
@@ -141,7 +154,7 @@ def _item_columns(spec: DataConfig) -> dict[str, str]:
     return {**columns, spec.item_column: "--item_column"}
 
 
-def _align(left: Coded, right: Coded) -> tuple[Coded, Coded]:
+def align(left: Coded, right: Coded) -> tuple[Coded, Coded]:
     """Both columns of ids as text if either is: 7 in one table is "7" in the other."""
     if is_text(left.values) == is_text(right.values):
         return left, right
@@ -153,19 +166,29 @@ def _as_text(column: Coded) -> Coded:
     return Coded(values, inverse[column.row])
 
 
-def _item_table(spec: DataConfig, table: LogTable, items: Coded) -> ItemTable:
+def make_item_table(spec: DataConfig, table: LogTable, items: Coded) -> ItemTable:
+    """The items with their features and names, as `table` gives them.
+
+    Args:
+      spec: names the columns.
+      table: the items table, or the events where there is none.
+      items: its ids.
+
+    Raises:
+      UserError: an item has two values of a feature.
+    """
     features = {
-        name: _one_value_each(table, name, spec.item_column, items, must_agree=True)
+        name: one_value_each(table, name, spec.item_column, items, must_agree=True)
         for name in item_feature_columns(spec)
     }
     names = as_text(items.values)
     if spec.item_name_column:
-        given = _one_value_each(table, spec.item_name_column, spec.item_column, items, must_agree=False)
+        given = one_value_each(table, spec.item_name_column, spec.item_column, items, must_agree=False)
         names = np.where(given == schema.MISSING, names, given)
     return ItemTable(items.values, features, names)
 
 
-def _one_value_each(table: LogTable, name: str, key: str, owners: Coded, must_agree: bool) -> np.ndarray:
+def one_value_each(table: LogTable, name: str, key: str, owners: Coded, must_agree: bool) -> np.ndarray:
     """The value of each owner (item or user), [V] of str; of several the first in the alphabet, in any order of rows.
 
     Raises:
@@ -181,7 +204,7 @@ def _one_value_each(table: LogTable, name: str, key: str, owners: Coded, must_ag
         row = differs[0]
         raise table.fail(
             name,
-            f"{key} {_plain(owners.values[owner[row]])!r} has two values, "
+            f"{key} {plain_value(owners.values[owner[row]])!r} has two values, "
             f"{column.values[first[owner[row]]]!r} and {column.values[value[row]]!r} "
             f"({table.row_words(given[row])}); expected one",
         )
@@ -192,32 +215,31 @@ def _one_value_each(table: LogTable, name: str, key: str, owners: Coded, must_ag
     return np.where(first >= 0, column.values[np.maximum(first, 0)], schema.MISSING)
 
 
-def _report_unknown(spec: DataConfig, items: Coded, is_known: np.ndarray) -> None:
+def report_unknown(spec: DataConfig, num_unknown: int, num_events: int, num_items: int, example: Any) -> None:
     """Warns of events whose item the items table lacks.
+
+    Args:
+      spec: names the tables.
+      num_unknown: events of such items, of `num_events`.
+      num_events: all events.
+      num_items: such items.
+      example: the id of one.
 
     Raises:
       UserError: no event is left.
     """
-    unknown = np.flatnonzero(~is_known)
-    if not len(unknown):
-        return
-    example = _plain(items.values[items.row[unknown[0]]])
-    if len(unknown) == len(is_known):
+    if num_unknown == num_events:
         raise UserError(
             f"--items={spec.items} names none of the items of --events={spec.events} (item "
-            f"{example!r}, for one): do both tables hold the same ids in {spec.item_column!r}?"
+            f"{plain_value(example)!r}, for one): do both tables hold the same ids in {spec.item_column!r}?"
         )
     logging.warning(
         "%d of %d events are left out: their %d items are not in --items=%s (item %r, for one)",
-        len(unknown),
-        len(is_known),
-        len(np.unique(items.row[unknown])),
-        spec.items,
-        example,
+        *(num_unknown, num_events, num_items, spec.items, plain_value(example)),
     )
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """A numpy number as Python's, so that it prints as itself."""
     return value.item() if isinstance(value, np.generic) else value
 
@@ -243,14 +265,14 @@ def _baskets(
         raise events.fail(
             spec.basket_column,
             f"{accounts.describe_baskets(cut.counts, 'refused')}; the longest begins in "
-            f"{events.row_words(row)}: basket {_plain(given.values[given.row[row]])!r} of "
-            f"{spec.user_column} {_plain(users.values[users.row[row]])!r}; let --long_baskets=cut part them, or "
+            f"{events.row_words(row)}: basket {plain_value(given.values[given.row[row]])!r} of "
+            f"{spec.user_column} {plain_value(users.values[users.row[row]])!r}; let --long_baskets=cut part them, or "
             "give baskets ids of their own",
         )
     return cut._replace(basket_id=basket_id)
 
 
-def _profile(spec: DataConfig, user_id: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
+def read_profile(spec: DataConfig, user_id: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
     """Profile columns [U] of str, and how many users of the users table have no event.
 
     Users whom the users table lacks have missing values.
@@ -258,12 +280,12 @@ def _profile(spec: DataConfig, user_id: np.ndarray) -> tuple[dict[str, np.ndarra
     if not spec.users:
         return {}, 0
     flags = dict.fromkeys(spec.user_features, "--user_features")
-    table = _open("users", spec, {**flags, spec.user_column: "--user_column"})
-    known, wanted = _align(table.ids(spec.user_column), Coded(user_id, np.arange(len(user_id))))
+    table = open_table("users", spec, {**flags, spec.user_column: "--user_column"})
+    known, wanted = align(table.ids(spec.user_column), Coded(user_id, np.arange(len(user_id))))
     row = find_rows(known.values, wanted.values)[wanted.row]  # [U]
     is_known = row >= 0
     columns = {
-        name: _one_value_each(table, name, spec.user_column, known, must_agree=True) for name in spec.user_features
+        name: one_value_each(table, name, spec.user_column, known, must_agree=True) for name in spec.user_features
     }
     profile = {name: np.where(is_known, column[row], schema.MISSING) for name, column in columns.items()}
     return profile, len(known.values) - int(is_known.sum())

@@ -1,8 +1,9 @@
 """The named columns of the files of a table, as one Arrow table of plain types. Imports no TensorFlow."""
 
+import contextlib
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,18 +36,36 @@ class Parts(NamedTuple):
       data: the columns by their names.
       files: paths, below the folder that holds them all.
       stop: rows of `data` before the end of each file, [files] int64.
+      first_row: rows of the first file that lie before `data`.
+      is_one: whether the table has one file, so that errors need not name it.
     """
 
     data: pa.Table
     files: tuple[str, ...]
     stop: np.ndarray
+    first_row: int
+    is_one: bool
 
     def row_words(self, row: int) -> str:
         """How an error names a row of `data`: its number from 1, and its file where there are several."""
         file = int(np.searchsorted(self.stop, row, side="right"))
-        before = int(self.stop[file - 1]) if file else 0
-        of = f" of {self.files[file]}" if len(self.files) > 1 else ""
+        before = int(self.stop[file - 1]) if file else -self.first_row
+        of = "" if self.is_one else f" of {self.files[file]}"
         return f"row {row - before + 1}{of}"
+
+
+class Portion(NamedTuple):
+    """What one process reads at a time: a file, or some row groups of a Parquet file.
+
+    Attributes:
+      file: the file.
+      row_groups: of the Parquet file; empty: the whole file.
+      first_row: rows of the file before it.
+    """
+
+    file: DataFile
+    row_groups: tuple[int, ...]
+    first_row: int
 
 
 def read_table(source: str, path: str, columns: dict[str, str], text: TextFormat) -> Parts:
@@ -63,19 +82,79 @@ def read_table(source: str, path: str, columns: dict[str, str], text: TextFormat
         cannot be read; names the file, the column and the row.
     """
     located = locate(source, path)
-    files = [file for file in located.files if located.is_one or file.size or not _text_ending(file.path, text)]
-    if not files:
-        raise UserError(f"{source}: all its files are empty")
+    files = _files_with_rows(source, located, text)
     tables = []
     for file in files:
-        where = source if located.is_one else f"{source} ({file.path})"
-        tables.append(_read_file(where, located, file, columns, text))
-    folder = os.path.commonpath([os.path.dirname(file.path) for file in files]) or "."
-    names = [os.path.relpath(file.path, folder) for file in files]
+        (table,) = _read_file(source, located, Portion(file, (), 0), columns, text)
+        tables.append(table)
+    names = _names_below(files)
     data = pa.table({name: _join(source, name, names, [table.column(name) for table in tables]) for name in columns})
     if not data.num_rows:
         raise UserError(f"{source}: no rows")
-    return Parts(data, tuple(names), np.cumsum([table.num_rows for table in tables]))
+    return Parts(data, tuple(names), np.cumsum([table.num_rows for table in tables]), 0, len(names) == 1)
+
+
+def list_portions(source: str, path: str, text: TextFormat, max_rows: int) -> tuple[Located, list[Portion]]:
+    """The files of a table, large Parquet files in portions of about `max_rows` rows.
+
+    Args:
+      source: flag and path, for errors.
+      path: as `read_table` takes it.
+      text: how its text is written, if it is text.
+      max_rows: a portion of a Parquet file has at most so many, or is one row group.
+
+    Raises:
+      UserError: as `read_table` for files that are missing, empty or no Parquet.
+    """
+    located = locate(source, path)
+    portions = []
+    for file in _files_with_rows(source, located, text):
+        with _explain(source, located, file):
+            sizes = _row_group_sizes(located, file)
+        group: list[int] = []
+        rows, first = 0, 0
+        for number, size in enumerate(sizes):
+            if group and rows + size > max_rows:
+                portions.append(Portion(file, tuple(group), first))
+                group, rows, first = [], 0, first + rows
+            group.append(number)
+            rows += size
+        portions.append(Portion(file, tuple(group), first))
+    return located, portions
+
+
+def read_portion(
+    source: str, located: Located, portion: Portion, columns: dict[str, str], text: TextFormat, max_rows: int
+) -> Iterator[Parts]:
+    """Reads some columns of a portion: delimited text in pieces of about `max_rows` rows, other formats in one.
+
+    Args:
+      source: flag and path, for errors.
+      located: the table's files.
+      portion: one of `list_portions`.
+      columns: column name -> the flag that named it.
+      text: how its text is written, if it is text.
+      max_rows: of a piece.
+
+    Raises:
+      UserError: as `read_table`.
+    """
+    (name,), first = _names_below([portion.file]), portion.first_row
+    for data in _read_file(source, located, portion, columns, text, max_rows):
+        yield Parts(data, (name,), np.array([data.num_rows]), first, located.is_one)
+        first += data.num_rows
+
+
+def _files_with_rows(source: str, located: Located, text: TextFormat) -> list[DataFile]:
+    files = [file for file in located.files if located.is_one or file.size or not _text_ending(file.path, text)]
+    if not files:
+        raise UserError(f"{source}: all its files are empty")
+    return files
+
+
+def _names_below(files: Sequence[DataFile]) -> list[str]:
+    folder = os.path.commonpath([os.path.dirname(file.path) for file in files]) or "."
+    return [os.path.relpath(file.path, folder) for file in files]
 
 
 def _join(source: str, name: str, files: Sequence[str], parts: list[pa.ChunkedArray]) -> pa.ChunkedArray:
@@ -85,17 +164,16 @@ def _join(source: str, name: str, files: Sequence[str], parts: list[pa.ChunkedAr
         raise UserError(f"{source}, column {name!r}: {error}") from error
 
 
-def _read_file(where: str, located: Located, file: DataFile, columns: dict[str, str], text: TextFormat) -> pa.Table:
-    """One file's columns, plain, those of its folders among them."""
+@contextlib.contextmanager
+def _explain(source: str, located: Located, file: DataFile) -> Iterator[None]:
+    """Says which file cannot be read, and why."""
+    where = source if located.is_one else f"{source} ({file.path})"
     if not file.size:
         raise UserError(f"{where}: the file is empty")
     try:
-        opened = _open(located, file, text)
-        present = [name for name in columns if name in file.partition and name not in _plain_names(opened.names)]
-        indices = _find_columns({n: flag for n, flag in columns.items() if n not in present}, opened.names)
-        table = opened.read(list(indices.values()))
+        yield
     except Unreadable as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{where}{error.column}: {error}") from error
     except UserError:
         raise
     except (pa.ArrowException, ValueError, EOFError, OSError) as error:
@@ -104,16 +182,34 @@ def _read_file(where: str, located: Located, file: DataFile, columns: dict[str, 
         if located.is_local:
             raise
         raise UserError(f"{where}: cannot be read: {one_line(error)}") from error
-    plain = {}
-    for i, name in enumerate(indices):
-        try:
-            plain[name] = plain_column(table.column(i))
-        except Unreadable as error:
-            raise UserError(f"{where}, column {name!r}: {error}") from error
-    for name in present:
-        value = pa.scalar(file.partition[name], pa.string())
-        plain[name] = pa.chunked_array([pa.repeat(value, table.num_rows)])
-    return pa.table({name: plain[name] for name in columns})
+
+
+def _read_file(
+    source: str, located: Located, portion: Portion, columns: dict[str, str], text: TextFormat, max_rows: int = 0
+) -> Iterator[pa.Table]:
+    """One file's columns, plain, those of its folders among them; text in pieces of `max_rows`, if that is above 0."""
+    file = portion.file
+    with _explain(source, located, file):
+        opened = _open(located, file, text, portion.row_groups)
+        present = [name for name in columns if name in file.partition and name not in _plain_names(opened.names)]
+        indices = _find_columns({n: flag for n, flag in columns.items() if n not in present}, opened.names)
+        wanted = list(indices.values())
+        tables: Iterable[pa.Table] = (
+            opened.read_pieces(wanted, max_rows) if max_rows and opened.read_pieces else [opened.read(wanted)]
+        )
+        for table in tables:
+            plain = {name: _plain(name, table.column(i)) for i, name in enumerate(indices)}
+            for name in present:
+                value = pa.scalar(file.partition[name], pa.string())
+                plain[name] = pa.chunked_array([pa.repeat(value, table.num_rows)])
+            yield pa.table({name: plain[name] for name in columns})
+
+
+def _plain(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    try:
+        return plain_column(column)
+    except Unreadable as error:
+        raise Unreadable(str(error), f", column {name!r}") from error
 
 
 def _plain_names(names: Sequence[str]) -> list[str]:
@@ -150,22 +246,45 @@ def _hint(names: Sequence[str]) -> str:
 
 
 class _Opened(NamedTuple):
-    """A file whose column names are known: `read` returns those at some indices."""
+    """A file whose column names are known: `read` returns those at some indices, `read_pieces` a piece at a time."""
 
     names: list[str]
-    read: Any
+    read: Callable[[list[int]], pa.Table]
+    read_pieces: Callable[[list[int], int], Iterator[pa.Table]] | None = None
 
 
-def _open(located: Located, file: DataFile, text: TextFormat) -> _Opened:
+def _opener(located: Located, file: DataFile) -> Any:
+    return functools.partial(located.filesystem.open, file.path, "rb")
+
+
+def _format(located: Located, file: DataFile) -> tuple[str, str]:
+    """The ending of the format and that of the compression around it, whatever the file's name says."""
     ending, packing = _endings(file.path)
-    opener = functools.partial(located.filesystem.open, file.path, "rb")
+    if not packing:  # a file may be packed, or Parquet, whatever its name says
+        actual = _by_content(_opener(located, file))
+        ending, packing = (ending, actual) if actual in _PACKED else (actual or ending, "")
+    return ending, packing
+
+
+def _row_group_sizes(located: Located, file: DataFile) -> list[int]:
+    """Rows of each row group of a Parquet file; empty for other files."""
+    if _format(located, file)[0] not in _PARQUET:
+        return []
+    with _parquet_file(located, file) as opened:
+        return [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
+
+
+def _parquet_file(located: Located, file: DataFile) -> pq.ParquetFile:
+    return pq.ParquetFile(file.path if located.is_local else _opener(located, file)())
+
+
+def _open(located: Located, file: DataFile, text: TextFormat, row_groups: tuple[int, ...] = ()) -> _Opened:
+    ending, packing = _format(located, file)
+    opener = _opener(located, file)
     if ending in (*_PARQUET, *_ARROW, *_JSON) and text.column_names:
         raise Unreadable(f"a column-names flag ({','.join(text.column_names)}) is for text without a header")
-    if not packing:  # a file may be packed, or Parquet, whatever its name says
-        actual = _by_content(opener)
-        ending, packing = (ending, actual) if actual in _PACKED else (actual or ending, "")
     if ending in _PARQUET:
-        return _open_parquet(pq.ParquetFile(file.path if located.is_local else opener()))
+        return _open_parquet(_parquet_file(located, file), row_groups)
     if ending in _ARROW:
         return _of_table(_read_arrow(opener))
     unpacked = functools.partial(_unpack, opener, packing)
@@ -178,7 +297,7 @@ def _open(located: Located, file: DataFile, text: TextFormat) -> _Opened:
     delimited = DelimitedFile(f"text{ending}", unpacked, text)
     if not delimited.names:
         raise Unreadable("the file is empty")
-    return _Opened(delimited.names, delimited.read)
+    return _Opened(delimited.names, delimited.read, delimited.read_pieces)
 
 
 def _endings(path: str) -> tuple[str, str]:
@@ -205,7 +324,7 @@ def _unpack(opener: Any, packing: str) -> Any:
     return pa.CompressedInputStream(pa.PythonFile(stream, "r"), _PACKED[packing]) if packing else stream
 
 
-def _open_parquet(file: pq.ParquetFile) -> _Opened:
+def _open_parquet(file: pq.ParquetFile, row_groups: tuple[int, ...] = ()) -> _Opened:
     schema = file.schema_arrow
 
     def read(indices: list[int]) -> pa.Table:
@@ -215,7 +334,8 @@ def _open_parquet(file: pq.ParquetFile) -> _Opened:
                 plain_column(pa.chunked_array([], field.type))
             except Unreadable as error:
                 raise Unreadable(f"column {field.name!r}: {error}") from error
-        data = file.read(columns=[schema.names[i] for i in indices])
+        names = [schema.names[i] for i in indices]
+        data = file.read_row_groups(list(row_groups), names) if row_groups else file.read(columns=names)
         return data.select([data.schema.get_field_index(schema.names[i]) for i in indices])
 
     return _Opened(list(schema.names), read)

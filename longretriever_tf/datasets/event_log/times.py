@@ -162,9 +162,13 @@ def _parts(layout: str) -> list[str]:
 
 def _fits(numbers: np.ndarray, layout: str) -> np.ndarray:
     """Whether each number reads as such a date of 1970 to 2100, [N] bool."""
-    rest, fits = numbers, np.ones(len(numbers), bool)
+    size = 10 ** (2 * len(_parts(layout)[1:]))  # of a year
+    fits = (numbers >= 1970 * size) & (numbers < 2101 * size)
+    if not fits.any():  # seconds of today: nothing to take apart
+        return fits
+    rest = numbers
     for part in reversed(_parts(layout)[1:]):
         low, high = _LIMITS[part]
         fits &= (rest % 100 >= low) & (rest % 100 <= high)
         rest = rest // 100
-    return fits & (rest >= 1970) & (rest <= 2100)
+    return fits

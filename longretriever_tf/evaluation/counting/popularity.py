@@ -8,8 +8,9 @@ import dataclasses
 
 import numpy as np
 
+from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.common.schema import DAY_S, FIRST_KNOWN
-from longretriever_tf.data.corpus import EncodedLog, flat_ranges
+from longretriever_tf.data.corpus import EncodedLog
 from longretriever_tf.evaluation.evaluator import Scorer
 from longretriever_tf.evaluation.ground_truth import is_known_before
 

@@ -8,9 +8,10 @@ import numpy as np
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.progress import Progress
 from longretriever_tf.common.provenance import describe_origin
+from longretriever_tf.common.ranges import offset_of
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.prepared_data import load_split
-from longretriever_tf.data.corpus import encode_log, offset_of
+from longretriever_tf.data.corpus import encode_log
 from longretriever_tf.data.recipe.item_svd import fit_item_svd
 from longretriever_tf.datasets.log_identity import identify_log
 from longretriever_tf.datasets.splits import SPLITS

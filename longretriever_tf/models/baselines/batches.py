@@ -1,7 +1,7 @@
 """Batches of (user, time) rows of all categories, searched in the graph: what the neural baselines train on.
 
-As in `data.batches.in_context`: numpy shuffles light keys by (seed, epoch), a tf.data map looks a batch up, and batch
-i of an epoch is a pure function of (seed, epoch, i).
+As in `data.batches.in_context`: numpy orders light keys by a hash of (seed, epoch, key), a tf.data map looks a batch
+up, and batch i of an epoch is a pure function of (seed, epoch, i).
 """
 
 import math
@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from longretriever_tf.common import schema
 from longretriever_tf.config.config import Config
+from longretriever_tf.data.batches.order import shuffled_rows
 from longretriever_tf.data.batches.pipeline import chosen_batches, numbered_batches
 from longretriever_tf.data.corpus import Corpus, EncodedLog
 from longretriever_tf.data.search import hard_search
@@ -89,7 +90,7 @@ class UserBatchSource:
         self, config: Config, corpus: Corpus, log: EncodedLog, examples: UserExamples, first_time: np.ndarray
     ) -> None:
         self._config, self._num_items, self.num_rows = config, corpus.num_items, len(examples)
-        self._max_targets = config.baseline.max_targets
+        self._max_targets, self._id = config.baseline.max_targets, examples.id
         self._reader = RecentReader(log, config.baseline.recent_length)
         probability = sampling_probability(log, examples, self._max_targets, corpus.num_items)
         names = ("start", "stop", "target_stop", "time", "num_targets", "weight")
@@ -105,7 +106,7 @@ class UserBatchSource:
 
     def make_dataset(self, epoch: int, first: int = 0, numbers: np.ndarray | None = None) -> tf.data.Dataset:
         """Batches `first`, `first + 1`, ... of the epoch, or those of `numbers`, in order, prefetched."""
-        rows = np.random.default_rng([self._config.train.seed, 11, epoch]).permutation(self.num_rows)
+        rows = shuffled_rows(self._id, self._config.train.seed, 11, epoch)
         with tf.device("/CPU:0"):
             rows = tf.constant(rows)
         size, position = self.rows_per_batch, epoch * self.num_batches()

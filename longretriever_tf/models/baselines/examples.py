@@ -11,9 +11,11 @@ import numpy as np
 
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.examples import begins_time, previous_of_item, snapshot_times, stops_before
-from longretriever_tf.data.corpus import EncodedLog, flat_ranges
+from longretriever_tf.data.batches.order import combine, user_keys
+from longretriever_tf.data.corpus import EncodedLog
 
 _CHUNK_EVENTS = 4_000_000
 """Target events that are spread out at once while targets are counted; bounds memory."""
@@ -30,6 +32,7 @@ class UserExamples:
       time: the time, seconds UTC, [X] int64.
       num_targets: distinct targets, at least 1, [X] int64.
       weight: weight of each target, [X] float32.
+      id: of what the example asks, [X] uint64: the same wherever the example lies; an epoch is ordered by it.
     """
 
     start: np.ndarray
@@ -38,6 +41,7 @@ class UserExamples:
     time: np.ndarray
     num_targets: np.ndarray
     weight: np.ndarray
+    id: np.ndarray
 
     def __len__(self) -> int:
         return len(self.start)
@@ -60,9 +64,11 @@ def build_user_examples(config: Config, log: EncodedLog, grid: np.ndarray) -> Us
     if config.train.examples != "event":
         as_of_times = snapshot_times(config, int(log.timestamp.min()), int(grid[-1]))
         parts.append(_snapshot_rows(log, as_of_times, int(config.train.horizon_days * schema.DAY_S)))
+    num_snapshots = sum(len(part[0]) for part in parts)
     if config.train.examples != "snapshot":
         parts.append(_event_rows(log))
     history, stop, target_stop, time = np.concatenate(parts, axis=1)
+    is_event = np.arange(len(time)) >= num_snapshots
     # A user without any history before the time is not a request that serving ranks: nothing to read.
     keep = (stop > history) & (target_stop > stop)
     history, stop, target_stop, time = history[keep], stop[keep], target_stop[keep], time[keep]
@@ -72,6 +78,7 @@ def build_user_examples(config: Config, log: EncodedLog, grid: np.ndarray) -> Us
             "--horizon_days or --window_days, or use --examples=event"
         )
     num_targets = _count_distinct(log, stop, target_stop)
+    user = np.searchsorted(log.offset, stop - 1, side="right") - 1  # the last event of the history is the user's
     return UserExamples(
         start=np.maximum(history, stop - config.baseline.recent_length),
         stop=stop,
@@ -79,6 +86,7 @@ def build_user_examples(config: Config, log: EncodedLog, grid: np.ndarray) -> Us
         time=time,
         num_targets=num_targets,
         weight=(num_targets**-0.5).astype(np.float32),  # heavy buyers do not drown the others
+        id=combine(user_keys(log.user_id)[user], is_event[keep], time),
     )
 
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.ranges import offset_of
 from longretriever_tf.common.text import as_text
 from longretriever_tf.config.check import CLUSTERS, num_clusters
 from longretriever_tf.config.config import Config, DataConfig, load_config
-from longretriever_tf.data.corpus import Corpus, encode_values, ids_like, offset_of
+from longretriever_tf.data.corpus import Corpus, encode_values, ids_like
 from longretriever_tf.data.recipe.learned_context import with_trained_clusters
 from longretriever_tf.datasets.event_log.source import read_item_table
 from longretriever_tf.datasets.load import own_context

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -9,13 +10,20 @@ import tensorflow as tf
 from longretriever_tf.common.schema import FIRST_KNOWN
 from longretriever_tf.config.baselines import BASELINES
 from longretriever_tf.config.config import Config
-from longretriever_tf.data.batches.in_context import BatchSource
 from longretriever_tf.models.optimizer import LazyAdamW
 from longretriever_tf.models.towers import ItemTower
 from longretriever_tf.training.distributed.cluster import Cluster
 from longretriever_tf.training.distributed.grouped_phase import ChosenSource, GroupedPhase, GroupedSource
 from longretriever_tf.training.distributed.step_table import by_range, category_ranges, heaviest_share, in_turn
 from longretriever_tf.training.phases import Phase
+
+
+class CategorySource(Protocol):
+    """Batches of one category each."""
+
+    def batch_categories(self, epoch: int) -> np.ndarray:
+        """Category of each batch of the epoch, [n] int64; how many a category has is the same in every epoch."""
+
 
 BY_CATEGORY = "by_category"
 
@@ -32,7 +40,7 @@ class OwnedTables:
     """
 
     tables: tuple[tf.Variable, ...]
-    source: BatchSource
+    source: CategorySource
     ranges: np.ndarray
     category_offset: np.ndarray
 
@@ -55,7 +63,9 @@ def item_tables(tower: ItemTower) -> tuple[tf.Variable, ...]:
     return tuple(table for table in (tower.id_table, tower.bias) if table is not None)
 
 
-def own_by_category(config: Config, source: BatchSource, tower: ItemTower, category_offset: np.ndarray) -> OwnedTables:
+def own_by_category(
+    config: Config, source: CategorySource, tower: ItemTower, category_offset: np.ndarray
+) -> OwnedTables:
     """Cuts the categories into --batches_per_step ranges, one for each group.
 
     Raises:

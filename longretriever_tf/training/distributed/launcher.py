@@ -121,7 +121,7 @@ def _gpus_of_workers(num_workers: int) -> list[str]:
     gpus = [name.strip() for name in names.split(",") if name.strip() not in ("", "-1")]
     if gpus and len(gpus) < num_workers:
         raise UserError(
-            f"--num_workers={num_workers}: a worker needs a GPU of its own, and there are {len(gpus)} "
+            f"--num_processes={num_workers}: a worker needs a GPU of its own, and there are {len(gpus)} "
             f"({', '.join(gpus)}); start {len(gpus)}, or train without GPUs ({_GPUS}=)"
         )
     return gpus[:num_workers]
