@@ -24,6 +24,7 @@ class SharedStep:
       owned: tables whose rows belong to one replica each.
       whole_tables: reduce every table whole.
       xla: compile gradients and move; what lies between them are the exchanges.
+      spec: of what a replica takes at once; tells the kinds of gradients to a replica whose first step has no batch.
     """
 
     def __init__(
@@ -35,9 +36,10 @@ class SharedStep:
         owned: tuple[tf.Variable, ...] = (),
         whole_tables: bool = False,
         xla: bool = False,
+        spec: tuple[Any, ...] = (),
     ) -> None:
         self._variables, self._loss, self._optimizer, self._cluster = variables, loss, optimizer, cluster
-        self._owned, self._whole_tables, self._xla = owned, whole_tables, xla
+        self._owned, self._whole_tables, self._xla, self._spec = owned, whole_tables, xla, spec
         self._layout: Layout | None = None
         self._gradients = tf.function(self._of_batch, reduce_retracing=True, jit_compile=xla)
         self._move = tf.function(self._apply, jit_compile=True) if xla else self._apply
@@ -60,7 +62,8 @@ class SharedStep:
 
     def _known_layout(self) -> Layout:
         if self._layout is None:
-            raise RuntimeError("the first step of a replica has no batch: nothing says what its gradients are")
+            tf.function(self._of_batch).get_concrete_function(self._spec, [tf.TensorSpec([], tf.int32)])
+        assert self._layout is not None, "tracing makes it"
         return self._layout
 
     def _of_batch(self, given: tuple[Any, ...], groups: list[tf.Tensor]) -> Packed:
