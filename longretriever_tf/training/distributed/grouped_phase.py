@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from longretriever_tf.models.optimizer import LazyAdamW
 from longretriever_tf.training.distributed.cluster import Cluster
+from longretriever_tf.training.distributed.gradients import REPLICATED, Tables
 from longretriever_tf.training.distributed.shared_step import SharedStep
 from longretriever_tf.training.phases import Phase, Source
 
@@ -75,14 +76,12 @@ class GroupedPhase(Phase):
 
     Attributes:
       cluster: the replicas.
-      owned: tables whose rows belong to one replica each.
-      whole_tables: reduce all tables whole: where batches read most of their rows.
+      tables: how tables are reduced.
     """
 
     source: GroupedSource
     cluster: Cluster = dataclasses.field(default_factory=Cluster)
-    owned: tuple[tf.Variable, ...] = ()
-    whole_tables: bool = False
+    tables: Tables = REPLICATED
 
     def batch_examples(self, batch: Step) -> float:
         """Examples of a step on all replicas, on average: each process sees its own batches alone."""
@@ -97,11 +96,11 @@ class GroupedPhase(Phase):
             return self.loss(batch, step, groups), tf.constant(1.0)
 
         compiled: dict[Any, Callable[..., tf.Tensor]] = {}
-        variables, cluster, tables = self.variables(), self.cluster, (self.owned, self.whole_tables)
+        variables, cluster, tables = self.variables(), self.cluster, self.tables
 
         @functools.cache
         def shared_step() -> SharedStep:  # once a batch is there, and what it looks like is known
-            return SharedStep(variables, loss, optimizer, cluster, *tables, xla, (self.source.element_spec,))
+            return SharedStep(variables, loss, optimizer, cluster, tables, xla, (self.source.element_spec,))
 
         def compile_for(is_there: tuple[tuple[bool, ...], ...]) -> Callable[..., tf.Tensor]:
             shared = shared_step()
