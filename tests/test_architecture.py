@@ -29,6 +29,7 @@ LAYERS = (
         "config.flags",
         "prepare",
         "train",
+        "launch",
         "evaluate",
         "funnel",
         "evaluate_baselines",

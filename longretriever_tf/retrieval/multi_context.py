@@ -24,7 +24,6 @@ from longretriever_tf.models.interest_model import InterestModel
 from longretriever_tf.models.retriever import LongRetriever, embed_corpus
 from longretriever_tf.models.towers import UserInputs, UserState
 from longretriever_tf.retrieval.admission import bounds_of
-from longretriever_tf.retrieval.best_of import Lists, merge_lists
 from longretriever_tf.retrieval.exclusions import find_exclusions
 from longretriever_tf.retrieval.fingerprint import UNSTAMPED, Fingerprint
 from longretriever_tf.retrieval.freeze import freeze
@@ -32,6 +31,7 @@ from longretriever_tf.retrieval.index.exact import PackedIndex, Queries, SearchR
 from longretriever_tf.retrieval.interest_scores import by_eq3, by_learned_score, learned_scores
 from longretriever_tf.retrieval.interests import ORIGINS, Interests, choose_interests
 from longretriever_tf.retrieval.length_buckets import encode_by_length
+from longretriever_tf.retrieval.merge_lists import Lists, merge_lists
 from longretriever_tf.retrieval.request_options import (
     RequestOptions,
     check_history,
