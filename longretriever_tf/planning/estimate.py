@@ -113,7 +113,7 @@ class _Plan:
     def preparation(self) -> list[Line]:
         """Disk, CPU and memory of `prepare`."""
         x, part = self._in, "preparation"
-        log_tb = self._predict("log_bytes", events=x.events) / 1e12
+        log_gb = self._predict("log_bytes", events=x.events) / 1e9
         core_hours = self._predict("prepare_cpu_s", events=x.events) / 3600
         worker = self._predict("prepare_worker_mb", shard_events=x.shard_events) / 1e3
         whole = self._in_memory_gb()
@@ -121,8 +121,8 @@ class _Plan:
         hours = core_hours / (x.machines * x.cores)
         told = "core-hours over cores; waiting for disks and network is not counted"
         return [
-            self._fitted("log_bytes", "log_tb", part, "disk: the log in shards", log_tb, "TB"),
-            _guess("working_tb", part, "disk while it is made", 3 * log_tb, "TB", "three times that (prepare --help)"),
+            self._fitted("log_bytes", "log_gb", part, "disk: the log in shards", log_gb, "GB"),
+            _guess("working_gb", part, "disk while it is made", 3 * log_gb, "GB", "three times that (prepare --help)"),
             _guess("shards", part, "shards", x.shards, "", f"{x.shard_events:,.0f} events each"),
             self._fitted("prepare_cpu_s", "core_hours", part, "CPU", core_hours, "core-hours"),
             _guess("hours", part, f"on {x.machines} machines of {x.cores} cores", hours, "hours", told),
@@ -144,9 +144,10 @@ class _Plan:
         if not x.fits(self._in_memory_gb()):
             disk = "examples in its memory; those of a log on disk, fed to it, were not measured"
             one = one._replace(basis="estimated", why=f"{one.why}; {disk}")
+        several = _guess("devices_hours", part, f"{x.devices} of them", many, "hours", told)
         return [
             one,
-            _guess("devices_hours", part, f"{x.devices} of them", many, "hours", told),
+            *([several] if x.devices > 1 else []),
             self._fitted("training_cpu_s_per_example", "cpu_core_hours", part, "without any", cpu, "core-hours"),
             _guess("item_rows_gb", part, "item tables on the devices", rows_gb, "GB", shapes),
         ]
