@@ -17,6 +17,8 @@ from worlds import block_world
 
 from longretriever_tf.common.text import as_text
 from longretriever_tf.data.batches.prepared_data import load_saved
+from longretriever_tf.data.window.sample import events_that_fit, read_sample
+from longretriever_tf.datasets.sharded_log import ShardedLog
 
 SHARED = (
     *(flag for flag in FLAGS if "dataset" not in flag and "_features" not in flag),
@@ -117,3 +119,25 @@ def kill_once(is_time, arguments: list[str]) -> None:
     child.kill()
     _, errors = child.communicate()
     assert child.returncode in (-signal.SIGKILL, 0), errors.decode()
+
+
+def test_evaluation_of_a_sample_gives_each_user_what_evaluation_of_all_gives(in_memory, tmp_path):
+    if "--cut=none" in in_memory.flags:
+        pytest.skip("a run on everything has no window to evaluate")
+    users = {}
+    for name, more in (("all", ()), ("some", ("--max_memory_gb=0.001",))):
+        output = str(tmp_path / f"{name}.json")
+        flags = (f"--run_dir={in_memory.run_dir}", "--baselines=none", "--noplots", f"--output={output}", *more)
+        done = run_module("evaluate", *flags)
+        assert done.returncode == 0, done.stderr
+        assert ("evaluated on a sample of" in done.stdout) == bool(more)
+        with np.load(str(tmp_path / f"{name}.per_user.npz")) as stored:
+            users[name] = dict(stored)
+    log = ShardedLog(in_memory.data)
+    sampled = read_sample(log, events_that_fit(0.001), "asked").user_id[users["some"]["user"]]
+    everyone = log.read_whole().user_id[users["all"]["user"]]
+    assert 0 < len(sampled) < len(everyone)
+    at = np.searchsorted(everyone, sampled)
+    for name in ("history_length", "repeat_share", "all/recall@100", "novel/recall@100", "all/ndcg@100"):
+        one, other = (np.atleast_2d(users[which][name]) for which in ("some", "all"))
+        np.testing.assert_allclose(one, other[:, at], rtol=1e-5, err_msg=name)

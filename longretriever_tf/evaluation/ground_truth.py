@@ -6,7 +6,7 @@ import numpy as np
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.schema import FIRST_KNOWN
-from longretriever_tf.data.corpus import EncodedLog
+from longretriever_tf.data.corpus import EncodedLog, offset_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Truth:
 
     def _only(self, mask: np.ndarray) -> "Truth":
         sizes = np.bincount(self.pair_row()[mask], minlength=self.num_users)
-        return dataclasses.replace(self, offset=_offsets(sizes), item=self.item[mask], is_novel=self.is_novel[mask])
+        return dataclasses.replace(self, offset=offset_of(sizes), item=self.item[mask], is_novel=self.is_novel[mask])
 
 
 def is_known_before(log: EncodedLog, cut: int) -> np.ndarray:
@@ -137,7 +137,3 @@ def build_truth(
 def _distinct_pairs(user: np.ndarray, item: np.ndarray, num_items: int) -> np.ndarray:
     """Distinct (user, item) as one ascending int64 key, user * num_items + item."""
     return np.unique(user.astype(np.int64) * num_items + item)
-
-
-def _offsets(sizes: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)

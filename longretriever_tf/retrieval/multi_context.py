@@ -24,7 +24,6 @@ from longretriever_tf.models.interest_model import InterestModel
 from longretriever_tf.models.retriever import LongRetriever, embed_corpus
 from longretriever_tf.models.towers import UserInputs, UserState
 from longretriever_tf.retrieval.admission import bounds_of
-from longretriever_tf.retrieval.best_of import Lists, merge_lists
 from longretriever_tf.retrieval.exclusions import find_exclusions
 from longretriever_tf.retrieval.fingerprint import UNSTAMPED, Fingerprint
 from longretriever_tf.retrieval.freeze import freeze
@@ -32,6 +31,7 @@ from longretriever_tf.retrieval.index.exact import PackedIndex, Queries, SearchR
 from longretriever_tf.retrieval.interest_scores import by_eq3, by_learned_score, learned_scores
 from longretriever_tf.retrieval.interests import ORIGINS, Interests, choose_interests
 from longretriever_tf.retrieval.length_buckets import encode_by_length
+from longretriever_tf.retrieval.merge_lists import Lists, merge_lists
 from longretriever_tf.retrieval.request_options import (
     RequestOptions,
     check_history,
@@ -237,9 +237,7 @@ class MultiContextRetriever(tf.Module):
             tf.scatter_nd(where, result.logit, shape),
             tf.scatter_nd(where, result.log_partition, shape[:2]),
         )
-        scores = requests.interests
-        share = tf.where(options.is_novel[:, None], scores.log_share_novel, scores.log_share)
-        merged = merge_lists(lists, interests, share, options)
+        merged = merge_lists(lists, interests, self.log_share(requests, options), options)
         rank = tf.gather(interests.rank, merged.interest, batch_dims=1)
         return {
             "item_id": tf.gather(self._item_id, merged.item),
@@ -248,6 +246,11 @@ class MultiContextRetriever(tf.Module):
             "interest_rank": tf.where(merged.is_real, rank, 0),
             "num_valid": tf.reduce_sum(tf.cast(merged.is_real, tf.int32), 1),
         }
+
+    def log_share(self, requests: Requests, options: RequestOptions) -> tf.Tensor:
+        """Log p(category | user) for each request's task, [B, C]."""
+        scores = requests.interests
+        return tf.where(options.is_novel[:, None], scores.log_share_novel, scores.log_share)
 
     def under(self, retrieval: RetrievalConfig) -> "MultiContextRetriever":
         """The same models, tables and index under other defaults of requests."""

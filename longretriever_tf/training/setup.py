@@ -35,6 +35,15 @@ from longretriever_tf.models.baselines.model import RecentRetriever, build_basel
 from longretriever_tf.models.baselines.scorer import RecentScorer
 from longretriever_tf.models.build import Models, build_models, set_interest_scale, set_token_scale
 from longretriever_tf.training.device_phase import DevicePhase
+from longretriever_tf.training.distributed.cluster import Cluster
+from longretriever_tf.training.distributed.grouped_device_phase import GroupedDevicePhase
+from longretriever_tf.training.distributed.grouping import (
+    BY_CATEGORY,
+    OwnedTables,
+    chief_validation,
+    group_phase,
+    own_by_category,
+)
 from longretriever_tf.training.log_on_disk import held_out_on_disk, validation_on_disk
 from longretriever_tf.training.phases import Phase
 
@@ -52,14 +61,18 @@ class TrainingSetup:
       phases: in order.
       models: what checkpoints hold, by name.
       set_scales: sets the frozen feature scales; called before the first step.
+      owned: tables of the first phase whose rows belong to a worker each.
     """
 
     phases: list[Phase]
     models: dict[str, tf.Module]
     set_scales: Callable[[], None]
+    owned: OwnedTables | None = None
 
 
-def assemble(config: Config, log: LifelongLog | ShardedLog, cuts: Cuts, prepared: Prepared | Window) -> TrainingSetup:
+def assemble(
+    config: Config, log: LifelongLog | ShardedLog, cuts: Cuts, prepared: Prepared | Window, cluster: Cluster
+) -> TrainingSetup:
     """What `config.model.model` trains, in which phases.
 
     Args:
@@ -67,29 +80,42 @@ def assemble(config: Config, log: LifelongLog | ShardedLog, cuts: Cuts, prepared
       log: the whole log, in memory or on disk; read beyond the cut for the validation metric alone.
       cuts: its cuts.
       prepared: the window before the training cut.
+      cluster: the devices that train.
 
     Raises:
       UserError: there are no training examples.
     """
     if config.model.model != LONGRETRIEVER:
         assert isinstance(log, LifelongLog) and isinstance(prepared, Prepared), "baselines train in memory"
-        return _assemble_baseline(config, log, cuts, prepared)
-    models = build_models(config, prepared.corpus, prepared.item_svd)
+        return _assemble_baseline(config, log, cuts, prepared, cluster)
+    with cluster.scope():
+        models = build_models(config, prepared.corpus, prepared.item_svd)
     source, interest_source = _make_sources(config, prepared)
     epochs, seed = config.train.epochs, config.train.seed
     validate = _validate_towers(config, log, cuts, prepared, models)
     towers = Phase("towers", epochs, models.retriever, source, seed, validate)
+    interest = Phase("interest", config.train.interest_epochs, models.interest, interest_source, seed)
+    owned = None
+    if config.train.item_tables == BY_CATEGORY:
+        owned = own_by_category(config, source, models.retriever.item_tower, prepared.corpus.category_offset)
     if config.train.device_input:
         assert isinstance(prepared, Prepared) and isinstance(source, BatchSource), "device_input trains in memory"
         device = DeviceSource(config, prepared, source)
         towers = DevicePhase("towers", epochs, models.retriever, device, seed, validate)
-    interest = Phase("interest", config.train.interest_epochs, models.interest, interest_source, seed)
+        if cluster.strategy is not None:
+            validate = chief_validation(validate, cluster)
+            towers = GroupedDevicePhase("towers", epochs, models.retriever, device, seed, validate, cluster)
+            interest = group_phase(interest, interest_source, config, cluster)
+    else:
+        towers = group_phase(towers, source, config, cluster, owned)
+        interest = group_phase(interest, interest_source, config, cluster)
 
     def set_scales() -> None:
         set_token_scale(models.retriever.user_tower, source.make_dataset(0).take(64))
         set_interest_scale(models.interest, interest_source.make_dataset(0).take(4))
 
-    return TrainingSetup([towers, interest], {"retriever": models.retriever, "interest": models.interest}, set_scales)
+    trained = {"retriever": models.retriever, "interest": models.interest}
+    return TrainingSetup([towers, interest], trained, set_scales, owned)
 
 
 def _make_sources(
@@ -107,9 +133,12 @@ def _make_sources(
     return source, InterestSource(prepared, snapshots, embeddings, seed, shown)
 
 
-def _assemble_baseline(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) -> TrainingSetup:
+def _assemble_baseline(
+    config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, cluster: Cluster
+) -> TrainingSetup:
     """The parts of a run of `--model=two_tower|mind|comirec`: one phase."""
-    model = build_baseline(config, prepared.corpus, prepared.item_svd)
+    with cluster.scope():
+        model = build_baseline(config, prepared.corpus, prepared.item_svd)
     examples = build_user_examples(config, prepared.log, prepared.stats.time)
     source = UserBatchSource(config, prepared.corpus, prepared.log, examples, prepared.stats.first_time)
     name, train = config.model.model, config.train
@@ -122,7 +151,7 @@ def _assemble_baseline(config: Config, log: LifelongLog, cuts: Cuts, prepared: P
     def set_scales() -> None:
         set_token_scale(model.event_embedding, source.make_dataset(0).take(16))
 
-    return TrainingSetup([phase], {"retriever": model}, set_scales)
+    return TrainingSetup([group_phase(phase, source, config, cluster)], {"retriever": model}, set_scales)
 
 
 def _validate_towers(

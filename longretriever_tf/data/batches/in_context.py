@@ -15,7 +15,7 @@ import tensorflow as tf
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.examples import Examples, distinct_targets
 from longretriever_tf.data.batches.order import shuffled_rows
-from longretriever_tf.data.batches.pipeline import numbered_batches
+from longretriever_tf.data.batches.pipeline import chosen_batches, numbered_batches
 from longretriever_tf.data.batches.prepared_data import Prepared, example_history_embeddings
 from longretriever_tf.data.batches.token_cache import Histories, SearchedHistories, keep_histories, kept_bytes
 from longretriever_tf.data.corpus import Corpus
@@ -206,12 +206,21 @@ class BatchSource:
         """Batches in an epoch."""
         return self._num_batches
 
-    def make_dataset(self, epoch: int, first: int = 0) -> tf.data.Dataset:
-        """Batches `first`, `first + 1`, ... of the epoch, in order, prefetched."""
+    def batch_categories(self, epoch: int) -> np.ndarray:
+        """Category of each batch of the epoch, [n] int64; how many a category has is the same in every epoch."""
+        plan = self.plan(epoch)
+        return self.examples.category[plan.rows[plan.start]].astype(np.int64)
+
+    def make_dataset(self, epoch: int, first: int = 0, numbers: np.ndarray | None = None) -> tf.data.Dataset:
+        """Batches `first`, `first + 1`, ... of the epoch, or those of `numbers`, in order, prefetched."""
         plan = self.plan(epoch)
         with tf.device("/CPU:0"):
             rows, start, stop = tf.constant(plan.rows), tf.constant(plan.start), tf.constant(plan.stop)
-        return numbered_batches(lambda i: self.build(rows[start[i] : stop[i]]), first, len(plan.start))
+
+        def make(i: tf.Tensor) -> Batch:
+            return self.build(rows[start[i] : stop[i]])
+
+        return numbered_batches(make, first, len(plan.start)) if numbers is None else chosen_batches(make, numbers)
 
     def build(self, rows: tf.Tensor) -> Batch:
         """Reads and pads one batch of example rows ([R] int64), in the graph."""

@@ -8,7 +8,7 @@ import tensorflow as tf
 from longretriever_tf.data.batches.examples import Examples
 from longretriever_tf.data.batches.interest_rows import interest_rows
 from longretriever_tf.data.batches.order import shuffled_rows
-from longretriever_tf.data.batches.pipeline import numbered_batches
+from longretriever_tf.data.batches.pipeline import chosen_batches, numbered_batches
 from longretriever_tf.data.batches.prepared_data import ExampleHistoryEmbeddings, Prepared
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.recipe.interest_features import interest_features
@@ -79,13 +79,17 @@ class InterestSource:
         """Batches in an epoch."""
         return -(-self.num_rows // self.batch_size)
 
-    def make_dataset(self, epoch: int, first: int = 0) -> tf.data.Dataset:
-        """Batches `first`, `first + 1`, ... of the epoch."""
+    def make_dataset(self, epoch: int, first: int = 0, numbers: np.ndarray | None = None) -> tf.data.Dataset:
+        """Batches `first`, `first + 1`, ... of the epoch, or those of `numbers`."""
         rows = shuffled_rows(self._id, self._seed, 7, epoch)
         with tf.device("/CPU:0"):
             rows = tf.constant(rows)
         size = self.batch_size
-        return numbered_batches(lambda i: self.build(rows[i * size : (i + 1) * size]), first, self.num_batches())
+
+        def make(i: tf.Tensor) -> InterestBatch:
+            return self.build(rows[i * size : (i + 1) * size])
+
+        return numbered_batches(make, first, self.num_batches()) if numbers is None else chosen_batches(make, numbers)
 
     def build(self, rows: tf.Tensor) -> InterestBatch:
         """One batch of snapshot rows, [B] int64."""

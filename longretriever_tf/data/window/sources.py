@@ -26,7 +26,7 @@ from longretriever_tf.data.batches.in_context import (
 )
 from longretriever_tf.data.batches.interests import InterestBatch, InterestTables, interest_batch_size
 from longretriever_tf.data.batches.order import shuffled_rows
-from longretriever_tf.data.batches.pipeline import numbered_batches
+from longretriever_tf.data.batches.pipeline import chosen_batches, numbered_batches
 from longretriever_tf.data.recipe.tokens import make_tokens
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.data.window.window import RowReader, Window, read_examples, read_interest
@@ -80,14 +80,17 @@ class WindowSource:
         at = np.searchsorted(np.cumsum(self._pieces.size), self._cut(epoch)[0], side="right")
         return self._pieces.group[at] // num_buckets(self._config)
 
-    def make_dataset(self, epoch: int, first: int = 0) -> tf.data.Dataset:
-        """Batches `first`, `first + 1`, ... of the epoch, in order, prefetched."""
+    def make_dataset(self, epoch: int, first: int = 0, numbers: np.ndarray | None = None) -> tf.data.Dataset:
+        """Batches `first`, `first + 1`, ... of the epoch, or those of `numbers`, in order, prefetched."""
         plan = self.plan(epoch)
 
         def rows_of(number: int) -> np.ndarray:
             return plan.rows.read(int(plan.start[number]), int(plan.stop[number]))
 
-        return numbered_batches(lambda i: self.build(rows_of, i), first, len(plan.start))
+        def make(i: tf.Tensor) -> Batch:
+            return self.build(rows_of, i)
+
+        return numbered_batches(make, first, len(plan.start)) if numbers is None else chosen_batches(make, numbers)
 
     def build(self, rows_of: Callable[[int], np.ndarray], number: tf.Tensor) -> Batch:
         """One batch, in the graph.
@@ -161,14 +164,17 @@ class WindowInterestSource:
             shard.release()
         return _RowFile([shuffled_rows(ids, self._seed, _INTEREST_ORDER, epoch)], self._window.directory)
 
-    def make_dataset(self, epoch: int, first: int = 0) -> tf.data.Dataset:
-        """Batches `first`, `first + 1`, ... of the epoch."""
+    def make_dataset(self, epoch: int, first: int = 0, numbers: np.ndarray | None = None) -> tf.data.Dataset:
+        """Batches `first`, `first + 1`, ... of the epoch, or those of `numbers`."""
         rows, size = self.plan(epoch), self.batch_size
 
         def rows_of(number: int) -> np.ndarray:
             return rows.read(number * size, min((number + 1) * size, self.num_rows))
 
-        return numbered_batches(lambda i: self.build(rows_of, i), first, self.num_batches())
+        def make(i: tf.Tensor) -> InterestBatch:
+            return self.build(rows_of, i)
+
+        return numbered_batches(make, first, self.num_batches()) if numbers is None else chosen_batches(make, numbers)
 
     def build(self, rows_of: Callable[[int], np.ndarray], number: tf.Tensor) -> InterestBatch:
         """One batch, in the graph; arguments as of `WindowSource.build`."""

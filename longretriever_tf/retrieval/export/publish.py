@@ -16,6 +16,7 @@ from longretriever_tf.retrieval.export.tuning_queries import make_check_queries
 from longretriever_tf.retrieval.export.verify_index import measure_recall_in_fresh_process
 from longretriever_tf.retrieval.fingerprint import Fingerprint, fingerprint_items
 from longretriever_tf.retrieval.index.build import IndexReport, build_index, searched_by_scann
+from longretriever_tf.retrieval.index.exact import PackedIndex
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 
 
@@ -39,11 +40,13 @@ class Source(NamedTuple):
 
 
 class Published(NamedTuple):
-    """A published version."""
+    """A published version, and all of its item vectors, whatever the kind of its index."""
 
     directory: str
     source: Source
     report: IndexReport
+    packed: PackedIndex
+    fingerprint: Fingerprint
 
     def describe(self) -> str:
         """One line for people, and the categories that ScaNN searches."""
@@ -97,4 +100,5 @@ def publish(source: Source, export_dir: str, version: int, replay: Callable[[str
             with stage("replaying the warm-up requests in a fresh process"):
                 replay(directory)
 
-    return Published(export_model(served, config, corpus, report, export_dir, version, verify), source, report)
+    directory = export_model(served, config, corpus, report, export_dir, version, verify)
+    return Published(directory, source, report, packed, served.fingerprint)
