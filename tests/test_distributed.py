@@ -265,7 +265,9 @@ def test_groups_on_the_device_make_the_steps_of_one_device():
     off = {"dropout": 0.0, "history_dropout": 0.0, "unknown_rate": 0.0}
     found = []
     for kind in (DevicePhase, GroupedDevicePhase):
-        world = build(off, device_input=True, batches_per_step=3, steps_per_call=2)
+        world = build(
+            {**off, "max_length": 4}, device_input=True, batches_per_step=3, steps_per_call=2, num_snapshots=1
+        )
         phase = kind("towers", 1, world.phase.model, world.device, 1)
         optimizer = LazyAdamW(0.02, 0.01, phase.num_steps())
         step = phase.make_step(optimizer, xla=False)

@@ -182,9 +182,15 @@ class Cluster:
                 others = [f"{i} ({name})" for i, name in enumerate(self._addresses) if i != self.worker]
                 raise UserError(
                     f"worker {self.worker} has lost another worker, one of {', '.join(others)}: "
-                    f"{error.__class__.__name__}: {first_line(error)}. See what that one printed last; then start the "
+                    f"{error.__class__.__name__}: {_reason(error)}. See what that one printed last; then start the "
                     "same command on all workers again: it goes on from the last checkpoint"
                 ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The line of a collective's error that says why it ended."""
+    lines = [line for line in str(error).splitlines() if line.startswith("Collective ops is aborted by: ")]
+    return lines[0].partition(": ")[2] if lines else first_line(error)
 
 
 def start_cluster(distribute: str) -> Cluster:

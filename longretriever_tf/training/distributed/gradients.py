@@ -9,7 +9,7 @@ One buffer means one reduction a step, whatever the number of weights. Sums over
 replicas, which make one half each, get the sum of one that makes both, to the last digit.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -36,28 +36,42 @@ class Packed(NamedTuple):
     values: list[tf.Tensor]
 
 
+class Tables(NamedTuple):
+    """How tables are reduced.
+
+    Attributes:
+      owned: those whose rows belong to one replica each.
+      whole: reduce the others whole, whatever their size: where batches read most of their rows.
+    """
+
+    owned: tuple[tf.Variable, ...] = ()
+    whole: bool = False
+
+
+REPLICATED = Tables()
+"""Every replica holds all rows; small tables are reduced whole."""
+
+
 class Layout:
     """Where each variable's gradient lies in the buffer.
 
     Args:
       variables: in the optimizer's order.
       gradients: of one batch, which say what kind each is.
-      owned: those whose rows belong to one replica each.
-      whole_tables: reduce every table whole: where batches read most of their rows.
+      tables: how tables are reduced.
     """
 
     def __init__(
         self,
         variables: Sequence[tf.Variable],
         gradients: Sequence[tf.Tensor | tf.IndexedSlices | None],
-        owned: Collection[tf.Variable] = (),
-        whole_tables: bool = False,
+        tables: Tables = REPLICATED,
     ) -> None:
-        names = {id(variable) for variable in owned}
+        names = {id(variable) for variable in tables.owned}
         self._shapes = [variable.shape.as_list() for variable in variables]
         self.kinds = []
         for variable, gradient in zip(variables, gradients, strict=True):
-            is_small = whole_tables or variable.shape.num_elements() <= SMALL_TABLE
+            is_small = tables.whole or variable.shape.num_elements() <= SMALL_TABLE
             kind = "table" if is_small else "rows"
             if not isinstance(gradient, tf.IndexedSlices):
                 kind = "none" if gradient is None else "dense"

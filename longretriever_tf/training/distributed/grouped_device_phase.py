@@ -1,6 +1,7 @@
 """The towers' phase with its input on the device, on several devices: each gathers its own groups of every step."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -30,21 +31,22 @@ class GroupedDevicePhase(DevicePhase):
         optimizer.build(self.variables())
         compiled: dict[tuple[Shape, int], Callable[..., tf.Tensor]] = {}
 
+        @functools.cache
+        def shared_step(shape: Shape) -> SharedStep:
+            return self._share(shape, optimizer, xla)
+
         def step(batch: LoadedBlock) -> tf.Tensor:
             epoch, block = batch
             kind = block.shape, block.num_steps
             if kind not in compiled:
-                compiled[kind] = self._compile_for(*kind, optimizer, xla)
+                compiled[kind] = self._compile_for(*kind, shared_step(block.shape))
             return compiled[kind](epoch, tf.constant(block.bounds))
 
         return step
 
-    def _compile_for(
-        self, shape: Shape, num_steps: int, optimizer: LazyAdamW, xla: bool
-    ) -> Callable[[Epoch, tf.Tensor], tf.Tensor]:
-        each = shape.groups // self.cluster.num_replicas
-        first = self.cluster.local_replicas.start * each
-        own_shape = shape._replace(groups=each)
+    def _share(self, shape: Shape, optimizer: LazyAdamW, xla: bool) -> SharedStep:
+        """Steps of a shape, of whose groups this process has its part."""
+        own_shape = shape._replace(groups=shape.groups // self.cluster.num_replicas)
 
         def loss(
             epoch: Epoch, bounds: tf.Tensor, step: tf.Tensor, groups: list[tf.Tensor]
@@ -53,7 +55,11 @@ class GroupedDevicePhase(DevicePhase):
             num_scored = count_scored_groups(batch)
             return self.loss(batch, step, groups) * num_scored, num_scored
 
-        shared = SharedStep(self.variables(), loss, optimizer, self.cluster, xla=xla)
+        return SharedStep(self.variables(), loss, optimizer, self.cluster, xla=xla)
+
+    def _compile_for(self, shape: Shape, num_steps: int, shared: SharedStep) -> Callable[[Epoch, tf.Tensor], tf.Tensor]:
+        each = shape.groups // self.cluster.num_replicas
+        first = self.cluster.local_replicas.start * each
 
         @tf.function
         def run(epoch: Epoch, bounds: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,7 @@
 """A phase whose step takes several whole batches, spread over the replicas; the step's gradient is their mean."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from longretriever_tf.models.optimizer import LazyAdamW
 from longretriever_tf.training.distributed.cluster import Cluster
+from longretriever_tf.training.distributed.gradients import REPLICATED, Tables
 from longretriever_tf.training.distributed.shared_step import SharedStep
 from longretriever_tf.training.phases import Phase, Source
 
@@ -74,14 +76,12 @@ class GroupedPhase(Phase):
 
     Attributes:
       cluster: the replicas.
-      owned: tables whose rows belong to one replica each.
-      whole_tables: reduce all tables whole: where batches read most of their rows.
+      tables: how tables are reduced.
     """
 
     source: GroupedSource
     cluster: Cluster = dataclasses.field(default_factory=Cluster)
-    owned: tuple[tf.Variable, ...] = ()
-    whole_tables: bool = False
+    tables: Tables = REPLICATED
 
     def batch_examples(self, batch: Step) -> float:
         """Examples of a step on all replicas, on average: each process sees its own batches alone."""
@@ -95,14 +95,20 @@ class GroupedPhase(Phase):
         def loss(batch: Any, step: tf.Tensor, groups: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
             return self.loss(batch, step, groups), tf.constant(1.0)
 
-        shared = SharedStep(self.variables(), loss, optimizer, self.cluster, self.owned, self.whole_tables, xla)
         compiled: dict[Any, Callable[..., tf.Tensor]] = {}
+        variables, cluster, tables = self.variables(), self.cluster, self.tables
+
+        @functools.cache
+        def shared_step() -> SharedStep:  # once a batch is there, and what it looks like is known
+            return SharedStep(variables, loss, optimizer, cluster, tables, xla, (self.source.element_spec,))
 
         def compile_for(is_there: tuple[tuple[bool, ...], ...]) -> Callable[..., tf.Tensor]:
+            shared = shared_step()
+
             def run(batches: tuple[Any, ...]) -> tf.Tensor:
                 left = iter(batches)
                 of_replica = [[(next(left),) if there else None for there in groups] for groups in is_there]
-                return self.cluster.run(lambda index: shared.make(index, of_replica[index]))
+                return cluster.run(lambda index: shared.make(index, of_replica[index]))
 
             # One graph for all shapes of a batch: two batches of any shapes each would be traced many times.
             signature = (self.source.element_spec,) * sum(map(sum, is_there))

@@ -13,6 +13,7 @@ from longretriever_tf.config.config import Config
 from longretriever_tf.models.optimizer import LazyAdamW
 from longretriever_tf.models.towers import ItemTower
 from longretriever_tf.training.distributed.cluster import Cluster
+from longretriever_tf.training.distributed.gradients import Tables
 from longretriever_tf.training.distributed.grouped_phase import ChosenSource, GroupedPhase, GroupedSource
 from longretriever_tf.training.distributed.step_table import by_range, category_ranges, heaviest_share, in_turn
 from longretriever_tf.training.phases import Phase
@@ -109,9 +110,8 @@ def group_phase(
         seed=phase.seed,
         validate=chief_validation(phase.validate, cluster),
         cluster=cluster,
-        owned=() if owned is None else owned.tables,
         # A baseline's softmax over the corpus reads every row of every table.
-        whole_tables=config.train.loss == "full" and phase.name in BASELINES,
+        tables=Tables(() if owned is None else owned.tables, config.train.loss == "full" and phase.name in BASELINES),
     )
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from longretriever_tf.models.optimizer import LazyAdamW
 from longretriever_tf.training.distributed.cluster import Cluster
-from longretriever_tf.training.distributed.gradients import Layout, Packed
+from longretriever_tf.training.distributed.gradients import REPLICATED, Layout, Packed, Tables
 
 Loss = Callable[..., tuple[tf.Tensor, tf.Tensor]]
 """From a replica's input, the step and the numbers of its groups to the sum of their losses, and how many they are."""
@@ -21,9 +21,9 @@ class SharedStep:
       loss: of what a replica takes at once.
       optimizer: built for the variables.
       cluster: the replicas.
-      owned: tables whose rows belong to one replica each.
-      whole_tables: reduce every table whole.
+      tables: how tables are reduced.
       xla: compile gradients and move; what lies between them are the exchanges.
+      spec: of what a replica takes at once; tells the kinds of gradients to a replica whose first step has no batch.
     """
 
     def __init__(
@@ -32,12 +32,12 @@ class SharedStep:
         loss: Loss,
         optimizer: LazyAdamW,
         cluster: Cluster,
-        owned: tuple[tf.Variable, ...] = (),
-        whole_tables: bool = False,
+        tables: Tables = REPLICATED,
         xla: bool = False,
+        spec: tuple[Any, ...] = (),
     ) -> None:
         self._variables, self._loss, self._optimizer, self._cluster = variables, loss, optimizer, cluster
-        self._owned, self._whole_tables, self._xla = owned, whole_tables, xla
+        self._tables, self._xla, self._spec = tables, xla, spec
         self._layout: Layout | None = None
         self._gradients = tf.function(self._of_batch, reduce_retracing=True, jit_compile=xla)
         self._move = tf.function(self._apply, jit_compile=True) if xla else self._apply
@@ -60,7 +60,8 @@ class SharedStep:
 
     def _known_layout(self) -> Layout:
         if self._layout is None:
-            raise RuntimeError("the first step of a replica has no batch: nothing says what its gradients are")
+            tf.function(self._of_batch).get_concrete_function(self._spec, [tf.TensorSpec([], tf.int32)])
+        assert self._layout is not None, "tracing makes it"
         return self._layout
 
     def _of_batch(self, given: tuple[Any, ...], groups: list[tf.Tensor]) -> Packed:
@@ -68,7 +69,7 @@ class SharedStep:
             loss, num_batches = self._loss(*given, self._optimizer.iterations, groups)
         gradients = tape.gradient(loss, self._variables)
         if self._layout is None:
-            self._layout = Layout(self._variables, gradients, self._owned, self._whole_tables)
+            self._layout = Layout(self._variables, gradients, self._tables)
         return self._layout.pack(gradients, loss, num_batches)
 
     def _apply(self, reduced: Packed) -> tf.Tensor:
