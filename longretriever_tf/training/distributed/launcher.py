@@ -23,7 +23,12 @@ _GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 def launch(num_workers: int, arguments: Sequence[str]) -> int:
-    """Runs `train --distribute=multi_worker` with `arguments` in `num_workers` processes; the exit status.
+    """Runs `train --distribute=multi_worker` with `arguments` in `num_workers` processes; see `launch_module`."""
+    return launch_module(["-m", "longretriever_tf.train"], num_workers, [*arguments, "--distribute=multi_worker"])
+
+
+def launch_module(program: Sequence[str], num_workers: int, arguments: Sequence[str]) -> int:
+    """Runs a program of Python in `num_workers` processes that find each other by TF_CONFIG; the exit status.
 
     Worker 0, the chief, has this process's output; what another one says is printed if it fails.
 
@@ -32,7 +37,7 @@ def launch(num_workers: int, arguments: Sequence[str]) -> int:
     """
     gpus = _gpus_of_workers(num_workers)
     addresses = [f"127.0.0.1:{port}" for port in _free_ports(num_workers)]
-    command = [sys.executable, "-m", "longretriever_tf.train", *arguments, "--distribute=multi_worker"]
+    command = [sys.executable, *program, *arguments]
     with contextlib.ExitStack() as stack:
         workers, outputs = [], []
         for index in range(num_workers):
@@ -57,13 +62,13 @@ def _wait(workers: Sequence[subprocess.Popen], outputs: Sequence[IO[str]]) -> in
             if index in said or worker.poll() is None:
                 continue
             said.add(index)
+            deadline = min(deadline, time.monotonic() + _GRACE_S)
             if worker.returncode:
                 status = status or (worker.returncode if worker.returncode > 0 else 128 - worker.returncode)
-                deadline = min(deadline, time.monotonic() + _GRACE_S)
                 _report(index, worker.returncode, outputs[index])
         if time.monotonic() > deadline:
             print(f"ending the others, which did not end within {_GRACE_S:.0f} s", file=sys.stderr, flush=True)
-            return status
+            return status or 1
         time.sleep(_POLL_S)
     return status
 
