@@ -43,12 +43,7 @@ FLAGS = (
 """Text ids; dropout on."""
 
 PAPER = ("--loss=in_batch", "--norepeat_term", "--noitem_stats", "--nouser_context", "--small_category=4")
-FORMS = {
-    "full": (),
-    "in_batch": PAPER,
-    "full, tables by category": ("--item_tables=by_category",),
-    "in_batch, tables by category": (*PAPER, "--item_tables=by_category"),
-}
+FORMS = {"full": (), "in_batch": PAPER, "full, tables by category": ("--item_tables=by_category",)}
 
 
 @dataclasses.dataclass(frozen=True)
