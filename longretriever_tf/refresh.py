@@ -58,6 +58,9 @@ _VERSION = absl_flags.DEFINE_integer("version", 0, "Version number; 0 takes the 
 _CHECK = absl_flags.DEFINE_bool(
     "check", True, "Load the version in a fresh process and replay its warm-up requests before it takes its place."
 )
+_VECTORS = absl_flags.DEFINE_string(
+    "vectors", "", "Also write the version's item vectors there as Parquet, as `export --vectors` does."
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -68,8 +71,11 @@ def main(argv: Sequence[str]) -> None:
         from longretriever_tf.retrieval.export.publish import publish
         from longretriever_tf.retrieval.export.refresh import Catalogue, refresh_version
         from longretriever_tf.retrieval.export.saved_model import latest_version
+        from longretriever_tf.retrieval.export.vectors import require_vectors_dir, write_vectors
         from longretriever_tf.serving.server.warmup import check_in_fresh_process
 
+    if _VECTORS.value:
+        require_vectors_dir(_VECTORS.value, _EXPORT_DIR.value)
     version_dir = latest_version(_EXPORT_DIR.value)
     catalogue = Catalogue(
         items=_ITEMS.value,
@@ -90,6 +96,8 @@ def main(argv: Sequence[str]) -> None:
     published = publish(source, _EXPORT_DIR.value, _VERSION.value, replay)
     print(", ".join(f"{count:,} {what}" for what, count in counts.items()))
     print(f"refreshed {version_dir} -> {published.describe()}")
+    if _VECTORS.value:
+        print(write_vectors(_VECTORS.value, published.packed, source.corpus, published.fingerprint))
 
 
 if __name__ == "__main__":
