@@ -57,6 +57,8 @@ WITHOUT_TENSORFLOW = (
     "datasets.splits",
     "evaluation.ranking",
     "doctor",
+    "launch",
+    "training.distributed.step_table",
 )
 WITHOUT_TENSORFLOW += ("reproduce", "reproduction.report", "reproduction.runner")
 
