@@ -3,8 +3,8 @@
   python benchmarks/bench_sizes.py --output=results/bench_sizes.json
 
 Generated logs (make_log.py), 600 events a user. `on_disk`: `prepare` with one worker, CPU seconds, memory of the
-largest process, bytes of what it wrote. `in_memory`: bench_training.py on such a log, with --materialise_gb=0: seconds
-of CPU until the first batch, and the memory of the process. Each is a process of its own.
+largest process, bytes of what it wrote. `in_memory`: all that `train` does before its first step, without kept
+histories (--materialise_gb=0): CPU seconds and memory. Each is a process of its own.
 """
 
 import json
@@ -19,11 +19,18 @@ from measured import run_measured
 from longretriever_tf.config import flags
 
 _ON_DISK = absl_flags.DEFINE_list("bench_on_disk", ["1000000", "2000000", "4000000", "8000000"], "Events, on disk.")
-_IN_MEMORY = absl_flags.DEFINE_list("bench_in_memory", ["250000", "500000", "1000000", "2000000"], "Events, in memory.")
+_IN_MEMORY = absl_flags.DEFINE_list("bench_in_memory", ["100000", "200000", "400000", "800000"], "Events, in memory.")
 _OUTPUT = absl_flags.DEFINE_string("output", "", "Also write the JSON there.")
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _EVENTS_PER_USER = 600
+_BEGIN = f"""
+import sys; sys.path[:0] = [{_HERE!r}]
+from longretriever_tf.config import flags
+from tower_start import start_towers
+flags.define_config_flags("data", "model", "train", "retrieval")
+flags.run_command(lambda argv: start_towers(flags.config_from_flags()) and None)
+"""
 
 
 def main(argv: list[str]) -> None:
@@ -63,13 +70,9 @@ def _prepare(folder: str, read_by: list[str]) -> dict[str, float]:
 
 
 def _train(folder: str, read_by: list[str]) -> dict[str, float]:
-    script, output = os.path.join(_HERE, "bench_training.py"), os.path.join(folder, "training.json")
-    words = ["--cut=test", "--seed=1", "--materialise_gb=0", "--bench_batches=5"]
-    places = [f"--data_dir={folder}/tfds", f"--output={output}"]
-    used, _ = run_measured([sys.executable, script, *read_by, *words, *places])
-    with open(output, encoding="utf-8") as file:
-        facts = json.load(file)
-    return used._asdict() | {name: facts[name] for name in ("prepare_s", "source_s")}
+    words = ["--cut=test", "--seed=1", "--materialise_gb=0", f"--data_dir={folder}/tfds"]
+    used, _ = run_measured([sys.executable, "-c", _BEGIN, *read_by, *words])
+    return used._asdict()
 
 
 def _bytes(path: str) -> int:

@@ -24,7 +24,7 @@ LAYERS = (
     ("evaluation",),
     ("training",),
     ("serving",),
-    ("reproduction",),
+    ("reproduction", "planning"),
     (
         "config.flags",
         "prepare",
@@ -34,6 +34,7 @@ LAYERS = (
         "funnel",
         "evaluate_baselines",
         "plot",
+        "plan",
         "export",
         "recommend",
         "refresh",
@@ -60,7 +61,7 @@ WITHOUT_TENSORFLOW = (
     "launch",
     "training.distributed.step_table",
 )
-WITHOUT_TENSORFLOW += ("reproduce", "reproduction.report", "reproduction.runner")
+WITHOUT_TENSORFLOW += ("plan", "reproduce", "reproduction.report", "reproduction.runner")
 
 
 def _module_name(path: pathlib.Path) -> str:

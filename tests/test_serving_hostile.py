@@ -14,10 +14,9 @@ import weakref
 
 import grpc
 import pytest
-import tensorflow as tf
 from serving_clients import call, error_of, predict, serving, states, stubs, wait_until
 from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
-from toy_models import save_answer, save_toy
+from toy_models import Hold, save_answer, save_toy
 from trained import ROOT, command
 
 from longretriever_tf.common.errors import UserError
@@ -256,16 +255,6 @@ def test_a_request_whose_caller_has_gone_is_not_begun(tmp_path):
             with socket.create_connection(("127.0.0.1", server.rest_port)) as sock:
                 sock.sendall(head.encode() + body)
                 time.sleep(0.05)
-        asked = predict_pb2.PredictRequest()
-        asked.model_spec.name, asked.model_spec.signature_name = "toy", "slow"
-        asked.inputs["rounds"].CopyFrom(tf.make_tensor_proto([10**9]))
-        with stubs(server) as (prediction, _):
-            busy = prediction.Predict.future(asked, timeout=300)
-            for _ in range(3):
-                with pytest.raises(grpc.RpcError):
-                    prediction.Predict(asked, timeout=0.1)
-            with pytest.raises(grpc.RpcError):
-                busy.result()
         quick = SLOW | {"instances": [0]}
         wait_until(lambda: call(server, "POST", "/v1/models/toy:predict", quick)[0] == 200)
         first.join()
@@ -274,7 +263,27 @@ def test_a_request_whose_caller_has_gone_is_not_begun(tmp_path):
         line.rsplit(" ", 1)[0]: int(line.rsplit(" ", 1)[1]) for line in page.splitlines() if "request_count{" in line
     }
     ended = {name.rpartition("status=")[2].strip('"}'): count for name, count in counts.items()}
-    assert ended == {"OK": 1, "DEADLINE_EXCEEDED": 2}  # the five, and the three over gRPC, were never begun
+    assert ended == {"OK": 1, "DEADLINE_EXCEEDED": 1}  # the five were never begun
+
+
+def test_a_grpc_request_whose_caller_has_gone_is_not_begun(tmp_path):
+    save_toy(tmp_path, 1)
+    hold = Hold(tmp_path)
+    held = _asked("held", "path", dtype=7, dims=[1], string_val=[hold.path.encode()])
+    quick = _asked("half_plus_two", "x", dtype=1, dims=[1], float_val=[1.0])
+    with serving(str(tmp_path), rest_api_num_threads=1, metrics=True) as server, stubs(server) as (prediction, _):
+        busy = prediction.Predict.future(held, timeout=300)
+        try:
+            wait_until(hold.has_begun)  # on the only worker
+            for _ in range(3):
+                with pytest.raises(grpc.RpcError):
+                    prediction.Predict(quick, timeout=0.1)
+        finally:
+            hold.let_go()
+        busy.result()
+        prediction.Predict(quick, timeout=300)
+        page = call(server, "GET", config_files.PROMETHEUS_PATH)[1].decode()
+    assert [line[-5:] for line in page.splitlines() if "request_count{" in line] == ['K"} 2']
 
 
 def test_sigterm_ends_the_process_whatever_runs(tmp_path):

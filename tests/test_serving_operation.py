@@ -134,8 +134,16 @@ def test_cors(tmp_path):
             connection.close()
 
 
+@pytest.mark.parametrize(
+    "thread",
+    [
+        "main",
+        pytest.param("another", marks=pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="no /proc")),
+    ],
+)
 @conforms("SIGTERM", "requests in flight are finished, then the process ends with status 0")
-def test_sigterm_finishes_requests(tmp_path):
+def test_sigterm_finishes_requests(tmp_path, thread):
+    """Whichever thread of the process the system gives the signal to."""
     save_toy(tmp_path, 1)
     hold, (rest, grpc_port) = Hold(tmp_path), free_ports(2)
     flags = ("--model_name=toy", f"--model_base_path={tmp_path}", "--shutdown_grace_seconds=600")
@@ -155,7 +163,8 @@ def test_sigterm_finishes_requests(tmp_path):
         thread = threading.Thread(target=lambda: answers.append(call(server, "POST", path, hold.body)))
         thread.start()
         wait_until(hold.has_begun)
-        process.send_signal(signal.SIGTERM)
+        threads = [process.pid] if thread == "main" else map(int, os.listdir(f"/proc/{process.pid}/task"))
+        os.kill(max(threads), signal.SIGTERM)
         said = list(itertools.takewhile(lambda line: not line.startswith("stopping"), process.stdout))
         hold.let_go()
         thread.join()

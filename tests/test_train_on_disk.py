@@ -17,6 +17,8 @@ from worlds import block_world
 
 from longretriever_tf.common.text import as_text
 from longretriever_tf.data.batches.prepared_data import load_saved
+from longretriever_tf.data.window.sample import events_that_fit, read_sample
+from longretriever_tf.datasets.sharded_log import ShardedLog
 
 SHARED = (
     *(flag for flag in FLAGS if "dataset" not in flag and "_features" not in flag),
@@ -94,22 +96,19 @@ def test_a_run_from_disk_is_the_run_in_memory(in_memory, tmp_path):
 
 
 def test_killed_in_the_window_and_in_training_and_started_again(in_memory, tmp_path):
+    if "--cut=none" not in in_memory.flags:
+        pytest.skip("one of the two logs is enough")
     data, run_dir = str(tmp_path / "log"), str(tmp_path / "run")
     shutil.copytree(in_memory.data, data, ignore=shutil.ignore_patterns("windows"))
     flags = (*in_memory.flags[:-1], f"--data={data}", *FROM_DISK, f"--run_dir={run_dir}", "--checkpoint_every_s=0.05")
-    windows, marks = os.path.join(data, "windows"), ("vocabulary", "tables", "examples")
-    for mark in marks:
-        kill_once(lambda mark=mark: any(mark in names for _, names, _ in walk(windows)), command("train", *flags))
+    windows = os.path.join(data, "windows")
+    kill_once(lambda: any("tables" in names for _, _, names in os.walk(windows)), command("train", *flags))
     kill_once(
         lambda: os.path.exists(os.path.join(run_dir, "checkpoints", "latest", "checkpoint")), command("train", *flags)
     )
     done = run_module("train", *flags)
     assert done.returncode == 0, done.stderr
     assert_same_run(run_dir, in_memory.run_dir)
-
-
-def walk(directory: str):
-    return [(path, [*folders, *names], names) for path, folders, names in os.walk(directory)]
 
 
 def kill_once(is_time, arguments: list[str]) -> None:
@@ -120,3 +119,25 @@ def kill_once(is_time, arguments: list[str]) -> None:
     child.kill()
     _, errors = child.communicate()
     assert child.returncode in (-signal.SIGKILL, 0), errors.decode()
+
+
+def test_evaluation_of_a_sample_gives_each_user_what_evaluation_of_all_gives(in_memory, tmp_path):
+    if "--cut=none" in in_memory.flags:
+        pytest.skip("a run on everything has no window to evaluate")
+    users = {}
+    for name, more in (("all", ()), ("some", ("--max_memory_gb=0.001",))):
+        output = str(tmp_path / f"{name}.json")
+        flags = (f"--run_dir={in_memory.run_dir}", "--baselines=none", "--noplots", f"--output={output}", *more)
+        done = run_module("evaluate", *flags)
+        assert done.returncode == 0, done.stderr
+        assert ("evaluated on a sample of" in done.stdout) == bool(more)
+        with np.load(str(tmp_path / f"{name}.per_user.npz")) as stored:
+            users[name] = dict(stored)
+    log = ShardedLog(in_memory.data)
+    sampled = read_sample(log, events_that_fit(0.001), "asked").user_id[users["some"]["user"]]
+    everyone = log.read_whole().user_id[users["all"]["user"]]
+    assert 0 < len(sampled) < len(everyone)
+    at = np.searchsorted(everyone, sampled)
+    for name in ("history_length", "repeat_share", "all/recall@100", "novel/recall@100", "all/ndcg@100"):
+        one, other = (np.atleast_2d(users[which][name]) for which in ("some", "all"))
+        np.testing.assert_allclose(one, other[:, at], rtol=1e-5, err_msg=name)

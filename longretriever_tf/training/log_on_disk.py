@@ -1,7 +1,6 @@
 """A run from a log on disk: whether it is needed, what it trains on, and whom it is validated on."""
 
 import dataclasses
-import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,18 +14,15 @@ from longretriever_tf.data.batches.examples import held_out_users
 from longretriever_tf.data.batches.prepared_data import Prepared, require_examples
 from longretriever_tf.data.corpus import EncodedLog, encode_log
 from longretriever_tf.data.recipe.history_embedding import fold_of_users, item_keys
-from longretriever_tf.data.recipe.item_stats import item_cells, scan_cells
 from longretriever_tf.data.search.behavior_index import build_category_order
 from longretriever_tf.data.window.build import build_window
+from longretriever_tf.data.window.sample import EVENT_BYTES, memory_gb, stats_on_disk
 from longretriever_tf.data.window.window import Window, open_window
 from longretriever_tf.datasets.load import load_log, open_sharded_log
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.sharded_log import ShardedLog
 from longretriever_tf.datasets.splits import Cuts
 from longretriever_tf.evaluation.ground_truth import Truth, build_truth
-
-_EVENT_BYTES = 1300
-"""Memory of a training in memory for each event of the log: measured at 9.7 million events with --examples=both."""
 
 
 def read_log(config: Config) -> LifelongLog | ShardedLog:
@@ -38,7 +34,7 @@ def read_log(config: Config) -> LifelongLog | ShardedLog:
     if not config.data.data:
         return load_log(config.data)
     log = open_sharded_log(config.data)
-    needed, room = _needed_gb(config, log), config.train.max_memory_gb or _half_of_memory_gb()
+    needed, room = _needed_gb(config, log), memory_gb(config.train.max_memory_gb)
     fits = needed <= room
     print(
         f"{log.num_events:,} events, {log.num_users:,} users and {len(log.items.item_id):,} items would take about "
@@ -58,11 +54,7 @@ def _needed_gb(config: Config, log: ShardedLog) -> float:
     """Peak memory of a training in memory, by the sizes of the log."""
     model, train = config.model, config.train
     rows = 1 + train.history_folds if model.reads_history_embedding else 1
-    return (_EVENT_BYTES * log.num_events + len(log.items.item_id) * (1500 + 4 * model.svd_dim * rows)) / 1e9
-
-
-def _half_of_memory_gb() -> float:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2e9
+    return (EVENT_BYTES * log.num_events + len(log.items.item_id) * (1500 + 4 * model.svd_dim * rows)) / 1e9
 
 
 def prepare_on_disk(config: Config, log: ShardedLog) -> Window:
@@ -98,9 +90,7 @@ def held_out_on_disk(config: Config, log: ShardedLog, window: Window, most: int)
     """
     corpus, stop = window.corpus, window.corpus.cut
     start = stop - round(config.data.window_days * DAY_S)
-    as_of = np.array([start], np.int64)
-    cells = [item_cells(shard.before(start), as_of, corpus.num_items) for shard in _encoded_shards(log, window)]
-    stats = scan_cells(cells, corpus.item_category, as_of, corpus.num_categories)
+    stats = stats_on_disk(log, corpus, start)
     held_out = (_take(shard, held_out_users(config, shard.user_id)) for shard in _encoded_shards(log, window))
     is_sold = stats.first_time < start
     users = _first_users(held_out, most, start, (start, stop), is_sold)

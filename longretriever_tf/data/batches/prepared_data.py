@@ -15,7 +15,7 @@ from longretriever_tf.data.batches.examples import NO_EXAMPLES, Examples, stats_
 from longretriever_tf.data.batches.tables import Tables
 from longretriever_tf.data.corpus import Corpus, EncodedLog, encode_log, fit_corpus, load_corpus, save_corpus
 from longretriever_tf.data.recipe.history_embedding import fit_folds, fold_of_users, item_keys
-from longretriever_tf.data.recipe.item_stats import build_item_stats
+from longretriever_tf.data.recipe.item_stats import ItemStats, build_item_stats
 from longretriever_tf.data.recipe.item_svd import distinct_pairs, fit_pairs_svd
 from longretriever_tf.data.recipe.learned_context import cluster_context
 from longretriever_tf.data.search.behavior_index import CategoryOrder, build_category_order
@@ -53,10 +53,13 @@ def prepare(config: Config, log: LifelongLog, cut: int) -> Prepared:
     history_embedding_rows = item_svd[None, :, :0]
     if config.model.reads_history_embedding:
         history_embedding_rows = fit_folds(pairs, item_svd, user_fold, config.train.history_folds, config.train.seed)
-    return _prepare_at(corpus, encoded, grid, {"item_svd": item_svd, "taste_rows": history_embedding_rows}, user_fold)
+    stats = build_item_stats(encoded, corpus.item_category, grid, corpus.num_categories)
+    return _prepare_at(corpus, encoded, stats, {"item_svd": item_svd, "taste_rows": history_embedding_rows}, user_fold)
 
 
-def prepare_requests(log: LifelongLog, corpus: Corpus, arrays: dict[str, np.ndarray], as_of: int) -> Prepared:
+def prepare_requests(
+    log: LifelongLog, corpus: Corpus, arrays: dict[str, np.ndarray], as_of: int, stats: ItemStats | None = None
+) -> Prepared:
     """What requests at `as_of` read, under a corpus fitted earlier: histories and statistics strictly before it.
 
     Args:
@@ -64,6 +67,7 @@ def prepare_requests(log: LifelongLog, corpus: Corpus, arrays: dict[str, np.ndar
       corpus: of the run.
       arrays: of the run, from `load_saved`.
       as_of: seconds UTC.
+      stats: of the items then, where the log holds some of the users alone; None: the log says them.
 
     Raises:
       UserError: the log holds no event of any item that the corpus knows.
@@ -73,15 +77,16 @@ def prepare_requests(log: LifelongLog, corpus: Corpus, arrays: dict[str, np.ndar
         raise UserError(
             "the log holds no event of any item that this run was trained on: is it the run of another log?"
         )
-    at = np.array([as_of], np.int64)
+    if stats is None:
+        at = np.array([as_of], np.int64)
+        stats = build_item_stats(encoded, corpus.item_category, at, corpus.num_categories)
     user_fold = fold_of_users(encoded, item_keys(corpus.item_id), len(arrays["taste_rows"]))
-    return _prepare_at(corpus, encoded, at, arrays, user_fold)
+    return _prepare_at(corpus, encoded, stats, arrays, user_fold)
 
 
 def _prepare_at(
-    corpus: Corpus, encoded: EncodedLog, grid: np.ndarray, arrays: dict[str, np.ndarray], user_fold: np.ndarray
+    corpus: Corpus, encoded: EncodedLog, stats: ItemStats, arrays: dict[str, np.ndarray], user_fold: np.ndarray
 ) -> Prepared:
-    stats = build_item_stats(encoded, corpus.item_category, grid, corpus.num_categories)
     order = build_category_order(encoded, corpus)
     return Prepared(corpus, stats, arrays["item_svd"], arrays["taste_rows"], encoded, order, user_fold)
 

@@ -85,7 +85,7 @@ class ModelServer:
             threading.Thread(target=self._watch_config, name="config-watcher", daemon=True).start()
 
     def interrupt(self) -> None:
-        """Lets a `start` that still waits for models return at once; safe in a signal handler."""
+        """Lets a `start` that still waits for models return at once. Any thread may call."""
         self._stopping.set()
 
     def stop(self) -> None:
