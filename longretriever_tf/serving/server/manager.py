@@ -176,6 +176,12 @@ class ModelManager:
             model = self._load_model(name, number, record.path)
         except Exception as error:  # one broken version must not end the watcher
             failure = from_exception(error)
+            if (
+                failure.code == "UNAVAILABLE"
+            ):  # a router whose shards are not there yet: looked at again at the next poll
+                self._warn(name, f"version {number} waits: {failure.message}")
+                record.state = "START"
+                return
             _LOG.warning("model %s, version %d could not be loaded: %s", name, number, failure)
             self._metrics.count("load_attempts", record.path, "fail")
             with self._lock:
