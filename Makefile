@@ -18,7 +18,7 @@ STAMP := .venv/.setup-done
 $(STAMP): setup.cfg pyproject.toml .ci/setup
 	@.ci/setup "$(PYTHON)"
 
-.PHONY: help setup demo reproduce serve serve-smoke load notebooks test test-fast lint format tables lock type arch doctest docs bench peers doctor clean
+.PHONY: help setup demo reproduce serve serve-smoke load notebooks test test-fast test-beam lint format tables lock type arch doctest docs bench peers doctor clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -100,6 +100,11 @@ peers: $(STAMP) ## what `make bench` compares training with, apart from .venv, i
 	$(PY) -m pip install --target=.peers/deepmatch --no-deps deepmatch==0.3.2 'deepctr>=0.9.4a0,<0.10'
 	$(PY) -m venv .peers/torch
 	.peers/torch/bin/pip install torch==2.13.0 torch-rechub==0.9.0
+
+test-beam: ## tests of `prepare --runner` on Beam's DirectRunner and DaskRunner, in an environment of their own, .peers/beam
+	test -d .peers/beam || python3 -m venv .peers/beam
+	.peers/beam/bin/pip install -q -e '.[beam]' 'apache-beam[dask]' pytest
+	.peers/beam/bin/python -m pytest tests/test_prepare_on_beam.py
 
 doctor: $(STAMP) ## versions, devices, missing packages: paste it into an issue
 	$(PY) -m longretriever_tf.doctor

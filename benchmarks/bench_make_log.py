@@ -11,10 +11,10 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from typing import Any
 
 from absl import flags as absl_flags
+from measured import run_measured
 
 from longretriever_tf.config import flags
 
@@ -65,22 +65,15 @@ def main(argv: list[str]) -> None:
 
 
 def _make(folder: str, given: tuple[str, ...]) -> dict[str, Any]:
-    code = (
-        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, "
-        "sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]))"
-    )
     command = [sys.executable, os.path.join(_HERE, "make_log.py"), f"--output={folder}", *given]
-    start = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code, *command], stdout=subprocess.PIPE, text=True, check=True)
-    peak_kb, cpu_s = done.stdout.split()[-2:]
+    used, _ = run_measured(command)
     num_events = int(given[0].partition("=")[2])
     size = sum(os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder))
     return {
         "flags": " ".join(given),
-        "events_per_s": num_events / (time.monotonic() - start),
-        "events_per_cpu_s": num_events / float(cpu_s),
-        "peak_mb": int(peak_kb) * 1024 / 1e6,
+        "events_per_s": num_events / used.wall_s,
+        "events_per_cpu_s": num_events / used.cpu_s,
+        "peak_mb": used.peak_mb,
         "bytes_per_event": size / num_events,
     }
 

@@ -68,7 +68,8 @@ def main(argv: list[str]) -> None:
 
     from longretriever_tf.common.files import write_text_atomically
     from longretriever_tf.common.provenance import describe_origin
-    from longretriever_tf.data.batches.prepared_data import load_split, prepare, training_cut
+    from longretriever_tf.data.batches.prepared_data import load_split, prepare
+    from longretriever_tf.data.batches.tables import training_cut
     from longretriever_tf.models.baselines.examples import build_user_examples
     from longretriever_tf.training.setup import validation_truth
 

@@ -33,7 +33,8 @@ class Start(NamedTuple):
 def start_towers(config: Any) -> Start:
     """Reads the log that `config` names, and builds what `train` would."""
     from longretriever_tf.data.batches.in_context import BatchSource
-    from longretriever_tf.data.batches.prepared_data import load_split, prepare, prepare_examples, training_cut
+    from longretriever_tf.data.batches.prepared_data import load_split, prepare, prepare_examples
+    from longretriever_tf.data.batches.tables import training_cut
     from longretriever_tf.models.build import build_models, set_token_scale
     from longretriever_tf.training.phases import Phase
 

@@ -5,12 +5,13 @@
 Prints a table and writes metrics.json: recall, hit rate, NDCG and MRR at 20, 50, 100 and 500, item and category
 coverage, for all items and for novel ones (items the user never had), recall within the item's own category, and how
 far the run is from the best baseline on each metric of the table, with a 95% interval (paired bootstrap over users).
-Beside it, metrics.per_user.npz holds what each user and each truth pair got, for paired comparisons, and metrics.png
+Alongside it, metrics.per_user.npz holds what each user and each truth pair got, for paired comparisons, and metrics.png
 draws both: recall by k, by the length of the history and by the size of the category, and the calibration.
 --export_dir asks an export of the run itself, by the signature that requests ask: the first row, "as served".
 --variants asks the same run in other ways, in the same pass; configs/ablations/ holds what the paper varies.
 """
 
+import dataclasses
 import os
 from collections.abc import Sequence
 
@@ -27,7 +28,7 @@ _SPLIT = absl_flags.DEFINE_enum(
 _OUTPUT = absl_flags.DEFINE_string(
     "output", "", "Where to write the metrics; empty: metrics.json in the run directory."
 )
-_MAX_USERS = absl_flags.DEFINE_integer("max_users", 0, "Judge only the first so many users; 0: all.", lower_bound=0)
+_MAX_USERS = absl_flags.DEFINE_integer("max_users", 0, "Evaluate only the first so many users; 0: all.", lower_bound=0)
 _BASELINES = absl_flags.DEFINE_enum(
     "baselines",
     "simple",
@@ -56,6 +57,13 @@ _OTHER_LOG = absl_flags.DEFINE_bool(
     "Evaluate on another log than the run was trained on, say the same one with newer events: the windows are counted "
     "from its end, and must begin after the training's cut.",
 )
+_MAX_MEMORY_GB = absl_flags.DEFINE_float(
+    "max_memory_gb",
+    0.0,
+    "A run on --data=DIR: evaluate a sample of the users where all events would take more than so many gigabytes; 0: "
+    "half of this machine's memory. Item statistics are those of all users.",
+    lower_bound=0.0,
+)
 _PLOTS = absl_flags.DEFINE_bool("plots", True, "Draw metrics.png, and the same into TensorBoard.")
 _DATA_DIR = absl_flags.DEFINE_string("data_dir", "", "Where TFDS keeps prepared data, if not where training found it.")
 
@@ -64,6 +72,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     del argv
     config = flags.config_from_flags(load_config(_RUN_DIR.value))
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, max_memory_gb=_MAX_MEMORY_GB.value))
     from longretriever_tf.common.files import require_output
     from longretriever_tf.evaluation.charts import draw_evaluation
     from longretriever_tf.evaluation.evaluate_baselines import BaselineChoice, settings_path

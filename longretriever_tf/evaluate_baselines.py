@@ -1,4 +1,4 @@
-"""Judges the baselines alone on the validation or the test window: no trained run is needed.
+"""Evaluates the baselines alone on the validation or the test window: no trained run is needed.
 
   python -m longretriever_tf.evaluate_baselines --flagfile=my.flags --split=test --output=baselines/metrics.json
 
@@ -18,7 +18,7 @@ _SPLIT = absl_flags.DEFINE_enum(
     "split", "validation", ["validation", "test"], "Which window. Compare on validation; read test once."
 )
 _OUTPUT = absl_flags.DEFINE_string("output", "baselines/metrics.json", "Where to write the metrics.")
-_MAX_USERS = absl_flags.DEFINE_integer("max_users", 0, "Judge only the first so many users; 0: all.", lower_bound=0)
+_MAX_USERS = absl_flags.DEFINE_integer("max_users", 0, "Evaluate only the first so many users; 0: all.", lower_bound=0)
 _BASELINES = absl_flags.DEFINE_enum(
     "baselines", "all", ["simple", "all"], "simple: those without anything to tune. all: the tuned ones too."
 )

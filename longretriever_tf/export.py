@@ -13,6 +13,8 @@ With --category_shards=4 it writes exports/longretriever/router/VERSION/, shard-
 shards.json, which says where each is served.
 
 A last line says what the export holds of the log's catalogue and what it leaves out; --catalogue chooses.
+
+--vectors=DIR also writes the item vectors as Parquet, for an index that you already have (docs/scaling.md).
 """
 
 from collections.abc import Sequence
@@ -54,6 +56,12 @@ _CATEGORY_SHARDS = absl_flags.DEFINE_integer(
 _CHECK = absl_flags.DEFINE_bool(
     "check", True, "Load the export in a fresh process and replay its warm-up requests before it takes its place."
 )
+_VECTORS = absl_flags.DEFINE_string(
+    "vectors",
+    "",
+    "Also write item vectors, biases and categories there as Parquet, for faiss or a vector database of your own; the "
+    "export's signature interest_embeddings gives the user vectors. An older set of vectors there is replaced.",
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -63,14 +71,19 @@ def main(argv: Sequence[str]) -> None:
     with stage("loading TensorFlow"):
         from longretriever_tf.retrieval.export.catalogue_version import export_version
         from longretriever_tf.retrieval.export.publish import publish
+        from longretriever_tf.retrieval.export.vectors import require_vectors_dir, write_vectors
         from longretriever_tf.serving.server.warmup import check_in_fresh_process
 
+    if _VECTORS.value:
+        require_vectors_dir(_VECTORS.value, _EXPORT_DIR.value)
     with stage(f"reading the run {_RUN_DIR.value}"):
         source, holds = export_version(config, _CATALOGUE.value, _NEW_ITEMS.value)
     replay = check_in_fresh_process if _CHECK.value else None
     published = publish(source, _EXPORT_DIR.value, _VERSION.value, replay, _CATEGORY_SHARDS.value)
     print(f"exported {published.describe()}")
     print(f"{published.directory} {holds}; histories as of {np.datetime64(source.corpus.cut, 's')} UTC")
+    if _VECTORS.value:
+        print(write_vectors(_VECTORS.value, published.packed, source.corpus, published.fingerprint))
 
 
 if __name__ == "__main__":

@@ -114,9 +114,10 @@ def main(argv: Sequence[str]) -> int:
     json_path = flags.FLAGS.json or os.path.join(output, "life.json")
     require_writable(output)  # before the log is read, which can take minutes
     require_output(json_path)
-    from longretriever_tf.datasets.load import load_log  # TensorFlow: not for --help
+    from longretriever_tf.data.window.sample import events_that_fit, load_sample  # TensorFlow: not for --help
 
-    report = inspect_log(load_log(config.data), config)
+    log = load_sample(config.data, events_that_fit(config.train.max_memory_gb), "this report is of")
+    report = inspect_log(log, config)
     print(report.text, end="", flush=True)  # the verdict is the last line
     written = [os.path.join(output, "life.txt"), json_path]
     write_text_atomically(written[0], report.text)

@@ -7,8 +7,16 @@ Takes the flags of the data that `train` takes. The tables are read once, by --n
 read a few row groups at a time, text a few million rows at a time, and other formats file by file. --output gets
 manifest.json, items.npz and log/shard-*.npz, and needs some three times their size while it works. A command that was
 stopped goes on where it stood; a directory that holds another log is refused.
+
+With --runner the work is an Apache Beam pipeline (pip install 'longretriever_tf[beam]'); all workers must see the
+tables and --output under the same paths:
+
+    --runner=DirectRunner --beam_options=direct_num_workers=8,direct_running_mode=multi_processing
+    --runner=FlinkRunner --beam_options=flink_master=HOST:8081,parallelism=64
+    --runner=DataflowRunner --beam_options=project=P,region=R,temp_location=gs://B/tmp
 """
 
+import os
 from collections.abc import Sequence
 
 from absl import flags
@@ -22,6 +30,14 @@ _NUM_SHARDS = flags.DEFINE_integer(
     "num_shards", 0, "Shards of users. 0: one for every 2 million events.", lower_bound=0, upper_bound=100_000
 )
 _NUM_WORKERS = flags.DEFINE_integer("num_workers", 0, "Processes. 0: one for each core.", lower_bound=0)
+_RUNNER = flags.DEFINE_string(
+    "runner",
+    "",
+    "A runner of Apache Beam: DirectRunner, FlinkRunner, SparkRunner, ... Empty: processes of this machine.",
+)
+_BEAM_OPTIONS = flags.DEFINE_list(
+    "beam_options", [], "With --runner: its pipeline options, name=value, comma separated."
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -32,9 +48,15 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--output is missing: name the directory to write the prepared log to")
     if config.data.data:
         raise UserError(f"--data={config.data.data} is prepared already: name tables, or leave the command out")
-    from longretriever_tf.datasets.preparation.run import prepare_log  # TFDS: not for --help
+    if _BEAM_OPTIONS.value and not _RUNNER.value:
+        raise UserError(f"--beam_options={','.join(_BEAM_OPTIONS.value)} belongs to --runner: add it, or leave it out")
+    from longretriever_tf.datasets.preparation.beam import on_beam  # TFDS: not for --help
+    from longretriever_tf.datasets.preparation.run import WORK, in_processes, prepare_log
 
-    print(prepare_log(config.data, _OUTPUT.value, _NUM_SHARDS.value, _NUM_WORKERS.value))
+    run_tasks = in_processes(_NUM_WORKERS.value)
+    if _RUNNER.value:
+        run_tasks = on_beam(_RUNNER.value, _BEAM_OPTIONS.value, os.path.join(_OUTPUT.value, WORK))
+    print(prepare_log(config.data, _OUTPUT.value, _NUM_SHARDS.value, run_tasks))
     print(f"next: python -m longretriever_tf.train --data={_OUTPUT.value} --run_dir=...")
 
 

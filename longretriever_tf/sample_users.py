@@ -26,12 +26,14 @@ _AS_OF = absl_flags.DEFINE_string(
     "as_of", "", "Time of the requests, UTC (2017-12-04 or 2017-12-04T04:01:20); empty: the training cut."
 )
 _DATA_DIR = absl_flags.DEFINE_string("data_dir", "", "Where TFDS keeps prepared data, if not where training found it.")
+_MAX_EVENTS = 5_000_000
+"""Events of a log on disk that are read to draw users from."""
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     del argv
-    from longretriever_tf.datasets.load import load_log
+    from longretriever_tf.data.window.sample import load_sample, load_users
     from longretriever_tf.retrieval.export.explanation import parse_time
     from longretriever_tf.retrieval.export.saved_model import extra_config_dir, latest_version, load_extra
     from longretriever_tf.serving.explorer.users import sample_users
@@ -40,7 +42,9 @@ def main(argv: Sequence[str]) -> None:
     version_dir = latest_version(_EXPORT_DIR.value)
     config = flags.config_from_flags(load_config(extra_config_dir(version_dir)))
     as_of = parse_time(_AS_OF.value, load_extra(version_dir).cut)
-    users = sample_users(load_log(config.data), as_of, _NUM_USERS.value, _USER_IDS.value)
+    wanted = _USER_IDS.value
+    log = load_users(config.data, wanted) if wanted else load_sample(config.data, _MAX_EVENTS, "drawn from")
+    users = sample_users(log, as_of, _NUM_USERS.value, wanted)
     write_text_atomically(_OUTPUT.value, json.dumps({"made_up": False, "users": users}))
     print(f"{_OUTPUT.value}: {len(users)} users, {sum(len(user['item_id']) for user in users):,} events")
 

@@ -17,7 +17,6 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
@@ -122,30 +121,28 @@ class _StopSignal:
 
     def __init__(self, server: "ModelServer", grace_s: float) -> None:
         self._server, self._grace_s = server, grace_s
-        self._read, self._write = os.pipe()
-        # Python runs signal handlers on the main thread, between two of its own steps: not while it loads a model. The
-        # number of a signal is written to this pipe at once.
+        self._has_come = threading.Event()
+        # A Python handler runs on the main thread, between two of its own steps: not while it loads a model, and not
+        # while it waits, where the system gave the signal to another thread. The number of a signal is written to this
+        # pipe at once, whichever thread gets it.
         wake, self._woken = os.pipe()
         os.set_blocking(self._woken, False)
         signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
-        threading.Thread(target=self._end_in_time, args=(wake,), name="stop-watch", daemon=True).start()
+        threading.Thread(target=self._watch, args=(wake,), name="stop-watch", daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
+            signal.signal(number, lambda number, frame: None)
 
     def wait(self) -> None:
         """Returns once a signal came and the server has stopped."""
-        os.read(self._read, 1)  # a signal handler may not take locks; the main thread does the stopping
+        self._has_come.wait()
         print("stopping: requests in flight are finished first", flush=True)
         self._server.stop()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        self._server.interrupt()
-        os.write(self._write, b"x")
-
-    def _end_in_time(self, wake: int) -> None:
+    def _watch(self, wake: int) -> None:
         """Ends the process where threads that nothing can stop would keep it, with what they are doing."""
         os.read(wake, 1)
+        self._server.interrupt()
+        self._has_come.set()
         threading.Thread(target=self._end_at_once, args=(wake,), name="stop-again", daemon=True).start()
         time.sleep(self._grace_s + _LAST_S)
         print(f"stopped: what was still running after {self._grace_s:g} s is given up", flush=True)

@@ -93,7 +93,7 @@ def toy_server(tmp_path_factory):
 
 @pytest.fixture
 def realdata_dir() -> pathlib.Path:
-    """The folder of real logs beside the checkout, or where LONGRETRIEVER_REALDATA points; skips without it."""
+    """The folder of real logs next to the checkout, or where LONGRETRIEVER_REALDATA points; skips without it."""
     path = pathlib.Path(os.environ.get("LONGRETRIEVER_REALDATA", ROOT.parent / "shared" / "data"))
     if not path.is_dir():
         pytest.skip(f"no real logs at {path} (set LONGRETRIEVER_REALDATA to their folder)")

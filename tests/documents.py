@@ -63,9 +63,12 @@ def code(path: pathlib.Path) -> list[str]:
 
 
 def commands(path: pathlib.Path) -> list[tuple[str, list[str]]]:
-    """(command, its flags as written) of every `python -m longretriever_tf.COMMAND` in code."""
+    """(command, its flags as written) of every `python -m longretriever_tf.COMMAND` in code; `train` has those after --."""
     found = []
     for line in code(path):
         for match in re.finditer(r"python -m longretriever_tf\.([\w.]+)([^#;&|>]*)", line):
-            found.append((match[1].rstrip("."), re.findall(r"--[^\s`]+", match[2])))
+            own, _, of_train = match[2].partition(" -- ")
+            found.append((match[1].rstrip("."), re.findall(r"--[^\s`]+", own)))
+            if of_train:
+                found.append(("train", re.findall(r"--[^\s`]+", of_train)))
     return found

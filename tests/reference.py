@@ -20,19 +20,19 @@ def ranked_list(scores: np.ndarray, k: int) -> list[int]:
 
 
 def list_metrics(items: list[int], truth: set[int], k: int) -> dict[str, float]:
-    """Metrics at k of one user's list, place by place; `truth` is not empty."""
-    places = [place for place, item in enumerate(items[:k], start=1) if item in truth]
-    ideal = sum(1 / math.log2(place + 1) for place in range(1, min(k, len(truth)) + 1))
+    """Metrics at k of one user's list, rank by rank; `truth` is not empty."""
+    ranks = [rank for rank, item in enumerate(items[:k], start=1) if item in truth]
+    ideal = sum(1 / math.log2(rank + 1) for rank in range(1, min(k, len(truth)) + 1))
     return {
-        f"recall@{k}": len(places) / len(truth),
-        f"hit_rate@{k}": float(len(places) > 0),
-        f"ndcg@{k}": sum(1 / math.log2(place + 1) for place in places) / ideal,
-        f"mrr@{k}": 1 / places[0] if places else 0.0,
+        f"recall@{k}": len(ranks) / len(truth),
+        f"hit_rate@{k}": float(len(ranks) > 0),
+        f"ndcg@{k}": sum(1 / math.log2(rank + 1) for rank in ranks) / ideal,
+        f"mrr@{k}": 1 / ranks[0] if ranks else 0.0,
     }
 
 
 def window_truth(histories: list[list[tuple[int, int]]], cut: int, start: int, stop: int) -> dict[int, tuple[set, set]]:
-    """Per user with history and truth: (items taken in [start, stop) that anyone took before cut, items owned).
+    """Per user with history and truth: items in [start, stop) that anyone took before cut, and the user's earlier ones.
 
     Args:
       histories: per user (item, timestamp) events; items below 2 are outside the vocabulary.
@@ -114,7 +114,7 @@ def item_tokens(found: list[Behavior], num_before: int, time: int, length: int) 
 
 
 def stats_at(log: LifelongLog, as_of: int, owner: Callable[[int], Any]) -> dict[Any, list[float]]:
-    """Popularity, staleness and repeat rate strictly before `moment` of whatever `owner` makes of an item row.
+    """Popularity, staleness and repeat rate strictly before `as_of` of whatever `owner` makes of an item row.
 
     An event is a repeat if its user had taken the same item at an earlier event.
     """
@@ -140,7 +140,7 @@ NEVER_STATS = [math.log(0.05), math.log1p(NEVER_DAYS), 0.0]
 
 
 def activity_at(times: Iterable[int], as_of: int) -> list[float]:
-    """The user's activity strictly before `moment`: log1p of events, days since the last, 30-day decayed count."""
+    """The user's activity strictly before `as_of`: log1p of events, days since the last, 30-day decayed count."""
     ages = [(as_of - t) / DAY_S for t in times if t < as_of]
     return [math.log1p(x) for x in (len(ages), min(ages, default=NEVER_DAYS), sum(2 ** (-age / 30) for age in ages))]
 

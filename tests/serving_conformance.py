@@ -18,7 +18,7 @@ HEADER = """# Conformance with TensorFlow Serving
 
 What `python -m longretriever_tf.serve` answers, and the test that holds it to that. Paths, bodies, statuses, codes, version
 states and metric names are TensorFlow Serving's, as its documentation (g3doc/api_rest.md) and its source have them; the words of
-error messages are this server's own. No TensorFlow Serving binary was run beside it: none can be had from pip.
+error messages are this server's own. No TensorFlow Serving binary was run alongside: none can be had from pip.
 
 This file is written by `python tests/serving_conformance.py` from the tests themselves; do not edit it.
 
@@ -37,9 +37,10 @@ DEVIATIONS = """
 | JSON text that is not UTF-8, base64 without its padding, integers beyond the dtype | taken | 400 |
 | layout of JSON replies, digits of decimals | indented; 6 to 9 digits | compact; the fewest digits that read back the same |
 | version labels at startup | need --allow_version_labels_for_unavailable_models | may name any version; 404 while it is not available |
-| a version that fails to load | --max_num_load_retries, --load_retry_interval_micros | END at once; tried again when its files change, or after a minute |
+| a version that fails to load | --max_num_load_retries, --load_retry_interval_micros | END at once; tried again after a second, then two, four, up to a minute |
 | a base path that is empty for a moment | unloads the last version | keeps it |
 | `--file_system_poll_wait_seconds=0` | looks once | not taken |
+| warm-up requests | replayed unless a flag says otherwise | always replayed |
 | body too large | evhttp's own limit | 413 with {"error": ...}, --max_body_mb |
 | histories, rows, values and candidates of a request; values of a reply | no limit | 400 beyond --max_history, --max_rows, --max_request_values, --max_request_candidates, --max_reply_values, checked on declared shapes |
 | inputs of different row counts, text that is not UTF-8, for a retriever's signature | what the graph makes of them | 400 naming the input |
@@ -47,7 +48,7 @@ DEVIATIONS = """
 | `--rest_api_timeout_in_ms` | of REST | of REST; the model's work for either transport stops at it |
 | a connection that sends half a request | evhttp's own timeout | closed after --rest_api_read_timeout_seconds; 408 where a body is missing |
 | Host, Origin | not looked at | 403 for foreign pages; see --allowed_hosts |
-| `--host` | all interfaces | 127.0.0.1 unless told |
+| `--host` | all interfaces | 127.0.0.1 by default |
 """
 
 

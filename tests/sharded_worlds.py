@@ -69,4 +69,6 @@ def make_exports(kind: str, directory: pathlib.Path, **source: Any) -> Exports:
     whole, sharded = directory / "whole", directory / "sharded"
     publish(made, str(whole), 0, None)
     publish(made, str(sharded), 0, None, NUM_SHARDS)
+    for path in directory.rglob("tf_serving_warmup_requests"):  # replayed here, it would take the most of a test's time
+        path.unlink()
     return Exports(log, made.corpus, made, whole, sharded)

@@ -24,15 +24,17 @@ LAYERS = (
     ("evaluation",),
     ("training",),
     ("serving",),
-    ("reproduction",),
+    ("reproduction", "planning"),
     (
         "config.flags",
         "prepare",
         "train",
+        "launch",
         "evaluate",
         "funnel",
         "evaluate_baselines",
         "plot",
+        "plan",
         "export",
         "recommend",
         "refresh",
@@ -57,7 +59,7 @@ WITHOUT_TENSORFLOW = (
     "evaluation.ranking",
     "doctor",
 )
-WITHOUT_TENSORFLOW += ("reproduce", "reproduction.report", "reproduction.runner")
+WITHOUT_TENSORFLOW += ("plan", "reproduce", "reproduction.report", "reproduction.runner")
 
 
 def _module_name(path: pathlib.Path) -> str:

@@ -52,12 +52,12 @@ def test_own_items_by_decayed_count_then_popularity_then_the_rest():
     assert reference.ranked_list(scores[1], 4) == [9, 21, 6, 20]
 
 
-@pytest.mark.parametrize("place", range(3))
-def test_contract_of_every_baseline(place):
+@pytest.mark.parametrize("index", range(3))
+def test_contract_of_every_baseline(index):
     """Shape, dtype, no NaN, batch equals single, blind to the future, and a fresh array each time."""
     histories = [[(item, t * DAY) for item, t in history] for history in random_histories(6)]
     log, cut = encode(histories), 60 * DAY
-    scorer = fit_baselines(log, NUM_ITEMS, OFFSET, cut)[place]
+    scorer = fit_baselines(log, NUM_ITEMS, OFFSET, cut)[index]
     users = np.array([31, 2, 2, 17])
     scores = scorer.score(users)
     assert scores.shape == (4, NUM_ITEMS) and scores.dtype == np.float32 and np.isfinite(scores).all()
@@ -65,7 +65,7 @@ def test_contract_of_every_baseline(place):
         np.testing.assert_array_equal(scorer.score(np.array([user]))[0], scores[i])
     future = log.timestamp >= cut
     other = dataclasses.replace(log, item=np.where(future, 5, log.item).astype(np.int32))
-    np.testing.assert_array_equal(fit_baselines(other, NUM_ITEMS, OFFSET, cut)[place].score(users), scores)
+    np.testing.assert_array_equal(fit_baselines(other, NUM_ITEMS, OFFSET, cut)[index].score(users), scores)
     lists = top_k(scores, 5)
     scores[:] = 0
     np.testing.assert_array_equal(top_k(scorer.score(users), 5), lists)

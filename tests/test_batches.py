@@ -14,6 +14,7 @@ from longretriever_tf.data.batches.interests import InterestSource
 from longretriever_tf.data.batches.prepared_data import example_history_embeddings, prepare, prepare_examples
 from longretriever_tf.data.recipe import history_embedding as history_embeddings
 from longretriever_tf.data.recipe.history_embedding import build_history_embeddings, fit_folds, fold_of_users, item_keys
+from longretriever_tf.data.recipe.item_svd import distinct_pairs
 
 CUT = START + 130 * DAY_S
 
@@ -50,6 +51,10 @@ def make_ready(config, log=None):
     examples, _ = prepare_examples(config, prepared)
     source = BatchSource(config, prepared, examples)
     return Ready(config, prepared, examples, source)
+
+
+def pairs_of(log, prepared):
+    return distinct_pairs(log, prepared.corpus.num_items)
 
 
 IN_BATCH = {"loss": "in_batch", "small_category": 13}
@@ -208,7 +213,7 @@ def test_the_history_embedding_of_a_history_is_strictly_past_and_of_other_folds(
     ready = make_ready(make_config({"svd_dim": 5}, history_folds=3, **train))
     prepared, examples, log = ready.prepared, ready.examples, ready.prepared.log
     fold = fold_of_users(log, item_keys(prepared.corpus.item_id), 3)
-    folds = fit_folds(log, prepared.corpus, prepared.item_svd, fold, 3, ready.config.train.seed)
+    folds = fit_folds(pairs_of(log, prepared), prepared.item_svd, fold, 3, ready.config.train.seed)
     rows = np.arange(0, len(examples), 17)
     embedding = ready.source.build(rows).recipe.history_embedding.numpy()
     for row, x in enumerate(rows):
@@ -247,14 +252,14 @@ def test_history_embeddings_are_kept_for_pairs_that_have_examples_alone(shown, t
 def test_a_folds_svd_has_not_seen_its_users():
     config = make_config({"svd_dim": 5})
     prepared = prepare(config, crowded_world(seed=13), CUT)
-    log, corpus = prepared.log, prepared.corpus
-    fold = fold_of_users(log, item_keys(corpus.item_id), 3)
-    folds = fit_folds(log, corpus, prepared.item_svd, fold, 3, 1)
+    log = prepared.log
+    fold = fold_of_users(log, item_keys(prepared.corpus.item_id), 3)
+    folds = fit_folds(pairs_of(log, prepared), prepared.item_svd, fold, 3, 1)
     later = log.timestamp > log.timestamp[log.offset[log.event_user()]]  # how a history begins tells its fold
     mine = later & (fold[log.event_user()] == 1)
     item = log.item.copy()
     item[mine] = np.random.default_rng(1).integers(2, 9, mine.sum())
-    other = fit_folds(dataclasses.replace(log, item=item), corpus, prepared.item_svd, fold, 3, 1)
+    other = fit_folds(pairs_of(dataclasses.replace(log, item=item), prepared), prepared.item_svd, fold, 3, 1)
     assert folds[1].tobytes() == other[1].tobytes() and folds[0].tobytes() != other[0].tobytes()
     likeness = np.sum(folds[1] * prepared.item_svd, axis=1)[2:]
     assert np.median(likeness) > 0.5  # rotated onto the full basis

@@ -132,13 +132,13 @@ def test_lists_are_the_best_known_items_whatever_the_chunk():
     scores[:, :2] = 99.0  # padding and unknown are no items
     scores[3, 4:] = -np.inf
     users = np.array([3, 0, 12, 7, 5])
-    told: list[int] = []
-    lists = cut_lists([Table(scores)], users, 5, chunk=2, on_progress=told.append)["table"]
+    progress: list[int] = []
+    lists = cut_lists([Table(scores)], users, 5, chunk=2, on_progress=progress.append)["table"]
     scores[:, :2] = -np.inf
     for row, user in enumerate(users):
         expected = reference.ranked_list(scores[user], 5)
         assert lists[row].tolist() == expected + [-1] * (5 - len(expected))
-    assert lists[0].tolist()[2:] == [-1] * 3 and told == [2, 2, 1]
+    assert lists[0].tolist()[2:] == [-1] * 3 and progress == [2, 2, 1]
 
 
 def test_lists_translate_and_unknown_items_leave_a_gap():

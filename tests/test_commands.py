@@ -43,6 +43,14 @@ def cases(trained, directory) -> dict[str, tuple[str, tuple[str, ...], tuple[str
         "no such choice": ("train", ("--loss=hinge",), ("hinge", "full")),
         "nothing to divide by": ("train", (*trained.flags, "--num_heads=0"), ("--num_heads=0", "above 0")),
         "negative seed": ("train", (*trained.flags, "--seed=-3", f"--run_dir={directory}/new"), ("--seed=-3",)),
+        "no GPU to mirror": ("train", ("--distribute=mirrored",), ("--distribute=mirrored", "TensorFlow sees none")),
+        "no TF_CONFIG": (
+            "train",
+            ("--distribute=multi_worker",),
+            ("TF_CONFIG", "is not set", "longretriever_tf.launch"),
+        ),
+        "launch nothing": ("launch", ("--num_processes=2",), ("--num_processes=2 -- --flagfile",)),
+        "launch nobody": ("launch", ("--num_processes=0", "--", "--dim=8"), ("--num_processes=0", "at least 1")),
         "run dir below a file": ("train", (*trained.flags, f"--run_dir={a_file}/run"), (str(a_file), "file")),
         "evaluate no run": ("evaluate", (f"--run_dir={directory}/none",), ("none", "longretriever_tf.train")),
         "evaluate unfinished": ("evaluate", (f"--run_dir={unfinished}",), ("unfinished", "longretriever_tf.train")),
@@ -93,7 +101,8 @@ def cases(trained, directory) -> dict[str, tuple[str, tuple[str, ...], tuple[str
     }
 
 
-NAMES = """unknown flag,no such choice,nothing to divide by,negative seed,run dir below a file,evaluate no run,
+NAMES = """unknown flag,no such choice,nothing to divide by,negative seed,no GPU to mirror,no TF_CONFIG,
+launch nothing,launch nobody,run dir below a file,evaluate no run,
 evaluate unfinished,evaluate just begun,evaluate no such split,evaluate into a file,evaluate N above M,export no run,
 export below a file,export N of 0,export many shards,export over another kind,
 recommend no export,recommend half,recommend bare,

@@ -61,7 +61,12 @@ def test_unknown_keys_are_refused_by_name(values, said):
         ("model", {"unknown_rate": -0.1}, ["--unknown_rate=-0.1", "expected at least 0"]),
         ("train", {"epochs": -1}, ["--epochs=-1", "above 0"]),
         ("train", {"history_folds": 1}, ["--history_folds=1", "at least 2"]),
-        ("train", {"batches_per_step": 8}, ["--batches_per_step=8", "--device_input"]),
+        ("train", {"batches_per_step": 0}, ["--batches_per_step=0", "above 0"]),
+        (
+            "train",
+            {"item_tables": "by_category", "device_input": True},
+            ["--item_tables=by_category", "--device_input"],
+        ),
         ("train", {"loss": "in_batch"}, ["--loss=in_batch", "--norepeat_term", "--noitem_stats"]),
         ("train", {"in_context": False}, ["--noin_context", "--loss=in_batch"]),
         ("retrieval", {"num_interests": 0}, ["--num_interests=0", "above 0"]),

@@ -41,7 +41,7 @@ CHOSEN = {
 
 
 def make_histories():
-    """Lives at whole days, `ABSENT` only after the cut; user 5 has no past."""
+    """Histories at whole days, `ABSENT` only after the cut; user 5 has no past."""
     histories = [[(v, t * DAY) for v, t in history if v != ABSENT or t >= 60] for history in random_histories(6)]
     histories[5] = [(ABSENT, 80 * DAY)]
     return histories

@@ -33,8 +33,8 @@ def test_each_difference_is_that_of_the_means_to_the_best_baseline(made):
     assert list(found) == ["ours", "ours, otherwise"]
     checked = 0
     for name, sections in found.items():
-        for section, figures in sections.items():
-            for metric, one in figures.items():
+        for section, metrics in sections.items():
+            for metric, one in metrics.items():
                 best = max(("strong", "weak"), key=lambda rival: means[rival][section][metric])
                 assert one["baseline"] == best
                 assert one["mean"] == pytest.approx(means[name][section][metric] - means[best][section][metric])

@@ -47,7 +47,7 @@ def scores_of(seed: int) -> np.ndarray:
 
 
 def expected_recall(truth: Truth, scores: np.ndarray, k: int, is_novel: bool) -> list[float]:
-    """Recall@k of each user with truth; reserved items, and owned ones if novel, are no candidates."""
+    """Recall@k of each user with truth; reserved items, and previously interacted ones if novel, are no candidates."""
     recalls = []
     for i, user in enumerate(truth.users):
         wanted = set(truth.item[truth.offset[i] : truth.offset[i + 1]].tolist())

@@ -288,8 +288,8 @@ def test_receipt_numbers_that_restart_are_parted(write):
         "b": [(400, 1)],
     }
     assert len(set(log.basket_id.tolist())) == 5
-    told = {name: log.counts[name] for name in ("baskets", "long_baskets", "cut_baskets", "longest_basket_s")}
-    assert told == {"baskets": 3, "long_baskets": 1, "cut_baskets": 3, "longest_basket_s": 9_000_800}
+    counts = {name: log.counts[name] for name in ("baskets", "long_baskets", "cut_baskets", "longest_basket_s")}
+    assert counts == {"baskets": 3, "long_baskets": 1, "cut_baskets": 3, "longest_basket_s": 9_000_800}
     assert (log.counts["same_basket"], log.counts["kept"]) == (0, 8)
 
     kept = read(path, basket_column="receipt", long_baskets="keep")
@@ -371,7 +371,7 @@ def test_the_clock_bounds_the_future(tmp_path):
 def test_foursquare_jakarta():
     path = Path(__file__).parents[2] / "shared/data/foursquare_jakarta/interactions.parquet"
     if not path.exists():
-        pytest.skip(f"the optional real log {path.name} of Foursquare is not beside the repository")
+        pytest.skip(f"the optional real log {path.name} of Foursquare does not lie next to the repository")
     log = read(str(path), user_column="user", item_column="item")
     assert (log.num_users, len(log.items.item_id)) == (6206, 8826)
     assert log.num_events == 378_559 - 4_858  # less the exact duplicates

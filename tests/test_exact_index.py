@@ -19,7 +19,7 @@ def made_index() -> tuple[PackedIndex, np.ndarray, np.ndarray]:
 
 
 def requests(categories: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Embeddings [R, D], token items [R, 4] of the right category (padded, one twice), boosts [R, 4]."""
+    """Embeddings [R, D], token items [R, 4] of the right category (padded, one twice), repeat logits [R, 4]."""
     rng = np.random.default_rng(13)
     items = np.zeros([len(categories), 4], np.int32)
     for row, category in enumerate(categories):

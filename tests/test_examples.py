@@ -213,7 +213,7 @@ def test_a_window_without_examples_says_what_to_lower():
     config = make_config()
     prepared = prepare(config, log, START + 2 * DAY_S)
     with pytest.raises(UserError, match=r"--horizon_days.*--window_days.*--examples=event"):
-        build_examples(config, prepared.log, prepared.order, prepared.stats.time)
+        prepare_examples(config, prepared)
     events = dataclasses.replace(config, train=dataclasses.replace(config.train, examples="event"))
     prepared = prepare(events, log, START + 2 * DAY_S)
-    assert len(build_examples(events, prepared.log, prepared.order, prepared.stats.time)) == 2
+    assert len(build_examples(events, prepared.log, prepared.order, prepared.stats.time, START)) == 2

@@ -51,8 +51,8 @@ def window(seed: int) -> FunnelWindow:
 def made() -> tuple[FunnelWindow, dict[str, dict[str, FunnelRow]]]:
     config = FunnelConfig(k=K, num_exposed=4, resamplings=50, ranker=RANKER)
     stands = {"open": ["noise"], "crowded": ["noise", "oracle"]}
-    judged = window(11)
-    return judged, run_funnel(window(8), judged, stands, ["oracle", "chance", "twin"], config)
+    evaluated = window(11)
+    return evaluated, run_funnel(window(8), evaluated, stands, ["oracle", "chance", "twin"], config)
 
 
 def test_the_channel_that_knows_is_exposed_and_converts(made):
@@ -66,8 +66,8 @@ def test_the_channel_that_knows_is_exposed_and_converts(made):
 
 
 def test_counts_against_a_plain_loop(made):
-    judged, stands = made
-    lists, truth = judged.lists, judged.truth
+    evaluated, stands = made
+    lists, truth = evaluated.lists, evaluated.truth
     exposed = retrieved = unique = 0
     for u in range(truth.num_users):
         taken = set(truth.item[truth.offset[u] : truth.offset[u + 1]].tolist())
@@ -87,7 +87,7 @@ def test_counts_against_a_plain_loop(made):
 def test_beside_its_twin_a_channel_is_unique_in_nothing_and_never_its_own_rival(made):
     rows = made[1]["crowded"]
     assert rows["twin"].metrics["uer"].mean == 0.0 and rows["twin"].metrics["conversion"] is None
-    assert rows["oracle"].metrics["uer"].mean > 0.0  # it stands beside the noise alone
+    assert rows["oracle"].metrics["uer"].mean > 0.0  # it stands next to the noise alone
 
 
 def fake_row(values: dict[str, float], against: dict[str, dict[str, float]]) -> FunnelRow:
@@ -120,7 +120,7 @@ def test_report_states_what_the_numbers_say(gap, verdict):
 
 
 def test_the_command_over_a_trained_run(trained, tmp_path):
-    """Rows of one run, and a second run of the same kind beside them, through the real models."""
+    """Rows of one run, and a second run of the same kind alongside, through the real models."""
     output = str(tmp_path / "funnel.json")
     done = run_module(
         "funnel",
@@ -137,14 +137,14 @@ def test_the_command_over_a_trained_run(trained, tmp_path):
     assert list(rows) == ["longretriever", "top5", "every_category", "again"]
     assert rows["again"]["figures"] == rows["every_category"]["figures"]
     assert rows["every_category"]["counts"]["retrieved"] == 12 * report["num_users"]["test"]
-    told = done.stdout
-    assert "Top5 - LongRetriever, random 5 of top 20, AER: paper +11.71, here" in told and "funnel.md" in told
+    output = done.stdout
+    assert "Top5 - LongRetriever, random 5 of top 20, AER: paper +11.71, here" in output and "funnel.md" in output
     with open(tmp_path / "funnel.md", encoding="utf-8") as file:
         assert "| LongRetriever, calibrated, every category |" in file.read()
 
 
 @pytest.fixture
-def judge(trained):
+def evaluate(trained):
     from longretriever_tf.evaluation.funnel.run_funnel import FunnelSetup, evaluate_funnel
 
     def run(*channels: str, others: tuple[str, ...] = ("popularity",), own_items: str = "both", config=trained.config):
@@ -155,7 +155,7 @@ def judge(trained):
     return run
 
 
-def test_a_run_that_saw_the_validation_window_is_refused(trained, judge, tmp_path):
+def test_a_run_that_saw_the_validation_window_is_refused(trained, evaluate, tmp_path):
     later = shutil.copytree(trained.run_dir, tmp_path / "later")
     with np.load(later / "corpus.npz") as stored:
         arrays = dict(stored)
@@ -163,15 +163,15 @@ def test_a_run_that_saw_the_validation_window_is_refused(trained, judge, tmp_pat
     train = dataclasses.replace(trained.config.train, cut="test")
     (later / "config.json").write_text(to_json(dataclasses.replace(trained.config, train=train)))
     with pytest.raises(UserError, match=r"later.*--cut=test.*--cut=validation"):
-        judge(f"mind={later}")
+        evaluate(f"mind={later}")
 
 
-def test_a_run_of_another_log_is_refused(trained, judge, tmp_path):
+def test_a_run_of_another_log_is_refused(trained, evaluate, tmp_path):
     os.makedirs(tmp_path / "other")
     data = dataclasses.replace(trained.config.data, window_days=9.0)
     (tmp_path / "other" / "config.json").write_text(to_json(dataclasses.replace(trained.config, data=data)))
     with pytest.raises(UserError, match=r"other.*another log.*--window_days=9.0.*14.0"):
-        judge(f"mind={tmp_path / 'other'}")
+        evaluate(f"mind={tmp_path / 'other'}")
 
 
 def test_settings_for_a_model_without_interests_are_refused(trained, monkeypatch):
@@ -205,8 +205,8 @@ def test_settings_for_a_model_without_interests_are_refused(trained, monkeypatch
         (("mind=r:depth=2",), ("popularity",), "with", ("'mind'", "'depth'")),
     ],
 )
-def test_mistakes_are_told_before_the_work(judge, channels, others, own_items, words):
+def test_mistakes_are_reported_before_the_work(evaluate, channels, others, own_items, words):
     with pytest.raises(UserError) as error:
-        judge(*channels, others=others, own_items=own_items)
+        evaluate(*channels, others=others, own_items=own_items)
     for word in words:
         assert word in str(error.value)

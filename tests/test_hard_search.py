@@ -43,7 +43,7 @@ def as_of_times_of(log):
 
 
 def assert_tokens(tokens, corpus, expected):
-    """Tokens of R requests equal the oracle's lists, and nothing but zeros lies beside them."""
+    """Tokens of R requests equal the oracle's lists, and nothing but zeros lies around them."""
     items, features = tokens.item.numpy(), tokens.features.numpy()
     assert items.shape[1] == max(map(len, expected))
     for row, wanted in enumerate(expected):

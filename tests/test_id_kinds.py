@@ -156,9 +156,9 @@ def server(chain):
 @pytest.mark.slow
 def test_no_command_loses_an_item_or_a_user(chain):
     kind = chain.kind
-    figures = json.loads((chain.directory / "inspect" / "life.json").read_text())
-    assert (figures["log"]["items"], figures["log"]["users"]) == (len(kind.items), len(kind.users))
-    assert figures["log"]["context"] == ("category" if kind.categories else "clusters:3")
+    statistics = json.loads((chain.directory / "inspect" / "life.json").read_text())
+    assert (statistics["log"]["items"], statistics["log"]["users"]) == (len(kind.items), len(kind.users))
+    assert statistics["log"]["context"] == ("category" if kind.categories else "clusters:3")
     for place, items in (("run", kind.items), ("export/1/assets.extra", kind.items)):
         corpus = load_corpus(str(chain.directory / place / "corpus.npz"))
         assert set(corpus.item_id[2:].tolist()) == set(items) and len(corpus.item_id) == len(items) + 2

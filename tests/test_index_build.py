@@ -85,7 +85,7 @@ def search_slowly(packed, queries, row, k):
 
 
 def make_queries(rng, categories, num_tokens=5, share_excluded=0.4):
-    """Queries with repeated tokens, boosts of either sign, and exclusions that name tokens and items twice."""
+    """Queries with repeated tokens, repeat logits of either sign, and exclusions that name tokens and items twice."""
     num = len(categories)
     low, high = OFFSET[categories], OFFSET[categories + 1]
     tokens = rng.integers(low[:, None], high[:, None], [num, num_tokens]) * (rng.random([num, num_tokens]) < 0.7)
@@ -146,21 +146,21 @@ def test_a_search_that_comes_short_is_answered_exactly():
     handle = scann.build_handle(np.pad(packed.item_vectors[OFFSET[-2] :], ((0, 0), (0, 1))), starved.effort)
     query = np.zeros([3, DIM + 1], np.float32)
     query[:, 0] = 1
-    place, _ = scann.search_handle(handle, query, k, 4, k)
-    assert (place.numpy() < 0).any() or place.shape[1] < k  # ScaNN itself gives short rows here
+    row, _ = scann.search_handle(handle, query, k, 4, k)
+    assert (row.numpy() < 0).any() or row.shape[1] < k  # ScaNN itself gives short rows here
     index = scann.ScannIndex(packed, [starved], 1.0)
     compare(index, make_queries(np.random.default_rng(SEED), np.full(3, category), share_excluded=0.0), k)
 
 
-def test_missing_places_never_become_the_first_item():
+def test_missing_ranks_never_become_the_first_item():
     packed, category = make_packed(), len(SIZES) - 1
     low, high = packed.category_offset[category : category + 2]
     vectors = np.concatenate([packed.item_vectors[low:high], packed.item_bias[low:high, None]], 1)
     handle = scann.build_handle(vectors, scann.SearchParameters(36, 1, 100))
     queries = np.random.default_rng(SEED).standard_normal([50, DIM + 1]).astype(np.float32)
-    place, score = (part.numpy() for part in scann.search_handle(handle, queries, 100, 1, 100))
-    assert (place == -1).any()  # rows differ in length, so ScaNN pads some
-    assert ((place == 0).sum(1) <= 1).all() and (score[place < 0] == score.dtype.type(tf.float32.min)).all()
+    row, score = (part.numpy() for part in scann.search_handle(handle, queries, 100, 1, 100))
+    assert (row == -1).any()  # rows differ in length, so ScaNN pads some
+    assert ((row == 0).sum(1) <= 1).all() and (score[row < 0] == score.dtype.type(tf.float32.min)).all()
 
 
 def all_nodes(function):
@@ -274,11 +274,11 @@ def test_a_sample_sums_to_the_whole_on_average():
     logits = np.random.default_rng(SEED).standard_normal([17, 2003]).astype(np.float32)
     sums = []
     for seed in range(200):
-        place, log_weight = draw_sample(logits, 128, np.random.default_rng(seed))
-        sums.append(np.exp(logits[:, place] + log_weight).sum(1))
+        column, log_weight = draw_sample(logits, 128, np.random.default_rng(seed))
+        sums.append(np.exp(logits[:, column] + log_weight).sum(1))
     np.testing.assert_allclose(np.mean(sums, 0), np.exp(logits).sum(1), rtol=0.05)
-    place, log_weight = draw_sample(logits, 2003, np.random.default_rng(0))
-    assert place.tolist() == list(range(2003)) and not log_weight.any()
+    column, log_weight = draw_sample(logits, 2003, np.random.default_rng(0))
+    assert column.tolist() == list(range(2003)) and not log_weight.any()
 
 
 def test_recall_counts_ties_with_the_last_best_and_nothing_missing():

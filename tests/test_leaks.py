@@ -87,7 +87,7 @@ def test_no_history_of_complete_journey_reaches_its_target(journey, kind):
             targets = prepared.corpus.item_id[target[target_row == row]].tolist()
             assert_strictly_past(prepared, case, history, targets, found)
             assert not tokens[row, length:].any()
-    assert num_tokens > SAMPLES  # histories were there to be judged
+    assert num_tokens > SAMPLES  # histories were there to be checked
 
 
 def assert_strictly_past(prepared, case, history, targets, found):

@@ -141,6 +141,7 @@ def test_the_warm_up_file_is_replayed_and_compared(trained):
         "serving_default",
         "top_k",
         "interests",
+        "interest_embeddings",
         "retrieve_in_category",
         "user_embeddings",
         "item_embeddings",

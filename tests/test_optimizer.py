@@ -17,7 +17,7 @@ def rate_at(step: int) -> float:
 
 
 class NumpyAdam:
-    """Adam as in its paper (epsilon beside the uncorrected deviation), decay decoupled; rows outside `where` wait."""
+    """Adam as in its paper (epsilon next to the uncorrected deviation), decay decoupled; rows outside `where` wait."""
 
     def __init__(self, value: np.ndarray, decay: float) -> None:
         self.value, self.decay = value.astype(np.float64), decay

@@ -58,8 +58,8 @@ class Parts:
         rng = np.random.default_rng(shuffle)
         for row, history in enumerate(histories):
             at = np.arange(len(history)) if shuffle is None else rng.permutation(width)[: len(history)]
-            for place, (raw, as_of) in zip(at, history, strict=True):
-                item[row, place], time[row, place] = raw, as_of
+            for column, (raw, as_of) in zip(at, history, strict=True):
+                item[row, column], time[row, column] = raw, as_of
         return {
             "history_item_id": item,
             "history_timestamp": time,
@@ -301,7 +301,7 @@ def test_each_request_has_its_own_k(answers, parts):
     )
 
 
-def test_the_signature_without_knobs_answers_by_the_defaults(answers):
+def test_the_signature_without_options_answers_by_the_defaults(answers):
     for name in ("item_id", "score", "interest_category", "num_valid"):
         np.testing.assert_array_equal(answers["without options"][name], answers["merged"][name])
 
@@ -351,7 +351,7 @@ def test_eq3_falls_back_to_popular_categories_for_an_empty_history_and_says_so(p
     ask = make_signatures(served, retrieval)["serving_default"]
     columns = parts.columns(parts.users[:2]) | options(seed=5)
     columns["history_timestamp"][0] = 0
-    for rows in (slice(0, 2), slice(0, 1)):  # beside a neighbor, and alone
+    for rows in (slice(0, 2), slice(0, 1)):  # with a neighbor, and alone
         asked = {name: tf.constant(value[rows]) for name, value in columns.items()}
         answer = {name: value.numpy() for name, value in ask(**asked).items()}
         assert answer["num_valid"][0] == K and set(answer["interest_origin"][0].astype(str)) == {"popular"}
@@ -372,7 +372,7 @@ def test_eq3_falls_back_to_popular_categories_for_an_empty_history_and_says_so(p
 
 
 def test_an_export_is_judged_by_its_own_answers(trained, tmp_path):
-    """By the command: the row of the export has the figures of the run asked in the same way."""
+    """By the command: the row of the export has the metrics of the run asked in the same way."""
     output = str(tmp_path / "metrics.json")
     flags = f"--run_dir={trained.run_dir}", f"--export_dir={trained.export_dir}", f"--output={output}"
     done = run_module("evaluate", *flags, "--baselines=none", "--noplots")

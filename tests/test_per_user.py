@@ -45,13 +45,13 @@ def test_users_and_pairs_of_the_table_are_those_of_the_log(made):
     table = tabulate_users(made, TRUTH, LOG, OFFSET, CUT)
     histories = random_histories(8, 37)
     pairs = []
-    for place, user in enumerate(table["user"]):
+    for index, user in enumerate(table["user"]):
         past = [item for item, time in histories[user] if time < CUT]
         sold = {item for history in histories for item, time in history if time < CUT}
         taken = sorted({item for item, t in histories[user] if WINDOW[0] <= t < WINDOW[1] and item >= 2} & sold)
-        assert table["history_length"][place] == len(past)
-        assert table["repeat_share"][place] == pytest.approx(np.mean([item in past for item in taken]))
-        pairs += [(place, item not in past, 3 if item < 8 else 11 if item < 19 else 4) for item in taken]
+        assert table["history_length"][index] == len(past)
+        assert table["repeat_share"][index] == pytest.approx(np.mean([item in past for item in taken]))
+        pairs += [(index, item not in past, 3 if item < 8 else 11 if item < 19 else 4) for item in taken]
     columns = (table["pair_user"], table["pair_is_novel"], table["category_size"])
     assert [tuple(pair) for pair in zip(*(column.tolist() for column in columns), strict=True)] == pairs
 
@@ -72,8 +72,8 @@ def test_the_tally_counts_each_pair_of_user_and_item_once():
     meter = CalibrationMeter(scorer, TRUTH)
     evaluate_many([meter], TRUTH, OFFSET, chunk=11)
     expected = np.zeros_like(meter.tally)
-    for place, user in enumerate(TRUTH.users):
-        taken = TRUTH.item[TRUTH.offset[place] : TRUTH.offset[place + 1]].tolist()
+    for index, user in enumerate(TRUTH.users):
+        taken = TRUTH.item[TRUTH.offset[index] : TRUTH.offset[index + 1]].tolist()
         for item in range(5, NUM_ITEMS):
             log_p = float(scorer.score(np.array([user]))[0, item])
             row = int(np.floor((log_p / np.log(10) - LOWEST) * BINS_PER_DECADE))
@@ -87,8 +87,8 @@ def test_the_tally_of_interests_sums_over_the_items_of_a_category():
     meter = CalibrationMeter(scorer, TRUTH, OFFSET)
     evaluate_many([meter], TRUTH, OFFSET, chunk=11)
     expected = np.zeros_like(meter.interest_tally)
-    for place, user in enumerate(TRUTH.users):
-        taken = TRUTH.item[TRUTH.offset[place] : TRUTH.offset[place + 1]].tolist()
+    for index, user in enumerate(TRUTH.users):
+        taken = TRUTH.item[TRUTH.offset[index] : TRUTH.offset[index + 1]].tolist()
         scores = scorer.score(np.array([user]))[0].astype(np.float64)
         for start, stop in zip(OFFSET[:-1], OFFSET[1:], strict=True):
             p = sum(np.exp(scores[item]) for item in range(max(start, 2), stop) if scores[item] > -np.inf)

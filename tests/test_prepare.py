@@ -70,7 +70,7 @@ def _write(frame: pd.DataFrame, folder, form: str, num_files: int) -> str:
 def _assert_same(spec: DataConfig, directory: str, monkeypatch, num_shards: int) -> ShardedLog:
     """Prepares the spec in pieces of 50 rows and compares it with the log in memory."""
     monkeypatch.setattr(pieces, "PIECE_ROWS", 50)
-    said = run.prepare_log(spec, directory, num_shards, num_workers=1)
+    said = run.prepare_log(spec, directory, num_shards, run.in_processes(1))
     assert said.startswith("prepared: ")
     memory, disk = load_log(spec), ShardedLog(directory)
     whole = load_log(DataConfig(data=directory))
@@ -138,7 +138,7 @@ def test_a_refused_basket_is_named(tmp_path, monkeypatch):
     events = _write(_events(400, is_text=False), tmp_path / "log", "parquet", 2)
     spec = DataConfig(dataset="event_log", events=events, long_baskets="refuse", **EVERYTHING)
     with pytest.raises(UserError, match=r"the longest begins in row \d+ of part-\d.parquet: basket \d+ of who"):
-        run.prepare_log(spec, str(tmp_path / "out"), 2, 1)
+        run.prepare_log(spec, str(tmp_path / "out"), 2, run.in_processes(1))
     with pytest.raises(UserError, match="the longest begins in row"):
         read_event_log(spec)
 
@@ -176,7 +176,7 @@ def test_an_embedded_log(tmp_path, monkeypatch):
 
     log = crowded_world()
     monkeypatch.setattr("longretriever_tf.datasets.load.load_log", lambda config: log)
-    run.prepare_log(DataConfig(), str(tmp_path / "out"), 3)
+    run.prepare_log(DataConfig(), str(tmp_path / "out"), 3, run.in_processes(1))
     disk = ShardedLog(str(tmp_path / "out"))
     assert identify_shards(disk).fingerprint == identify_log(log, DataConfig()).fingerprint
 
@@ -200,7 +200,7 @@ def test_a_mistake_in_the_tables_is_named_and_leaves_no_log(tmp_path, monkeypatc
     frame["category"] = frame["category"].fillna("none")
     spec = DataConfig(dataset="event_log", events=_write(frame, tmp_path / "log", "csv", 3), **EVERYTHING)
     with pytest.raises(UserError, match=words):
-        run.prepare_log(spec, str(tmp_path / "out"), 2, 1)
+        run.prepare_log(spec, str(tmp_path / "out"), 2, run.in_processes(1))
     with pytest.raises(UserError, match="is no prepared log"):
         ShardedLog(str(tmp_path / "out"))
 
@@ -220,7 +220,7 @@ def test_files_that_do_not_make_one_column_are_refused(tmp_path, second, words):
     pd.DataFrame({**first, "what": [4], **second}).to_parquet(tmp_path / "log" / "two.parquet")
     spec = DataConfig(dataset="event_log", events=str(tmp_path / "log"), context="kind", **COLUMNS)
     with pytest.raises(UserError, match=words):
-        run.prepare_log(spec, str(tmp_path / "out"), 2, 1)
+        run.prepare_log(spec, str(tmp_path / "out"), 2, run.in_processes(1))
 
 
 def _flags(events: str, output, *more: str) -> list[str]:

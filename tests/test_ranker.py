@@ -67,8 +67,8 @@ def test_own_features_by_hand():
     features = RankerFeatures(encoded, corpus, fit_item_svd(encoded, corpus, 2, 1), CUT)
     index = corpus.find_items(np.array([7, 8, 9])).astype(np.int64)
 
-    def of(user: int, place: int) -> dict[str, float]:
-        row = features(np.array([user]), index[[place]])[0]
+    def of(user: int, rank: int) -> dict[str, float]:
+        row = features(np.array([user]), index[[rank]])[0]
         return dict(zip(features.names, row.tolist(), strict=True))
 
     seven = of(0, 0)

@@ -301,8 +301,8 @@ def test_statistics_are_renewed_from_the_log_of_today(trained, pair, tmp_path):
     new = Version(os.path.join(export_dir, "2"))
     as_of = int(log.timestamp.max()) + 1
     for version, expected in ((old, old.corpus.cut), (new, as_of)):
-        told = version._signatures["fingerprint"](expected=tf.constant([""]))["statistics_as_of"]
-        assert told.numpy().tolist() == [expected]
+        answer = version._signatures["fingerprint"](expected=tf.constant([""]))["statistics_as_of"]
+        assert answer.numpy().tolist() == [expected]
         assert read_fingerprint(extra_config_dir(version.directory)).statistics_as_of == expected
     known = old.corpus.item_id[schema.FIRST_KNOWN :]
     before, after = (version.vectors(known) for version in (old, new))

@@ -41,7 +41,7 @@ PLAN = """
     [measures.baselines]
     runs = ["ours"]
     seeds = [1]
-    flags = ["--baselines", "--beside={{run:other}}"]
+    flags = ["--baselines", "--alongside={{run:other}}"]
 
     [rows.ours]
     label = "Ours"
@@ -157,11 +157,11 @@ def metrics_of(jobs: dict[str, Job], name: str) -> dict:
 
 
 class Cells(html.parser.HTMLParser):
-    """The figures of the page by (row label, column), and every attribute that could fetch something."""
+    """The metrics of the page by (row label, column), and every attribute that could fetch something."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.figures, self.fetched, self._label, self._in_first = {}, [], "", False
+        self.metrics, self.fetched, self._label, self._in_first = {}, [], "", False
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -173,14 +173,14 @@ class Cells(html.parser.HTMLParser):
         if tag == "td" and not self._label:
             self._in_first = True
         if tag == "td" and "data-value" in attrs:
-            self.figures[self._label, attrs["data-column"]] = float(attrs["data-value"])
+            self.metrics[self._label, attrs["data-column"]] = float(attrs["data-value"])
 
     def handle_data(self, data):
         if self._in_first:
             self._label, self._in_first = data, False
 
 
-def test_the_page_holds_the_figures_of_metrics_json_and_fetches_nothing(finished):
+def test_the_page_holds_the_metrics_of_metrics_json_and_fetches_nothing(finished):
     path, work_dir, jobs = finished
     page, markdown = report_of(path, work_dir)
     cells = Cells(page)
@@ -188,13 +188,13 @@ def test_the_page_holds_the_figures_of_metrics_json_and_fetches_nothing(finished
     baselines = metrics_of(jobs, "baselines/ours/seed1")["models"]
     for section, metric in (("all", "recall@20"), ("novel", "ndcg@20"), ("within_category", "recall@10")):
         values = [one[section][metric] for one in ours]
-        assert cells.figures["Ours", f"{section} {metric}"] == pytest.approx(np.mean(values), rel=1e-12)
+        assert cells.metrics["Ours", f"{section} {metric}"] == pytest.approx(np.mean(values), rel=1e-12)
         assert f"±{np.std(values, ddof=1):.4f}" in page and f"±{np.std(values, ddof=1):.4f}" in markdown
         for name in ("popularity | decayed", "own items"):
-            assert cells.figures[name, f"{section} {metric}"] == baselines[name][section][metric]
+            assert cells.metrics[name, f"{section} {metric}"] == baselines[name][section][metric]
             assert f"{baselines[name][section][metric]:.4f}" in markdown
-    assert ("longretriever", "all recall@20") not in cells.figures
-    assert cells.figures["a b", "figures AER"] == 0.25 and "x &lt; y holds" in page
+    assert ("longretriever", "all recall@20") not in cells.metrics
+    assert cells.metrics["a b", "figures AER"] == 0.25 and "x &lt; y holds" in page
     assert cells.fetched and all(link.startswith("#") for link in cells.fetched)
     assert "http" not in page and "url(" not in page.replace("url(#", "") and "<tags>" not in page
     assert (
@@ -239,7 +239,7 @@ def test_what_is_done_is_skipped_and_a_changed_flag_or_flagfile_runs_again(finis
     run_plan(path, work_dir, parallel=2)
     write_plan(tmp_path, other=', "--extra"')
     stale = {name for name, job in make_jobs(load_plan(path), work_dir).items() if job.state() is State.STALE}
-    assert stale == {"other/seed1", "test/other/seed1", "baselines/ours/seed1"}  # the last is asked beside `other`
+    assert stale == {"other/seed1", "test/other/seed1", "baselines/ours/seed1"}  # the last is asked alongside `other`
     (tmp_path / "ours.flags").write_text("--noise=0.4\n")
     jobs = make_jobs(load_plan(path), work_dir)
     assert {job.state() for job in jobs.values()} == {State.STALE}
@@ -289,7 +289,7 @@ def test_a_failed_job_stops_only_what_needs_it_and_the_report_says_so(tmp_path):
     page, markdown = report_of(path, work_dir)
     for text in (page, markdown):
         assert "3 of 7 jobs have no result" in text and "error: --fail was given" in text
-    assert Cells(page).figures.keys() == {
+    assert Cells(page).metrics.keys() == {
         ("Ours", c) for c in ("all recall@20", "novel ndcg@20", "within_category recall@10")
     }
     assert "Claim: ours leads: not measured." in page
@@ -342,7 +342,7 @@ def test_only_takes_what_it_needs_along(tmp_path):
     jobs = make_jobs(load_plan(write_plan(tmp_path)), "made")
     assert list(select_jobs(jobs, ("test/other/*",))) == ["other/seed1", "test/other/seed1"]
     assert list(select_jobs(jobs, ("baselines",))) == ["ours/seed1", "other/seed1", "baselines/ours/seed1"]
-    assert "--beside=made/runs/other/seed1" in jobs["baselines/ours/seed1"].flags
+    assert "--alongside=made/runs/other/seed1" in jobs["baselines/ours/seed1"].flags
     with pytest.raises(UserError, match="--only=nothing.*ours, other, test, baselines"):
         select_jobs(jobs, ("nothing",))
 
@@ -426,7 +426,7 @@ def test_the_interval_of_a_mean_treats_pairs_of_a_user_as_one():
     assert mean == hits.mean()
     assert high - low == pytest.approx(2 * 1.96 * hits.std() / 20, rel=1e-9)
     doubled = ratio_interval(np.repeat(hits, 2), np.repeat(np.arange(400), 2))
-    np.testing.assert_allclose(doubled, (mean, low, high), rtol=1e-9)  # the same users told twice are no news
+    np.testing.assert_allclose(doubled, (mean, low, high), rtol=1e-9)  # the same users twice are no news
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -190,16 +190,16 @@ def test_unknown_names_are_told_and_change_nothing(ask):
     history["history_timestamp"] = tf.constant(
         [[ask.corpus.cut - 5] * 3 + [0], [ask.corpus.cut - 5] * 2 + [0, 0]], tf.int64
     )
-    told = ask(
+    answer = ask(
         forbidden_category=names((own[0], "drinks", ""), ("", "", "")),
         allowed_category=names(("", "")),
         forced_category=names(("snacks",), ("",)),
         exclude_item_id=tf.constant([[100, 999_999, -(2**63)], [0, 0, -(2**63)]], tf.int64),
         **history,
     )
-    assert told["unknown_category"].tolist() == [[b"drinks", b"snacks"], [b"", b""]]
-    assert told["num_unknown_excluded"].tolist() == [1, 0]
-    assert told["num_unknown_items"].tolist() == [2, 1]
+    assert answer["unknown_category"].tolist() == [[b"drinks", b"snacks"], [b"", b""]]
+    assert answer["num_unknown_excluded"].tolist() == [1, 0]
+    assert answer["num_unknown_items"].tolist() == [2, 1]
     misspelt = ask(forbidden_category=names(("C1", "c1 "), ("", "")))
     assert items(misspelt, 0) == items(plain, 0) and misspelt["unknown_category"][0].tolist() == [b"C1", b"c1 "]
 
@@ -259,9 +259,9 @@ def rows(num: int, ask: Asker) -> dict[str, tf.Tensor]:
     ],
 )
 def test_what_a_call_may_ask_for_is_bounded(narrow, num, options, words):
-    told = {name: tf.constant([value], tf.int32) for name, value in options.items()}
+    options_of_call = {name: tf.constant([value], tf.int32) for name, value in options.items()}
     with pytest.raises(tf.errors.InvalidArgumentError, match=words):
-        narrow(**told, **rows(num, narrow))
+        narrow(**options_of_call, **rows(num, narrow))
 
 
 def test_what_lies_within_the_bounds_is_answered(narrow):

@@ -57,12 +57,12 @@ def test_killed_and_restarted_equals_uninterrupted(trained, tmp_path):
     assert whole.keys() == resumed.keys() and len(whole) > 30
     for name, value in whole.items():
         np.testing.assert_array_equal(resumed[name], value, err_msg=name)
-    assert figures(run_dir) == figures(trained.run_dir), "the epoch that was killed keeps the loss of its first part"
+    assert losses(run_dir) == losses(trained.run_dir), "the epoch that was killed keeps the loss of its first part"
     left = [name for _, folders, names in os.walk(run_dir) for name in (*folders, *names)]
     assert not [name for name in left if name.endswith((".aside", "_temp")) or ".tempstate" in name]
 
 
-def figures(run_dir: str) -> dict[str, list[dict[str, float]]]:
+def losses(run_dir: str) -> dict[str, list[dict[str, float]]]:
     """The lines of training.json without their speeds."""
     with open(os.path.join(run_dir, "training.json"), encoding="utf-8") as file:
         history = json.load(file)["history"]

@@ -92,7 +92,7 @@ def log_softmax(logits: list[float], at: int) -> float:
 
 
 def full_softmax_oracle(world: World, batch: Batch) -> float:
-    """The weighted mean over targets, logit by logit: with boosts, and once more by the other vector."""
+    """The weighted mean over targets, logit by logit: with repeat logits, and once more by the other vector."""
     vectors = world.model.item_tower(batch.item[0]).numpy().astype(np.float64)
     state = world.model.encode(batch, tf.constant(vectors, tf.float32))
     user, repeat_logit = state.embedding.numpy().astype(np.float64), state.repeat_logit.numpy()
@@ -130,7 +130,7 @@ def test_full_softmax_equals_the_oracle(vector_loss_weight):
     for batch in batches:
         expected = full_softmax_oracle(world, batch)
         assert float(world.model.compute_loss((batch, None))) == pytest.approx(expected, rel=1e-4)
-    # Else the case would not test what it says: several targets in a row, weights that differ, boosted items.
+    # Else the case would not test what it says: several targets in a row, weights that differ, repeat logits.
     assert any((np.bincount(batch.target_row) > 1).any() for batch in batches)
     assert len(np.unique(np.concatenate([batch.target_weight for batch in batches]))) > 3
     assert any((batch.token_item.numpy() > 0).any() for batch in batches)

@@ -149,7 +149,7 @@ def test_the_fingerprint_follows_ids_times_features_and_weights(trained):
 
 
 def test_another_log_is_not_judged_unless_asked_for(moved):
-    """New events may be what one wants to be judged by: then --other_log says so."""
+    """New events may be what one wants to be evaluated on: then --other_log says so."""
     from longretriever_tf.evaluation.open_run import open_window
 
     add_event(moved)

@@ -40,10 +40,10 @@ def place(directory: pathlib.Path, addresses: list[str], router: str = "127.0.0.
 def served_in_shards(sharded: pathlib.Path, directory: pathlib.Path):
     """A server of everything, and one of the router that asks the first; the client's file, and the second server."""
     models = config_files.read_models(str(sharded / "models.config"))
-    with serving(models, enable_model_warmup=False) as everything:
+    with serving(models) as everything:
         address = f"127.0.0.1:{everything.grpc_port}"
         path = place(directory, [address] * NUM_SHARDS, address)
-        with serving(str(sharded / "router"), shards_file=path, enable_model_warmup=False) as thin:
+        with serving(str(sharded / "router"), shards_file=path) as thin:
             yield path, thin
 
 
@@ -51,7 +51,7 @@ def served_in_shards(sharded: pathlib.Path, directory: pathlib.Path):
 def servers(exports, tmp_path_factory):
     """Clients of one SavedModel, of the shards, and of the thin router over both transports; and that server."""
     with contextlib.ExitStack() as stack:
-        whole = stack.enter_context(serving(str(exports.whole), enable_model_warmup=False))
+        whole = stack.enter_context(serving(str(exports.whole)))
         path, thin = stack.enter_context(served_in_shards(exports.sharded, tmp_path_factory.mktemp("served")))
         urls = (f"grpc://127.0.0.1:{whole.grpc_port}", path)
         urls += (f"grpc://127.0.0.1:{thin.grpc_port}", f"http://127.0.0.1:{thin.rest_port}")
@@ -173,7 +173,7 @@ def test_what_a_request_may_not_ask_is_refused_alike(exports, servers):
 
 
 def test_a_router_alone_says_what_it_is(exports, servers, tmp_path):
-    with serving(str(exports.sharded / "router"), enable_model_warmup=False) as raw:
+    with serving(str(exports.sharded / "router")) as raw:
         with Client(f"grpc://127.0.0.1:{raw.grpc_port}", "toy", PATIENT) as client:
             with pytest.raises(UserError, match="router of an export by category ranges.*shards.json"):
                 client.retrieve([history(exports, 0)])

@@ -52,7 +52,7 @@ def test_item_and_category_statistics(seed):
 
 
 def test_item_statistics_by_hand():
-    """Item 5: taken 30 and 60 days ago by one user (a repeat), and today by another; item 6: at the moment itself."""
+    """Item 5: taken 30 and 60 days ago by one user (a repeat), and today by another; item 6: at that very time."""
     day = START + np.array([0, 30, 60, 60]) * DAY_S
     log = make_log([1, 1, 2, 2], [5, 5, 5, 6], day, {"category": ["c", "c"]})
     corpus, encoded = ready(log)
@@ -114,7 +114,7 @@ def test_user_activity_against_the_oracle():
 
 
 def test_user_activity_keeps_its_digits_over_thirty_years():
-    """Old lives beside young ones: nothing of a young history's decayed count may drown in an old history's."""
+    """Old histories alongside young ones: nothing of a young one's decayed count may drown in an old history's."""
     day = np.arange(30 * 365)
     histories = [
         [(2, START - 20 * 365 * DAY_S + int(d) * DAY_S) for d in day],

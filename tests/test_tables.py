@@ -232,7 +232,7 @@ TYPES = {
     "fixed": ({"item_id": pa.array(BYTES, pa.binary(16))}, r"'item_id': .*binary\[16\]: bytes, not text"),
     "clock": ({"timestamp": pa.array([1] * 3, pa.time32("s"))}, "'timestamp': .*time of day without its date"),
     "length": ({"timestamp": pa.array([1] * 3, pa.duration("s"))}, "'timestamp': .*duration"),
-    "moment": ({"user_id": pa.array([1] * 3, pa.timestamp("s"))}, "'user_id': .*a time is no id"),
+    "time": ({"user_id": pa.array([1] * 3, pa.timestamp("s"))}, "'user_id': .*a time is no id"),
     "zero": ({"item_id": ["a", "b\0c", "d"]}, r"'item_id': 'b.x00c' in row 2 holds a zero byte"),
     "broken": (
         {

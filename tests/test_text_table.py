@@ -84,7 +84,7 @@ def test_the_width_is_that_of_columns_or_80_where_nobody_watches(columns, width)
 
 
 def test_published_tables_fit_80_columns(monkeypatch):
-    """Every evaluation and funnel under results/, as the commands print them; their figures are all there."""
+    """Every evaluation and funnel under results/, as the commands print them; their metrics are all there."""
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
     assert terminal_width() == 80

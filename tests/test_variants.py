@@ -91,14 +91,14 @@ def test_search_of_the_whole_corpus(world, merge, goal):
         best = [c for c in np.argsort(-eq3[row], kind="stable")[:2] if eq3[row, c] > 0]
         interacted = prepared.log.item[prepared.log.offset[user] : prepared.log.offset[user + 1]]
         expected = np.full(corpus.num_items, -np.inf)
-        for place, category in enumerate(best):
+        for rank, category in enumerate(best):
             logits = every[row, category].copy()
             if goal == "novel":
                 logits[interacted] = -np.inf
             if merge == "round_robin":
                 ranked = reference.ranked_list(logits, 500)
                 logits = np.full(corpus.num_items, -np.inf)
-                logits[ranked] = -(np.arange(len(ranked)) * 2 + place)
+                logits[ranked] = -(np.arange(len(ranked)) * 2 + rank)
             expected = np.maximum(expected, logits)
         np.testing.assert_allclose(scores[row], expected, rtol=1e-4, atol=1e-4)
     if goal == "all":

@@ -57,7 +57,7 @@ _READERS: dict[str, dict[str, tuple[str, ...]]] = {
     "train": dict.fromkeys(
         (
             *("in_context", "small_category", "history_folds", "vector_loss_weight"),
-            *("device_input", "steps_per_call", "batches_per_step"),
+            *("device_input", "steps_per_call", "item_tables"),
         ),
         (LONGRETRIEVER,),
     )

@@ -148,8 +148,24 @@ def _check_longretriever(config: Any) -> None:
         f"--device_input with --loss={train.loss}: batches on the device hold whole categories; use --loss=full",
     )
     require(
-        train.device_input or train.batches_per_step == 1,
-        f"--batches_per_step={train.batches_per_step} belongs to --device_input: add it, or leave the flag out",
+        train.item_tables == "replicated" or train.in_context,
+        f"--item_tables={train.item_tables} with --noin_context: a mixed batch reads items of all categories; use "
+        "--item_tables=replicated",
+    )
+    require(
+        train.distribute != "mirrored" or not train.device_input,
+        "--distribute=mirrored with --device_input: the input of a process lies on one device; use "
+        "--distribute=multi_worker, a process for each GPU (python -m longretriever_tf.launch starts them)",
+    )
+    require(
+        train.distribute != "mirrored" or train.item_tables == "replicated",
+        f"--distribute=mirrored with --item_tables={train.item_tables}: the devices of a process hold the same tables; "
+        "use --distribute=multi_worker, or --item_tables=replicated",
+    )
+    require(
+        train.item_tables == "replicated" or not train.device_input,
+        f"--item_tables={train.item_tables} with --device_input: batches on the device are laid out by their shapes, "
+        "not by ranges of categories; leave one of the two out",
     )
     require(
         train.in_context or train.loss == "in_batch",

@@ -241,6 +241,17 @@ class TrainConfig:
         "0, every batch searches its own. Changes speed and memory alone.",
         least=0,
     )
+    max_memory_gb: float = _field(
+        0.0,
+        "--data: train from disk where the log in memory would take more than so many gigabytes, by an estimate that "
+        "is printed; 0: half of this machine's memory. From disk, memory does not grow with the log: a training window "
+        "is made beside it, shard by shard, and every batch searches its own histories, as with --materialise_gb=0. "
+        "Changes speed and memory alone.",
+        least=0,
+    )
+    num_workers: int = _field(
+        0, "--data, from disk: processes that make the training window; 0: one for each core.", least=0
+    )
     device_input: bool = _field(
         False,
         "Keep all examples on the training device and gather batches there, in a few fixed shapes, many steps to a "
@@ -251,10 +262,28 @@ class TrainConfig:
     steps_per_call: int = _field(16, "device_input: steps that one call to the device makes.", hidden=True, above=0)
     batches_per_step: int = _field(
         1,
-        "device_input: batches, each of its own category, whose mean gradient makes one step: fills a GPU without "
-        "padding small categories. Changes results as a larger batch does.",
+        "G: batches, each of its own category, whose mean gradient makes one step. A batch is never split: with "
+        "--distribute each device takes G / devices of them, and 1 means one for each; a run that goes on keeps its G. "
+        "device_input: fills a GPU without padding small categories. Changes results as a larger batch does.",
         hidden=True,
         above=0,
+    )
+    distribute: str = _field(
+        "none",
+        "Devices that train together. none: one. mirrored: all GPUs of this machine, in one process. multi_worker: a "
+        "process for each worker that the environment variable TF_CONFIG names, on one machine or several; python -m "
+        "longretriever_tf.launch starts those of one machine. The chief, worker 0, alone writes --run_dir. See "
+        "docs/scaling.md.",
+        ("none", "mirrored", "multi_worker"),
+    )
+    item_tables: str = _field(
+        "replicated",
+        "Item ids and item biases, the tables with a row for each item. replicated: each device moves all rows. "
+        "by_category: each of the --batches_per_step groups has a range of the categories and takes batches of these "
+        "alone, so that rows of items move with their owner and are never exchanged; needs in-context batches. Changes "
+        "the order of batches.",
+        ("replicated", "by_category"),
+        hidden=True,
     )
     checkpoint_every_s: float = _field(120.0, "Seconds between checkpoints within an epoch.", hidden=True, above=0)
     run_dir: str = _field("runs/default", "Where the run leaves config.json, checkpoints, TensorBoard and metrics.")

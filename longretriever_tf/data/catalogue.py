@@ -13,26 +13,26 @@ from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.files import explain_os_errors, first_line, open_aside
 from longretriever_tf.data.corpus import Corpus
-from longretriever_tf.datasets.log import ItemTable, LifelongLog
+from longretriever_tf.datasets.log import ItemTable
 
 CATALOGUE_FILE = "items_without_events.parquet"
 _FEATURE = "feature/"
 
 
-def save_catalogue(run_dir: str, log: LifelongLog, corpus: Corpus) -> None:
+def save_catalogue(run_dir: str, items: ItemTable, corpus: Corpus) -> None:
     """Writes the items of the log that the corpus does not hold.
 
     Args:
       run_dir: of the run.
-      log: the whole log, with a context of its own.
+      items: of the whole log, with a context of its own.
       corpus: fitted before the cut.
 
     Raises:
       UserError: the file cannot be written.
     """
-    rest = np.flatnonzero(corpus.find_items(log.items.item_id) == schema.UNKNOWN)
-    columns = {"item_id": log.items.item_id, "name": log.items.name}
-    columns |= {_FEATURE + name: column for name, column in log.items.features.items()}
+    rest = np.flatnonzero(corpus.find_items(items.item_id) == schema.UNKNOWN)
+    columns = {"item_id": items.item_id, "name": items.name}
+    columns |= {_FEATURE + name: column for name, column in items.features.items()}
     table = pa.table({name: pa.array(column[rest].tolist(), _type(column)) for name, column in columns.items()})
     path = os.path.join(run_dir, CATALOGUE_FILE)
     with explain_os_errors(f"cannot write {path!r}"), open_aside(path) as aside:

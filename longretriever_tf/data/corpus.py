@@ -5,7 +5,8 @@ exact search and metrics read slices, never gathers. Imports no TensorFlow.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from longretriever_tf.common.ranges import offset_of
 from longretriever_tf.common.text import as_text, code_text, find_rows, is_text, pack_text, unpack_text
 
 if TYPE_CHECKING:  # a server reads a corpus without TFDS and pandas
-    from longretriever_tf.datasets.log import LifelongLog
+    from longretriever_tf.datasets.log import ItemTable, LifelongLog
 
 _PLACEHOLDERS = as_text(["", "(unknown)"])
 """Rows 0 and 1 of text: what people see there. No look-up reads them, so a value of the log may be spelt alike."""
@@ -131,53 +132,102 @@ def _known_index(vocabulary: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.where(row >= 0, row + schema.FIRST_KNOWN, schema.UNKNOWN).astype(np.int32)
 
 
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What a log, or some of its users, hold before a time: all that vocabularies are fitted on.
+
+    Attributes:
+      item_row: rows of the items with an event, ascending, [n] int64.
+      profile: distinct values of the users with an event, by column, ascending, [k] of str each.
+      first: time of the first event, seconds UTC; the largest int64 without any.
+    """
+
+    item_row: np.ndarray
+    profile: dict[str, np.ndarray]
+    first: int
+
+
+def find_seen(log: "LifelongLog", cut: int) -> Seen:
+    """What the log holds strictly before `cut`."""
+    event = log.timestamp < cut
+    users = np.unique(log.event_user()[event])
+    profile = {name: code_text(column[users])[0] for name, column in log.profile.items()}
+    return Seen(np.unique(log.item_row[event]), profile, int(log.timestamp[event].min(initial=np.iinfo(np.int64).max)))
+
+
+def merge_seen(parts: Sequence[Seen]) -> Seen:
+    """What several groups of users hold together."""
+    profile = {name: code_text(np.concatenate([part.profile[name] for part in parts]))[0] for name in parts[0].profile}
+    rows = np.unique(np.concatenate([part.item_row for part in parts]))
+    return Seen(rows, profile, min(part.first for part in parts))
+
+
 def fit_corpus(log: "LifelongLog", cut: int) -> Corpus:
     """Fits every vocabulary on the events strictly before `cut` and on the users who have one.
 
     Raises:
       UserError: no event lies before the cut.
     """
-    seen_event = log.timestamp < cut
-    if not seen_event.any():
+    return fit_corpus_of(log.items, log.context, find_seen(log, cut), cut)
+
+
+def fit_corpus_of(items: "ItemTable", context_column: str, seen: Seen, cut: int) -> Corpus:
+    """The same from what was seen before `cut`.
+
+    Args:
+      items: all items.
+      context_column: the column that is the category.
+      seen: of all users.
+      cut: seconds UTC.
+
+    Raises:
+      UserError: no event lies before the cut.
+    """
+    rows = seen.item_row
+    if not len(rows):
         raise UserError(
             f"no event lies before the training cut ({np.datetime64(cut, 's')} UTC): the log is shorter than "
             "its validation and test windows; lower --window_days"
         )
-    rows = np.unique(log.item_row[seen_event])
-    context = as_text(log.items.features[log.context])
+    context = as_text(items.features[context_column])
     category_name = _vocabulary(context[rows])
     category = encode_values(context[rows], category_name)
     order = np.argsort(category, kind="stable")  # `rows` ascend: items of a category stay in the order of their ids
     rows = rows[order]
     category = np.concatenate([[schema.PADDING, schema.UNKNOWN], category[order]])
-    features = {name: as_text(column) for name, column in log.items.features.items() if name != log.context}
+    features = {name: as_text(column) for name, column in items.features.items() if name != context_column}
     feature_values = {name: _vocabulary(column[rows]) for name, column in features.items()}
     item_feature = np.zeros((len(rows) + schema.FIRST_KNOWN, len(features)), np.int32)
     item_feature[schema.UNKNOWN] = schema.UNKNOWN
     for f, (name, column) in enumerate(features.items()):
         item_feature[schema.FIRST_KNOWN :, f] = encode_values(column[rows], feature_values[name])
-    seen_user = np.unique(log.event_user()[seen_event])
-    raw = log.items.item_id
+    raw = items.item_id
     blank = _PLACEHOLDERS if is_text(raw) else np.zeros(2, raw.dtype)
     category_size = np.bincount(category, minlength=len(category_name))
     return Corpus(
         cut=int(cut),
-        context=log.context,
+        context=context_column,
         item_id=np.concatenate([blank, as_text(raw[rows]) if is_text(raw) else raw[rows]]),
-        item_name=np.concatenate([_PLACEHOLDERS, as_text(log.items.name[rows])]),
+        item_name=np.concatenate([_PLACEHOLDERS, as_text(items.name[rows])]),
         item_category=category.astype(np.int32),
         item_feature=item_feature,
         category_offset=offset_of(category_size),
         category_size=category_size,
         category_name=category_name,
         feature_values=feature_values,
-        profile_values={name: _vocabulary(column[seen_user]) for name, column in log.profile.items()},
+        profile_values={name: _vocabulary(values) for name, values in seen.profile.items()},
     )
 
 
-def encode_log(log: "LifelongLog", corpus: Corpus) -> EncodedLog:
-    """The whole log (all time) in indices of `corpus`; events of unknown items are left out."""
-    item = corpus.find_items(log.items.item_id)[log.item_row]
+def encode_log(log: "LifelongLog", corpus: Corpus, item_index: np.ndarray | None = None) -> EncodedLog:
+    """The whole log (all time) in indices of `corpus`; events of unknown items are left out.
+
+    Args:
+      log: the log.
+      corpus: the corpus.
+      item_index: `corpus.find_items` of the log's items, where it is known already.
+    """
+    item = (corpus.find_items(log.items.item_id) if item_index is None else item_index)[log.item_row]
     keep = item != schema.UNKNOWN
     counts = np.bincount(log.event_user()[keep], minlength=log.num_users)
     profile = [encode_values(column, corpus.profile_values[name]) for name, column in log.profile.items()]
@@ -191,7 +241,7 @@ def encode_log(log: "LifelongLog", corpus: Corpus) -> EncodedLog:
     )
 
 
-def save_corpus(corpus: Corpus, path: str) -> None:
+def save_corpus(corpus: Corpus, path: str | IO[bytes]) -> None:
     """Writes the corpus as one .npz without pickles, text as `text.pack_text` packs it."""
     arrays = {
         field.name: np.asarray(getattr(corpus, field.name))

@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from longretriever_tf.common.files import (
     require_npz,
     write_text_atomically,
 )
+from longretriever_tf.common.ranges import offset_of
 from longretriever_tf.common.text import as_text, pack_text, unpack_text
 from longretriever_tf.datasets.build_log import fill_missing_context
 from longretriever_tf.datasets.log import ItemTable, LifelongLog
@@ -176,10 +177,12 @@ class ShardedLog:
         Raises:
           UserError: as `read_shard`.
         """
-        shards = list(self.read_shards())
+        return self.join(list(self.read_shards()))
+
+    def join(self, shards: Sequence[LifelongLog]) -> LifelongLog:
+        """The users of several shards, or of parts of them, as one log; at least one."""
         joined: dict[str, Any] = {name: np.concatenate([getattr(shard, name) for shard in shards]) for name in _COLUMNS}
-        lengths = np.concatenate([np.diff(shard.offset) for shard in shards])
-        joined["offset"] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        joined["offset"] = offset_of(np.concatenate([np.diff(shard.offset) for shard in shards]))
         profile = {name: np.concatenate([shard.profile[name] for shard in shards]) for name in shards[0].profile}
         return LifelongLog(
             **joined, profile=profile, items=self.items, context=self.context, counts=self.manifest.counts

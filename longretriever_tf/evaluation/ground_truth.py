@@ -6,7 +6,7 @@ import numpy as np
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.schema import FIRST_KNOWN
-from longretriever_tf.data.corpus import EncodedLog
+from longretriever_tf.data.corpus import EncodedLog, offset_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Truth:
 
     def _only(self, mask: np.ndarray) -> "Truth":
         sizes = np.bincount(self.pair_row()[mask], minlength=self.num_users)
-        return dataclasses.replace(self, offset=_offsets(sizes), item=self.item[mask], is_novel=self.is_novel[mask])
+        return dataclasses.replace(self, offset=offset_of(sizes), item=self.item[mask], is_novel=self.is_novel[mask])
 
 
 def is_known_before(log: EncodedLog, cut: int) -> np.ndarray:
@@ -88,7 +88,9 @@ def is_known_before(log: EncodedLog, cut: int) -> np.ndarray:
     return (log.timestamp < cut) & (log.item >= FIRST_KNOWN)
 
 
-def build_truth(log: EncodedLog, num_items: int, cut: int, window: tuple[int, int]) -> Truth:
+def build_truth(
+    log: EncodedLog, num_items: int, cut: int, window: tuple[int, int], is_sold: np.ndarray | None = None
+) -> Truth:
     """Distinct items that each user took in `window`, among items that anyone took before `cut`.
 
     A user counts with at least one event before the cut and one such item in the window.
@@ -98,6 +100,7 @@ def build_truth(log: EncodedLog, num_items: int, cut: int, window: tuple[int, in
       num_items: V, the length of the item vocabulary with its reserved rows.
       cut: seconds UTC; the past is t < cut.
       window: [start, stop) in seconds UTC, start >= cut.
+      is_sold: which items anyone took before the cut, [V] bool, where the log is of some users alone.
 
     Raises:
       UserError: no user is left.
@@ -105,8 +108,9 @@ def build_truth(log: EncodedLog, num_items: int, cut: int, window: tuple[int, in
     start, stop = window
     assert start >= cut, f"window starts at {start}, before the cut {cut}"
     user, past = log.event_user(), is_known_before(log, cut)
-    is_sold, has_past = np.zeros(num_items, bool), np.zeros(log.num_users, bool)
-    is_sold[log.item[past]] = True
+    has_past = np.zeros(log.num_users, bool)
+    if is_sold is None:
+        is_sold = np.bincount(log.item[past], minlength=num_items) > 0
     has_past[user[log.timestamp < cut]] = True
     taken = (log.timestamp >= start) & (log.timestamp < stop) & (log.item >= FIRST_KNOWN) & has_past[user]
     taken[taken] = is_sold[log.item[taken]]
@@ -133,7 +137,3 @@ def build_truth(log: EncodedLog, num_items: int, cut: int, window: tuple[int, in
 def _distinct_pairs(user: np.ndarray, item: np.ndarray, num_items: int) -> np.ndarray:
     """Distinct (user, item) as one ascending int64 key, user * num_items + item."""
     return np.unique(user.astype(np.int64) * num_items + item)
-
-
-def _offsets(sizes: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)

@@ -13,9 +13,12 @@ from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.config import Config, load_config
 from longretriever_tf.data.batches.prepared_data import Prepared, load_saved, load_split, prepare_requests
 from longretriever_tf.data.corpus import Corpus, EncodedLog, encode_log
+from longretriever_tf.data.recipe.item_stats import ItemStats
+from longretriever_tf.data.window.sample import events_that_fit, read_sample, stats_on_disk
+from longretriever_tf.datasets.load import open_sharded_log
 from longretriever_tf.datasets.log import LifelongLog
-from longretriever_tf.datasets.log_identity import identify_log, require_log_of_run
-from longretriever_tf.datasets.splits import Cuts
+from longretriever_tf.datasets.log_identity import LogIdentity, identify_log, identify_shards, require_log_of_run
+from longretriever_tf.datasets.splits import Cuts, global_time_cuts
 from longretriever_tf.evaluation.ground_truth import Truth, build_truth
 from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
 from longretriever_tf.models.build import Models, load_models
@@ -36,6 +39,7 @@ class OpenWindow(NamedTuple):
       encoded: the whole log under that corpus.
       as_of: the window's start, seconds UTC.
       truth: what users took in the window.
+      stats: of the items at the window's start, where `log` is a sample of the users; None: `log` says them.
     """
 
     log: LifelongLog
@@ -45,10 +49,11 @@ class OpenWindow(NamedTuple):
     encoded: EncodedLog
     as_of: int
     truth: Truth
+    stats: ItemStats | None = None
 
     def prepare(self) -> Prepared:
         """The log strictly before the window."""
-        return prepare_requests(self.log, self.corpus, self.arrays, self.as_of)
+        return prepare_requests(self.log, self.corpus, self.arrays, self.as_of, self.stats)
 
 
 def open_window(config: Config, split: str, spelled: str, other_log: bool = False) -> OpenWindow:
@@ -71,15 +76,30 @@ def open_window(config: Config, split: str, spelled: str, other_log: bool = Fals
             "evaluate a run of the same flags with --cut=test or --cut=validation, or this one later, on newer events, "
             "with --other_log"
         )
-    log, cuts = load_split(config)
+    log, cuts, identity = _load(config)
     window = cuts.window_of(split)
     if not other_log:
-        require_log_of_run(run_dir, identify_log(log, config.data), _CURE)
+        require_log_of_run(run_dir, identity, _CURE)
     if corpus.cut > window[0]:
         raise UserError(_seen(config, split, spelled, corpus.cut, window[0]))
+    stats = None
+    if log.num_events < identity.num_events:  # a sample of the users: everyone's events say what is sold
+        stats = stats_on_disk(open_sharded_log(config.data), corpus, window[0])
     encoded = encode_log(log, corpus)
-    truth = build_truth(encoded, corpus.num_items, window[0], window)
-    return OpenWindow(log, cuts, corpus, arrays, encoded, window[0], truth)
+    is_sold = None if stats is None else stats.first_time < window[0]
+    truth = build_truth(encoded, corpus.num_items, window[0], window, is_sold)
+    return OpenWindow(log, cuts, corpus, arrays, encoded, window[0], truth, stats)
+
+
+def _load(config: Config) -> tuple[LifelongLog, Cuts, LogIdentity]:
+    """The log, its cuts and its identity; a sample of its users where it lies on disk and does not fit into memory."""
+    if not config.data.data:
+        log, cuts = load_split(config)
+        return log, cuts, identify_log(log, config.data)
+    disk = open_sharded_log(config.data)
+    cuts = global_time_cuts(np.array([disk.first, disk.last]), config.data.window_days)
+    log = read_sample(disk, events_that_fit(config.train.max_memory_gb), "evaluated on")
+    return log, cuts, identify_shards(disk)
 
 
 def _seen(config: Config, split: str, spelled: str, cut: int, start: int) -> str:

@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 
 from longretriever_tf.common import schema
-from longretriever_tf.common.text import code_text
+from longretriever_tf.common.text import code_text, find_rows
 from longretriever_tf.datasets import build_log
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.splits import SPLITS, Cuts
@@ -204,7 +204,7 @@ def measure_window(log: LifelongLog, contexts: Contexts, start: int, stop: int, 
         num_new_item_pairs=int((is_known_user & ~is_known_item).sum()),
         target_user=target_user,
         target_item=target_item,
-        is_novel=_find_sorted(_distinct(key[is_past]), pairs[is_target]) < 0,
+        is_novel=find_rows(_distinct(key[is_past]), pairs[is_target]) < 0,
         interest_rank=rank_targets(log, contexts, start, target_user, target_item, day_floor),
     )
 
@@ -217,7 +217,7 @@ def rank_targets(
     key = log.event_user()[is_past].astype(np.int64) * num_categories + contexts.item_category[log.item_row[is_past]]
     days = (start - log.timestamp[is_past]) / schema.DAY_S
     seen, rank = _rank_interests(key, num_categories, log.weight[is_past] / np.maximum(days, day_floor))
-    at = _find_sorted(seen, target_user * num_categories + contexts.item_category[target_item])
+    at = find_rows(seen, target_user * num_categories + contexts.item_category[target_item])
     return np.where(at >= 0, np.append(rank, -1)[at], -1)
 
 
@@ -244,11 +244,3 @@ def _distinct(values: np.ndarray) -> np.ndarray:
     """Sorted distinct values; several times faster than np.unique, which hashes integers first."""
     values = np.sort(values)
     return values[np.diff(values, prepend=values[:1] - 1) != 0]
-
-
-def _find_sorted(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Position of each of `wanted` in the sorted, unique `values`, -1 where absent, [n] int64."""
-    if not len(values):
-        return np.full(len(wanted), -1, np.int64)
-    at = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
-    return np.where(values[at] == wanted, at, -1)

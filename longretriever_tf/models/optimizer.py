@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import tensorflow as tf
 
@@ -11,6 +11,21 @@ WEIGHT_DECAY = 1e-2
 
 _SMALL_TABLE = 16_384
 """Elements up to which passing over a whole table costs less than finding and moving the rows that a step read."""
+
+
+class RowGradient(NamedTuple):
+    """Gradient of a table as a whole, which keeps apart the rows that were read: what several machines have summed.
+
+    Attributes:
+      values: [V, D] float32.
+      is_read: 1 for rows that a batch has read, 0 for the others, which do not move, [V] float32.
+    """
+
+    values: tf.Tensor
+    is_read: tf.Tensor
+
+
+Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices | RowGradient | None
 
 
 class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
@@ -66,6 +81,11 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
             self._mean = [tf.Variable(tf.zeros_like(v), trainable=False, name="mean") for v in var_list]
             self._square = [tf.Variable(tf.zeros_like(v), trainable=False, name="square") for v in var_list]
 
+    def moments(self, variable: tf.Variable) -> tuple[tf.Variable, tf.Variable]:
+        """The two moments of a variable that `build` was given."""
+        i = next(i for i, known in enumerate(self._variables) if known is variable)
+        return self._mean[i], self._square[i]
+
     @property
     def variables(self) -> list[tf.Variable]:
         """The step and the moments."""
@@ -101,7 +121,7 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         """Not used: `apply` moves all variables at once."""
         raise NotImplementedError
 
-    def apply(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices | None], whole_tables: bool = False) -> None:
+    def apply(self, gradients: Sequence[Gradient], whole_tables: bool = False) -> None:
         """One step; a None gradient leaves its variable alone.
 
         Args:
@@ -112,14 +132,18 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         rate = self.learning_rate
         step = tf.cast(self.iterations + 1, tf.float32)
         rate_now = rate * tf.sqrt(1.0 - tf.pow(0.999, step)) / (1.0 - tf.pow(0.9, step))
-        for variable, mean, square, gradient in zip(self._variables, self._mean, self._square, gradients, strict=True):
-            if isinstance(gradient, tf.IndexedSlices):
+        states = zip(self._variables, self._mean, self._square, gradients, strict=True)
+        for *copies, gradient in states:
+            variable, mean, square = map(_copy_here, copies)
+            if isinstance(gradient, RowGradient):
+                _move_read_rows(variable, mean, square, gradient.values, gradient.is_read[:, None], rate_now)
+            elif isinstance(gradient, tf.IndexedSlices):
                 is_small = variable.shape.num_elements() <= _SMALL_TABLE
                 update = _update_masked if whole_tables or is_small else _update_rows
                 update(variable, mean, square, gradient, rate_now)
             elif gradient is not None:
                 self._update(variable, mean, square, gradient, rate, rate_now)
-        self.iterations.assign_add(1)
+        _copy_here(self.iterations).assign_add(1)
 
     def _update(
         self,
@@ -134,6 +158,15 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         square.assign_add((tf.square(gradient) - square) * 0.001)
         decay = rate * self._decay if "kernel" in variable.name else 0.0
         variable.assign_sub(rate_now * mean / (tf.sqrt(square) + 1e-7) + decay * variable)
+
+
+def _copy_here(variable: tf.Variable) -> tf.Variable:
+    """The copy of a variable on the device of this replica; the variable where there is one."""
+    copies = tf.distribute.get_strategy().experimental_local_results(variable)
+    if len(copies) == 1:
+        return copies[0]
+    replica = tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group)
+    return copies[int(replica)]
 
 
 def _update_rows(
@@ -156,7 +189,18 @@ def _update_masked(
     num_rows = variable.shape[0]
     values = tf.math.unsorted_segment_sum(gradient.values, gradient.indices, num_rows)
     reads = tf.math.unsorted_segment_sum(tf.ones_like(gradient.indices, tf.float32), gradient.indices, num_rows)
-    is_read = tf.cast(reads > 0, tf.float32)[:, None]
+    _move_read_rows(variable, mean, square, values, tf.cast(reads > 0, tf.float32)[:, None], rate)
+
+
+def _move_read_rows(
+    variable: tf.Variable,
+    mean: tf.Variable,
+    square: tf.Variable,
+    values: tf.Tensor,
+    is_read: tf.Tensor,
+    rate: tf.Tensor,
+) -> None:
+    """Adam on the rows of the whole table whose `is_read` is 1, [V, 1]."""
     mean.assign_add(is_read * 0.1 * (values - mean))
     square.assign_add(is_read * 0.001 * (tf.square(values) - square))
     variable.assign_sub(is_read * rate * mean / (tf.sqrt(square) + 1e-7))

@@ -124,15 +124,13 @@ class Finding:
     """Sentences that a measure itself wrote into its output (say, which of the paper's directions hold).
 
     Attributes:
-      at: key of a list of objects; dots descend.
-      key: of the sentence in each object.
+      at: key of a list of objects, each with a `statement`; dots descend.
     """
 
     title: str
     run: str
     measure: str
     at: str
-    key: str = "statement"
 
 
 @dataclasses.dataclass(frozen=True)

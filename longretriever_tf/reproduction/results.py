@@ -141,7 +141,7 @@ class Results:
         if not done:
             return [], None
         entries = _part(done[0], finding.at)
-        return [str(entry[finding.key]) for entry in entries], self._source(done[0].kind, done)
+        return [str(entry["statement"]) for entry in entries], self._source(done[0].kind, done)
 
     def _source(self, kind: str, done: tuple[Job, ...]) -> Source:
         if kind not in self.sources:

@@ -1,4 +1,7 @@
-"""Merge strategies: how the lists of several interests become one. Plain arithmetic, on arrays and tensors alike."""
+"""Merge strategies: how the lists of several interests become one; `merge_lists` applies the one that is asked for.
+
+Plain arithmetic, on arrays and tensors alike.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

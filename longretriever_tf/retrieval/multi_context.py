@@ -24,7 +24,6 @@ from longretriever_tf.models.interest_model import InterestModel
 from longretriever_tf.models.retriever import LongRetriever, embed_corpus
 from longretriever_tf.models.towers import UserInputs, UserState
 from longretriever_tf.retrieval.admission import bounds_of
-from longretriever_tf.retrieval.best_of import Lists, merge_lists
 from longretriever_tf.retrieval.exclusions import find_exclusions
 from longretriever_tf.retrieval.fingerprint import UNSTAMPED, Fingerprint
 from longretriever_tf.retrieval.freeze import freeze
@@ -33,6 +32,7 @@ from longretriever_tf.retrieval.index.exact import PackedIndex, Queries, SearchR
 from longretriever_tf.retrieval.interest_scores import by_eq3, by_learned_score, learned_scores
 from longretriever_tf.retrieval.interests import ORIGINS, Interests, choose_interests
 from longretriever_tf.retrieval.length_buckets import encode_by_length
+from longretriever_tf.retrieval.merge_lists import Lists, merge_lists
 from longretriever_tf.retrieval.request_options import (
     RequestOptions,
     check_history,
@@ -241,7 +241,7 @@ class MultiContextRetriever(tf.Module):
             tf.scatter_nd(where, result.logit, shape),
             tf.scatter_nd(where, result.log_partition, shape[:2]),
         )
-        merged = merge_lists(lists, interests, share_of_task(requests, options), options)
+        merged = merge_lists(lists, interests, self.log_share(requests, options), options)
         rank = tf.gather(interests.rank, merged.interest, batch_dims=1)
         return {
             "item_id": tf.gather(self._item_id, merged.item),
@@ -271,6 +271,11 @@ class MultiContextRetriever(tf.Module):
             "score": tf.where(real, score, 0.0),
             "num_valid": tf.reduce_sum(tf.cast(real, tf.int32), 1),
         }
+
+    def log_share(self, requests: Requests, options: RequestOptions) -> tf.Tensor:
+        """Log p(category | user) for each request's task, [B, C]."""
+        scores = requests.interests
+        return tf.where(options.is_novel[:, None], scores.log_share_novel, scores.log_share)
 
     def under(self, retrieval: RetrievalConfig) -> "MultiContextRetriever":
         """The same models, tables and index under other defaults of requests."""
@@ -304,9 +309,3 @@ class MultiContextRetriever(tf.Module):
     def ids_of(self, item: tf.Tensor) -> tf.Tensor:
         """Raw ids of item indices."""
         return tf.gather(self._item_id, item)
-
-
-def share_of_task(requests: Requests, options: RequestOptions) -> tf.Tensor:
-    """Log p(category | user) that lists are merged by: of novel items where those are asked for; [B, C]."""
-    scores = requests.interests
-    return tf.where(options.is_novel[:, None], scores.log_share_novel, scores.log_share)

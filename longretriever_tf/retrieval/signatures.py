@@ -34,6 +34,7 @@ def make_signatures(
     top_k: the same question with k [B] int32 and no other options, all of its inputs required.
     retrieve_in_category, user_embeddings: the history columns and category [B] string (retrieve_in_category: also the
       optional ones).
+    interest_embeddings: the columns of `interests`; one vector per chosen interest, for a search outside this model.
     item_embeddings: item_id [n].
     fingerprint: expected [n] string, "" or the towers' fingerprint that the caller's vectors come from; tells also
       until when the statistics of items count (statistics_as_of [n] int64): they stay as ages move on.
@@ -73,6 +74,7 @@ def make_signatures(
         "interests": make(_interests, history, defaults),
         "retrieve_in_category": make(_in_category, history | category, defaults, lambda _: one),
         "user_embeddings": make(_user_embeddings, history | category, weight),
+        "interest_embeddings": make(_interest_embeddings, history, defaults),
         "item_embeddings": make(_item_embeddings, item, {}),
         "fingerprint": make(_fingerprint, {"expected": tf.TensorSpec([None], tf.string)}, {}),
     }
@@ -156,6 +158,36 @@ def _user_embeddings(model: MultiContextRetriever, at: Columns) -> dict[str, tf.
         "unknown_category": unknown[:, None],
         "num_unknown_items": requests.histories.num_unknown,
     }
+
+
+def _interest_embeddings(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
+    """The chosen interests with all that a search outside this model needs to score their items.
+
+    embedding [B, N, D]; log_share [B, N]: log p(category | user) for the request's task, which the calibrated merge
+    adds; subsequence_item_id and subsequence_boost [B, N, L]: the repeat term, what each of these items gains. Padded
+    by zeros; `num_interests_drawn` counts the real interests.
+    """
+    requests, options = _look_up(model, at), _options(model, at)
+    chosen = model.choose(requests, options)
+    where = tf.where(chosen.is_real)
+    pairs = model.encode(requests, tf.cast(where[:, 0], tf.int32), tf.gather_nd(chosen.category, where))
+
+    def by_interest(values: tf.Tensor) -> tf.Tensor:
+        """[R, n] -> [B, N, n]."""
+        shape = tf.concat([tf.shape(chosen.category), tf.shape(values)[1:]], 0)
+        return tf.scatter_nd(where, values, tf.cast(shape, tf.int64))
+
+    log_share = tf.gather(model.log_share(requests, options), chosen.category, batch_dims=1)
+    return (
+        {
+            "embedding": by_interest(pairs.state.embedding),
+            "log_share": tf.where(chosen.is_real, log_share, 0.0),
+            "subsequence_item_id": model.ids_of(by_interest(pairs.tokens.item)),
+            "subsequence_boost": by_interest(pairs.state.repeat_logit),
+        }
+        | explain_interests(requests, chosen, model.category_name)
+        | _unknown(requests, options)
+    )
 
 
 def _item_embeddings(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:

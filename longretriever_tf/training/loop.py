@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -159,6 +159,22 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+class CheckpointStore(Protocol):
+    """What the loop asks of checkpoints: `Checkpoints`, or those that several processes share."""
+
+    def save(self) -> None:
+        """Saves the position."""
+
+    def save_weights(self, name: str) -> None:
+        """Saves the weights alone, under `name`."""
+
+    def restore_best(self, epoch: int) -> None:
+        """Reads the weights of the best epoch."""
+
+    def remove_best(self, but: int = -1) -> None:
+        """Removes the weights of best epochs that were, all but those of the epoch `but`."""
+
+
 def _best(epoch: int | str) -> str:
     """Each best epoch has a name of its own: what the latest checkpoint speaks of is never overwritten."""
     return f"best-{epoch}"
@@ -175,6 +191,8 @@ class LoopOptions:
       writer: TensorBoard.
       on_epoch: takes the phase's name and the epoch's metrics, before the run's position passes the epoch; may be
         called twice for an epoch, with the same metrics but the speed.
+      agree: of several processes, whether the chief wants a checkpoint; they ask at the steps that report. None: one
+        process, which saves whenever it is time.
     """
 
     checkpoint_every_s: float
@@ -182,10 +200,11 @@ class LoopOptions:
     xla: bool
     writer: tf.summary.SummaryWriter
     on_epoch: Callable[[str, dict[str, float]], None] = lambda phase, line: None
+    agree: Callable[[bool], bool] | None = None
 
 
 def run_phase(
-    phase: Phase, index: int, state: LoopState, optimizer: LazyAdamW, checkpoints: Checkpoints, options: LoopOptions
+    phase: Phase, index: int, state: LoopState, optimizer: LazyAdamW, checkpoints: CheckpointStore, options: LoopOptions
 ) -> None:
     """Trains one phase from where `state` stands to its end."""
     step_function = phase.make_step(optimizer, options.xla)
@@ -197,7 +216,7 @@ def run_phase(
         if phase.validate is not None:
             metric = phase.validate()
             line["validation"] = metric
-            with options.writer.as_default(int(optimizer.iterations)):
+            with options.writer.as_default(int(optimizer.iterations.numpy())):
                 tf.summary.scalar(f"{phase.name}/validation", metric)
             if metric > float(state.best):
                 state.best.assign(metric)
@@ -235,25 +254,28 @@ def _run_epoch(
     state: LoopState,
     step_function: Callable[[Any], tf.Tensor],
     optimizer: LazyAdamW,
-    checkpoints: Checkpoints,
+    checkpoints: CheckpointStore,
     options: LoopOptions,
 ) -> dict[str, float]:
     first = int(state.step)
     done = round(phase.source.num_rows * first / max(phase.source.num_batches(), 1))
     progress = Progress(f"{phase.name} epoch {epoch + 1}/{phase.epochs}", phase.source.num_rows, "examples", done)
     recent: list[tf.Tensor] = []
-    seen, saved = 0, time.monotonic()
+    seen, saved = 0.0, time.monotonic()
     for step, batch in enumerate(phase.source.make_dataset(epoch, first), start=first):
         recent.append(step_function(batch))
         seen += phase.batch_examples(batch)
         is_due = time.monotonic() - saved > options.checkpoint_every_s
-        if (step + 1) % _REPORT_EVERY == 0 or step + 1 == phase.source.num_batches() or is_due:
+        reports = (step + 1) % _REPORT_EVERY == 0 or step + 1 == phase.source.num_batches()
+        if options.agree is not None:
+            is_due = reports and options.agree(is_due)
+        if reports or is_due:
             losses = tf.stack(recent).numpy().astype(np.float64)  # the only wait for the device
             state.loss_sum.assign_add(losses.sum())
             state.num_losses.assign_add(len(losses))
             progress.update(seen, f"loss {losses.mean():.3f}")
-            recent, seen = [], 0
-            with options.writer.as_default(int(optimizer.iterations)):
+            recent, seen = [], 0.0
+            with options.writer.as_default(int(optimizer.iterations.numpy())):
                 tf.summary.scalar(f"{phase.name}/loss", losses.mean())
                 tf.summary.scalar(f"{phase.name}/learning_rate", optimizer.learning_rate)
                 tf.summary.scalar(f"{phase.name}/examples_per_s", progress.rate())

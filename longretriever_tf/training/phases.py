@@ -1,7 +1,7 @@
 """A phase of a run: one model's training. First the towers, then the learned interest score; or a baseline alone."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -63,13 +63,13 @@ class Phase:
         """Steps of the optimizer in an epoch."""
         return self.source.num_batches()
 
-    def batch_examples(self, batch: Any) -> int:
+    def batch_examples(self, batch: Any) -> float:
         """Examples in a batch: the first column of every kind of batch has a row for each."""
         return int(batch[0].shape[0])
 
-    def loss(self, batch: Any, step: tf.Tensor) -> tf.Tensor:
-        """Loss of a batch at a step of the phase; the step alone decides the draws."""
-        return self.model.compute_loss((batch, StatelessRng(self.seed, step)), training=True)
+    def loss(self, batch: Any, step: tf.Tensor, groups: Sequence[tf.Tensor] | None = None) -> tf.Tensor:
+        """Loss of a batch at a step of the phase; step and groups (`StatelessRng`) alone decide the draws."""
+        return self.model.compute_loss((batch, StatelessRng(self.seed, step, groups)), training=True)
 
     def make_step(self, optimizer: LazyAdamW, xla: bool) -> Callable[[Any], tf.Tensor]:
         """One training step as a compiled function: batch in, loss out."""

@@ -1,25 +1,43 @@
 """One run from config to trained models; `train` is its command."""
 
+import contextlib
+import dataclasses
+import json
 import os
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from longretriever_tf import __version__
 from longretriever_tf.common.progress import stage
-from longretriever_tf.config.config import Config
+from longretriever_tf.common.provenance import git_hash
+from longretriever_tf.config.config import Config, to_json
 from longretriever_tf.data.batches.prepared_data import (
+    Prepared,
     prepare,
     save_prepared,
-    training_cut,
-    training_cuts,
 )
+from longretriever_tf.data.batches.tables import training_cut, training_cuts
 from longretriever_tf.data.catalogue import save_catalogue
-from longretriever_tf.datasets.load import load_log
+from longretriever_tf.data.window.window import Window
 from longretriever_tf.datasets.log import LifelongLog
-from longretriever_tf.datasets.log_identity import LogIdentity, identify_log, read_identity, write_identity
+from longretriever_tf.datasets.log_identity import (
+    LogIdentity,
+    identify_log,
+    identify_shards,
+    read_identity,
+    write_identity,
+)
+from longretriever_tf.datasets.sharded_log import ShardedLog
+from longretriever_tf.datasets.splits import Cuts
 from longretriever_tf.models.optimizer import WEIGHT_DECAY, LazyAdamW
 from longretriever_tf.training.charts import draw_training
+from longretriever_tf.training.distributed.agreement import choose_groups, require_same_logs, require_same_settings
+from longretriever_tf.training.distributed.checkpoints import SharedCheckpoints, share_checkpoints
+from longretriever_tf.training.distributed.cluster import Cluster, start_cluster
 from longretriever_tf.training.history import TrainingHistory
+from longretriever_tf.training.log_on_disk import prepare_on_disk, read_log
 from longretriever_tf.training.loop import Checkpoints, LoopOptions, LoopState, run_phase
 from longretriever_tf.training.phases import Phase
 from longretriever_tf.training.run_dir import (
@@ -30,7 +48,7 @@ from longretriever_tf.training.run_dir import (
     require_same_log,
     write_config,
 )
-from longretriever_tf.training.setup import assemble
+from longretriever_tf.training.setup import TrainingSetup, assemble
 
 
 def train(config: Config) -> str:
@@ -42,21 +60,60 @@ def train(config: Config) -> str:
       What happened, in a sentence: trained, or finished before.
 
     Raises:
-      UserError: data, flags or directory cannot be used.
+      UserError: data, flags, directory or the other workers cannot be used.
     """
+    cluster = start_cluster(config.train.distribute)
+    with contextlib.ExitStack() as held:
+        held.enter_context(cluster.session())
+        begun = cluster.gather(lambda: _begin(config, cluster, held))
+        require_same_settings(begun)
+        config = _with_groups(config, begun[0]["groups"])
+        if begun[0]["finished"]:
+            return _describe_finished(config.train.run_dir)
+        return _train_on_log(config, cluster)
+
+
+def _begin(config: Config, cluster: Cluster, held: contextlib.ExitStack) -> dict[str, Any]:
+    """Takes the run directory, where this is the chief; what the workers must agree on."""
+    run_dir, finished = config.train.run_dir, False
+    if cluster.is_chief:
+        config = _with_groups(config, choose_groups(config, cluster.num_replicas))
+        held.enter_context(open_run_dir(config))
+        finished = is_finished(run_dir) and has_unchanged_source(config)
+    code = f"longretriever_tf {__version__}, commit {git_hash() or 'unknown'}, TensorFlow {tf.__version__}"
+    groups = config.train.batches_per_step
+    return {"groups": groups, "finished": finished, "code": code, "config": json.loads(to_json(config))}
+
+
+def _with_groups(config: Config, groups: int) -> Config:
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, batches_per_step=groups))
+
+
+def _train_on_log(config: Config, cluster: Cluster) -> str:
+    """What `train` does once flags, directory and workers are known to belong together."""
     run_dir = config.train.run_dir
-    with open_run_dir(config):
-        if is_finished(run_dir) and has_unchanged_source(config):
-            return _describe_finished(run_dir)
+
+    def read() -> tuple[LifelongLog | ShardedLog, LogIdentity]:
         with stage("reading the log"):
-            log = load_log(config.data)
-            identity = identify_log(log, config.data)
+            log = read_log(config)
+            return log, identify_shards(log) if isinstance(log, ShardedLog) else identify_log(log, config.data)
+
+    log, identity = cluster.each(read)
+    require_same_logs(cluster.exchange(identity.describe()))
+
+    def check() -> bool:
+        if not cluster.is_chief:
+            return False
         require_same_log(config, identity)
         if is_finished(run_dir):
             write_identity(run_dir, identity)  # the same log in files that were written anew
-            return _describe_finished(run_dir)
-        _train(config, log, identity)
-        return f"trained: {run_dir}"
+            return True
+        return False
+
+    if cluster.gather(check)[0]:
+        return _describe_finished(run_dir)
+    _train(config, log, identity, cluster)
+    return f"trained: {run_dir}"
 
 
 def _describe_finished(run_dir: str) -> str:
@@ -65,36 +122,65 @@ def _describe_finished(run_dir: str) -> str:
     return f"{run_dir} has finished training{of_what}: nothing to do (to train once more, name another --run_dir)"
 
 
-def _train(config: Config, log: LifelongLog, identity: LogIdentity) -> None:
+def _train(config: Config, log: LifelongLog | ShardedLog, identity: LogIdentity, cluster: Cluster) -> None:
     """What `train` does once the run directory and the log are known to belong together."""
-    run_dir, cuts = config.train.run_dir, training_cuts(config, log)
-    with stage("preparing vocabularies, item statistics and the items' SVD"):
-        prepared = prepare(config, log, training_cut(config, cuts))
+    ends = [identity.first, identity.last] if log.num_events else []
+    run_dir, cuts = config.train.run_dir, training_cuts(config, np.array(ends))
+    prepared, num_events = _prepare(config, log, cuts)
     print(
-        f"{config.data.dataset}: {prepared.log.num_users:,} users, {len(prepared.log.item):,} events before the cut "
+        f"{config.data.data or config.data.dataset}: {log.num_users:,} users, {num_events:,} events before the cut "
         f"({np.datetime64(prepared.corpus.cut, 's')} UTC), {prepared.corpus.num_items - 2:,} items, "
         f"{prepared.corpus.num_categories - 2:,} categories ({prepared.corpus.context})",
         flush=True,
     )
-    require_same_corpus(run_dir, prepared)
+    if cluster.is_chief:
+        require_same_corpus(run_dir, prepared)
     with stage("finding the training examples and their histories"):
-        parts = assemble(config, log, cuts, prepared)
+        parts = assemble(config, log, cuts, prepared, cluster)
     state = LoopState.start()
-    optimizers = [_make_optimizer(config, phase) for phase in parts.phases]
-    adams = {f"adam_{phase.name}": adam for phase, adam in zip(parts.phases, optimizers, strict=True)}
-    checkpoints = Checkpoints(os.path.join(run_dir, "checkpoints"), {**parts.models, **adams}, state)
+    with cluster.scope():
+        optimizers = [_make_optimizer(config, phase) for phase in parts.phases]
+    checkpoints = _make_checkpoints(config, parts, optimizers, state, cluster)
     if checkpoints.restore():
         print(f"resuming at phase {int(state.phase)}, epoch {int(state.epoch)}, step {int(state.step)}", flush=True)
     else:
         parts.set_scales()
+        cluster.copy_from_chief([variable for model in parts.models.values() for variable in model.variables])
+    if not cluster.is_chief:
+        _run_phases(config, parts.phases, optimizers, state, checkpoints, cluster, None)
+        return
     history = TrainingHistory(run_dir, config.train.seed)
     with stage("writing what export and evaluate need of the training window"):
         write_config(config)
         write_identity(run_dir, identity)
-        save_catalogue(run_dir, log, prepared.corpus)
+        save_catalogue(run_dir, log.items, prepared.corpus)
         save_prepared(run_dir, prepared, identity.fingerprint)
-    _run_phases(config, parts.phases, optimizers, state, checkpoints, history)
+    _run_phases(config, parts.phases, optimizers, state, checkpoints, cluster, history)
     print(f"written: {draw_training(run_dir)}")
+
+
+def _prepare(config: Config, log: LifelongLog | ShardedLog, cuts: Cuts) -> tuple[Prepared | Window, int]:
+    """The training window, and its number of events."""
+    if isinstance(log, ShardedLog):
+        window = prepare_on_disk(config, log)
+        return window, int(window.item_count.sum())
+    with stage("preparing vocabularies, item statistics and the items' SVD"):
+        prepared = prepare(config, log, training_cut(config, cuts))
+    return prepared, len(prepared.log.item)
+
+
+def _make_checkpoints(
+    config: Config, parts: TrainingSetup, optimizers: list[LazyAdamW], state: LoopState, cluster: Cluster
+) -> Checkpoints | SharedCheckpoints:
+    """Checkpoints of this process, or what it shares of the chief's."""
+    files = None
+    if cluster.is_chief:
+        adams = {f"adam_{phase.name}": adam for phase, adam in zip(parts.phases, optimizers, strict=True)}
+        files = Checkpoints(os.path.join(config.train.run_dir, "checkpoints"), {**parts.models, **adams}, state)
+    if files is not None and cluster.num_workers == 1:
+        return files
+    owned = parts.owned.states(optimizers[0], cluster) if parts.owned else []
+    return share_checkpoints(files, parts.models, optimizers, state, owned, cluster)
 
 
 def _make_optimizer(config: Config, phase: Phase) -> LazyAdamW:
@@ -109,19 +195,26 @@ def _run_phases(
     phases: list[Phase],
     optimizers: list[LazyAdamW],
     state: LoopState,
-    checkpoints: Checkpoints,
-    history: TrainingHistory,
+    checkpoints: Checkpoints | SharedCheckpoints,
+    cluster: Cluster,
+    history: TrainingHistory | None,
 ) -> None:
+    """All phases from where `state` stands; `history` on the chief alone."""
+    writer = tf.summary.create_noop_writer()
+    if history is not None:
+        writer = tf.summary.create_file_writer(os.path.join(config.train.run_dir, "tensorboard"))
     options = LoopOptions(
         config.train.checkpoint_every_s,
         config.train.patience,
         config.train.xla,
-        tf.summary.create_file_writer(os.path.join(config.train.run_dir, "tensorboard")),
-        history.add,
+        writer,
+        history.add if history is not None else lambda phase, line: None,
+        None if cluster.num_workers == 1 else lambda is_due: bool(cluster.from_chief(is_due)),
     )
     for index in range(int(state.phase), len(phases)):
         run_phase(phases[index], index, state, optimizers[index], checkpoints, options)
     if not checkpoints.has_weights("final"):
         checkpoints.save_weights("final")
-    options.writer.close()
-    history.write()
+    writer.close()
+    if history is not None:
+        history.write()

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.files import (
@@ -16,13 +17,17 @@ from longretriever_tf.common.files import (
     write_text_atomically,
 )
 from longretriever_tf.common.locks import hold_lock
-from longretriever_tf.config.config import Config, from_dict, to_json
-from longretriever_tf.data.batches.prepared_data import Prepared, load_saved
+from longretriever_tf.config.config import Config, from_dict, load_config, to_json
+from longretriever_tf.data.batches.prepared_data import load_saved
+from longretriever_tf.data.batches.tables import Tables
 from longretriever_tf.datasets.log_identity import LogIdentity, read_identity, require_log_of_run, source_of
 from longretriever_tf.training.charts import FILE as CHART_FILE
 from longretriever_tf.training.history import HISTORY_FILE
 
-_FREE_TO_CHANGE = ("checkpoint_every_s", "materialise_gb", "run_dir", "epochs", "interest_epochs", "patience")
+_FREE_TO_CHANGE = (
+    *("checkpoint_every_s", "materialise_gb", "max_memory_gb", "num_workers", "distribute"),
+    *("run_dir", "epochs", "interest_epochs", "patience"),
+)
 """Flags of `train` that a resumed run may change: none of them alters a step that is done."""
 
 
@@ -81,7 +86,7 @@ def require_same_log(config: Config, here: LogIdentity) -> None:
     require_log_of_run(config.train.run_dir, here, cure)
 
 
-def require_same_corpus(run_dir: str, prepared: Prepared) -> None:
+def require_same_corpus(run_dir: str, prepared: Tables) -> None:
     """Refuses another log where an earlier version kept no identity of it: by the items that were known at the cut.
 
     Raises:
@@ -108,17 +113,39 @@ def _require_same_config(config: Config) -> None:
         # Settings that the run's version did not have yet stand at their defaults.
         stored = json.loads(to_json(from_dict(Config, values, path)))
     wanted = json.loads(to_json(config))
-    differing = [
-        f"--{name}: {stored[section][name]!r} there, {value!r} here"
-        for section in ("data", "model", "train", "baseline")
-        for name, value in wanted[section].items()
-        if stored[section][name] != value and name not in _FREE_TO_CHANGE
-    ]
+    differing = differing_settings(stored, wanted, "there", "here")
     if differing:
         raise UserError(
             f"{config.train.run_dir!r} holds a run of another config ({'; '.join(differing)}). Resume it with its own "
             "flags, or train this one elsewhere with --run_dir=..."
         )
+
+
+def stored_batches_per_step(run_dir: str) -> int:
+    """Batches of a step of the run that the directory holds; 0 where it holds none."""
+    if not os.path.exists(os.path.join(run_dir, "config.json")):
+        return 0
+    return load_config(run_dir).train.batches_per_step
+
+
+def differing_settings(one: dict[str, Any], other: dict[str, Any], first: str, second: str) -> list[str]:
+    """The settings that two trainings of one run may not differ in, and do.
+
+    Args:
+      one: the JSON object of a config.
+      other: of the other's.
+      first: what to call the place of `one`.
+      second: of `other`.
+    """
+    free = set(_FREE_TO_CHANGE)
+    if other["train"]["device_input"] and "none" in (one["train"]["distribute"], other["train"]["distribute"]):
+        free.remove("distribute")  # one device draws dropout for all groups of a step at once
+    return [
+        f"--{name}: {one[section][name]!r} {first}, {value!r} {second}"
+        for section in ("data", "model", "train", "baseline")
+        for name, value in other[section].items()
+        if one[section][name] != value and name not in free
+    ]
 
 
 def _remove_torn_checkpoints(run_dir: str) -> None:

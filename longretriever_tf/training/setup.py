@@ -21,7 +21,10 @@ from longretriever_tf.data.batches.prepared_data import (
     prepare_requests,
 )
 from longretriever_tf.data.corpus import encode_log
+from longretriever_tf.data.window.sources import WindowInterestSource, WindowSource
+from longretriever_tf.data.window.window import Window
 from longretriever_tf.datasets.log import LifelongLog
+from longretriever_tf.datasets.sharded_log import ShardedLog
 from longretriever_tf.datasets.splits import Cuts
 from longretriever_tf.evaluation.evaluator import evaluate_scorer, ranks_within_category
 from longretriever_tf.evaluation.ground_truth import Truth, build_truth
@@ -32,6 +35,16 @@ from longretriever_tf.models.baselines.model import RecentRetriever, build_basel
 from longretriever_tf.models.baselines.scorer import RecentScorer
 from longretriever_tf.models.build import Models, build_models, set_interest_scale, set_token_scale
 from longretriever_tf.training.device_phase import DevicePhase
+from longretriever_tf.training.distributed.cluster import Cluster
+from longretriever_tf.training.distributed.grouped_device_phase import GroupedDevicePhase
+from longretriever_tf.training.distributed.grouping import (
+    BY_CATEGORY,
+    OwnedTables,
+    chief_validation,
+    group_phase,
+    own_by_category,
+)
+from longretriever_tf.training.log_on_disk import held_out_on_disk, validation_on_disk
 from longretriever_tf.training.phases import Phase
 
 _VALIDATION_USERS = 1000
@@ -48,52 +61,84 @@ class TrainingSetup:
       phases: in order.
       models: what checkpoints hold, by name.
       set_scales: sets the frozen feature scales; called before the first step.
+      owned: tables of the first phase whose rows belong to a worker each.
     """
 
     phases: list[Phase]
     models: dict[str, tf.Module]
     set_scales: Callable[[], None]
+    owned: OwnedTables | None = None
 
 
-def assemble(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) -> TrainingSetup:
+def assemble(
+    config: Config, log: LifelongLog | ShardedLog, cuts: Cuts, prepared: Prepared | Window, cluster: Cluster
+) -> TrainingSetup:
     """What `config.model.model` trains, in which phases.
 
     Args:
       config: the run's config.
-      log: the whole log; read beyond the cut for the validation metric alone.
+      log: the whole log, in memory or on disk; read beyond the cut for the validation metric alone.
       cuts: its cuts.
       prepared: the window before the training cut.
+      cluster: the devices that train.
 
     Raises:
       UserError: there are no training examples.
     """
     if config.model.model != LONGRETRIEVER:
-        return _assemble_baseline(config, log, cuts, prepared)
-    models = build_models(config, prepared.corpus, prepared.item_svd)
-    examples, snapshots = prepare_examples(config, prepared)
-    source = BatchSource(config, prepared, examples)
-    embeddings = source.history_embeddings
-    if snapshots is not examples:
-        embeddings = example_history_embeddings(config, prepared, snapshots)
-    interest_source = InterestSource(prepared, snapshots, embeddings, config.train.seed, config.model.history_events)
+        assert isinstance(log, LifelongLog) and isinstance(prepared, Prepared), "baselines train in memory"
+        return _assemble_baseline(config, log, cuts, prepared, cluster)
+    with cluster.scope():
+        models = build_models(config, prepared.corpus, prepared.item_svd)
+    source, interest_source = _make_sources(config, prepared)
     epochs, seed = config.train.epochs, config.train.seed
     validate = _validate_towers(config, log, cuts, prepared, models)
     towers = Phase("towers", epochs, models.retriever, source, seed, validate)
+    interest = Phase("interest", config.train.interest_epochs, models.interest, interest_source, seed)
+    owned = None
+    if config.train.item_tables == BY_CATEGORY:
+        owned = own_by_category(config, source, models.retriever.item_tower, prepared.corpus.category_offset)
     if config.train.device_input:
+        assert isinstance(prepared, Prepared) and isinstance(source, BatchSource), "device_input trains in memory"
         device = DeviceSource(config, prepared, source)
         towers = DevicePhase("towers", epochs, models.retriever, device, seed, validate)
-    interest = Phase("interest", config.train.interest_epochs, models.interest, interest_source, seed)
+        if cluster.strategy is not None:
+            validate = chief_validation(validate, cluster)
+            towers = GroupedDevicePhase("towers", epochs, models.retriever, device, seed, validate, cluster)
+            interest = group_phase(interest, interest_source, config, cluster)
+    else:
+        towers = group_phase(towers, source, config, cluster, owned)
+        interest = group_phase(interest, interest_source, config, cluster)
 
     def set_scales() -> None:
         set_token_scale(models.retriever.user_tower, source.make_dataset(0).take(64))
         set_interest_scale(models.interest, interest_source.make_dataset(0).take(4))
 
-    return TrainingSetup([towers, interest], {"retriever": models.retriever, "interest": models.interest}, set_scales)
+    trained = {"retriever": models.retriever, "interest": models.interest}
+    return TrainingSetup([towers, interest], trained, set_scales, owned)
 
 
-def _assemble_baseline(config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared) -> TrainingSetup:
+def _make_sources(
+    config: Config, prepared: Prepared | Window
+) -> tuple[BatchSource | WindowSource, InterestSource | WindowInterestSource]:
+    """Batches of the towers and of the interest score: the same ones from memory and from disk."""
+    if isinstance(prepared, Window):
+        return WindowSource(config, prepared), WindowInterestSource(config, prepared)
+    examples, snapshots = prepare_examples(config, prepared)
+    source = BatchSource(config, prepared, examples)
+    embeddings = source.history_embeddings
+    if snapshots is not examples:
+        embeddings = example_history_embeddings(config, prepared, snapshots)
+    seed, shown = config.train.seed, config.model.history_events
+    return source, InterestSource(prepared, snapshots, embeddings, seed, shown)
+
+
+def _assemble_baseline(
+    config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, cluster: Cluster
+) -> TrainingSetup:
     """The parts of a run of `--model=two_tower|mind|comirec`: one phase."""
-    model = build_baseline(config, prepared.corpus, prepared.item_svd)
+    with cluster.scope():
+        model = build_baseline(config, prepared.corpus, prepared.item_svd)
     examples = build_user_examples(config, prepared.log, prepared.stats.time)
     source = UserBatchSource(config, prepared.corpus, prepared.log, examples, prepared.stats.first_time)
     name, train = config.model.model, config.train
@@ -106,28 +151,39 @@ def _assemble_baseline(config: Config, log: LifelongLog, cuts: Cuts, prepared: P
     def set_scales() -> None:
         set_token_scale(model.event_embedding, source.make_dataset(0).take(16))
 
-    return TrainingSetup([phase], {"retriever": model}, set_scales)
+    return TrainingSetup([group_phase(phase, source, config, cluster)], {"retriever": model}, set_scales)
 
 
 def _validate_towers(
-    config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, models: Models
+    config: Config, log: LifelongLog | ShardedLog, cuts: Cuts, prepared: Prepared | Window, models: Models
 ) -> Callable[[], float] | None:
     """Within-category MRR, which guides early stopping; None where no window or user is held out for it."""
-    if config.train.cut == "validation":
-        truth = validation_truth(log, cuts, prepared)
-    elif config.train.validation_users:
-        prepared, truth = held_out_truth(config, log, prepared)
-    else:
+    if config.train.cut != "validation" and not config.train.validation_users:
         return None
+    requests, truth = _validation_requests(config, log, cuts, prepared)
 
     def validate() -> float:
-        scorer = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval)
-        rank = ranks_within_category(scorer, truth, prepared.corpus.category_offset, chunk=512)
+        scorer = LongRetrieverScorer(config, requests, models.retriever, models.interest, config.retrieval)
+        rank = ranks_within_category(scorer, truth, requests.corpus.category_offset, chunk=512)
         mrr = float(np.mean(1.0 / (1.0 + rank)))
         print(f"validation: within-category MRR {mrr:.4f}, recall@20 {np.mean(rank < 20):.4f}")
         return mrr
 
     return validate
+
+
+def _validation_requests(
+    config: Config, log: LifelongLog | ShardedLog, cuts: Cuts, prepared: Prepared | Window
+) -> tuple[Prepared, Truth]:
+    """Whom the validation metric asks about: their requests, and what they took."""
+    is_window = config.train.cut == "validation"
+    if isinstance(log, ShardedLog):
+        assert isinstance(prepared, Window), "the window of a log on disk"
+        if is_window:
+            return validation_on_disk(log, cuts, prepared, _VALIDATION_USERS)
+        return held_out_on_disk(config, log, prepared, _VALIDATION_USERS)
+    assert isinstance(prepared, Prepared), "the window of a log in memory"
+    return (prepared, validation_truth(log, cuts, prepared)) if is_window else held_out_truth(config, log, prepared)
 
 
 def _validate_baseline(

@@ -9,11 +9,11 @@ import dataclasses
 import numpy as np
 
 from longretriever_tf.common import schema
-from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.order import combine, sort_keys, user_keys
 from longretriever_tf.data.corpus import EncodedLog
+from longretriever_tf.data.recipe.item_stats import rows_at
 from longretriever_tf.data.search.behavior_index import CategoryOrder, hard_search_windows
 from longretriever_tf.data.search.user_activity import user_activity
 
@@ -84,31 +84,30 @@ def stats_times(config: Config, first: int, cut: int) -> np.ndarray:
     return np.append(times, cut)
 
 
-def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: np.ndarray) -> Examples:
-    """All training examples of `log`, which must end before the training cut.
+NO_EXAMPLES = (
+    "no training examples: no user has an event after the first snapshot; lower "
+    "--horizon_days or --window_days (the learned interest score needs snapshots with --examples=event, too)"
+)
+
+
+def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: np.ndarray, first: int) -> Examples:
+    """All training examples of `log`, which must end before the training cut; none where it has none.
 
     Args:
       config: the run's config; `train.examples` picks the kind or kinds.
-      log: the encoded log before the cut.
+      log: the encoded log before the cut, or some of its users.
       order: the category order of the same log.
       grid: times of the item statistics, the cut last, [S] int64.
-
-    Raises:
-      UserError: the log gives no example.
+      first: time of the first event of the whole log, seconds UTC.
     """
     parts = []
     if config.train.examples != "event":
-        as_of_times = snapshot_times(config, int(log.timestamp.min()), int(grid[-1]))
+        as_of_times = snapshot_times(config, first, int(grid[-1]))
         parts.append(_snapshot_slices(order, as_of_times, int(config.train.horizon_days * schema.DAY_S)))
     num_snapshots = sum(len(part[0]) for part in parts)
     if config.train.examples != "snapshot":
         parts.append(_event_slices(order))
     segment, stop, target_start, target_stop, time = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    if not len(segment):
-        raise UserError(
-            "no training examples: no user has an event after the first snapshot; lower "
-            "--horizon_days or --window_days (the learned interest score needs snapshots with --examples=event, too)"
-        )
     user, window = order.segment_user[segment], hard_search_windows(config.model, log, order, segment, stop, time)
     num_events = stop - window.start
     num_tokens = num_events
@@ -127,7 +126,7 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
         user=user.astype(np.int32),
         category=order.segment_category[segment].astype(np.int32),
         time=time,
-        stats_row=np.maximum(np.searchsorted(grid, time, side="right") - 1, 0).astype(np.int32),
+        stats_row=rows_at(grid, time),
         length=np.minimum(num_tokens, config.model.max_length).astype(np.int32),
         weight=(np.maximum(targets, 1) ** -0.5).astype(np.float32),  # heavy buyers do not drown the others
         activity=user_activity(log, user, time, config.model.history_events),
@@ -208,6 +207,31 @@ def previous_of_item(owner: np.ndarray, item: np.ndarray) -> np.ndarray:
     previous = np.full(len(owner), -1, np.int64)
     previous[by_item[1:][same]] = by_item[:-1][same]
     return previous
+
+
+def training_examples(
+    config: Config, log: EncodedLog, order: CategoryOrder, grid: np.ndarray, first: int
+) -> tuple[Examples, Examples]:
+    """Training examples of the towers, and snapshots for the interest score (the same where those are snapshots).
+
+    Users whom --validation_users holds out have none. Arguments as of `build_examples`.
+    """
+
+    def build(wanted: Config) -> Examples:
+        examples = build_examples(wanted, log, order, grid, first)
+        is_held_out = held_out_users(config, log.user_id)
+        return take_examples(examples, ~is_held_out[examples.user]) if is_held_out.any() else examples
+
+    examples = build(config)
+    if config.train.examples == "snapshot":
+        return examples, examples
+    return examples, build(dataclasses.replace(config, train=dataclasses.replace(config.train, examples="snapshot")))
+
+
+def take_examples(examples: Examples, which: np.ndarray) -> Examples:
+    """Some of the examples: rows, or a mask."""
+    columns = {field.name: getattr(examples, field.name)[which] for field in dataclasses.fields(examples)}
+    return dataclasses.replace(examples, **columns)
 
 
 def held_out_users(config: Config, user_id: np.ndarray) -> np.ndarray:

@@ -15,11 +15,12 @@ import tensorflow as tf
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.examples import Examples, distinct_targets
 from longretriever_tf.data.batches.order import shuffled_rows
-from longretriever_tf.data.batches.pipeline import numbered_batches
+from longretriever_tf.data.batches.pipeline import chosen_batches, numbered_batches
 from longretriever_tf.data.batches.prepared_data import Prepared, example_history_embeddings
 from longretriever_tf.data.batches.token_cache import Histories, SearchedHistories, keep_histories, kept_bytes
-from longretriever_tf.data.corpus import Corpus, EncodedLog
-from longretriever_tf.data.search.hard_search import flat_ranges
+from longretriever_tf.data.corpus import Corpus
+from longretriever_tf.data.recipe.item_stats import ItemStats
+from longretriever_tf.data.search.hard_search import Tokens, flat_ranges
 
 _BUCKETS = (0, 1, 2, 4, 8, 16, 32)
 DEVICE_BUCKETS = (1, 4, 16)
@@ -175,7 +176,7 @@ class BatchSource:
     """
 
     def __init__(self, config: Config, prepared: Prepared, examples: Examples) -> None:
-        corpus, log, stats = prepared.corpus, prepared.log, prepared.stats
+        corpus, log = prepared.corpus, prepared.log
         self._config, self.examples, self._offset = config, examples, corpus.category_offset
         self.num_rows, self._num_batches = len(examples), len(self.plan(0).start)
         self.targets = targets = distinct_targets(examples, prepared.order)
@@ -183,6 +184,8 @@ class BatchSource:
         self.histories: Histories = SearchedHistories(config, prepared, examples)
         if kept_bytes(config, examples) <= config.train.materialise_gb * 1e9:
             self.histories = keep_histories(config, self.histories, examples)
+        counts = np.bincount(log.item, minlength=corpus.num_items)
+        self._tables = BatchTables(config, corpus, prepared.stats, counts)
         with tf.device("/CPU:0"):
             # One row per example: gathering a row of six costs what gathering one number does.
             columns = (
@@ -193,9 +196,6 @@ class BatchSource:
             self._time, self._weight = tf.constant(examples.time), tf.constant(examples.weight)
             self._target = tf.constant(targets.item)
             self._profile = tf.constant(log.profile)
-            self._stats, self._first_time = tf.constant(stats.item), tf.constant(stats.first_time)
-            self._category_offset = tf.constant(corpus.category_offset)
-            self._probability = tf.constant(_sampling_probability(config, corpus, log))
             self._history_embedding = tf.constant(self.history_embeddings.vector)
 
     def plan(self, epoch: int) -> EpochPlan:
@@ -206,20 +206,86 @@ class BatchSource:
         """Batches in an epoch."""
         return self._num_batches
 
-    def make_dataset(self, epoch: int, first: int = 0) -> tf.data.Dataset:
-        """Batches `first`, `first + 1`, ... of the epoch, in order, prefetched."""
+    def batch_categories(self, epoch: int) -> np.ndarray:
+        """Category of each batch of the epoch, [n] int64; how many a category has is the same in every epoch."""
+        plan = self.plan(epoch)
+        return self.examples.category[plan.rows[plan.start]].astype(np.int64)
+
+    def make_dataset(self, epoch: int, first: int = 0, numbers: np.ndarray | None = None) -> tf.data.Dataset:
+        """Batches `first`, `first + 1`, ... of the epoch, or those of `numbers`, in order, prefetched."""
         plan = self.plan(epoch)
         with tf.device("/CPU:0"):
             rows, start, stop = tf.constant(plan.rows), tf.constant(plan.start), tf.constant(plan.stop)
-        return numbered_batches(lambda i: self.build(rows[start[i] : stop[i]]), first, len(plan.start))
+
+        def make(i: tf.Tensor) -> Batch:
+            return self.build(rows[start[i] : stop[i]])
+
+        return numbered_batches(make, first, len(plan.start)) if numbers is None else chosen_batches(make, numbers)
 
     def build(self, rows: tf.Tensor) -> Batch:
         """Reads and pads one batch of example rows ([R] int64), in the graph."""
         columns = tf.unstack(tf.gather(self._example, rows), 6, 1)
         category, user, stats_at, history_embedding_row, target_start, target_stop = columns
-        time, tokens = tf.gather(self._time, rows), self.histories.read(rows)
         target_row, at = flat_ranges(target_start, target_stop)
-        target = tf.gather(self._target, at)
+        return self._tables.make(
+            BatchRows(
+                category=category,
+                profile=tf.gather(self._profile, user),
+                stats_row=stats_at,
+                time=tf.gather(self._time, rows),
+                weight=tf.gather(self._weight, rows),
+                history_embedding=tf.gather(self._history_embedding, history_embedding_row),
+                target_row=target_row,
+                target=tf.gather(self._target, at),
+            ),
+            self.histories.read(rows),
+        )
+
+
+class BatchRows(NamedTuple):
+    """What a batch of R examples reads of the examples themselves, wherever they lie.
+
+    Attributes:
+      category: [R] int64.
+      profile: [R, P] int32.
+      stats_row: row of the item statistics as of each, [R] int64.
+      time: seconds UTC, [R] int64.
+      weight: of each target, [R] float32.
+      history_embedding: [R, D] float32.
+      target_row: example of each distinct target, [t] int32.
+      target: item, [t] int32.
+    """
+
+    category: tf.Tensor
+    profile: tf.Tensor
+    stats_row: tf.Tensor
+    time: tf.Tensor
+    weight: tf.Tensor
+    history_embedding: tf.Tensor
+    target_row: tf.Tensor
+    target: tf.Tensor
+
+
+class BatchTables:
+    """What every batch reads of the whole log, and the graph that makes a `Batch` of its rows and tokens.
+
+    Args:
+      config: the run's config.
+      corpus: the corpus.
+      stats: item statistics on the grid of times.
+      item_count: events of each item before the cut, [V].
+    """
+
+    def __init__(self, config: Config, corpus: Corpus, stats: ItemStats, item_count: np.ndarray) -> None:
+        self._config = config
+        with tf.device("/CPU:0"):
+            self._stats, self._first_time = tf.constant(stats.item), tf.constant(stats.first_time)
+            self._category_offset = tf.constant(corpus.category_offset)
+            self._probability = tf.constant(_sampling_probability(config, corpus, item_count))
+
+    def make(self, rows: BatchRows, tokens: Tokens) -> Batch:
+        """One batch, in the graph."""
+        category, target = rows.category, rows.target
         low, high = self._category_offset[category[0]], self._category_offset[category[0] + 1]
         scores_full_category = self._has_few_items(high - low)
         item, token_local, target_local = tf.cond(
@@ -230,26 +296,26 @@ class BatchSource:
         # The two branches agree in rank, which `cond` forgets and the optimizer of the step's graph asks for.
         token_local = tf.ensure_shape(token_local, [None, None])
         item, target_local = tf.ensure_shape(item, [None]), tf.ensure_shape(target_local, [None])
-        stats_rows, stats_row = tf.unique(stats_at)
+        stats_rows, stats_row = tf.unique(rows.stats_row)
         keep_stats = tf.where(scores_full_category, tf.size(stats_rows), 0)
         stats = tf.gather(self._stats[:, low:high], stats_rows[:keep_stats])
         first_time = self._first_time[low : tf.where(scores_full_category, high, low)]
         # Snapshots share few times: comparing each time once and copying rows is far less than R n comparisons.
-        as_of_times, as_of = tf.unique(time)
+        as_of_times, as_of = tf.unique(rows.time)
         return Batch(
             category=tf.cast(category, tf.int32),
-            profile=tf.gather(self._profile, user),
+            profile=rows.profile,
             token_item=tokens.item,
             token_local=token_local,
             features=tokens.features,
             item=item[None],
             scores_full_category=scores_full_category,
-            target_row=target_row,
+            target_row=rows.target_row,
             target_local=target_local,
-            target_weight=tf.gather(tf.gather(self._weight, rows), target_row),
+            target_weight=tf.gather(rows.weight, rows.target_row),
             target_probability=tf.gather(self._probability, target),
             recipe=RecipeColumns(
-                history_embedding=tf.gather(self._history_embedding, history_embedding_row),
+                history_embedding=rows.history_embedding,
                 stats=stats,
                 stats_row=stats_row,
                 is_available=tf.gather(first_time[None] < as_of_times[:, None], as_of),
@@ -276,9 +342,9 @@ def _distinct(token_item: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.T
     return item, tf.reshape(local[:num_tokens], tf.shape(token_item)), local[num_tokens:]
 
 
-def _sampling_probability(config: Config, corpus: Corpus, log: EncodedLog) -> np.ndarray:
+def _sampling_probability(config: Config, corpus: Corpus, item_count: np.ndarray) -> np.ndarray:
     """Q(item | category) from the training window, or Q(item) for mixed batches, [V] float32, above 0."""
-    counts = np.bincount(log.item, minlength=corpus.num_items).astype(np.float64)
+    counts = item_count.astype(np.float64)
     if config.train.in_context:
         totals = np.bincount(corpus.item_category, counts, corpus.num_categories)[corpus.item_category]
     else:

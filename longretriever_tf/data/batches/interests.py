@@ -5,15 +5,15 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from longretriever_tf.common.ranges import flat_ranges
-from longretriever_tf.data.batches.examples import Examples, previous_of_item
+from longretriever_tf.data.batches.examples import Examples
+from longretriever_tf.data.batches.interest_rows import interest_rows
 from longretriever_tf.data.batches.order import shuffled_rows
-from longretriever_tf.data.batches.pipeline import numbered_batches
+from longretriever_tf.data.batches.pipeline import chosen_batches, numbered_batches
 from longretriever_tf.data.batches.prepared_data import ExampleHistoryEmbeddings, Prepared
+from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.recipe.interest_features import interest_features
+from longretriever_tf.data.recipe.item_stats import ItemStats
 from longretriever_tf.data.search import hard_search
-from longretriever_tf.data.search.behavior_index import CategoryOrder
-from longretriever_tf.data.search.history_limit import visible_histories
 from longretriever_tf.data.search.history_summary import category_bag, summarise_history
 
 _MAX_PAIRS = 60_000
@@ -58,69 +58,98 @@ class InterestSource:
         history_events: int = 0,
     ) -> None:
         corpus, log, order, stats = prepared.corpus, prepared.log, prepared.order, prepared.stats
-        self._seed, self._num_categories = seed, corpus.num_categories
-        self.batch_size = int(np.clip(_MAX_PAIRS // corpus.num_categories, 8, 256))
-        by_row = np.lexsort((examples.time, examples.user))
-        user, time = examples.user[by_row].astype(np.int64), examples.time[by_row]
-        is_new = (np.diff(user, prepend=-1) != 0) | (np.diff(time, prepend=-1) != 0)
-        first = np.flatnonzero(is_new)
-        user, time = user[first], time[first]
-        self.num_rows, self._id = len(first), examples.id[by_row][first]
-        every, novel = _target_counts(order, examples)
+        self._seed, self._tables = seed, InterestTables(corpus, stats)
+        self.batch_size = interest_batch_size(corpus.num_categories)
+        rows = interest_rows(log, order, examples, history_events)
+        self.num_rows, self._id = len(rows.id), rows.id
         with tf.device("/CPU:0"):
-            self._start, self._stop = map(tf.constant, visible_histories(log, user, time, history_events))
+            self._start, self._stop = tf.constant(rows.start), tf.constant(rows.stop)
             self._log = tf.constant(log.item), tf.constant(log.timestamp), tf.constant(log.weight)
-            self._item_category = tf.constant(corpus.item_category)
-            self._category_stats = tf.constant(stats.category)
-            self._category_size = tf.constant(np.diff(corpus.category_offset), tf.float32)
-            self._time, self._stats_row = tf.constant(time), tf.constant(stats.row_at(time))
-            self._weight = tf.constant(examples.weight[by_row][first])
+            self._time, self._stats_row = tf.constant(rows.time), tf.constant(stats.row_at(rows.time))
+            self._weight = tf.constant(rows.weight)
             self._history_embedding, self._history_embedding_row = (
                 tf.constant(history_embeddings.vector),
-                tf.constant(history_embeddings.row[by_row][first]),
+                tf.constant(history_embeddings.row[rows.example]),
             )
-            self._targets = tf.constant(np.append(first, len(by_row)))  # row r owns targets _targets[r]:_targets[r + 1]
-            self._category = tf.constant(examples.category[by_row])
-            self._counts = tf.constant(np.stack([every, novel], 1)[by_row].astype(np.float32))
+            self._targets = tf.constant(rows.target)  # row r owns targets _targets[r]:_targets[r + 1]
+            self._category = tf.constant(rows.category)
+            self._counts = tf.constant(rows.counts)
 
     def num_batches(self) -> int:
         """Batches in an epoch."""
         return -(-self.num_rows // self.batch_size)
 
-    def make_dataset(self, epoch: int, first: int = 0) -> tf.data.Dataset:
-        """Batches `first`, `first + 1`, ... of the epoch."""
+    def make_dataset(self, epoch: int, first: int = 0, numbers: np.ndarray | None = None) -> tf.data.Dataset:
+        """Batches `first`, `first + 1`, ... of the epoch, or those of `numbers`."""
         rows = shuffled_rows(self._id, self._seed, 7, epoch)
         with tf.device("/CPU:0"):
             rows = tf.constant(rows)
         size = self.batch_size
-        return numbered_batches(lambda i: self.build(rows[i * size : (i + 1) * size]), first, self.num_batches())
+
+        def make(i: tf.Tensor) -> InterestBatch:
+            return self.build(rows[i * size : (i + 1) * size])
+
+        return numbered_batches(make, first, self.num_batches()) if numbers is None else chosen_batches(make, numbers)
 
     def build(self, rows: tf.Tensor) -> InterestBatch:
         """One batch of snapshot rows, [B] int64."""
         start, stop, time = (tf.gather(column, rows) for column in (self._start, self._stop, self._time))
-        history = hard_search.slice_events(*self._log, start, stop, time)
-        summary = summarise_history(history, self._item_category, tf.size(time), self._num_categories)
-        stats = tf.gather(self._category_stats, tf.gather(self._stats_row, rows))
-        features = interest_features(summary, stats, self._category_size)
         targets = tf.ragged.range(tf.gather(self._targets, rows), tf.gather(self._targets, rows + 1))
-        at = tf.stack([targets.value_rowids(), tf.cast(tf.gather(self._category, targets.values), tf.int64)], 1)
-        shape = tf.stack([tf.size(rows), self._num_categories, 2])
-        counts = tf.scatter_nd(at, tf.gather(self._counts, targets.values), tf.cast(shape, tf.int64))
         history_embedding = tf.gather(self._history_embedding, tf.gather(self._history_embedding_row, rows))
-        return InterestBatch(features, category_bag(summary), history_embedding, counts, tf.gather(self._weight, rows))
+        return self._tables.make(
+            hard_search.slice_events(*self._log, start, stop, time),
+            tf.gather(self._stats_row, rows),
+            history_embedding,
+            (
+                targets.value_rowids(),
+                tf.gather(self._category, targets.values),
+                tf.gather(self._counts, targets.values),
+            ),
+            tf.gather(self._weight, rows),
+        )
 
 
-def _target_counts(order: CategoryOrder, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct target items of each example, and how many of them the user had never taken; [X] each."""
-    last = examples.target_stop - 1
-    before = np.where(
-        examples.stop > order.segment_offset[order.find_segments(examples.user, examples.category)],
-        order.num_distinct[np.maximum(examples.stop - 1, 0)],
-        0,
-    )
-    novel = order.num_distinct[last] - before
-    segment = np.repeat(np.arange(len(order.segment_user)), np.diff(order.segment_offset))
-    previous = previous_of_item(segment, order.item)
-    owner, position = flat_ranges(examples.target_start, examples.target_stop)
-    every = np.bincount(owner, previous[position] < examples.target_start[owner], len(examples))
-    return every, novel
+def interest_batch_size(num_categories: int) -> int:
+    """Histories in a batch."""
+    return int(np.clip(_MAX_PAIRS // num_categories, 8, 256))
+
+
+class InterestTables:
+    """What the batches of snapshots read of the whole log, and the graph that makes one.
+
+    Args:
+      corpus: the corpus.
+      stats: item statistics on the grid of times.
+    """
+
+    def __init__(self, corpus: Corpus, stats: ItemStats) -> None:
+        self._num_categories = corpus.num_categories
+        with tf.device("/CPU:0"):
+            self._item_category = tf.constant(corpus.item_category)
+            self._category_stats = tf.constant(stats.category)
+            self._category_size = tf.constant(np.diff(corpus.category_offset), tf.float32)
+
+    def make(
+        self,
+        history: hard_search.Events,
+        stats_row: tf.Tensor,
+        history_embedding: tf.Tensor,
+        targets: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
+        weight: tf.Tensor,
+    ) -> InterestBatch:
+        """One batch.
+
+        Args:
+          history: whole histories of the B snapshots.
+          stats_row: row of the statistics as of each, [B] int32.
+          history_embedding: [B, D] float32.
+          targets: row of each [m] int64, category [m] int32, counts [m, 2] float32.
+          weight: [B] float32.
+        """
+        summary = summarise_history(history, self._item_category, tf.size(weight), self._num_categories)
+        stats = tf.gather(self._category_stats, stats_row)
+        features = interest_features(summary, stats, self._category_size)
+        row, category, taken = targets
+        shape = tf.stack([tf.size(weight), self._num_categories, 2])
+        counts = tf.scatter_nd(tf.stack([row, tf.cast(category, tf.int64)], 1), taken, tf.cast(shape, tf.int64))
+        return InterestBatch(features, category_bag(summary), history_embedding, counts, weight)

@@ -3,59 +3,42 @@
 import dataclasses
 import os
 import shutil
-from typing import NamedTuple
 
 import numpy as np
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.files import aside_path, explain_damage, explain_os_errors, read_arrays, require_npz
+from longretriever_tf.config.check import require
 from longretriever_tf.config.config import Config
-from longretriever_tf.data.batches.examples import Examples, build_examples, held_out_users, stats_times
+from longretriever_tf.data.batches.example_embeddings import ExampleHistoryEmbeddings, embed_examples
+from longretriever_tf.data.batches.examples import NO_EXAMPLES, Examples, stats_times, training_examples
+from longretriever_tf.data.batches.tables import Tables
 from longretriever_tf.data.corpus import Corpus, EncodedLog, encode_log, fit_corpus, load_corpus, save_corpus
-from longretriever_tf.data.recipe.history_embedding import build_history_embeddings, fit_folds, fold_of_users, item_keys
+from longretriever_tf.data.recipe.history_embedding import fit_folds, fold_of_users, item_keys
 from longretriever_tf.data.recipe.item_stats import ItemStats, build_item_stats
-from longretriever_tf.data.recipe.item_svd import fit_item_svd
+from longretriever_tf.data.recipe.item_svd import distinct_pairs, fit_pairs_svd
 from longretriever_tf.data.recipe.learned_context import cluster_context
 from longretriever_tf.data.search.behavior_index import CategoryOrder, build_category_order
 from longretriever_tf.datasets.load import load_log
 from longretriever_tf.datasets.log import LifelongLog
-from longretriever_tf.datasets.splits import Cuts, global_time_cuts, whole_log_cuts
+from longretriever_tf.datasets.splits import Cuts, global_time_cuts
 
 _CORPUS, _ARRAYS = "corpus.npz", "as_of_cut.npz"
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
+class Prepared(Tables):
     """A log up to a time, ready to read.
 
     Attributes:
-      corpus: vocabularies.
       log: the encoded log before the time.
       order: its category order.
-      stats: item statistics; the last row is as of the time.
-      item_svd: [V, svd_dim] float32.
-      history_embedding_rows: what history embeddings are read through, one table per fold, [K, V, svd_dim] float32; see
-        `data.recipe.history_embedding`.
-      user_fold: which of them each user is read through, [U] int64.
+      user_fold: which of `history_embedding_rows` each user is read through, [U] int64.
     """
 
-    corpus: Corpus
     log: EncodedLog
     order: CategoryOrder
-    stats: ItemStats
-    item_svd: np.ndarray
-    history_embedding_rows: np.ndarray
     user_fold: np.ndarray
-
-    @property
-    def as_of(self) -> int:
-        """When requests are asked: the log ends strictly before it, seconds UTC."""
-        return int(self.stats.time[-1])
-
-
-def training_cut(config: Config, cuts: Cuts) -> int:
-    """The time at which training data ends."""
-    return {"validation": cuts.validation_start, "test": cuts.test_start, "none": cuts.end + 1}[config.train.cut]
 
 
 def prepare(config: Config, log: LifelongLog, cut: int) -> Prepared:
@@ -64,17 +47,19 @@ def prepare(config: Config, log: LifelongLog, cut: int) -> Prepared:
     corpus = fit_corpus(log, cut)
     encoded = encode_log(log, corpus).before(cut)
     grid = stats_times(config, int(encoded.timestamp.min()), cut)
-    item_svd = fit_item_svd(encoded, corpus, config.model.svd_dim, config.train.seed)
+    pairs = distinct_pairs(encoded, corpus.num_items)
+    item_svd = fit_pairs_svd(pairs, corpus.num_items, config.model.svd_dim, config.train.seed)
     user_fold = fold_of_users(encoded, item_keys(corpus.item_id), config.train.history_folds)
     history_embedding_rows = item_svd[None, :, :0]
     if config.model.reads_history_embedding:
-        history_embedding_rows = fit_folds(
-            encoded, corpus, item_svd, user_fold, config.train.history_folds, config.train.seed
-        )
-    return _prepare_at(corpus, encoded, grid, {"item_svd": item_svd, "taste_rows": history_embedding_rows}, user_fold)
+        history_embedding_rows = fit_folds(pairs, item_svd, user_fold, config.train.history_folds, config.train.seed)
+    stats = build_item_stats(encoded, corpus.item_category, grid, corpus.num_categories)
+    return _prepare_at(corpus, encoded, stats, {"item_svd": item_svd, "taste_rows": history_embedding_rows}, user_fold)
 
 
-def prepare_requests(log: LifelongLog, corpus: Corpus, arrays: dict[str, np.ndarray], as_of: int) -> Prepared:
+def prepare_requests(
+    log: LifelongLog, corpus: Corpus, arrays: dict[str, np.ndarray], as_of: int, stats: ItemStats | None = None
+) -> Prepared:
     """What requests at `as_of` read, under a corpus fitted earlier: histories and statistics strictly before it.
 
     Args:
@@ -82,6 +67,7 @@ def prepare_requests(log: LifelongLog, corpus: Corpus, arrays: dict[str, np.ndar
       corpus: of the run.
       arrays: of the run, from `load_saved`.
       as_of: seconds UTC.
+      stats: of the items then, where the log holds some of the users alone; None: the log says them.
 
     Raises:
       UserError: the log holds no event of any item that the corpus knows.
@@ -91,29 +77,18 @@ def prepare_requests(log: LifelongLog, corpus: Corpus, arrays: dict[str, np.ndar
         raise UserError(
             "the log holds no event of any item that this run was trained on: is it the run of another log?"
         )
-    at = np.array([as_of], np.int64)
+    if stats is None:
+        at = np.array([as_of], np.int64)
+        stats = build_item_stats(encoded, corpus.item_category, at, corpus.num_categories)
     user_fold = fold_of_users(encoded, item_keys(corpus.item_id), len(arrays["taste_rows"]))
-    return _prepare_at(corpus, encoded, at, arrays, user_fold)
+    return _prepare_at(corpus, encoded, stats, arrays, user_fold)
 
 
 def _prepare_at(
-    corpus: Corpus, encoded: EncodedLog, grid: np.ndarray, arrays: dict[str, np.ndarray], user_fold: np.ndarray
+    corpus: Corpus, encoded: EncodedLog, stats: ItemStats, arrays: dict[str, np.ndarray], user_fold: np.ndarray
 ) -> Prepared:
-    stats = build_item_stats(encoded, corpus.item_category, grid, corpus.num_categories)
     order = build_category_order(encoded, corpus)
-    return Prepared(corpus, encoded, order, stats, arrays["item_svd"], arrays["taste_rows"], user_fold)
-
-
-class ExampleHistoryEmbeddings(NamedTuple):
-    """History embeddings that training reads: those of the (user, time) pairs that have examples.
-
-    Attributes:
-      row: of each example in `vector`, [X] int64.
-      vector: [n, svd_dim] float32; [n, 0] unless the model reads it.
-    """
-
-    row: np.ndarray
-    vector: np.ndarray
+    return Prepared(corpus, stats, arrays["item_svd"], arrays["taste_rows"], encoded, order, user_fold)
 
 
 def example_history_embeddings(config: Config, prepared: Prepared, examples: Examples) -> ExampleHistoryEmbeddings:
@@ -122,43 +97,31 @@ def example_history_embeddings(config: Config, prepared: Prepared, examples: Exa
     Raises:
       UserError: they do not fit into memory.
     """
-    num_users = prepared.log.num_users
-    pair, row = np.unique(examples.stats_row.astype(np.int64) * num_users + examples.user, return_inverse=True)
-    user, time = pair % num_users, prepared.stats.time[pair // num_users]
-    shown = config.model.history_events
-    vector = build_history_embeddings(
-        prepared.log, prepared.user_fold, prepared.history_embedding_rows, user, time, shown
-    )
-    return ExampleHistoryEmbeddings(row, vector)
+    tables = prepared.user_fold, prepared.history_embedding_rows
+    return embed_examples(config, prepared.log, *tables, prepared.stats.time, examples)
 
 
 def prepare_examples(config: Config, prepared: Prepared) -> tuple[Examples, Examples]:
-    """Training examples of the towers, and snapshots for the interest score (the same where those are snapshots).
-
-    Users whom --validation_users holds out have none.
+    """`training_examples` of the training window.
 
     Raises:
       UserError: there are no training examples.
     """
-    examples = _without_held_out(config, prepared, config)
-    if config.train.examples == "snapshot":
-        return examples, examples
-    snapshots = dataclasses.replace(config, train=dataclasses.replace(config.train, examples="snapshot"))
-    return examples, _without_held_out(config, prepared, snapshots)
+    first = int(prepared.log.timestamp.min())
+    both = training_examples(config, prepared.log, prepared.order, prepared.stats.time, first)
+    require_examples(config, min(map(len, both)))
+    return both
 
 
-def _without_held_out(config: Config, prepared: Prepared, wanted: Config) -> Examples:
-    examples = build_examples(wanted, prepared.log, prepared.order, prepared.stats.time)
-    is_held_out = held_out_users(config, prepared.log.user_id)
-    if not is_held_out.any():
-        return examples
-    keep = ~is_held_out[examples.user]
-    if not keep.any():
-        raise UserError(
-            f"--validation_users={config.train.validation_users:g} leaves no example to learn from; lower it"
-        )
-    columns = {field.name: getattr(examples, field.name)[keep] for field in dataclasses.fields(examples)}
-    return dataclasses.replace(examples, **columns)
+def require_examples(config: Config, num_examples: int) -> None:
+    """Refuses a window that gives nothing to learn from.
+
+    Raises:
+      UserError: there are no examples.
+    """
+    share = config.train.validation_users
+    require(num_examples > 0 or not share, f"--validation_users={share:g} leaves no example to learn from; lower it")
+    require(num_examples > 0, NO_EXAMPLES)
 
 
 def load_split(config: Config) -> tuple[LifelongLog, Cuts]:
@@ -167,18 +130,7 @@ def load_split(config: Config) -> tuple[LifelongLog, Cuts]:
     return log, global_time_cuts(log.timestamp, config.data.window_days)
 
 
-def training_cuts(config: Config, log: LifelongLog) -> Cuts:
-    """The cuts of a training. With --cut=none no window is kept apart, so the log may be shorter than two windows.
-
-    Raises:
-      UserError: the log is too short for the windows that the cut keeps apart.
-    """
-    if config.train.cut != "none":
-        return global_time_cuts(log.timestamp, config.data.window_days)
-    return whole_log_cuts(log.timestamp)
-
-
-def save_prepared(run_dir: str, prepared: Prepared, log_fingerprint: str = "") -> None:
+def save_prepared(run_dir: str, prepared: Tables, log_fingerprint: str = "") -> None:
     """Keeps in the run directory what export and recommend need of the training window: both files, or none.
 
     Files of the same log that a stopped run wrote already are left alone.

@@ -20,8 +20,8 @@ from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.common.text import is_text
-from longretriever_tf.data.corpus import Corpus, EncodedLog
-from longretriever_tf.data.recipe.item_svd import fit_item_svd
+from longretriever_tf.data.corpus import EncodedLog
+from longretriever_tf.data.recipe.item_svd import DistinctPairs, fit_pairs_svd
 from longretriever_tf.data.search.history_limit import visible_histories
 from longretriever_tf.data.search.user_activity import EMBEDDING_HALF_LIFE_DAYS
 
@@ -38,13 +38,12 @@ LEAST = 1e-30
 
 
 def fit_folds(
-    log: EncodedLog, corpus: Corpus, item_svd: np.ndarray, user_fold: np.ndarray, num_folds: int, seed: int
+    pairs: DistinctPairs, item_svd: np.ndarray, user_fold: np.ndarray, num_folds: int, seed: int
 ) -> np.ndarray:
     """An SVD for each fold that has not seen its users, in the basis of the full one.
 
     Args:
-      log: events before the cut.
-      corpus: the corpus.
+      pairs: what each user has taken before the cut.
       item_svd: of all users, [V, D] float32.
       user_fold: from `fold_of_users`, [U].
       num_folds: K; 0 trusts the full SVD (quicker, smaller, and leaks).
@@ -55,10 +54,10 @@ def fit_folds(
     """
     if not num_folds:
         return _rounded(item_svd)[None]
-    event_fold, full = user_fold[log.event_user()], item_svd.astype(np.float64)
+    (num_items, dim), full = item_svd.shape, item_svd.astype(np.float64)
     tables = []
     for fold in range(num_folds):
-        part = fit_item_svd(log, corpus, item_svd.shape[1], seed, event_fold != fold).astype(np.float64)
+        part = fit_pairs_svd(pairs, num_items, dim, seed, user_fold != fold).astype(np.float64)
         left, _, right = np.linalg.svd(part.T @ full)  # the rotation nearest to the full basis (Procrustes)
         tables.append(_rounded((part @ (left @ right)).astype(np.float32)))
     return np.stack(tables)

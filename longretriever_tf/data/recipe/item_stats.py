@@ -35,7 +35,12 @@ class ItemStats:
 
     def row_at(self, time: np.ndarray) -> np.ndarray:
         """The latest row that is not after `time`, int32; 0 (which saw least) for times before the grid."""
-        return np.maximum(np.searchsorted(self.time, time, side="right") - 1, 0).astype(np.int32)
+        return rows_at(self.time, time)
+
+
+def rows_at(grid: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """The latest row of a grid ([S] int64, ascending) that is not after each `time`, [n] int32; 0 before the grid."""
+    return np.maximum(np.searchsorted(grid, time, side="right") - 1, 0).astype(np.int32)
 
 
 CELL = np.dtype(

@@ -1,46 +1,82 @@
 """A frozen item vector from co-occurrence: truncated SVD of the training user x item matrix."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
+from longretriever_tf.common.ranges import offset_of
 from longretriever_tf.data.corpus import Corpus, EncodedLog
 
 _LEAST = 1e-10
 """Squared singular values below this share of the largest count as 0."""
 
 
-def fit_item_svd(log: EncodedLog, corpus: Corpus, dim: int, seed: int, keep: np.ndarray | None = None) -> np.ndarray:
+class DistinctPairs(NamedTuple):
+    """The distinct items of each user, before the cut: user u has `item[offset[u]:offset[u + 1]]`.
+
+    Attributes:
+      offset: [U + 1] int64.
+      item: item index, ascending within a user, [n] int32.
+    """
+
+    offset: np.ndarray
+    item: np.ndarray
+
+
+def distinct_pairs(log: EncodedLog, num_items: int) -> DistinctPairs:
+    """The pairs of a log."""
+    pairs = np.unique(log.event_user() * num_items + log.item)
+    counts = np.bincount(pairs // num_items, minlength=log.num_users)
+    return DistinctPairs(offset_of(counts), (pairs % num_items).astype(np.int32))
+
+
+def join_pairs(parts: Sequence[DistinctPairs]) -> DistinctPairs:
+    """The pairs of several groups of users, one group after the other."""
+    counts = np.concatenate([np.diff(part.offset) for part in parts])
+    return DistinctPairs(offset_of(counts), np.concatenate([part.item for part in parts]))
+
+
+def fit_item_svd(log: EncodedLog, corpus: Corpus, dim: int, seed: int) -> np.ndarray:
+    """`fit_pairs_svd` of a log that ends before the cut."""
+    return fit_pairs_svd(distinct_pairs(log, corpus.num_items), corpus.num_items, dim, seed)
+
+
+def fit_pairs_svd(
+    pairs: DistinctPairs, num_items: int, dim: int, seed: int, keep: np.ndarray | None = None
+) -> np.ndarray:
     """Right singular vectors of the binary user x item matrix, users scaled to unit length.
 
     Args:
-      log: events before the cut.
-      corpus: the corpus.
+      pairs: what each user has taken before the cut.
+      num_items: V.
       dim: width; fewer singular vectors than that (a small log) leave the last columns 0.
       seed: of the solver's start vector.
-      keep: which events to fit on, [E] bool; None: all.
+      keep: which users to fit on, [U] bool; None: all.
 
     Returns:
       [V, dim] float32, columns scaled by the root of their singular value, rows of unit length (0 for unknown items).
     """
-    vectors = np.zeros((corpus.num_items, dim), np.float32)
-    pairs = log.event_user() * corpus.num_items + log.item
-    pairs = np.unique(pairs if keep is None else pairs[keep])
-    item = pairs % corpus.num_items
+    vectors = np.zeros((num_items, dim), np.float32)
+    counts, item = np.diff(pairs.offset), pairs.item
+    if keep is not None:
+        item, counts = item[np.repeat(keep, counts)], counts[keep]
     # Users without a history here (they come after the cut) get no row: the solver's digits depend on the matrix's
     # shape.
-    users, user = np.unique(pairs // corpus.num_items, return_inverse=True)
-    rank = min(dim, len(users) - 1, len(np.unique(item)) - 1)
+    counts = counts[counts > 0]
+    taken = np.flatnonzero(np.bincount(item, minlength=num_items))
+    rank = min(dim, len(counts) - 1, len(taken) - 1)
     if rank < 1:
         return vectors
-    weight = np.bincount(user)[user] ** -0.5
-    matrix = scipy.sparse.csr_matrix((weight, (user, item)), shape=(len(users), corpus.num_items))
+    weight = np.repeat(counts**-0.5, counts)
+    matrix = scipy.sparse.csr_matrix((weight, item, offset_of(counts)), shape=(len(counts), num_items))
     columns = _scaled_right_vectors(matrix, rank, seed)
     # The solver's signs are arbitrary: the largest entry of each column is made positive.
     columns *= np.sign(columns[np.abs(columns).argmax(0), np.arange(rank)])
     # Unit rows: popularity has a term of its own in the logit, and the longest rows would swamp the first steps.
-    taken = np.unique(item)  # the rest of the rows hold the solver's rounding errors
-    rows = columns[taken]
+    rows = columns[taken]  # the rest of the rows hold the solver's rounding errors
     vectors[taken, :rank] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
     return vectors
 

@@ -45,9 +45,18 @@ from longretriever_tf.datasets.sharded_log import (
 SHARD_EVENTS = 2_000_000
 """Events of a shard if nobody says how many shards: a process holds some 400 MB while it makes their histories."""
 
-_WORK = "work"
+WORK = "work"
+"""The folder under --output of what is not finished yet."""
+
 _NOT_OF_THE_LOG = ("data", "data_dir", "window_days")
 _CURE = "delete {} and run the same command again"
+
+
+Task = Callable[[], int]
+"""A part of a pass: reads and writes files, and returns how many events it took. The order of tasks does not matter."""
+
+Executor = Callable[[Sequence[Task]], Iterator[int]]
+"""Runs the tasks of a pass somewhere, and yields what each returned as it ends."""
 
 
 class _Target(NamedTuple):
@@ -58,14 +67,14 @@ class _Target(NamedTuple):
     build: str
 
 
-def prepare_log(config: DataConfig, output: str, num_shards: int = 0, num_workers: int = 0) -> str:
+def prepare_log(config: DataConfig, output: str, num_shards: int, run_tasks: Executor) -> str:
     """Writes the log that the config names as shards under `output`; goes on where a stopped run stood.
 
     Args:
       config: the log's flags.
       output: the directory; it must be new, empty, or begun by the same flags.
       num_shards: K; 0: one for every 2 million events.
-      num_workers: processes; 0: one for each core.
+      run_tasks: where the tasks of a pass run: `in_processes`, or on Beam (`beam.on_beam`).
 
     Returns:
       What happened, in a sentence.
@@ -74,7 +83,6 @@ def prepare_log(config: DataConfig, output: str, num_shards: int = 0, num_worker
       UserError: the tables cannot be read, the directory holds another log, or the disk is full. What is written so
         far stays, and the same command goes on from there.
     """
-    num_workers = num_workers or os.cpu_count() or 1
     require_writable(output)
     busy = f"{output!r} is being written by another process ({{}}): wait for it, or name another --output"
     with hold_lock(output, busy):
@@ -85,7 +93,7 @@ def prepare_log(config: DataConfig, output: str, num_shards: int = 0, num_worker
         target = _Target(output, _open_work(output, build), build)
         start = time.monotonic()
         if config.dataset == "event_log":
-            files, counts = _write_tables(config, target, num_shards, num_workers)
+            files, counts = _write_tables(config, target, num_shards, run_tasks)
             context = own_context(_settle_context(config))
         else:
             files, counts, context = _write_loaded(config, target, num_shards)
@@ -124,7 +132,7 @@ def _require_same_build(config: DataConfig, output: str, build: str, num_shards:
 
 def _open_work(output: str, build: str) -> str:
     """The folder of what is not finished yet; what another build left there is removed."""
-    work = os.path.join(output, _WORK)
+    work = os.path.join(output, WORK)
     path = os.path.join(work, "build.json")
     if os.path.exists(path):
         if read_json_object(path, _CURE.format(work)).get("build") == build:
@@ -141,7 +149,7 @@ def _open_work(output: str, build: str) -> str:
 
 
 def _write_tables(
-    config: DataConfig, target: _Target, num_shards: int, num_workers: int
+    config: DataConfig, target: _Target, num_shards: int, run_tasks: Executor
 ) -> tuple[list[ShardFile], dict[str, int]]:
     """The three passes over the tables of --dataset=event_log."""
     work = target.work
@@ -151,7 +159,7 @@ def _write_tables(
     located, portions = list_portions(source, config.events, text_format("events", config), pieces.PIECE_ROWS)
     left = [n for n in range(len(portions)) if not os.path.exists(pieces.task_path(work, n))]
     tasks = [functools.partial(pieces.write_pieces, config, located, portions[n], n, work, now) for n in left]
-    _run_all("reading the events", "portions", tasks, len(portions), num_workers)
+    _run_all("reading the events", "portions", tasks, len(portions), run_tasks)
     infos = [info for n in range(len(portions)) for info in pieces.read_task(work, n)]
     if not infos:
         raise UserError(f"{source}: no rows")
@@ -166,7 +174,7 @@ def _write_tables(
     num_shards = len(found.user_offset) - 1
     left = [k for k in range(num_shards) if not _is_written(target, k, num_shards)]
     tasks = [functools.partial(_write_shard, config, infos, found, target, k) for k in left]
-    _run_all("making whole histories", "shards", tasks, num_shards, num_workers)
+    _run_all("making whole histories", "shards", tasks, num_shards, run_tasks)
     parts = [read_json_object(_marker(work, k), _CURE.format(work)) for k in range(num_shards)]
     return [ShardFile(**part["file"]) for part in parts], accounts.add_up(
         (part["counts"] for part in parts), found.counts
@@ -251,25 +259,30 @@ def _describe(
     )
 
 
-def _run_all(what: str, unit: str, tasks: Sequence[Callable[[], int]], total: int, num_workers: int) -> None:
-    """Runs the tasks in processes of their own, or here for one worker; each returns how many events it took.
+def _run_all(what: str, unit: str, tasks: Sequence[Task], total: int, run_tasks: Executor) -> None:
+    """Runs the tasks; each returns how many events it took.
 
     Raises:
       UserError: of the first task that failed; tasks that had ended stay done.
     """
     progress, num_events, start = Progress(what, total, unit, total - len(tasks)), 0, time.monotonic()
-    for count in _results(tasks, min(num_workers, len(tasks))):
+    for count in run_tasks(tasks):
         num_events += count
         progress.update(1, f"{num_events / max(time.monotonic() - start, 1e-9):,.0f} events/s")
     progress.close()
 
 
-def _results(tasks: Sequence[Callable[[], int]], num_workers: int) -> Iterator[int]:
-    if num_workers <= 1:
+def in_processes(num_workers: int) -> Executor:
+    """Runs tasks in so many processes of this machine, or in this process for one worker; 0: one for each core."""
+    return functools.partial(_in_processes, num_workers or os.cpu_count() or 1)
+
+
+def _in_processes(num_workers: int, tasks: Sequence[Task]) -> Iterator[int]:
+    if min(num_workers, len(tasks)) <= 1:
         yield from (task() for task in tasks)
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    with concurrent.futures.ProcessPoolExecutor(num_workers, context, _start_worker) as pool:
+    with concurrent.futures.ProcessPoolExecutor(min(num_workers, len(tasks)), context, _start_worker) as pool:
         futures = [pool.submit(task) for task in tasks]
         try:
             for future in concurrent.futures.as_completed(futures):

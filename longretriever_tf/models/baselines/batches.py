@@ -13,7 +13,7 @@ import tensorflow as tf
 from longretriever_tf.common import schema
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.order import shuffled_rows
-from longretriever_tf.data.batches.pipeline import numbered_batches
+from longretriever_tf.data.batches.pipeline import chosen_batches, numbered_batches
 from longretriever_tf.data.corpus import Corpus, EncodedLog
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.models.baselines.examples import UserExamples, sampling_probability
@@ -104,8 +104,8 @@ class UserBatchSource:
         """Batches in an epoch."""
         return -(-self.num_rows // self.rows_per_batch)
 
-    def make_dataset(self, epoch: int, first: int = 0) -> tf.data.Dataset:
-        """Batches `first`, `first + 1`, ... of the epoch, in order, prefetched."""
+    def make_dataset(self, epoch: int, first: int = 0, numbers: np.ndarray | None = None) -> tf.data.Dataset:
+        """Batches `first`, `first + 1`, ... of the epoch, or those of `numbers`, in order, prefetched."""
         rows = shuffled_rows(self._id, self._config.train.seed, 11, epoch)
         with tf.device("/CPU:0"):
             rows = tf.constant(rows)
@@ -114,7 +114,7 @@ class UserBatchSource:
         def make(i: tf.Tensor) -> UserBatch:
             return self.build(rows[i * size : (i + 1) * size], position + i)
 
-        return numbered_batches(make, first, self.num_batches())
+        return numbered_batches(make, first, self.num_batches()) if numbers is None else chosen_batches(make, numbers)
 
     def build(self, rows: tf.Tensor, position: tf.Tensor) -> UserBatch:
         """One batch.

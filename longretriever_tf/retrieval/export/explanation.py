@@ -13,7 +13,7 @@ from longretriever_tf.common.text import as_raw_ids, as_text, find_rows
 from longretriever_tf.common.text_table import printable, shorten
 from longretriever_tf.config.config import Config, RetrievalConfig
 from longretriever_tf.config.input_names import input_of_profile
-from longretriever_tf.datasets.load import load_log
+from longretriever_tf.data.window.sample import load_users
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.retrieval.export.saved_model import extra_config_dir, load_extra, load_version
 from longretriever_tf.retrieval.fingerprint import read_fingerprint
@@ -50,7 +50,7 @@ def explain_user(version_dir: str, config: Config, question: Question) -> str:
       UserError: the user is not in the log, the time cannot be read, or the export refuses the request.
     """
     corpus = load_extra(version_dir)
-    log = load_log(config.data)
+    log = load_users(config.data, [question.user] if question.user else [])
     user = _find_user(log, question.user)
     as_of_time = parse_time(question.as_of, corpus.cut)
     signatures = load_version(version_dir).signatures

@@ -43,11 +43,13 @@ class Source(NamedTuple):
 
 
 class Published(NamedTuple):
-    """A published version."""
+    """A published version, and all of its item vectors, whatever the kind of its index."""
 
     directory: str
     source: Source
     report: IndexReport
+    packed: PackedIndex
+    fingerprint: Fingerprint
     num_shards: int = 0
 
     def describe(self) -> str:
@@ -115,5 +117,6 @@ def publish(
 
     if isinstance(served, Router):
         directory = export_sharded(served, config, corpus, report, export_dir, version, verify)
-        return Published(directory, source, report, category_shards)
-    return Published(export_model(served, config, corpus, report, export_dir, version, verify), source, report)
+    else:
+        directory = export_model(served, config, corpus, report, export_dir, version, verify)
+    return Published(directory, source, report, packed, served.fingerprint, category_shards)

@@ -8,13 +8,16 @@ import tensorflow as tf
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.corpus import Corpus, EncodedLog, encode_log
-from longretriever_tf.datasets.load import load_log
+from longretriever_tf.data.window.sample import load_sample
 from longretriever_tf.retrieval.index.exact import PackedIndex
 from longretriever_tf.retrieval.index.scann_tuning import CheckQueries
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 
 _MAX_USERS = 512
 _USERS_AT_ONCE = 32
+_MAX_EVENTS = 5_000_000
+"""Events of a log on disk that are read for queries."""
+
 _STRANGERS = 2
 """Users per round who are asked about every category, seen or not, as learned interests do."""
 
@@ -57,7 +60,7 @@ def _real_queries(
     """User vectors by category, [n, D] each, n from 0 on."""
     vectors_of: dict[int, list[np.ndarray]] = {category: [] for category in categories}
     try:
-        log = encode_log(load_log(config.data), corpus).before(corpus.cut)
+        log = encode_log(load_sample(config.data, _MAX_EVENTS, "the index is tuned on"), corpus).before(corpus.cut)
     except (UserError, OSError) as error:
         print(f"the run's log cannot be read ({error}): the index is tuned on item vectors plus noise")
         log = None

@@ -25,7 +25,7 @@ _SHAPES = ((1, 8), (1, 512), (8, 64))
 """(users, events per user) of the requests; TensorFlow's kernels choose their ways by size."""
 
 _SEED = 1
-_DRAWN = ("serving_default", "top_k", "interests")
+_DRAWN = ("serving_default", "top_k", "interests", "interest_embeddings")
 """Signatures that draw interests: without a seed their answer is another one each time, and is not kept."""
 
 _DAYS = 300
@@ -101,6 +101,7 @@ def _questions(config: Config, corpus: Corpus, towers: str) -> Iterator[tuple[st
     category = {"category": tf.constant([str(corpus.category_name[first])])}
     yield "top_k", history | {"k": tf.constant([10], tf.int32)}
     yield "interests", history | options
+    yield "interest_embeddings", history | options
     yield "retrieve_in_category", history | category | options
     yield "user_embeddings", history | category | {"history_weight": options["history_weight"]}
     yield "item_embeddings", {"item_id": history["history_item_id"][0]}

@@ -13,7 +13,7 @@ from longretriever_tf.retrieval.best_of import weigh_interests
 from longretriever_tf.retrieval.index.exact import PackedIndex
 from longretriever_tf.retrieval.interests import Interests
 from longretriever_tf.retrieval.merge import MERGES
-from longretriever_tf.retrieval.multi_context import MultiContextRetriever, share_of_task
+from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.request_options import RequestOptions
 from longretriever_tf.retrieval.requests import Requests, Subsequences
 from longretriever_tf.retrieval.sharding.ranges import ShardLayout
@@ -68,7 +68,7 @@ class Router(MultiContextRetriever):
         where = tf.cast(tf.where(interests.is_real), tf.int32)
         category = tf.gather_nd(interests.category, where)
         asked = self._ask(self.encode(requests, where[:, 0], category), options)
-        log_interest, quota = weigh_interests(interests, share_of_task(requests, options), options)
+        log_interest, quota = weigh_interests(interests, self.log_share(requests, options), options)
         merge = tf.gather(tf.constant(list(MERGES)), options.merge)
         weights = {"log_interest": log_interest, "quota": quota, "merge": merge}
         return asked | weights | {"query_interest": where[:, 1]}

@@ -19,7 +19,6 @@ from longretriever_tf.serving.explorer.users import read_users, warmup_users
 from longretriever_tf.serving.server.json_replies import write_error
 from longretriever_tf.serving.server.json_requests import parse_object
 from longretriever_tf.serving.server.manager import ModelManager
-from longretriever_tf.serving.server.predict import IsWanted, always
 from longretriever_tf.serving.server.rest import JSON, Handle, Reply
 from longretriever_tf.serving.server.status import ServingError, from_exception, invalid
 
@@ -65,12 +64,12 @@ class ExplorerPage:
         self._names: tuple[str, dict[str, str]] = ("", {})
         self._files = {name: _read(name) for name in os.listdir(_FILES) if os.path.splitext(name)[1] in _TYPES}
 
-    def handle(self, method: str, path: str, body: bytes, is_wanted: IsWanted = always) -> Reply:
+    def handle(self, method: str, path: str, body: bytes) -> Reply:
         """Answers one request; never raises."""
         if path in ("/", ROOT[:-1]):
             return Reply(302, b"", "text/plain", {"Location": ROOT})
         if not path.startswith(ROOT):
-            return self._handle(method, path, body, is_wanted)
+            return self._handle(method, path, body)
         name = path.removeprefix(ROOT)
         try:
             return self._answer(method, name or "index.html", body)

@@ -11,13 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
 
-from longretriever_tf.common.errors import UserError
 from longretriever_tf.serving.server import quiet_log
 from longretriever_tf.serving.server.json_replies import write_error
 from longretriever_tf.serving.server.options import ServerOptions
 from longretriever_tf.serving.server.origins import OriginRules
 from longretriever_tf.serving.server.rest import JSON, Handle, Reply
-from longretriever_tf.serving.server.status import ServingError
+from longretriever_tf.serving.server.status import ServingError, invalid
 
 _CORS = {
     "Access-Control-Allow-Origin": "*",
@@ -34,14 +33,6 @@ _LINGER_S = 2.0
 
 _FOR_EVER_S = 1e9
 _MIB = 1 << 20
-
-
-class _Refused(Exception):
-    """A request that is answered before it reaches the API."""
-
-    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.reply = Reply(status, write_error(message), JSON, headers or {})
 
 
 class _NoRoom(asyncio.Protocol):
@@ -63,7 +54,7 @@ class HttpServer:
         """Starts to listen.
 
         Raises:
-          UserError: the port is taken, or the host is not this machine's.
+          OSError: the port is taken, or the host is not this machine's.
         """
         self._handle, self._options = handle, options
         self._rules = OriginRules(options.host, options.allowed_hosts, options.rest_api_enable_cors_support)
@@ -77,22 +68,18 @@ class HttpServer:
         self._loop.set_exception_handler(lambda _, context: quiet_log.log_loop_error(self._log, context))
         self._thread = threading.Thread(target=self._loop.run_forever, name="rest-loop", daemon=True)
         self._thread.start()
-        host, port = options.host, max(options.rest_api_port, 0)
-        try:
-            self.port: int = asyncio.run_coroutine_threadsafe(self._start(host, port), self._loop).result()
-        except OSError as error:
-            self._end()
-            raise UserError(
-                f"cannot listen on {host}:{port} for REST: {error.strerror or error}; choose another --rest_api_port "
-                "or --host, or stop what listens there"
-            ) from error
+        self.port: int = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
 
     def stop(self) -> None:
         """Takes no new connection, lets requests in flight finish within the grace, then closes."""
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
-        self._end()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        for lane in self._lanes.values():
+            lane.shutdown(wait=False, cancel_futures=True)
 
-    async def _start(self, host: str, port: int) -> int:
+    async def _start(self) -> int:
         self._http = web.Server(
             self._respond,
             handler_cancellation=True,  # a caller who goes away ends his handler, and what still waits for a worker
@@ -106,6 +93,7 @@ class HttpServer:
         def accept() -> asyncio.Protocol:
             return _NoRoom(limit) if limit and len(self._http.connections) >= limit else self._http()
 
+        host, port = self._options.host, max(self._options.rest_api_port, 0)
         self._listener = await self._loop.create_server(accept, host, port, reuse_address=True)
         return self._listener.sockets[0].getsockname()[1]
 
@@ -114,13 +102,6 @@ class HttpServer:
         self._http.pre_shutdown()
         await self._http.shutdown(self._options.shutdown_grace_seconds)
 
-    def _end(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        for lane in self._lanes.values():
-            lane.shutdown(wait=False, cancel_futures=True)
-
     async def _respond(self, request: web.BaseRequest) -> web.Response:
         path = request.raw_path.partition("?")[0]
         cors = _CORS if self._rules.cors and path.startswith("/v1/") else {}
@@ -128,9 +109,8 @@ class HttpServer:
             self._rules.check(request.method, path, request.headers)
             reply = Reply(200, b"") if cors and request.method == "OPTIONS" else await self._answer(request, path)
         except ServingError as error:
-            reply = Reply(error.http_status, write_error(error.message))
-        except _Refused as refused:
-            reply = refused.reply
+            headers = {"Retry-After": "1"} if error.code == "UNAVAILABLE" else {}
+            reply = Reply(error.http_status, write_error(error.message), JSON, headers)
         response = web.Response(
             status=reply.status, body=reply.body, content_type=reply.content_type, headers={**reply.headers, **cors}
         )
@@ -172,23 +152,21 @@ class HttpServer:
                     deadline = clock() + wait_s
         except asyncio.TimeoutError:
             words = f"the request's body did not come within {wait_s:g} s per MiB (--rest_api_read_timeout_seconds)"
-            raise _Refused(408, words) from None
+            raise ServingError("DEADLINE_EXCEEDED", words, 408) from None
         except (web.HTTPException, web.RequestPayloadError, ValueError) as error:  # not what the headers promise
-            raise _Refused(400, f"cannot read the request body: {error}") from error
+            raise invalid(f"cannot read the request body: {error}") from error
 
     async def _work(self, method: str, path: str, body: bytes) -> Reply:
-        gone = threading.Event()
         try:
-            call = self._lanes[_lane(path)].submit(self._handle, method, path, body, lambda: not gone.is_set())
+            call = self._lanes[_lane(path)].submit(self._handle, method, path, body)
         except RuntimeError as error:  # the server is being stopped
             raise _busy() from error
         seconds = self._options.timeout_s
-        try:
+        try:  # where the caller goes or the time is up, a call that still waits for a worker is not begun
             return await asyncio.wait_for(asyncio.wrap_future(call), seconds or None)
         except asyncio.TimeoutError:
-            raise _Refused(504, f"timed out: no answer within {seconds:g} s (--rest_api_timeout_in_ms)") from None
-        finally:
-            gone.set()
+            words = f"timed out: no answer within {seconds:g} s (--rest_api_timeout_in_ms)"
+            raise ServingError("DEADLINE_EXCEEDED", words) from None
 
 
 async def _send(request: web.BaseRequest, response: web.Response) -> None:
@@ -202,15 +180,14 @@ def _lane(path: str) -> str:
     return "explorer" if path.startswith(_EXPLORER_DATA) else "quick"
 
 
-def _too_large(max_body: int) -> _Refused:
-    return _Refused(
-        413,
+def _too_large(max_body: int) -> ServingError:
+    return ServingError(
+        "RESOURCE_EXHAUSTED",
         f"the request body is larger than {max_body:,} bytes; send fewer users or shorter histories per request, or "
         "start the server with a larger --max_body_mb",
+        413,
     )
 
 
-def _busy() -> _Refused:
-    return _Refused(
-        503, "the server is busy with other large requests, or about to stop; try again", {"Retry-After": "1"}
-    )
+def _busy() -> ServingError:
+    return ServingError("UNAVAILABLE", "the server is busy with other large requests, or about to stop; try again")

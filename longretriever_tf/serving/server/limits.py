@@ -125,7 +125,7 @@ class ExportSize:
 
 
 def read_export_size(path: str, signatures: Mapping[str, Any]) -> ExportSize:
-    """The sizes of a version: from its signatures' defaults, and from the corpus beside them where there is one."""
+    """The sizes of a version: from its signatures' defaults, and from the corpus next to them where there is one."""
     defaults: dict[str, np.ndarray] = {}
     for signature in signatures.values():
         defaults |= signature.defaults

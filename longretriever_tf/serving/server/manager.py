@@ -1,4 +1,4 @@
-"""The models that are served: loads new versions beside the old, switches, unloads; and says how each version fares.
+"""The models that are served: loads new versions alongside the old, switches, unloads; and says how each version fares.
 
 States are those of TensorFlow Serving's aspired-versions manager with its availability-preserving policy: a version is
 unloaded once another one is available. A model keeps its last version even where its directory is empty for a moment.
@@ -15,15 +15,13 @@ from typing import Any
 from tensorflow_serving.config import model_server_config_pb2
 
 from longretriever_tf.serving.server.loaded import LoadedModel
-from longretriever_tf.serving.server.metrics import Metrics
+from longretriever_tf.serving.server.metrics import LOADS, Metrics
 from longretriever_tf.serving.server.status import ServingError, VersionStatus, from_exception, invalid
 
 _LOG = logging.getLogger(__name__)
 _MAX_VERSION = 2**63 - 1
-_RETRY_S = 60.0
-"""A version that failed is tried again after so long, or as soon as its files change."""
-
-Fingerprint = tuple[tuple[str, int, int], ...]
+_MAX_RETRY_S = 60.0
+"""A version that failed, half copied perhaps, is tried again after a second, then two, four, and so on up to this."""
 
 
 class _Version:
@@ -34,8 +32,7 @@ class _Version:
         self.state = "START"
         self.error: ServingError | None = None
         self.model: LoadedModel | None = None
-        self.retry_at = 0.0
-        self.fingerprint: Fingerprint = ()
+        self.retry_at, self.retry_s = 0.0, 1.0
 
 
 class ModelManager:
@@ -168,10 +165,10 @@ class ModelManager:
                     _unload(known[number])
 
     def _load(self, name: str, number: int, record: _Version) -> None:
-        now, fingerprint = time.monotonic(), _fingerprint(record.path)
-        if record.error is not None and fingerprint == record.fingerprint and now < record.retry_at:
+        start = time.monotonic()
+        if start < record.retry_at:
             return
-        record.fingerprint, record.state = fingerprint, "LOADING"
+        record.state = "LOADING"
         try:
             model = self._load_model(name, number, record.path)
         except Exception as error:  # one broken version must not end the watcher
@@ -183,15 +180,16 @@ class ModelManager:
                 record.state = "START"
                 return
             _LOG.warning("model %s, version %d could not be loaded: %s", name, number, failure)
-            self._metrics.count("load_attempts", record.path, "fail")
+            self._metrics.count(LOADS, model_path=record.path, status="fail")
             with self._lock:
-                record.error, record.state, record.retry_at = failure, "END", now + _RETRY_S
+                record.error, record.state = failure, "END"
+                record.retry_at = time.monotonic() + record.retry_s
+                record.retry_s = min(2 * record.retry_s, _MAX_RETRY_S)
             return
-        self._metrics.count("load_attempts", record.path, "success")
-        self._metrics.count("load_latency", record.path, by=int((time.monotonic() - now) * 1e6))
+        self._metrics.count(LOADS, model_path=record.path, status="success")
         with self._lock:
             record.model, record.error, record.state = model, None, "AVAILABLE"
-        _LOG.info("model %s, version %d is loaded", name, number)
+        _LOG.info("model %s, version %d is loaded (%.1f s)", name, number, time.monotonic() - start)
 
     def _hold(self, name: str, version: int | None, label: str) -> LoadedModel:
         if not name:
@@ -251,15 +249,3 @@ def aspired_versions(paths: Mapping[int, str], policy: Any) -> list[int]:
     if kind == "specific":
         return [version for version in ordered if version in policy.specific.versions]
     return ordered[: max(policy.latest.num_versions, 1)]
-
-
-def _fingerprint(directory: str) -> Fingerprint:
-    """Relative path, size and time of every file below: two equal ones mean that nothing was copied in between."""
-    files = []
-    for root, _, names in os.walk(directory):
-        for name in names:
-            path = os.path.join(root, name)
-            with contextlib.suppress(OSError):  # moved away meanwhile: the next look sees another fingerprint
-                stat = os.stat(path)
-                files.append((os.path.relpath(path, directory), stat.st_size, stat.st_mtime_ns))
-    return tuple(sorted(files))

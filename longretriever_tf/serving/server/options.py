@@ -28,7 +28,6 @@ class ServerOptions(RequestLimits):
     )
     file_system_poll_wait_seconds: float = setting(1.0, "Seconds between looks for new versions.", least=0.01)
     monitoring_config_file: str = setting("", "MonitoringConfig in text form: where Prometheus finds metrics.")
-    enable_model_warmup: bool = setting(True, "Replay assets.extra/tf_serving_warmup_requests before serving.")
     rest_api_timeout_in_ms: int = setting(
         30_000,
         "REST requests get 504 after it, and the model's work for any request, over gRPC too, is stopped; 0: never.",

@@ -1,27 +1,13 @@
 """One predict call, whichever transport it came by: defaults, checks, the model, the outputs asked for."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.serving.server.limits import DEFAULT_LIMITS, RequestLimits, check_feeds
 from longretriever_tf.serving.server.loaded import LoadedModel, Signature, TensorSpec
-from longretriever_tf.serving.server.status import ServingError, invalid
-
-IsWanted = Callable[[], bool]
-"""Whether the caller of a request still waits for the answer."""
-
-
-def always() -> bool:
-    """The caller that never goes."""
-    return True
-
-
-def check_wanted(is_wanted: IsWanted) -> None:
-    """Drops a request whose caller has gone before its turn came: CANCELLED."""
-    if not is_wanted():
-        raise ServingError("CANCELLED", "the caller has gone: the request was not begun")
+from longretriever_tf.serving.server.status import invalid
 
 
 def predict(
@@ -30,14 +16,13 @@ def predict(
     inputs: Mapping[str, np.ndarray],
     output_filter: Sequence[str] = (),
     limits: RequestLimits = DEFAULT_LIMITS,
-    is_wanted: IsWanted = always,
 ) -> dict[str, np.ndarray]:
     """The outputs of a signature by name: those of `output_filter`, or all where it is empty.
 
     `inputs` may lack inputs that the signature has a default for. The caller holds the model.
 
     Raises:
-      ServingError: INVALID_ARGUMENT, naming the input at fault; CANCELLED, nobody waits; or what the graph says.
+      ServingError: INVALID_ARGUMENT, naming the input at fault; or what the graph says.
     """
     feeds = _fill(signature, inputs)
     for name in sorted(feeds):
@@ -45,7 +30,6 @@ def predict(
     check_feeds(feeds, signature, limits, model.size)
     if odd := set(output_filter) - signature.outputs.keys():
         raise invalid(f"output_filter names {_names(odd)}; the outputs are {_names(signature.outputs)}")
-    check_wanted(is_wanted)
     outputs = model.run(signature, feeds)
     return {name: outputs[name] for name in output_filter} if output_filter else outputs
 

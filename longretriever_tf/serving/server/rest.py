@@ -1,7 +1,6 @@
 """The REST interface: routes and replies, without a web server; `http_server` puts it on a port."""
 
 import re
-import time
 import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from longretriever_tf.serving.server.limits import DEFAULT_LIMITS, RequestLimits
 from longretriever_tf.serving.server.loaded import LoadedModel
 from longretriever_tf.serving.server.manager import ModelManager
 from longretriever_tf.serving.server.metrics import Metrics
-from longretriever_tf.serving.server.predict import IsWanted, always, check_wanted, predict
+from longretriever_tf.serving.server.predict import predict
 from longretriever_tf.serving.server.status import from_exception, invalid
 
 JSON = "application/json"
@@ -34,8 +33,8 @@ class Reply(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
-Handle = Callable[[str, str, bytes, IsWanted], Reply]
-"""Answers a request: method, path, body, and whether the caller still waits; never raises."""
+Handle = Callable[[str, str, bytes], Reply]
+"""Answers a request: method, path, body; never raises."""
 
 
 class RestApi:
@@ -50,13 +49,12 @@ class RestApi:
     ) -> None:
         self._manager, self._metrics, self._limits, self._metrics_path = manager, metrics, limits, metrics_path
 
-    def handle(self, method: str, path: str, body: bytes, is_wanted: IsWanted = always) -> Reply:
+    def handle(self, method: str, path: str, body: bytes) -> Reply:
         """Answers one request; never raises. The path is as sent: percent-encoded, without the query."""
         if path == self._metrics_path:
             return Reply(200, self._metrics.page().encode(), "text/plain")
         if not path.startswith(_API):
             return Reply(404, json_replies.write_error(f"no such path: {path}; the API begins with /v1/models/"))
-        start, name, code = time.monotonic(), "", "OK"
         try:
             route = _ROUTES[method].fullmatch(path) if method in _ROUTES else None
             if route is None:
@@ -65,22 +63,20 @@ class RestApi:
             version = int(route["version"]) if route["version"] else None
             if method == "GET" and not path.endswith("/metadata"):
                 return Reply(200, status_protos.status_json(self._manager.status(name, version)))
-            with self._manager.servable(name, version, label) as model:
-                return Reply(200, self._predict(model, body, is_wanted) if method == "POST" else _metadata(model))
+            if method == "GET":
+                with self._manager.servable(name, version, label) as model:
+                    return Reply(200, _metadata(model))
+            with self._metrics.request(self._manager.model_names(), name, "REST"):
+                with self._manager.servable(name, version, label) as model:
+                    return Reply(200, self._predict(model, body))
         except Exception as error:  # the server goes on serving, whatever a request provokes
             failure = from_exception(error)
-            code = failure.code
             return Reply(failure.http_status, json_replies.write_error(failure.message))
-        finally:
-            if name and method == "POST":
-                self._metrics.record_request(self._manager.model_names(), name, code, time.monotonic() - start, "REST")
 
-    def _predict(self, model: LoadedModel, body: bytes, is_wanted: IsWanted) -> bytes:
-        check_wanted(is_wanted)
+    def _predict(self, model: LoadedModel, body: bytes) -> bytes:
         request = parse_predict(body, lambda name: _dtypes(model, name), self._limits)
         signature = model.signature(request.signature_name)
-        with self._metrics.timed("runtime_latency", model.name, "Predict", "TF1"):
-            outputs = predict(model, signature, request.inputs, (), self._limits, is_wanted)
+        outputs = predict(model, signature, request.inputs, (), self._limits)
         return json_replies.write_rows(outputs) if request.by_row else json_replies.write_columns(outputs)
 
 

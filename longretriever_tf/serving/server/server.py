@@ -1,4 +1,10 @@
-"""The whole server: models, REST and gRPC, started and stopped together."""
+"""The whole server: models, REST and gRPC, started and stopped together.
+
+A request's way: `http_server` reads a body within its limits and hands it to a worker; `rest.RestApi` finds the route,
+`manager` the version, `json_requests` makes arrays of the body by the signature's dtypes; `predict` fills in defaults
+and checks shapes and `limits`; `loaded` feeds the signature's tensors to the graph; `json_replies` writes what comes
+back. Over gRPC `grpc_server` and `tensors` stand in for the two ends, the middle is the same.
+"""
 
 import logging
 import socket
@@ -11,8 +17,7 @@ from tensorflow_serving.config import model_server_config_pb2
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.retrieval.sharding.shards_file import read_places
 from longretriever_tf.serving.server import config_files
-from longretriever_tf.serving.server.grpc_server import GrpcServer
-from longretriever_tf.serving.server.grpc_services import GrpcApi
+from longretriever_tf.serving.server.grpc_server import GrpcApi, GrpcServer
 from longretriever_tf.serving.server.http_server import HttpServer
 from longretriever_tf.serving.server.loaded import LoadedModel
 from longretriever_tf.serving.server.manager import ModelManager
@@ -75,12 +80,15 @@ class ModelServer:
             raise UserError(f"{'; '.join(failed)}. Export the model again, or remove the broken version's directory")
         if self._stopping.is_set():
             return
-        self._open_ports(metrics_path)
+        try:
+            self._open_ports(metrics_path)
+        except (OSError, RuntimeError) as error:  # taken while the models were loaded
+            raise UserError(f"cannot listen on {self._options.host}: {error}; choose another port or --host") from error
         if self._options.model_config_file and self._options.model_config_file_poll_wait_seconds > 0:
             threading.Thread(target=self._watch_config, name="config-watcher", daemon=True).start()
 
     def interrupt(self) -> None:
-        """Lets a `start` that still waits for models return at once; safe in a signal handler."""
+        """Lets a `start` that still waits for models return at once. Any thread may call."""
         self._stopping.set()
 
     def stop(self) -> None:
@@ -101,12 +109,11 @@ class ModelServer:
         closed = self._memory.note_closed if self._memory else lambda graph: None
         about = (name, version, path, self._options.timeout_s, closed)
         model = self._shards.load(*about) if self._shards and is_router(path) else LoadedModel(*about)
-        if self._options.enable_model_warmup:
-            try:
-                warm_up(model, self.metrics)
-            except BaseException:
-                model.retire()
-                raise
+        try:
+            warm_up(model)
+        except BaseException:
+            model.retire()
+            raise
         return model
 
     def _open_ports(self, metrics_path: str | None) -> None:

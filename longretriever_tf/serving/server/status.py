@@ -28,17 +28,15 @@ _GRAPH_PREFIX = "Graph execution error:\n\n"
 
 
 class ServingError(Exception):
-    """A request or a load that failed: the name of a canonical code, and a message for the caller."""
+    """A request or a load that failed: the name of a canonical code, and a message for the caller.
 
-    def __init__(self, code: str, message: str) -> None:
+    `http_status` is what goes with the code, unless HTTP has a status that says more.
+    """
+
+    def __init__(self, code: str, message: str, http_status: int | None = None) -> None:
         super().__init__(message)
-        self.code = code
-        self.message = message
-
-    @property
-    def http_status(self) -> int:
-        """The HTTP status that goes with the code."""
-        return _HTTP.get(self.code, 500)
+        self.code, self.message = code, message
+        self.http_status = http_status or _HTTP.get(code, 500)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"

@@ -4,11 +4,9 @@ No user's request is then a model's first. And nothing but a fresh process shows
 process that wrote it still holds everything in memory.
 """
 
-import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -18,7 +16,6 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.serving.server.loaded import LoadedModel
-from longretriever_tf.serving.server.metrics import Metrics
 from longretriever_tf.serving.server.predict import predict
 from longretriever_tf.serving.server.status import ServingError, invalid
 from longretriever_tf.serving.server.tensors import arrays_of
@@ -32,30 +29,21 @@ _TOLERANCE = 1e-4
 
 
 class Replayed(NamedTuple):
-    """One request: its signature, how long it took, and whether it was compared with a kept answer."""
+    """One request: its signature, and whether it was compared with a kept answer."""
 
     signature: str
-    milliseconds: float
     is_compared: bool
 
 
-def warm_up(model: LoadedModel, metrics: Metrics) -> None:
+def warm_up(model: LoadedModel) -> None:
     """Replays the warm-up requests, if there are any.
 
     Raises:
       ServingError: a record that cannot be read, or a request that fails: the version must then not be served.
     """
-    if not os.path.exists(os.path.join(model.path, WARMUP_FILE)):
-        return
-    start, code = time.monotonic(), "OK"
-    try:
+    if os.path.exists(os.path.join(model.path, WARMUP_FILE)):
         for log in _read(model.path):
             _ask(model, log.request)
-    except ServingError as error:
-        code = error.code
-        raise
-    finally:
-        metrics.observe("warmup_latency", (time.monotonic() - start) * 1e6, model.path, code)
 
 
 def replay(version_dir: str) -> list[Replayed]:
@@ -76,7 +64,7 @@ def replay(version_dir: str) -> list[Replayed]:
     return replayed
 
 
-def check_in_fresh_process(version_dir: str) -> list[Replayed]:
+def check_in_fresh_process(version_dir: str) -> None:
     """`replay` by a child process.
 
     Raises:
@@ -87,13 +75,12 @@ def check_in_fresh_process(version_dir: str) -> list[Replayed]:
     if child.returncode:
         lines = child.stderr.strip().splitlines() or [f"exit status {child.returncode}"]
         raise UserError(f"the export fails in a fresh process, and was not published: {lines[-1]}")
-    return [Replayed(*row) for row in json.loads(child.stdout.splitlines()[-1])]
 
 
 def main() -> None:
-    """What the fresh process does: prints a JSON list of `Replayed`."""
+    """What the fresh process does."""
     try:
-        print(json.dumps(replay(sys.argv[1])))
+        replay(sys.argv[1])
     except UserError as error:
         sys.exit(str(error))
 
@@ -118,16 +105,14 @@ def _ask(model: LoadedModel, request: Any) -> tuple[str, dict[str, np.ndarray]]:
 
 
 def _replay_one(model: LoadedModel, log: prediction_log_pb2.PredictLog) -> Replayed:
-    start = time.monotonic()
     signature, answer = _ask(model, log.request)
-    elapsed = (time.monotonic() - start) * 1000
     expected = arrays_of(log.response.outputs)
     for name, value in expected.items():
         _compare(signature, name, answer[name], value)
     for name, value in answer.items():
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise UserError(f"{signature}: output `{name}` is not finite")
-    return Replayed(signature, elapsed, bool(expected))
+    return Replayed(signature, bool(expected))
 
 
 def _compare(signature: str, name: str, value: np.ndarray, expected: np.ndarray) -> None:

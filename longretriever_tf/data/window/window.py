@@ -1,0 +1,116 @@
+"""Reads a finished window: tables in memory, examples by memory map. Imports no TensorFlow."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from longretriever_tf.common.ranges import flat_ranges, offset_of
+from longretriever_tf.data.batches.tables import Tables
+from longretriever_tf.data.corpus import load_corpus
+from longretriever_tf.data.recipe.item_stats import ItemStats
+from longretriever_tf.data.window.layout import EXAMPLES, TABLES, Layout
+from longretriever_tf.data.window.packed import PackedFile
+from longretriever_tf.data.window.shard_jobs import Arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class Window(Tables):
+    """The training window of a log on disk.
+
+    Attributes:
+      directory: where it lies.
+      item_count: events of each item before the cut, [V] int64.
+      num_users: of the log.
+      shards: what batches are made of, mapped.
+    """
+
+    directory: str
+    item_count: np.ndarray
+    num_users: int
+    shards: Sequence[PackedFile]
+
+
+def open_window(layout: Layout, num_users: int) -> Window:
+    """Opens what `build_window` has made.
+
+    Args:
+      layout: where it lies.
+      num_users: of the log.
+
+    Raises:
+      UserError: a part is missing or torn.
+    """
+    tables = {name: np.array(values) for name, values in layout.open(TABLES).arrays.items()}
+    stats = ItemStats(tables["grid"], tables["item_stats"], tables["category_stats"], tables["first_time"])
+    return Window(
+        corpus=load_corpus(layout.path("corpus.npz")),
+        stats=stats,
+        item_svd=tables["item_svd"],
+        history_embedding_rows=tables["history_embedding_rows"],
+        directory=layout.directory,
+        item_count=tables["item_count"],
+        num_users=num_users,
+        shards=[layout.open(EXAMPLES, k) for k in range(layout.num_shards)],
+    )
+
+
+class RowReader:
+    """Rows of all shards by one number, and what each of them owns elsewhere in its shard.
+
+    Args:
+      shards: mapped.
+      rows: name of the column of records.
+
+    Attributes:
+      base: shard k has the rows `base[k]:base[k + 1]`, [K + 1] int64.
+    """
+
+    def __init__(self, shards: Sequence[PackedFile], rows: str) -> None:
+        self._shards, self._rows = shards, rows
+        self.base = offset_of(np.array([len(shard[rows]) for shard in shards]))
+
+    def read(self, rows: np.ndarray, owned: dict[str, tuple[str, str]], looked_up: dict[str, str]) -> Arrays:
+        """Reads some rows, in the order asked for; nothing of the files stays in memory.
+
+        Args:
+          rows: [R] int64.
+          owned: columns that a row owns a range of, and the fields that name the range's start and length.
+          looked_up: columns that a row has one row of, and the field that names it; "" for the row's own.
+
+        Returns:
+          The records by the column's name, [R]; of each owned column its values, range after range; of each that is
+          looked up its rows, [R, ...].
+        """
+        shard = np.searchsorted(self.base, rows, side="right") - 1
+        parts = [(self._shards[k], np.flatnonzero(shard == k), self.base[k]) for k in np.unique(shard).tolist()]
+        first = self._shards[0]
+        records = np.empty(len(rows), first[self._rows].dtype)
+        found = {self._rows: records}
+        found |= {name: np.empty((len(rows), *first[name].shape[1:]), first[name].dtype) for name in looked_up}
+        for file, at, base in parts:
+            local = rows[at] - base
+            records[at] = file[self._rows][local]
+            for name, field in looked_up.items():
+                found[name][at] = file[name][records[field][at] if field else local]
+        for name, (start, length) in owned.items():
+            place = offset_of(records[length])
+            values = found[name] = np.empty(int(place[-1]), first[name].dtype)
+            for file, at, _ in parts:
+                row, source = flat_ranges(records[start][at], records[start][at] + records[length][at])
+                values[source + (place[at] - records[start][at])[row]] = file[name][source]
+        for file, _, _ in parts:
+            file.release()
+        return found
+
+
+def read_examples(reader: RowReader, rows: np.ndarray) -> Arrays:
+    """Examples, their events, targets, profiles and history embeddings."""
+    owned = {"events": ("first_event", "num_events"), "target": ("first_target", "num_targets")}
+    return reader.read(rows, owned, {"profile": "user", "embedding": "embedding"})
+
+
+def read_interest(reader: RowReader, rows: np.ndarray) -> Arrays:
+    """Snapshots of the interest score, their histories, targets and history embeddings."""
+    owned = {"history": ("first_event", "num_events"), "interest_target": ("first_target", "num_targets")}
+    return reader.read(rows, owned, {"interest_embedding": ""})

@@ -1,0 +1,83 @@
+"""The towers' phase with its input on the device, on several devices: each gathers its own groups of every step."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from longretriever_tf.data.batches.in_context import Batch
+from longretriever_tf.data.batches.on_device import Epoch, LoadedBlock, Shape
+from longretriever_tf.models.optimizer import LazyAdamW
+from longretriever_tf.training.device_phase import DevicePhase
+from longretriever_tf.training.distributed.cluster import Cluster
+from longretriever_tf.training.distributed.shared_step import SharedStep
+
+
+@dataclasses.dataclass
+class GroupedDevicePhase(DevicePhase):
+    """Trains as `DevicePhase` does, with the groups of a step spread over the replicas; a process has one replica.
+
+    Draws are those of each group, so that their number does not depend on the number of replicas.
+
+    Attributes:
+      cluster: the replicas.
+    """
+
+    cluster: Cluster = dataclasses.field(default_factory=Cluster)
+
+    def make_step(self, optimizer: LazyAdamW, xla: bool) -> Callable[[LoadedBlock], tf.Tensor]:
+        """The function from a block to the mean loss of its steps; compiled once per shape and number of steps."""
+        optimizer.build(self.variables())
+        compiled: dict[tuple[Shape, int], Callable[..., tf.Tensor]] = {}
+
+        @functools.cache
+        def shared_step(shape: Shape) -> SharedStep:
+            return self._share(shape, optimizer, xla)
+
+        def step(batch: LoadedBlock) -> tf.Tensor:
+            epoch, block = batch
+            kind = block.shape, block.num_steps
+            if kind not in compiled:
+                compiled[kind] = self._compile_for(*kind, shared_step(block.shape))
+            return compiled[kind](epoch, tf.constant(block.bounds))
+
+        return step
+
+    def _share(self, shape: Shape, optimizer: LazyAdamW, xla: bool) -> SharedStep:
+        """Steps of a shape, of whose groups this process has its part."""
+        own_shape = shape._replace(groups=shape.groups // self.cluster.num_replicas)
+
+        def loss(
+            epoch: Epoch, bounds: tf.Tensor, step: tf.Tensor, groups: list[tf.Tensor]
+        ) -> tuple[tf.Tensor, tf.Tensor]:
+            batch = self.source.build(epoch, bounds, own_shape)
+            num_scored = count_scored_groups(batch)
+            return self.loss(batch, step, groups) * num_scored, num_scored
+
+        return SharedStep(self.variables(), loss, optimizer, self.cluster, xla=xla)
+
+    def _compile_for(self, shape: Shape, num_steps: int, shared: SharedStep) -> Callable[[Epoch, tf.Tensor], tf.Tensor]:
+        each = shape.groups // self.cluster.num_replicas
+        first = self.cluster.local_replicas.start * each
+
+        @tf.function
+        def run(epoch: Epoch, bounds: tf.Tensor) -> tf.Tensor:
+            own = bounds[:, first : first + each]
+
+            def on_replica(index: int) -> tf.Tensor:
+                # Unrolled: the exchanges are no part of what XLA compiles, and may not lie in a loop of the graph.
+                losses = [shared.make(index, [(epoch, own[k])], each) for k in range(num_steps)]
+                return tf.add_n(losses) / num_steps
+
+            return self.cluster.run(on_replica)
+
+        return run
+
+
+def count_scored_groups(batch: Batch) -> tf.Tensor:
+    """Groups with a target that competes, over which `LongRetriever.compute_loss` means: scalar float32."""
+    at = tf.stack([batch.target_row, batch.target_local % tf.shape(batch.item)[1]], 1)
+    mass = batch.target_weight * tf.cast(tf.gather_nd(batch.recipe.is_available, at), tf.float32)
+    per_group = tf.reduce_sum(tf.reshape(mass, [batch.item.shape[0], -1]), 1)
+    return tf.math.count_nonzero(per_group, dtype=tf.float32)
