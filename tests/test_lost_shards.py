@@ -355,8 +355,8 @@ def test_a_shard_killed_under_load(shards, tmp_path):
             f"--model_name=shard-{number}",
             f"--model_base_path={shards}/shard-{number}",
         )
-        log = (tmp_path / f"{number}.log").open("a")
-        return subprocess.Popen(command("serve", *flags), cwd=ROOT, stdout=log, stderr=log)
+        with (tmp_path / f"{number}.log").open("a") as log:
+            return subprocess.Popen(command("serve", *flags), cwd=ROOT, stdout=log, stderr=log)
 
     def is_whole(answer) -> bool:
         return not answer["missing_shard"].size
