@@ -58,9 +58,10 @@ def train_own(config: Any, log: Any, cuts: Any, prepared: Any, truth: Any, budge
     Returns:
       `examples_per_s` and `pairs_per_s` (targets) of the retriever while it trains, `curve` as `evaluate_marks` has it.
     """
+    from longretriever_tf.training.distributed.cluster import Cluster
     from longretriever_tf.training.setup import assemble
 
-    parts = assemble(config, log, cuts, prepared)
+    parts = assemble(config, log, cuts, prepared, Cluster())
     parts.set_scales()
     shares = SHARES[len(parts.phases)]
     clocked = [_Clocked(config, phase, share * budget_s) for phase, share in zip(parts.phases, shares, strict=True)]

@@ -63,7 +63,7 @@ def code(path: pathlib.Path) -> list[str]:
 
 
 def commands(path: pathlib.Path) -> list[tuple[str, list[str]]]:
-    """(command, its flags as written) of every `python -m longretriever_tf.COMMAND` in code; `train` has those after --."""
+    """(command, its flags as written) of each `python -m longretriever_tf.COMMAND`; `train` has those after --."""
     found = []
     for line in code(path):
         for match in re.finditer(r"python -m longretriever_tf\.([\w.]+)([^#;&|>]*)", line):

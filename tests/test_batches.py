@@ -245,7 +245,7 @@ def test_history_embeddings_are_kept_for_pairs_that_have_examples_alone(shown, t
         log, prepared.user_fold, prepared.history_embedding_rows, everyone, everywhere, shown
     )
     dense = dense.reshape(len(as_of_times), log.num_users, 5)
-    np.testing.assert_array_equal(kept.vector[kept.row], dense[examples.stats_row, examples.user])
+    np.testing.assert_allclose(kept.vector[kept.row], dense[examples.stats_row, examples.user], rtol=0, atol=2e-6)
     assert np.ptp(dense, axis=0).max() > 0.1
 
 

@@ -260,6 +260,19 @@ def test_a_row_that_no_batch_reads_keeps_its_value_and_its_moments(small_table, 
     np.testing.assert_allclose(optimizer.moments(table)[0][:, 0], [0, 0.05, 0, 0, 0.1, 0], rtol=1e-6)
 
 
+def test_weights_of_any_shape_have_their_place():
+    """A layer that reads nothing has a kernel of no rows; a scalar has no rows at all."""
+    variables = [tf.Variable(tf.zeros(shape)) for shape in ([0, 3], [], [2, 3], [4])]
+    given = [tf.zeros([0, 3]), tf.constant(2.0), None, tf.range(4.0)]
+    layout = gradients_lib.Layout(variables, given)
+    packed = layout.pack(given, tf.constant(3.0), tf.constant(1.0))
+    assert packed.buffer.shape == [layout.num_numbers]
+    mean, loss = layout.unpack(layout.reduce([packed, packed], Cluster(), 0), whole_tables=False)
+    assert float(loss) == 3.0 and mean[2] is None
+    for one, other in zip(given, mean, strict=True):
+        assert one is None or (one.shape == other.shape and np.array_equal(one, other))
+
+
 def test_groups_on_the_device_make_the_steps_of_one_device():
     """Draws off: with one device, which draws for all groups at once, the steps are the same but for rounding."""
     off = {"dropout": 0.0, "history_dropout": 0.0, "unknown_rate": 0.0}

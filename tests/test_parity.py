@@ -371,7 +371,7 @@ def test_eq3_falls_back_to_popular_categories_for_an_empty_history_and_says_so(p
     assert int(found["num_valid"][1]) == K
 
 
-def test_an_export_is_judged_by_its_own_answers(trained, tmp_path):
+def test_an_export_is_evaluated_by_its_own_answers(trained, tmp_path):
     """By the command: the row of the export has the metrics of the run asked in the same way."""
     output = str(tmp_path / "metrics.json")
     flags = f"--run_dir={trained.run_dir}", f"--export_dir={trained.export_dir}", f"--output={output}"

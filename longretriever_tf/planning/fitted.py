@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from longretriever_tf.common.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class FittedModel:
@@ -40,9 +42,15 @@ class FittedModel:
 
 
 def load_models() -> dict[str, FittedModel]:
-    """The models that ship with the package, by name."""
-    text = importlib.resources.files(__package__).joinpath("fitted.json").read_text(encoding="utf-8")
-    models = json.loads(text)["models"]
+    """The models that ship with the package, by name.
+
+    Raises:
+      UserError: this checkout has none.
+    """
+    path = importlib.resources.files(__package__).joinpath("fitted.json")
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: write it from the measurements by `python benchmarks/fit_plan.py`")
+    models = json.loads(path.read_text(encoding="utf-8"))["models"]
     fields = [field.name for field in dataclasses.fields(FittedModel)]
     return {name: FittedModel(**{field: _frozen(one[field]) for field in fields}) for name, one in models.items()}
 

@@ -11,6 +11,7 @@ user: no error, but a little of the gain is lost.
 
 import os
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,9 @@ LENGTH = 3.0
 
 _PRIME = 2**31 - 1
 
-_CHUNK_EVENTS = 10_000_000
-"""Events of histories that are summed at once; bounds memory."""
+_CHUNK_EVENTS = 4_000_000
+_ROW_EVENTS = 16
+"""So many events of histories are summed at once; a row of the result counts as a few. Bounds memory."""
 
 LEAST = 1e-30
 """Squared sums below this, of histories that ended decades ago, shrink to 0."""
@@ -121,6 +123,8 @@ def build_history_embeddings(
 ) -> np.ndarray:
     """History embeddings of users at times, from events strictly before each.
 
+    A user's rows depend on which times are asked together, in their last digits alone.
+
     Args:
       log: the encoded log.
       user_fold: from `fold_of_users`, [U].
@@ -146,17 +150,54 @@ def build_history_embeddings(
     history_embeddings = np.zeros((len(user), dim), np.float32)
     if not dim:
         return history_embeddings
+    by_user = np.lexsort((time, user))
+    user, time = user[by_user], time[by_user]
     start, stop = visible_histories(log, user, time, history_events)
-    for rows in np.array_split(np.arange(len(user)), int((stop - start).sum()) // _CHUNK_EVENTS + 1):
-        row, event = flat_ranges(start[rows], stop[rows])
-        weight = np.exp2((log.timestamp[event] - time[rows][row]) / schema.DAY_S / EMBEDDING_HALF_LIFE_DAYS)
-        counts = scipy.sparse.csr_matrix(
-            (weight.astype(np.float32), (row, log.item[event])), shape=(len(rows), num_items)
-        )
-        fold = user_fold[user[rows]]
-        for k, table in enumerate(history_embedding_rows):
-            history_embeddings[rows[fold == k]] = _scaled(counts[fold == k] @ table)
+    is_first = np.diff(user, prepend=-1) != 0
+    if not history_events:  # an event is summed once; what it has become by a later time, all of them have become alike
+        start = np.where(is_first, start, np.roll(stop, 1))
+    for low, high in _chunks(is_first, stop - start):
+        rows = slice(low, high)
+        sums = _weighted_sums(log, user_fold[user[rows]], history_embedding_rows, start[rows], stop[rows], time[rows])
+        if not history_events:
+            _run_on(sums, is_first[rows], time[rows])
+        history_embeddings[by_user[rows]] = _scaled(sums)
     return history_embeddings
+
+
+def _chunks(is_first: np.ndarray, num_events: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Ranges of rows with whole users and about as many events and rows each as memory should hold."""
+    before = np.concatenate([[0], np.cumsum(num_events + _ROW_EVENTS)])
+    begins = np.append(np.flatnonzero(is_first), len(is_first))
+    chunk = before[begins[:-1]] // _CHUNK_EVENTS
+    bounds = begins[np.append(np.flatnonzero(np.diff(chunk, prepend=-1)), len(begins) - 1)]
+    return zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+
+
+def _weighted_sums(
+    log: EncodedLog, fold: np.ndarray, tables: np.ndarray, start: np.ndarray, stop: np.ndarray, time: np.ndarray
+) -> np.ndarray:
+    """Rows of the items of events `start:stop` of the log, summed as decayed at each time, [n, D] float32."""
+    row, event = flat_ranges(start, stop)
+    weight = np.exp2((log.timestamp[event] - time[row]) / schema.DAY_S / EMBEDDING_HALF_LIFE_DAYS)
+    shape = len(time), tables.shape[1]
+    counts = scipy.sparse.csr_matrix((weight.astype(np.float32), (row, log.item[event])), shape=shape)
+    sums = np.zeros((len(time), tables.shape[2]), np.float32)
+    for k, table in enumerate(tables):
+        sums[fold == k] = counts[fold == k] @ table
+    return sums
+
+
+def _run_on(sums: np.ndarray, is_first: np.ndarray, time: np.ndarray) -> None:
+    """Adds to each row, in place, the row before of the same user as it has decayed since; all users at once."""
+    begin = np.flatnonzero(is_first)
+    rank = np.arange(len(time)) - np.repeat(begin, np.diff(np.append(begin, len(time))))
+    passed = np.where(is_first, 0, np.diff(time, prepend=time[:1]))
+    fade = np.exp2(-passed / schema.DAY_S / EMBEDDING_HALF_LIFE_DAYS).astype(np.float32)
+    by_rank, ends = np.argsort(rank, kind="stable"), np.cumsum(np.bincount(rank))
+    for low, high in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+        at = by_rank[low:high]
+        sums[at] += sums[at - 1] * fade[at, None]
 
 
 def _scaled(sums: np.ndarray) -> np.ndarray:

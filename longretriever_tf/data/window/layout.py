@@ -64,9 +64,8 @@ class Layout:
         Raises:
           UserError: it is missing or torn.
         """
-        path = self._file(part, k)
-        cure = f"delete {path} and run the same command again, which makes it anew"
-        return PackedFile(path, self._labels(part, k), cure)
+        cure = f"delete {self.directory} and run the same command again, which makes the window anew"
+        return PackedFile(self._file(part, k), self._labels(part, k), cure)
 
     def has(self, part: str, k: int | None = None) -> bool:
         """Whether a part is whole."""

@@ -227,8 +227,9 @@ def _start_workers(workers: Workers) -> Cluster:
             f"--distribute=multi_worker: a worker trains on one GPU, and this one sees {len(gpus)}; start a worker for "
             "each GPU, with CUDA_VISIBLE_DEVICES=0, 1, ... (python -m longretriever_tf.launch does so)"
         )
-    if workers.index == 0 and len(workers.addresses) > 1:
-        print(f"waiting for the workers {', '.join(workers.addresses[1:])} ...", flush=True)
+    others = [address for index, address in enumerate(workers.addresses) if index != workers.index]
+    if others:
+        print(f"worker {workers.index} is waiting for {', '.join(others)} ...", flush=True)
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError, ValueError) as error:

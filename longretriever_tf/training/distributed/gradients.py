@@ -9,6 +9,7 @@ One buffer means one reduction a step, whatever the number of weights. Sums over
 replicas, which make one half each, get the sum of one that makes both, to the last digit.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -78,12 +79,7 @@ class Layout:
             elif id(variable) in names:
                 kind = "owned"
             self.kinds.append(kind)
-        lengths = {"none": 0, "rows": 0}
-        self._sizes: list[int] = []
-        for kind, shape in zip(self.kinds, self._shapes, strict=True):
-            count = int(tf.TensorShape(shape).num_elements())
-            lengths |= {"dense": count, "table": count + shape[0], "owned": FIRST_KNOWN * (count // shape[0] + 1)}
-            self._sizes.append(lengths[kind])
+        self._sizes = [_numbers_of(kind, shape) for kind, shape in zip(self.kinds, self._shapes, strict=True)]
         self._apart = [i for i, kind in enumerate(self.kinds) if kind in ("rows", "owned")]
 
     @property
@@ -174,6 +170,16 @@ class Layout:
 
     def _width(self, i: int) -> int:
         return int(self._shapes[i][1])
+
+
+def _numbers_of(kind: str, shape: Sequence[int]) -> int:
+    """Numbers that a variable has in the buffer."""
+    if kind == "dense":
+        return math.prod(shape)
+    if kind in ("table", "owned"):
+        num_rows = shape[0] if kind == "table" else FIRST_KNOWN
+        return num_rows * (math.prod(shape[1:]) + 1)
+    return 0
 
 
 def _whole_table(gradient: tf.IndexedSlices, num_rows: int) -> list[tf.Tensor]:
