@@ -9,10 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.common import schema
-from longretriever_tf.retrieval.best_of import weigh_interests
 from longretriever_tf.retrieval.index.exact import PackedIndex
 from longretriever_tf.retrieval.interests import Interests
 from longretriever_tf.retrieval.merge import MERGES
+from longretriever_tf.retrieval.merge_lists import weigh_interests
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.request_options import RequestOptions
 from longretriever_tf.retrieval.requests import Requests, Subsequences

@@ -1,4 +1,4 @@
-"""The lists of several shards become the answer of one export: `retrieval.best_of` in numpy, float32 as there.
+"""The lists of several shards become the answer of one export: `retrieval.merge_lists` in numpy, float32 as there.
 
 Interests whose shard did not answer are left out as if they had not been chosen, and the answer names them.
 """
@@ -92,7 +92,7 @@ def merge_in_category(routed: Outputs, lists: QueryLists) -> dict[str, np.ndarra
 
 
 def _merge(routed: Outputs, columns: Outputs, lists: Outputs) -> dict[str, np.ndarray]:
-    """`retrieval.best_of.merge_lists` of lists [B, N, W]."""
+    """`retrieval.merge_lists` of lists [B, N, W]."""
     k, num_requests = routed["k"], len(routed["k"])
     num, width = lists["logit"].shape[1:]
     rank = np.arange(width, dtype=np.float32)[None, None]
