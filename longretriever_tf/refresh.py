@@ -15,6 +15,7 @@ last version has unless --index says otherwise.
 """
 
 import dataclasses
+import os
 from collections.abc import Sequence
 
 from absl import flags as absl_flags
@@ -72,11 +73,14 @@ def main(argv: Sequence[str]) -> None:
         from longretriever_tf.retrieval.export.refresh import Catalogue, refresh_version
         from longretriever_tf.retrieval.export.saved_model import latest_version
         from longretriever_tf.retrieval.export.vectors import require_vectors_dir, write_vectors
+        from longretriever_tf.retrieval.sharding.shards_file import ROUTER_DIR, num_shards_of
         from longretriever_tf.serving.server.warmup import check_in_fresh_process
 
     if _VECTORS.value:
         require_vectors_dir(_VECTORS.value, _EXPORT_DIR.value)
-    version_dir = latest_version(_EXPORT_DIR.value)
+    category_shards = num_shards_of(_EXPORT_DIR.value)
+    folder = ROUTER_DIR if category_shards else ""  # the router holds the catalogue
+    version_dir = latest_version(os.path.join(_EXPORT_DIR.value, folder))
     catalogue = Catalogue(
         items=_ITEMS.value,
         events=_EVENTS.value,
@@ -93,7 +97,7 @@ def main(argv: Sequence[str]) -> None:
     config = dataclasses.replace(source.config, index=flags.config_from_flags(source.config).index)
     source = source._replace(config=config)
     replay = check_in_fresh_process if _CHECK.value else None
-    published = publish(source, _EXPORT_DIR.value, _VERSION.value, replay)
+    published = publish(source, _EXPORT_DIR.value, _VERSION.value, replay, category_shards)
     print(", ".join(f"{count:,} {what}" for what, count in counts.items()))
     print(f"refreshed {version_dir} -> {published.describe()}")
     if _VECTORS.value:
