@@ -97,18 +97,20 @@ def test_the_models_are_those_of_the_measurements(tmp_path):
     assert [name for name, model in shipped.items() if model["worst_error"] is None] == ["training_h100_s_per_example"]
 
 
-def test_the_command_tells_the_plan_and_what_to_type(tmp_path):
+def test_the_command_prints_the_plan_and_what_to_type(tmp_path):
     path = tmp_path / "plan.json"
-    done = run_module("plan", *SIZES, "--machines=4", "--devices=2", "--qps=500", f"--json={path}")
+    flags = ("--machines=4", "--devices=2", "--qps=500", "--memory_gb=2", f"--json={path}")
+    done = run_module("plan", *SIZES, *flags)
     assert done.returncode == 0, done.stderr
     for words in ("PREPARATION", "TRAINING", "SERVING", "extrapolated", "estimated", "results/bench_sizes.json"):
         assert words in done.stdout
     returned = json.loads(path.read_text())
     assert returned["inputs"]["machines"] == 4 and returned["inputs"]["examples"] == 2 * 5e6 * 300
-    expected = figures(dataclasses.replace(SHOP, categories=300.0, devices=2))
+    expected = figures(dataclasses.replace(SHOP, categories=300.0, devices=2, memory_gb=2.0))
     assert {one["key"]: one["value"] for one in returned["figures"]} == pytest.approx(
         {key: line.value for key, line in expected.items()}
     )
+    assert "--category_shards=3" in done.stdout and "launch --num_processes=2 -- --data=prepared" in done.stdout
     commands = [line for line in done.stdout.splitlines() if line.startswith("python -m longretriever_tf.")]
     assert commands and commands == [line for line in done.stdout.splitlines()[-len(commands) :]]
     for line in commands:
