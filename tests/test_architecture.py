@@ -58,6 +58,8 @@ WITHOUT_TENSORFLOW = (
     "datasets.splits",
     "evaluation.ranking",
     "doctor",
+    "launch",
+    "training.distributed.step_table",
 )
 WITHOUT_TENSORFLOW += ("plan", "reproduce", "reproduction.report", "reproduction.runner")
 

@@ -125,11 +125,11 @@ class Cluster:
         """What every process gave, by worker: JSON values."""
         if self.num_workers == 1:
             return [value]
-        text = np.frombuffer(json.dumps(value).encode(), np.uint8).astype(np.int32)
-        lengths = np.zeros(self.num_workers, np.int32)
+        text = np.frombuffer(json.dumps(value).encode(), np.uint8).astype(np.float32)
+        lengths = np.zeros(self.num_workers, np.int64)
         lengths[self.worker] = len(text)
         lengths = self.total(lengths)
-        texts = np.zeros([self.num_workers, lengths.max()], np.int32)
+        texts = np.zeros([self.num_workers, lengths.max()], np.float32)
         texts[self.worker, : len(text)] = text
         texts = self.total(texts)
         return [json.loads(row[:size].astype(np.uint8).tobytes()) for row, size in zip(texts, lengths, strict=True)]

@@ -28,7 +28,7 @@ class Packed(NamedTuple):
 
     Attributes:
       buffer: what is summed, [P] float32: gradients, then the loss, then the number of batches.
-      rows: rows of each larger table that were read, [n] int32 each.
+      rows: rows of each larger table that were read, [n] int64 each: int32 would lie in a GPU's host.
       values: their gradients, [n, D] float32 each.
     """
 
@@ -98,7 +98,7 @@ class Layout:
             elif kind in ("table", "owned"):
                 parts += _whole_table(gradient, shape[0] if kind == "table" else FIRST_KNOWN)
         apart = [gradient for i, gradient in enumerate(gradients) if gradient is not None and i in self._apart]
-        rows = [tf.cast(gradient.indices, tf.int32) for gradient in apart]
+        rows = [tf.cast(gradient.indices, tf.int64) for gradient in apart]
         buffer = tf.concat([*parts, tf.stack([loss, num_batches])], 0)
         return Packed(buffer, rows, [gradient.values for gradient in apart])
 
@@ -107,7 +107,7 @@ class Layout:
         shapes = [self._shapes[i] for i in self._apart]
         return Packed(
             tf.zeros([self.num_numbers]),
-            [tf.zeros([0], tf.int32) for _ in shapes],
+            [tf.zeros([0], tf.int64) for _ in shapes],
             [tf.zeros([0, *shape[1:]]) for shape in shapes],
         )
 
@@ -132,12 +132,13 @@ class Layout:
         reduced = cluster.sum(tf.concat([buffer, tf.reshape(mine, [-1])], 0))
         counts = tf.cast(tf.reshape(reduced[self.num_numbers :], [cluster.num_replicas, -1]), tf.int32)
         # Row numbers travel as the bits of floats, next to the values: one gathering for all tables.
-        bits = [tf.bitcast(rows[k], tf.float32) for k in gathered]
+        bits = [tf.reshape(tf.bitcast(rows[k], tf.float32), [-1]) for k in gathered]
         sent = tf.concat([*bits, *(tf.reshape(values[k], [-1]) for k in gathered)], 0)
         widths = [self._width(self._apart[k]) for k in gathered]
         parts = _split(cluster.concat(sent), counts, widths)
         for position, k in enumerate(gathered):
-            rows[k] = tf.bitcast(tf.concat([bits for bits, _ in parts[position]], 0), tf.int32)
+            both = tf.reshape(tf.concat([bits for bits, _ in parts[position]], 0), [-1, 2])
+            rows[k] = tf.bitcast(both, tf.int64)
             values[k] = tf.concat([tf.reshape(flat, [-1, widths[position]]) for _, flat in parts[position]], 0)
         return Packed(reduced[: self.num_numbers], rows, values)
 
@@ -235,7 +236,7 @@ def _split(gathered: tf.Tensor, counts: tf.Tensor, widths: Sequence[int]) -> lis
       counts: rows of each replica and table, [N, T] int32.
       widths: of the tables, T of them.
     """
-    lengths = tf.concat([counts, counts * tf.constant(widths)], 1)  # [N, 2 T]
+    lengths = tf.concat([2 * counts, counts * tf.constant(widths)], 1)  # [N, 2 T]; a row's number has two floats
     num_replicas, num_tables = int(counts.shape[0]), len(widths)
     flat = tf.split(gathered, tf.reshape(lengths, [-1]), num=2 * num_replicas * num_tables)
     by_replica = [flat[r * 2 * num_tables : (r + 1) * 2 * num_tables] for r in range(num_replicas)]
