@@ -1,10 +1,10 @@
-"""The training window of a log on disk: CPU time and memory of making it, and its batches against those in memory; JSON.
+"""The training window of a log on disk: what making it takes, and its batches against those in memory; JSON.
 
   python -m longretriever_tf.prepare --output=/tmp/prepared --num_shards=2
   python benchmarks/bench_window.py --data=/tmp/prepared --output=results/bench_window.json
 
-The window of the flags is made anew, in a process of its own with --num_workers processes; then the stages of shard 0
-alone, one after the other. Batches are read from disk, from memory with kept histories, and from memory with histories
+The window of the default flags is made anew, in a process of its own with --num_workers processes; then the stages of
+shard 0 alone, one after the other. Batches are read from disk, from memory with kept histories, and from memory with histories
 that every batch searches: in turn, --rounds times, the same batches of the first epoch.
 """
 
@@ -22,7 +22,8 @@ from fresh_process import ask_in_fresh_process
 
 from longretriever_tf.config import flags
 
-flags.define_config_flags("data", "model", "train")
+_DATA = absl_flags.DEFINE_string("data", "", "A prepared log.")
+_WORKERS = absl_flags.DEFINE_integer("num_workers", 2, "Processes that make the window.")
 _OUTPUT = absl_flags.DEFINE_string("output", "", "Also write the JSON there.")
 _BATCHES = absl_flags.DEFINE_integer("bench_batches", 1500, "Batches to read.")
 _ROUNDS = absl_flags.DEFINE_integer("rounds", 3, "How often each kind is read.")
@@ -34,9 +35,8 @@ def main(argv: list[str]) -> None:
     from longretriever_tf.common.files import write_text_atomically
     from longretriever_tf.common.provenance import describe_origin
 
-    config = flags.config_from_flags()
-    facts: dict[str, Any] = describe_origin("python benchmarks/bench_window.py", config.train.seed)
-    given = json.dumps({"data": config.data.data, "workers": config.train.num_workers or os.cpu_count()})
+    facts: dict[str, Any] = describe_origin("python benchmarks/bench_window.py", 1)
+    given = json.dumps({"data": _DATA.value, "workers": _WORKERS.value})
     facts["made"] = ask_in_fresh_process("bench_window", "make", given)
     rounds = [ask_in_fresh_process("bench_window", "read", given, _BATCHES.value) for _ in range(_ROUNDS.value)]
     facts["examples_per_cpu_s"] = {kind: statistics.median(one[kind] for one in rounds) for kind in rounds[0]}
@@ -69,9 +69,8 @@ def _make(log: Any, workers: int) -> dict[str, Any]:
     start = time.monotonic()
     build_window(config, log, workers)
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    size = sum(
-        os.path.getsize(os.path.join(path, name)) for path, _, names in os.walk(layout.directory) for name in names
-    )
+    files = [os.path.join(path, name) for path, _, names in os.walk(layout.directory) for name in names]
+    size = sum(map(os.path.getsize, files))
     facts = {
         "events": log.num_events,
         "shards": log.num_shards,
@@ -88,6 +87,8 @@ def _make(log: Any, workers: int) -> dict[str, Any]:
         start = time.process_time()
         num_events = worker.make(stage, 0)
         stages[stage] = num_events / (time.process_time() - start)
+    for stage in STAGES[:2]:  # a finished window has no use for them
+        shutil.rmtree(layout.path(stage))
     return facts | {"events_per_cpu_s": stages}
 
 
