@@ -4,8 +4,8 @@
   python benchmarks/bench_window.py --data=/tmp/prepared --output=results/bench_window.json
 
 The window of the default flags is made anew, in a process of its own with --num_workers processes; then the stages of
-shard 0 alone, one after the other. Batches are read from disk, from memory with kept histories, and from memory with histories
-that every batch searches: in turn, --rounds times, the same batches of the first epoch.
+shard 0 alone, one after the other. Batches are read from disk, from memory with kept histories, and from memory with
+histories that every batch searches: in turn, --rounds times, the same batches of the first epoch.
 """
 
 import json
