@@ -83,6 +83,15 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row("load.*.throughput_per_s", "server under load, run", "requests/s"),
         Row("load.*.latency_ms.p95", "p95 of run", "ms"),
     ),
+    "bench_make_log": (
+        Row("made.*.events_per_cpu_s", "generated log, one core,", "events/s"),
+        Row("made.*.peak_mb", "the same, memory,", "MB"),
+    ),
+    "bench_vectors": (
+        Row("20 interests.*.recall@100.serving_default", "recall@100 of the export on the users of", ""),
+        Row("20 interests.*.recall@100.with both", "recall@100 of its vectors, repeat term and log-partition in", ""),
+        Row("20 interests.*.recall@100.vectors alone", "the vectors alone in", ""),
+    ),
     "bench_peers": (
         Row("sides.*.examples_per_s", "peers: rows a second,", "rows/s"),
         Row("sides.*.pairs_per_s", "peers: pairs a second,", "pairs/s"),

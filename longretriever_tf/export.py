@@ -9,6 +9,9 @@ comes to exact search is printed, and kept in assets.extra/index.json.
 The version carries the fingerprint of its towers and warm-up requests. Before it takes its place, a fresh process loads
 it and must answer those requests as this one did.
 
+With --category_shards=4 it writes exports/longretriever/router/VERSION/, shard-0/VERSION/ to shard-3/VERSION/ and
+shards.json, which says where each is served.
+
 A last line says what the export holds of the log's catalogue and what it leaves out; --catalogue chooses.
 
 --vectors=DIR also writes the item vectors as Parquet, for an index that you already have (docs/scaling.md).
@@ -43,6 +46,13 @@ _NEW_ITEMS = absl_flags.DEFINE_enum(
     "catalogue=all: statistics of the items without events. unseen: no one ever took them, so they come up late. "
     "typical: the median of their category, so that they compete by their features.",
 )
+_CATEGORY_SHARDS = absl_flags.DEFINE_integer(
+    "category_shards",
+    0,
+    "Split the index over so many shards, each with a range of categories, and write a router and the shards in place "
+    "of one SavedModel (docs/scaling.md): for catalogues that one server cannot hold. 0: one SavedModel.",
+    lower_bound=0,
+)
 _CHECK = absl_flags.DEFINE_bool(
     "check", True, "Load the export in a fresh process and replay its warm-up requests before it takes its place."
 )
@@ -69,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
     with stage(f"reading the run {_RUN_DIR.value}"):
         source, holds = export_version(config, _CATALOGUE.value, _NEW_ITEMS.value)
     replay = check_in_fresh_process if _CHECK.value else None
-    published = publish(source, _EXPORT_DIR.value, _VERSION.value, replay)
+    published = publish(source, _EXPORT_DIR.value, _VERSION.value, replay, _CATEGORY_SHARDS.value)
     print(f"exported {published.describe()}")
     print(f"{published.directory} {holds}; histories as of {np.datetime64(source.corpus.cut, 's')} UTC")
     if _VECTORS.value:

@@ -15,6 +15,7 @@ last version has unless --index says otherwise.
 """
 
 import dataclasses
+import os
 from collections.abc import Sequence
 
 from absl import flags as absl_flags
@@ -58,6 +59,9 @@ _VERSION = absl_flags.DEFINE_integer("version", 0, "Version number; 0 takes the 
 _CHECK = absl_flags.DEFINE_bool(
     "check", True, "Load the version in a fresh process and replay its warm-up requests before it takes its place."
 )
+_VECTORS = absl_flags.DEFINE_string(
+    "vectors", "", "Also write the version's item vectors there as Parquet, as `export --vectors` does."
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -68,9 +72,15 @@ def main(argv: Sequence[str]) -> None:
         from longretriever_tf.retrieval.export.publish import publish
         from longretriever_tf.retrieval.export.refresh import Catalogue, refresh_version
         from longretriever_tf.retrieval.export.saved_model import latest_version
+        from longretriever_tf.retrieval.export.vectors import require_vectors_dir, write_vectors
+        from longretriever_tf.retrieval.sharding.shards_file import ROUTER_DIR, num_shards_of
         from longretriever_tf.serving.server.warmup import check_in_fresh_process
 
-    version_dir = latest_version(_EXPORT_DIR.value)
+    if _VECTORS.value:
+        require_vectors_dir(_VECTORS.value, _EXPORT_DIR.value)
+    category_shards = num_shards_of(_EXPORT_DIR.value)
+    folder = ROUTER_DIR if category_shards else ""  # the router holds the catalogue
+    version_dir = latest_version(os.path.join(_EXPORT_DIR.value, folder))
     catalogue = Catalogue(
         items=_ITEMS.value,
         events=_EVENTS.value,
@@ -87,9 +97,11 @@ def main(argv: Sequence[str]) -> None:
     config = dataclasses.replace(source.config, index=flags.config_from_flags(source.config).index)
     source = source._replace(config=config)
     replay = check_in_fresh_process if _CHECK.value else None
-    published = publish(source, _EXPORT_DIR.value, _VERSION.value, replay)
+    published = publish(source, _EXPORT_DIR.value, _VERSION.value, replay, category_shards)
     print(", ".join(f"{count:,} {what}" for what, count in counts.items()))
     print(f"refreshed {version_dir} -> {published.describe()}")
+    if _VECTORS.value:
+        print(write_vectors(_VECTORS.value, published.packed, source.corpus, published.fingerprint))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The files under serving/: they parse as what reads them, agree with one another, and the smoke test passes."""
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import re
@@ -13,10 +14,13 @@ import pytest
 from serving_clients import free_ports
 from trained import ROOT, command, run_module
 
+from longretriever_tf.retrieval.sharding.shards_file import local_places, read_places, shard_dir
 from longretriever_tf.serving.server import config_files
+from longretriever_tf.serving.server.options import ServerOptions
 from longretriever_tf.serving.server.warmup import replay
 
 SERVING = ROOT / "serving"
+_SHARDED_KINDS = ("StatefulSet", "Deployment", "Service", "PodDisruptionBudget")
 METRICS_PATH = "/monitoring/prometheus/metrics"
 
 
@@ -57,6 +61,49 @@ def test_the_kubernetes_configs_parse(tmp_path):
     (model,) = config_files.read_models(str(tmp_path / "models.config")).model_config_list.config
     assert model.base_path == "/models/longretriever"
     assert config_files.read_monitoring(str(tmp_path / "monitoring.config")) == METRICS_PATH
+
+
+def test_the_sharded_manifest_agrees_with_the_exported_layout(tmp_path):
+    """Names, ports, labels and paths of router and shards, against what `export --category_shards=4` writes."""
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    config, *parts = yaml.safe_load_all((SERVING / "kubernetes-sharded.yaml").read_text())
+    for name, text in config["data"].items():
+        (tmp_path / name).write_text(text)
+    places, written = read_places(str(tmp_path / "shards.json")), local_places(4)
+    assert [one.model for one in places.shards] == [one.model for one in written.shards]
+    assert places.router.model == written.router.model
+    kinds = {kind: {one["metadata"]["name"]: one for one in parts if one["kind"] == kind} for kind in _SHARDED_KINDS}
+    everyone = {places.router.address, *(one.address for one in places.shards)}
+    assert {f"{name}:{service['spec']['ports'][0]['port']}" for name, service in kinds["Service"].items()} == everyone
+    workloads = kinds["StatefulSet"] | kinds["Deployment"]
+    assert workloads.keys() == kinds["Service"].keys() == kinds["PodDisruptionBudget"].keys()
+    flags = {f"--{field.name}" for field in dataclasses.fields(ServerOptions)} | {"--model_name", "--model_base_path"}
+    for name, workload in workloads.items():
+        spec, pod = workload["spec"], workload["spec"]["template"]["spec"]
+        labels = spec["template"]["metadata"]["labels"]
+        assert spec["replicas"] > kinds["PodDisruptionBudget"][name]["spec"]["minAvailable"]
+        for selector in (spec["selector"], kinds["PodDisruptionBudget"][name]["spec"]["selector"]):
+            assert selector["matchLabels"] == labels
+        assert kinds["Service"][name]["spec"]["selector"] == labels
+        (container,) = pod["containers"]
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        assert {f"--port={ports['grpc']}", f"--rest_api_port={ports['rest']}"} <= set(container["args"])
+        assert {port["targetPort"] for port in kinds["Service"][name]["spec"]["ports"]} == set(ports)
+        mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+        assert mounts.keys() == {volume["name"] for volume in pod["volumes"]}
+        assert {arg.split("=")[0] for arg in container["args"]} <= flags
+        model = "longretriever" if name == places.router.model else name
+        assert container["readinessProbe"]["httpGet"]["path"] == f"/v1/models/{model}"
+        file = next(arg.rsplit("/", 1)[1] for arg in container["args"] if "/config/" in arg)
+        assert file in config["data"] and mounts["models"]["mountPath"] == f"/models/{mounts['models']['subPath']}"
+    for number, one in enumerate(places.shards):
+        (model,) = config_files.read_models(str(tmp_path / f"shard-{number}.config")).model_config_list.config
+        mount = kinds["StatefulSet"][one.model]["spec"]["template"]["spec"]["containers"][0]["volumeMounts"][0]
+        assert (model.name, model.base_path) == (one.model, mount["mountPath"])
+        assert mount["subPath"] == shard_dir(number)
+        # While the next version loads, router and shards keep the last one together.
+        assert model.model_version_policy.latest.num_versions == 2
+        assert kinds["StatefulSet"][one.model]["spec"]["serviceName"] == one.model
 
 
 def test_compose_mounts_what_it_names():

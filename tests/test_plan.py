@@ -66,11 +66,12 @@ def test_a_busy_server_waits_longer_and_one_core_as_the_textbook_says():
 
 def test_what_lies_beyond_the_measurements_says_so():
     near = figures(dataclasses.replace(SHOP, users=1000.0, items=60_000.0, categories=300.0))
-    far = figures(dataclasses.replace(SHOP, users=9e8, items=1.5e8, events_per_user=2e4))
-    for key in ("core_hours", "log_tb", "export_gb"):
+    far = figures(dataclasses.replace(SHOP, users=9e8, items=1.5e8, events_per_user=2e4, devices=8))
+    for key in ("core_hours", "log_gb", "export_gb"):
         assert (near[key].basis, far[key].basis) == ("measured", "extrapolated")
         assert "results/" in far[key].why and "where checked" in far[key].why
-    assert far["devices_hours"].basis == far["replicas"].basis == "estimated"
+    assert far["devices_hours"].basis == far["replicas"].basis == far["h100_hours"].basis == "estimated"
+    assert near["h100_hours"].basis == "measured"
     assert "no other size" in far["h100_hours"].why
 
 
@@ -98,23 +99,25 @@ def test_the_models_are_those_of_the_measurements(tmp_path):
 
 def test_the_command_tells_the_plan_and_what_to_type(tmp_path):
     path = tmp_path / "plan.json"
-    done = run_module("plan", *SIZES, "--machines=4", "--qps=500", f"--json={path}")
+    done = run_module("plan", *SIZES, "--machines=4", "--devices=2", "--qps=500", f"--json={path}")
     assert done.returncode == 0, done.stderr
     for words in ("PREPARATION", "TRAINING", "SERVING", "extrapolated", "estimated", "results/bench_sizes.json"):
         assert words in done.stdout
     told = json.loads(path.read_text())
     assert told["inputs"]["machines"] == 4 and told["inputs"]["examples"] == 2 * 5e6 * 300
-    expected = figures(dataclasses.replace(SHOP, categories=300.0))
+    expected = figures(dataclasses.replace(SHOP, categories=300.0, devices=2))
     assert {one["key"]: one["value"] for one in told["figures"]} == pytest.approx(
         {key: line.value for key, line in expected.items()}
     )
     commands = [line for line in done.stdout.splitlines() if line.startswith("python -m longretriever_tf.")]
     assert commands and commands == [line for line in done.stdout.splitlines()[-len(commands) :]]
     for line in commands:
-        name = line.split()[2].removeprefix("longretriever_tf.")
-        known = run_module(name, "--helpfull").stdout
-        for flag in re.findall(r" --(\w+)", line):
-            assert re.search(rf"--(\[no\])?{flag}\b", known), (name, flag)
+        own, _, of_train = line.partition(" -- ")
+        name = own.split()[2].removeprefix("longretriever_tf.")
+        for command, words in ((name, own), ("train", of_train)):
+            known = run_module(command, "--helpfull").stdout if words else ""
+            for flag in re.findall(r"--(\w+)", words):
+                assert re.search(rf"--(\[no\])?{flag}\b", known), (command, flag)
 
 
 def test_a_prepared_log_says_its_own_size(tmp_path):

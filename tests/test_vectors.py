@@ -195,6 +195,12 @@ def test_the_command_writes_vectors_that_its_export_knows(trained, tmp_path):
     stamped = json.loads((tmp_path / "export" / "1" / "assets.extra" / "fingerprint.json").read_text())
     manifest = json.loads((tmp_path / "vectors" / "manifest.json").read_text())
     assert {name: manifest[name] for name in stamped} == stamped
+    (items,) = (flag for flag in trained.flags if flag.startswith("--items="))
+    done = run_module("refresh", *flags, items, f"--vectors={tmp_path}/vectors")
+    assert done.returncode == 0, done.stderr
+    stamped = json.loads((tmp_path / "export" / "2" / "assets.extra" / "fingerprint.json").read_text())
+    manifest = json.loads((tmp_path / "vectors" / "manifest.json").read_text())
+    assert {name: manifest[name] for name in stamped} == stamped
     done = run_module("export", *flags, f"--vectors={tmp_path}")
     assert done.returncode == 2 and "lies in it" in done.stderr
-    assert sorted(os.listdir(tmp_path / "export")) == ["1"]
+    assert sorted(os.listdir(tmp_path / "export")) == ["1", "2"]

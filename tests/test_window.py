@@ -114,6 +114,24 @@ def test_resuming_gives_the_rest_of_the_epoch(tmp_path):
         np.testing.assert_array_equal(one.features, two.features)
 
 
+def test_a_process_that_stops_in_the_middle_of_an_epoch_ends(tmp_path):
+    """Threads of many datasets would still read while Python shuts down."""
+    build_window(make_config(), write_log(str(tmp_path), world(), 3), 1)
+    code = (
+        "import sys; sys.path[:0] = ['tests']\n"
+        "from test_window import *\n"
+        "from longretriever_tf.datasets.sharded_log import ShardedLog\n"
+        f"stored = ShardedLog({str(tmp_path)!r})\n"
+        "source = WindowSource(make_config(), open_window(build_window(make_config(), stored, 1), 41))\n"
+        "iterators = [iter(source.make_dataset(0)) for _ in range(4)]\n"
+        "for iterator in iterators:\n"
+        "    next(iterator)\n"
+        "raise ValueError('stopped')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert "stopped" in done.stderr and done.returncode == 1
+
+
 def test_more_shards_than_users_leave_some_empty(tmp_path):
     config, log = make_config(), world(num_users=7)
     few, many = make_window(tmp_path / "a", log, config, 1), make_window(tmp_path / "b", log, config, 12)

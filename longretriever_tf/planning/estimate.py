@@ -66,6 +66,10 @@ class PlanInputs:
         """Of one shard: no fewer than a whole one, however short the last one is."""
         return max(min(self.events, EVENTS_PER_SHARD), self.events / MAX_SHARDS)
 
+    def fits(self, in_memory_gb: float) -> bool:
+        """Whether `train` keeps so much in memory by itself: at most half of a machine's."""
+        return in_memory_gb <= self.memory_gb / 2
+
     @property
     def items_per_category(self) -> float:
         """On average."""
@@ -109,16 +113,16 @@ class _Plan:
     def preparation(self) -> list[Line]:
         """Disk, CPU and memory of `prepare`."""
         x, part = self._in, "preparation"
-        log_tb = self._predict("log_bytes", events=x.events) / 1e12
+        log_gb = self._predict("log_bytes", events=x.events) / 1e9
         core_hours = self._predict("prepare_cpu_s", events=x.events) / 3600
         worker = self._predict("prepare_worker_mb", shard_events=x.shard_events) / 1e3
-        whole = self._predict("memory_path_mb", events=x.events) / 1e3
+        whole = self._in_memory_gb()
         ids_gb = (x.items + x.users) * _ID_BYTES / 1e9
         hours = core_hours / (x.machines * x.cores)
         told = "core-hours over cores; waiting for disks and network is not counted"
         return [
-            self._fitted("log_bytes", "log_tb", part, "disk: the log in shards", log_tb, "TB"),
-            _guess("working_tb", part, "disk while it is made", 3 * log_tb, "TB", "three times that (prepare --help)"),
+            self._fitted("log_bytes", "log_gb", part, "disk: the log in shards", log_gb, "GB"),
+            _guess("working_gb", part, "disk while it is made", 3 * log_gb, "GB", "three times that (prepare --help)"),
             _guess("shards", part, "shards", x.shards, "", f"{x.shard_events:,.0f} events each"),
             self._fitted("prepare_cpu_s", "core_hours", part, "CPU", core_hours, "core-hours"),
             _guess("hours", part, f"on {x.machines} machines of {x.cores} cores", hours, "hours", told),
@@ -136,9 +140,14 @@ class _Plan:
         rows_gb = x.items * (model.svd_dim * 4 + (model.dim + 1) * 4 * 3) / 1e9
         told = f"each further one adds {_FURTHER_DEVICE:.0%} of the first"
         shapes = "SVD rows; id vectors and biases with two moments each: from their shapes"
+        one = self._fitted("training_h100_s_per_example", "h100_hours", part, "one H100, XLA", gpu, "hours")
+        if not x.fits(self._in_memory_gb()):
+            disk = "examples in its memory; those of a log on disk, fed to it, were not measured"
+            one = one._replace(basis="estimated", why=f"{one.why}; {disk}")
+        several = _guess("devices_hours", part, f"{x.devices} of them", many, "hours", told)
         return [
-            self._fitted("training_h100_s_per_example", "h100_hours", part, "one H100, XLA", gpu, "hours"),
-            _guess("devices_hours", part, f"{x.devices} of them", many, "hours", told),
+            one,
+            *([several] if x.devices > 1 else []),
             self._fitted("training_cpu_s_per_example", "cpu_core_hours", part, "without any", cpu, "core-hours"),
             _guess("item_rows_gb", part, "item tables on the devices", rows_gb, "GB", shapes),
         ]
@@ -164,6 +173,9 @@ class _Plan:
             _guess("replicas", part, "replicas of each shard", replicas, "", needed),
             _guess("latency_ms", part, "mean latency at that load", latency, "ms", queue),
         ]
+
+    def _in_memory_gb(self) -> float:
+        return self._predict("memory_path_mb", events=self._in.events) / 1e3
 
     def _request_ms(self) -> float:
         """As served at the size that was measured, and what more items and categories add within the model."""

@@ -41,10 +41,12 @@ def _commands(inputs: PlanInputs, values: dict[str, float]) -> str:
     """What to type, with the plan's numbers; only flags that exist."""
     prepare = f"--output=prepared --num_shards={values['shards']:.0f} --num_workers={inputs.cores}"
     tables = "--dataset=event_log --events='events/*.parquet' --items=items.parquet"
-    train = "--data=prepared --run_dir=runs/planned"
+    train = f"--data=prepared --run_dir=runs/planned --epochs={inputs.epochs:.0f}"
+    train += " --device_input --xla" if inputs.fits(values["in_memory_gb"]) else ""
+    command = "train" if inputs.devices == 1 else f"launch --num_processes={inputs.devices} --"
     lines = [
         f"python -m longretriever_tf.prepare {tables} {prepare}",
-        f"python -m longretriever_tf.train {train} --epochs={inputs.epochs:.0f} --device_input --xla",
+        f"python -m longretriever_tf.{command} {train}",
         "python -m longretriever_tf.export --run_dir=runs/planned --export_dir=exports/longretriever --index=auto",
         "python -m longretriever_tf.serve --model_name=longretriever --model_base_path=exports/longretriever",
         "python -m longretriever_tf.serving.load_test --export_dir=exports/longretriever "

@@ -50,7 +50,7 @@ def merge_lists(lists: Lists, interests: Interests, share: tf.Tensor, options: R
       options: k (the result is as wide as the largest), merge, forced weights.
     """
     shape, width = tf.shape(lists.item), tf.reduce_max(options.k)
-    merged = _merge(lists, interests, share, options)
+    merged = _merge(lists, *weigh_interests(interests, share, options), options)
     merged = tf.where(lists.item > 0, merged, merged.dtype.min)
     flat = tf.reshape(merged, [shape[0], -1])
     # A list is never longer than what its interests hold, and always as wide as asked.
@@ -63,15 +63,23 @@ def merge_lists(lists: Lists, interests: Interests, share: tf.Tensor, options: R
     return Merged(tf.where(real, item, 0), tf.where(real, best, 0.0), at // tf.maximum(shape[2], 1), real)
 
 
-def _merge(lists: Lists, interests: Interests, share: tf.Tensor, options: RequestOptions) -> tf.Tensor:
-    """Merged scores, [B, N, W]."""
-    num_interests, width = tf.shape(lists.item)[1], tf.shape(lists.item)[2]
+def weigh_interests(interests: Interests, share: tf.Tensor, options: RequestOptions) -> tuple[tf.Tensor, tf.Tensor]:
+    """What the interests weigh in a merge: log p(category | user), forced weights included, and quotas; [B, N] each.
+
+    Args:
+      interests, share, options: of `merge_lists`.
+    """
     log_interest = tf.gather(share, interests.category, batch_dims=1)
     weight = tf.gather(options.forced_weight, interests.category, batch_dims=1)
     log_interest += tf.where(weight > 0, tf.math.log(tf.maximum(weight, 1e-30)), 0.0)
-    log_interest = log_interest[:, :, None]
+    return log_interest, tf.math.ceil(tf.cast(options.k, tf.float32)[:, None] * tf.exp(log_interest))
+
+
+def _merge(lists: Lists, log_interest: tf.Tensor, quota: tf.Tensor, options: RequestOptions) -> tf.Tensor:
+    """Merged scores, [B, N, W]; `log_interest` and `quota` are [B, N]."""
+    num_interests, width = tf.shape(lists.item)[1], tf.shape(lists.item)[2]
+    log_interest, quota = log_interest[:, :, None], quota[:, :, None]
     rank = tf.cast(tf.range(width), tf.float32)[None, None]
-    quota = tf.math.ceil(tf.cast(options.k, tf.float32)[:, None, None] * tf.exp(log_interest))
 
     def by(strategy: Callable[[Candidates], tf.Tensor]) -> tf.Tensor:
         candidates = Candidates(

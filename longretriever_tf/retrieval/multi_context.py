@@ -27,6 +27,7 @@ from longretriever_tf.retrieval.admission import bounds_of
 from longretriever_tf.retrieval.exclusions import find_exclusions
 from longretriever_tf.retrieval.fingerprint import UNSTAMPED, Fingerprint
 from longretriever_tf.retrieval.freeze import freeze
+from longretriever_tf.retrieval.id_tables import IdTable, id_variable
 from longretriever_tf.retrieval.index.exact import PackedIndex, Queries, SearchResult
 from longretriever_tf.retrieval.interest_scores import by_eq3, by_learned_score, learned_scores
 from longretriever_tf.retrieval.interests import ORIGINS, Interests, choose_interests
@@ -71,17 +72,15 @@ class MultiContextRetriever(tf.Module):
         self.item_id_dtype = tf.string if is_text(corpus.item_id) else tf.int64
         # A signature asks for what the towers read, no more.
         self.profile_names = profile_inputs(corpus.profile_values, config.model.profile)
-        item_id = as_raw_ids(corpus.item_id)
-        self._item_index = _lookup(item_id[schema.FIRST_KNOWN :])
-        self._category_index = _lookup(corpus.category_name[schema.FIRST_KNOWN :])
-        self._profile_index = [
-            _lookup(values[schema.FIRST_KNOWN :])
-            for _, values in zip(self.profile_names, corpus.profile_values.values(), strict=False)
-        ]
-        self._item_id = tf.Variable(item_id, trainable=False)
+        # What grows with items or users is a variable: constants of the graph end at a protobuf's 2 GB.
+        self._item_id = id_variable(as_raw_ids(corpus.item_id), "item_id")
+        profile_values = list(corpus.profile_values.values())[: len(self.profile_names)]
+        self._vocabularies = [id_variable(names, "names") for names in (corpus.category_name, *profile_values)]
+        self._item_index = IdTable(self._item_id)
+        self._category_index, *self._profile_index = map(IdTable, self._vocabularies)
         self.category_name = tf.constant(as_text(corpus.category_name))
-        self._item_category = tf.constant(corpus.item_category)
-        self._item_key = tf.constant(item_keys(corpus.item_id))
+        self._item_category = tf.Variable(corpus.item_category, trainable=False, name="item_category")
+        self._item_key = tf.Variable(item_keys(corpus.item_id), trainable=False, name="item_key")
         self._category_size = tf.constant(corpus.category_size, tf.float32)
         self._num_offered = corpus.num_offered
         self._largest = int(np.diff(corpus.category_offset).max(initial=1))
@@ -112,10 +111,11 @@ class MultiContextRetriever(tf.Module):
             weight = tf.broadcast_to(history_weight, tf.shape(item_id))
         raw = RawHistories(item_id, timestamp, weight, time)
         visible = self._config.model.history_events
-        histories = read_histories(raw, self._item_index.lookup, self._item_category, self._num_categories, visible)
+        item_category = self._item_category.read_value()
+        histories = read_histories(raw, self._item_index.lookup, item_category, self._num_categories, visible)
         num, floor = tf.shape(time)[0], self._config.retrieval.day_floor
-        fold = read_folds(histories.begun, self._item_key, num, self._num_folds)
-        categories = self._item_category, num, self._num_categories
+        fold = read_folds(histories.begun, self._item_key.read_value(), num, self._num_folds)
+        categories = item_category, num, self._num_categories
         summary = summarise_history(
             histories.history, *categories, floor, histories.interacted, histories.item_ages(time)
         )
@@ -200,11 +200,15 @@ class MultiContextRetriever(tf.Module):
 
         No list is longer than the largest category, however large k is.
         """
-        row, item = find_exclusions(pairs, options, self._item_category, self._num_categories, self._num_offered)
+        return self.index.search(self.queries(pairs, options), tf.minimum(tf.reduce_max(options.k), self._largest))
+
+    def queries(self, pairs: Subsequences, options: RequestOptions) -> Queries:
+        """What an index is asked for these pairs."""
+        item_category = self._item_category.read_value()
+        row, item = find_exclusions(pairs, options, item_category, self._num_categories, self._num_offered)
         # Retired items are read as history, but no index holds them: they are padding there.
         tokens = tf.where(pairs.tokens.item < self._num_offered, pairs.tokens.item, schema.PADDING)
-        queries = Queries(pairs.state.embedding, pairs.category, tokens, pairs.state.repeat_logit, row, item)
-        return self.index.search(queries, tf.minimum(tf.reduce_max(options.k), self._largest))
+        return Queries(pairs.state.embedding, pairs.category, tokens, pairs.state.repeat_logit, row, item)
 
     def choose(self, requests: Requests, options: RequestOptions) -> Interests:
         """The interests of each request; see `interests.choose_interests`."""
@@ -242,9 +246,30 @@ class MultiContextRetriever(tf.Module):
         return {
             "item_id": tf.gather(self._item_id, merged.item),
             "score": merged.score,
-            "category": tf.gather(self.category_name, tf.gather(self._item_category, merged.item)),
+            "category": tf.gather(self.category_name, tf.gather(self._item_category.read_value(), merged.item)),
             "interest_rank": tf.where(merged.is_real, rank, 0),
             "num_valid": tf.reduce_sum(tf.cast(merged.is_real, tf.int32), 1),
+        }
+
+    def retrieve_in_category(self, pairs: Subsequences, options: RequestOptions) -> dict[str, tf.Tensor]:
+        """The list of one category for each of B requests.
+
+        Args:
+          pairs: one for each request.
+          options: k, exclusions.
+
+        Returns:
+          item_id [B, K], score (log softmax within the category) [B, K], num_valid [B] int32.
+        """
+        result = self.search(pairs, options)
+        width = tf.reduce_max(options.k)  # of the answer, however small the category is
+        pad = [[0, 0], [0, width - tf.shape(result.item)[1]]]
+        item, score = tf.pad(result.item, pad), tf.pad(result.logit - result.log_partition[:, None], pad)
+        real = (item >= schema.FIRST_KNOWN) & (tf.range(width)[None] < options.k[:, None])
+        return {
+            "item_id": self.ids_of(tf.where(real, item, 0)),
+            "score": tf.where(real, score, 0.0),
+            "num_valid": tf.reduce_sum(tf.cast(real, tf.int32), 1),
         }
 
     def log_share(self, requests: Requests, options: RequestOptions) -> tf.Tensor:
@@ -284,10 +309,3 @@ class MultiContextRetriever(tf.Module):
     def ids_of(self, item: tf.Tensor) -> tf.Tensor:
         """Raw ids of item indices."""
         return tf.gather(self._item_id, item)
-
-
-def _lookup(known: np.ndarray) -> tf.lookup.StaticHashTable:
-    """Raw value -> index (from FIRST_KNOWN on), UNKNOWN where absent."""
-    values = np.arange(len(known), dtype=np.int32) + schema.FIRST_KNOWN
-    initializer = tf.lookup.KeyValueTensorInitializer(tf.constant(known), tf.constant(values))
-    return tf.lookup.StaticHashTable(initializer, schema.UNKNOWN)

@@ -8,6 +8,7 @@ import tensorflow as tf
 from longretriever_tf.common import schema
 from longretriever_tf.config.config import RetrievalConfig
 from longretriever_tf.retrieval.admission import require
+from longretriever_tf.retrieval.id_tables import IdTable
 from longretriever_tf.retrieval.merge import MERGES
 
 DEFAULT_K = 100
@@ -76,8 +77,8 @@ def default_columns(retrieval: RetrievalConfig, item_id_dtype: tf.DType) -> dict
 def read_request_options(
     columns: Mapping[str, tf.Tensor],
     num_requests: tf.Tensor,
-    categories: tf.lookup.StaticHashTable,
-    items: tf.lookup.StaticHashTable,
+    categories: IdTable,
+    items: IdTable,
     num_categories: int,
     strict: bool,
 ) -> RequestOptions:

@@ -10,7 +10,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from longretriever_tf.common import schema
 from longretriever_tf.config.config import RetrievalConfig
 from longretriever_tf.retrieval.admission import admit
 from longretriever_tf.retrieval.explain import explain_interests
@@ -139,16 +138,10 @@ def _unknown(requests: Requests, options: RequestOptions) -> dict[str, tf.Tensor
 def _in_category(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
     requests, options = _look_up(model, at), _options(model, at)
     category, unknown = model.find_category(at["category"])
-    result = model.search(model.encode(requests, tf.range(tf.size(category)), category), options)
-    width = tf.reduce_max(options.k)  # of the answer, however small the category is
-    pad = [[0, 0], [0, width - tf.shape(result.item)[1]]]
-    item, score = tf.pad(result.item, pad), tf.pad(result.logit - result.log_partition[:, None], pad)
-    real = (item >= schema.FIRST_KNOWN) & (tf.range(width)[None] < options.k[:, None])
+    pairs = model.encode(requests, tf.range(tf.size(category)), category)
     unknowns = _unknown(requests, options)
     return {
-        "item_id": model.ids_of(tf.where(real, item, 0)),
-        "score": tf.where(real, score, 0.0),
-        "num_valid": tf.reduce_sum(tf.cast(real, tf.int32), 1),
+        **model.retrieve_in_category(pairs, options),
         **unknowns,
         "unknown_category": tf.concat([unknown[:, None], unknowns["unknown_category"]], 1),
     }

@@ -5,9 +5,12 @@ rows from the shards, and the graph that makes a batch in memory makes it from t
 the log: tables of items, the largest group's ids, and the batches that wait.
 """
 
+import atexit
 import functools
 import os
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -245,13 +248,43 @@ def _spec(kind: type | np.dtype, *shape: int) -> tf.TensorSpec:
 _EVENT_SPECS = (_spec(np.int32), _spec(np.int64), _spec(np.float32))
 
 
+class _Reads:
+    """The reads that are under way in threads of TensorFlow's.
+
+    A thread that enters Python while Python shuts down never comes back, and the dataset would wait for it forever. So
+    at exit, Python waits until nothing reads: a dataset that nobody asks for batches soon has its few in store.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._active, self._last = threading.Lock(), 0, -_SETTLED_S
+        atexit.register(self._settle)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._active += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._active -= 1
+            self._last = time.monotonic()
+
+    def _settle(self) -> None:
+        while self._active or time.monotonic() - self._last < _SETTLED_S:
+            time.sleep(_SETTLED_S / 10)
+
+
+_SETTLED_S = 0.3
+_READS = _Reads()
+
+
 def _read_in_graph(
     read: Callable[[int], list[np.ndarray]], number: tf.Tensor, specs: list[tf.TensorSpec]
 ) -> list[tf.Tensor]:
     """What `read` returns of a batch's number, as tensors of known shapes."""
 
     def contiguous(number: int) -> list[np.ndarray]:
-        return [np.ascontiguousarray(part) for part in read(number)]
+        with _READS:
+            return [np.ascontiguousarray(part) for part in read(number)]
 
     parts = tf.numpy_function(contiguous, [number], [spec.dtype for spec in specs])
     return [tf.ensure_shape(part, spec.shape) for part, spec in zip(parts, specs, strict=True)]

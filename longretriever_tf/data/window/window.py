@@ -82,8 +82,10 @@ class RowReader:
           The records by the column's name, [R]; of each owned column its values, range after range; of each that is
           looked up its rows, [R, ...].
         """
-        shard = np.searchsorted(self.base, rows, side="right") - 1
-        parts = [(self._shards[k], np.flatnonzero(shard == k), self.base[k]) for k in np.unique(shard).tolist()]
+        by_row = np.argsort(rows, kind="stable")
+        bounds = np.searchsorted(rows[by_row], self.base)  # of each shard's rows among them
+        present = np.flatnonzero(np.diff(bounds)).tolist()
+        parts = [(self._shards[k], by_row[bounds[k] : bounds[k + 1]], self.base[k]) for k in present]
         first = self._shards[0]
         records = np.empty(len(rows), first[self._rows].dtype)
         found = {self._rows: records}

@@ -29,6 +29,7 @@ from longretriever_tf.retrieval.fingerprint import fingerprint_items, read_finge
 from longretriever_tf.retrieval.index.build import IndexReport
 from longretriever_tf.retrieval.index.scann import load_ops
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
+from longretriever_tf.retrieval.sharding.shards_file import SHARDS_FILE
 from longretriever_tf.retrieval.signatures import make_signatures
 
 _EXTRA = "assets.extra"
@@ -66,7 +67,7 @@ def export_model(
     require_writable(export_dir)
     aside = aside_path(os.path.join(export_dir, str(version or "new")))
     try:
-        _write_version(model, config, corpus, report, aside)
+        write_version(model, config, corpus, report, aside)
         if verify is not None:
             verify(aside)
         return _publish(aside, export_dir, version)
@@ -79,10 +80,10 @@ def export_model(
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _write_version(
+def write_version(
     model: MultiContextRetriever, config: Config, corpus: Corpus, report: IndexReport, directory: str
-) -> None:
-    """Writes all the files of a version."""
+) -> str:
+    """Writes all the files of a version; returns its folder for people and tools."""
     signatures = make_signatures(model, config.retrieval)
     with stage("writing the model"):
         tf.saved_model.save(model, directory, signatures=signatures)
@@ -92,8 +93,14 @@ def _write_version(
     with stage("answering the warm-up requests"):
         write_warmup(extra, signatures, config, corpus, model.fingerprint.towers)
     write_text_atomically(os.path.join(extra, "config.json"), to_json(config))
-    write_text_atomically(os.path.join(extra, _INDEX), json.dumps(dataclasses.asdict(report), indent=2) + "\n")
+    write_report(extra, report)
     save_corpus(corpus, os.path.join(extra, "corpus.npz"))
+    return extra
+
+
+def write_report(directory: str, report: IndexReport) -> None:
+    """Writes index.json into `assets.extra`."""
+    write_text_atomically(os.path.join(directory, _INDEX), json.dumps(dataclasses.asdict(report), indent=2) + "\n")
 
 
 def _publish(aside: str, export_dir: str, version: int) -> str:
@@ -120,6 +127,11 @@ def latest_version(export_dir: str) -> str:
       UserError: there is none.
     """
     numbers = versions(export_dir)
+    if not numbers and os.path.exists(os.path.join(export_dir, SHARDS_FILE)):
+        raise UserError(
+            f"{export_dir!r} holds an export by category ranges, which is asked by a client alone: serve it, and give "
+            f"`serving.client.Client` its {SHARDS_FILE} (docs/scaling.md)"
+        )
     if not numbers:
         raise UserError(
             f"{export_dir!r} holds no exported version; export one first: python -m longretriever_tf.export "

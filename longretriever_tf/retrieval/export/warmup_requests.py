@@ -5,7 +5,7 @@ answers. `export --check` compares them with those of a fresh process.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -48,9 +48,18 @@ def write_warmup(
       corpus: what histories are made of.
       towers: the fingerprint that the model is asked for: mixed-up files fail here, and are not served.
     """
+    return write_records(directory, signatures, _questions(config, corpus, towers))
+
+
+def write_records(
+    directory: str,
+    signatures: Mapping[str, tf.types.experimental.GenericFunction],
+    questions: Iterable[tuple[str, Columns]],
+) -> int:
+    """Writes a record for each (signature, columns), with the answer of this process; returns their number."""
     count = 0
     with tf.io.TFRecordWriter(os.path.join(directory, WARMUP_NAME)) as writer:
-        for name, columns in _questions(config, corpus, towers):
+        for name, columns in questions:
             log = prediction_log_pb2.PredictionLog()
             request, response = log.predict_log.request, log.predict_log.response
             request.model_spec.name = response.model_spec.name = "longretriever"

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from longretriever_tf.common import schema
 from longretriever_tf.models.logit_terms import add_repeat_logits
 
 _MAX_WIDTH = 1 << 14
@@ -89,6 +90,20 @@ class PackedIndex(tf.Module):
     def category_offset(self) -> np.ndarray:
         """Category c owns rows `category_offset[c]:category_offset[c + 1]`, [C + 1] int32."""
         return self._offset.numpy()
+
+    def part(self, first_category: int, stop_category: int) -> "PackedIndex":
+        """The index of some categories alone, behind the two placeholders; categories keep their numbers."""
+        return PackedIndex(*self._part(first_category, stop_category))
+
+    def _part(self, first_category: int, stop_category: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Vectors, biases and offsets of `part`."""
+        offset = self.category_offset
+        low, high = offset[[first_category, stop_category]]
+        own = np.clip(offset, low, high) - low + schema.FIRST_KNOWN
+        own[: schema.FIRST_KNOWN] = np.arange(schema.FIRST_KNOWN)  # category i of the placeholders owns row i
+        rows = [slice(0, schema.FIRST_KNOWN), slice(low, high)]
+        vectors, bias = self.item_vectors.numpy(), self.item_bias.numpy()
+        return *(np.concatenate([array[one] for one in rows]) for array in (vectors, bias)), own
 
     def rows(self, item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Vectors [n, D] and biases [n] of some rows."""

@@ -207,6 +207,13 @@ class SearcherTable(tf.saved_model.experimental.TrackableResource):
             tf.raw_ops.DestroyResourceOp(resource=self.handle(tf.constant(number)), ignore_lookup_error=True)
 
 
+@dataclasses.dataclass(frozen=True)
+class _MadeOf:
+    """What an index was made of, kept from what is saved: a tuple of its own would be taken for a part of the model."""
+
+    searchers: tuple[Searcher, ...]
+
+
 class ScannIndex(PackedIndex):
     """Searchers for some categories, exact search for the others, and wherever a searcher's list comes short.
 
@@ -220,6 +227,7 @@ class ScannIndex(PackedIndex):
         offset = packed.category_offset
         super().__init__(packed.item_vectors.numpy(), packed.item_bias.numpy(), offset)
         self._bias_scale = bias_scale
+        self._made_of = _MadeOf(tuple(searchers))
         number = np.full(len(offset) - 1, -1, np.int32)
         number[[one.category for one in searchers]] = np.arange(len(searchers))
         self._number = tf.constant(number)
@@ -236,6 +244,12 @@ class ScannIndex(PackedIndex):
     def release(self) -> None:
         """Frees the searchers of a model that answers no more requests; saved with it, so a loaded one has it too."""
         self.searchers.destroy()
+
+    def part(self, first_category: int, stop_category: int) -> PackedIndex:
+        """As of any index; a part without searchers is searched exactly."""
+        packed = super().part(first_category, stop_category)
+        own = [one for one in self._made_of.searchers if first_category <= one.category < stop_category]
+        return ScannIndex(packed, own, self._bias_scale) if own else packed
 
     def _searched_alone(self) -> np.ndarray:
         return super()._searched_alone() | (self._number.numpy() >= 0)

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.retrieval.sharding.shards_file import read_places
 from longretriever_tf.serving.client.request import (
     Columns,
     InputSpec,
@@ -52,12 +53,13 @@ class Client:
         """Opens no connection yet.
 
         Args:
-          url: http://host:8501, https://host or grpc://host:8500.
+          url: http://host:8501, https://host or grpc://host:8500; or the path of the `shards.json` of an export by
+            category ranges: the client then asks the router and the shards itself, and merges.
           model: its name, or a `Model` with a version or a label.
           options: timeouts and retries.
 
         Raises:
-          UserError: a URL of another kind.
+          UserError: a URL of another kind, or a shards file that is malformed.
         """
         self._options = options or ClientOptions()
         self._transport = _connect(url, Model(model) if isinstance(model, str) else model, self._options)
@@ -179,9 +181,13 @@ class Client:
 
 
 def _connect(url: str, model: Model, options: ClientOptions) -> Transport:
+    if url.endswith(".json"):
+        from longretriever_tf.serving.client.sharded_transport import ShardedTransport
+
+        return ShardedTransport(read_places(url), model, options)
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in _SCHEMES or not parts.netloc:
-        raise UserError(f"{url!r}: expected http://host:8501, https://host or grpc://host:8500")
+        raise UserError(f"{url!r}: expected http://host:8501, https://host, grpc://host:8500 or a shards.json")
     if parts.scheme != "grpc":
         return RestTransport(url, model, options)
     from longretriever_tf.serving.client.grpc_transport import GrpcTransport  # brings TensorFlow along: seconds

@@ -25,6 +25,8 @@ from longretriever_tf.serving.client.request_values import (
 ItemId = int | str
 Columns = dict[str, np.ndarray]
 
+_MISSING = ("missing_shard", "missing_category")
+
 _NO_ITEM: dict[str, ItemId] = {"DT_INT64": -3_867_590_412_748_930_227, "DT_STRING": ""}
 """Pads lists of items to leave out: an id that no log has. The number is an arbitrary one of the 2**64 that there are,
 since people's ids are at 0, at -1 and at the limits of int64; text ids are never empty."""
@@ -184,6 +186,8 @@ class Response:
       unknown_category: names in the request's lists of categories that the model does not know: misspelt, perhaps.
       num_unknown_items: events of the history whose item the model does not know.
       num_unknown_excluded: items to leave out that it does not know.
+      missing_shard: shards of an export by category ranges that did not answer.
+      missing_category: interests that were to be searched there, and are left out.
     """
 
     candidates: tuple[Candidate, ...]
@@ -192,6 +196,8 @@ class Response:
     unknown_category: tuple[str, ...] = ()
     num_unknown_items: int = 0
     num_unknown_excluded: int = 0
+    missing_shard: tuple[str, ...] = ()
+    missing_category: tuple[str, ...] = ()
 
 
 def lead_with_padding(request: Request, inputs: Mapping[str, InputSpec]) -> Request:
@@ -240,7 +246,16 @@ def make_columns(requests: Sequence[Request], inputs: Mapping[str, InputSpec], m
 
 
 def read_responses(outputs: Mapping[str, Any]) -> list[Response]:
-    """Answers from the outputs of `serving_default` or `top_k`: lists of JSON, or arrays."""
+    """Answers from the outputs of `serving_default` or `top_k`: lists of JSON, or arrays.
+
+    Raises:
+      UserError: they are a router's, which no shard has answered.
+    """
+    if "query_shard" in outputs:
+        raise UserError(
+            "this model is the router of an export by category ranges, and searches nothing itself: give the client "
+            "the export's shards.json, or ask a server that was started with --shards_file"
+        )
     columns = {name: _plain(column) for name, column in outputs.items()}
     interests = read_interests(columns)
     names = ("item_id", "score", "category", "interest_rank")
@@ -249,8 +264,10 @@ def read_responses(outputs: Mapping[str, Any]) -> list[Response]:
     for row, num in enumerate(columns["num_valid"]):
         cells = zip(*(columns[name][row][:num] for name in names), strict=True)
         unknown = tuple(name for name in columns["unknown_category"][row] if name) if tells_unknown else ()
-        counts = (columns[name][row] for name in _COUNTS) if tells_unknown else ()
-        responses.append(Response(tuple(Candidate(*cell) for cell in cells), interests[row], num, unknown, *counts))
+        counts = (columns[name][row] for name in _COUNTS) if tells_unknown else (0, 0)
+        missing = [tuple(filter(None, columns[name][row])) if name in columns else () for name in _MISSING]
+        candidates = tuple(Candidate(*cell) for cell in cells)
+        responses.append(Response(candidates, interests[row], num, unknown, *counts, *missing))
     return responses
 
 

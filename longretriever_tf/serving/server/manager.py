@@ -32,7 +32,7 @@ class _Version:
         self.state = "START"
         self.error: ServingError | None = None
         self.model: LoadedModel | None = None
-        self.retry_at, self.retry_s = 0.0, 1.0
+        self.retry_at, self.retry_s, self.waits_for = 0.0, 1.0, ""
 
 
 class ModelManager:
@@ -173,6 +173,11 @@ class ModelManager:
             model = self._load_model(name, number, record.path)
         except Exception as error:  # one broken version must not end the watcher
             failure = from_exception(error)
+            if failure.code == "UNAVAILABLE":  # a router whose shards are not there yet is looked at again at each poll
+                if record.waits_for != failure.message:
+                    _LOG.info("model %s, version %d waits: %s", name, number, failure.message)
+                record.state, record.waits_for = "START", failure.message
+                return
             _LOG.warning("model %s, version %d could not be loaded: %s", name, number, failure)
             self._metrics.count(LOADS, model_path=record.path, status="fail")
             with self._lock:

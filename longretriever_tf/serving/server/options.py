@@ -18,6 +18,11 @@ class ServerOptions(RequestLimits):
     rest_api_port: int = setting(0, "Port of the REST API, usually 8501; 0: none.", most=65535)
     host: str = setting("127.0.0.1", "Interface to listen on; 0.0.0.0: all of them, as tensorflow_model_server does.")
     model_config_file: str = setting("", "ModelServerConfig in text form: the models to serve.")
+    shards_file: str = setting(
+        "",
+        "shards.json of an export by category ranges: the router, served here, then asks the shards that the file "
+        "names, and answers with merged lists, as one export does. Without it a router answers with queries.",
+    )
     model_config_file_poll_wait_seconds: float = setting(
         0.0, "Seconds between readings of --model_config_file; 0: read once."
     )

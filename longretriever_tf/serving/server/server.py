@@ -15,6 +15,7 @@ from collections.abc import Callable
 from tensorflow_serving.config import model_server_config_pb2
 
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.retrieval.sharding.shards_file import read_places
 from longretriever_tf.serving.server import config_files
 from longretriever_tf.serving.server.grpc_server import GrpcApi, GrpcServer
 from longretriever_tf.serving.server.http_server import HttpServer
@@ -24,6 +25,7 @@ from longretriever_tf.serving.server.memory import MemoryKeeper
 from longretriever_tf.serving.server.metrics import Metrics
 from longretriever_tf.serving.server.options import ServerOptions
 from longretriever_tf.serving.server.rest import Handle, RestApi
+from longretriever_tf.serving.server.routed import Shards, is_router
 from longretriever_tf.serving.server.warmup import warm_up
 
 _LOG = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class ModelServer:
         self.grpc_port: int | None = None
         self._servers: list[HttpServer | GrpcServer] = []
         self._memory: MemoryKeeper | None = None
+        self._shards = Shards(read_places(options.shards_file)) if options.shards_file else None
         self._stopping = threading.Event()
 
     def start(self) -> None:
@@ -97,12 +100,15 @@ class ModelServer:
         for thread in threads:
             thread.join()
         self.manager.close(_LAST_S)
+        if self._shards is not None:
+            self._shards.close()
         if self._memory is not None:
             self._memory.close()
 
     def _load(self, name: str, version: int, path: str) -> LoadedModel:
         closed = self._memory.note_closed if self._memory else lambda graph: None
-        model = LoadedModel(name, version, path, self._options.timeout_s, closed)
+        about = (name, version, path, self._options.timeout_s, closed)
+        model = self._shards.load(*about) if self._shards and is_router(path) else LoadedModel(*about)
         try:
             warm_up(model)
         except BaseException:
