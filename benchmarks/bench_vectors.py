@@ -74,9 +74,9 @@ def _compare(kind: str, questions: dict[str, np.ndarray], lists: list[np.ndarray
         paths = [os.path.join(folder, name) for name in ("questions.npz", "answers.npz")]
         np.savez(paths[0], **{name: column[::every] for name, column in questions.items()})
         words = os.path.abspath(_VECTORS.value), *paths, kind
-        told = ask_in_fresh_process("outside_index", *words, python=_PYTHON.value, environment=ONE_THREAD)
+        measured = ask_in_fresh_process("outside_index", *words, python=_PYTHON.value, environment=ONE_THREAD)
         ways = {"serving_default": [lists[user] for user in users]} | _read_lists(paths[1])
-    return told | {"users": len(users), "recall@100": {way: _recall(truth, users, of) for way, of in ways.items()}}
+    return measured | {"users": len(users), "recall@100": {way: _recall(truth, users, of) for way, of in ways.items()}}
 
 
 def _require_pair(version_dir: str, vectors: str) -> dict[str, Any]:
@@ -106,15 +106,15 @@ def _ask(model: Any, window: Any, num: int) -> tuple[dict[str, np.ndarray], list
         columns = default_columns(RetrievalConfig(), history["history_item_id"].dtype) | history
         columns |= {name: tf.constant([num]) for name in ("num_interests", "top_interests")}
         columns |= {"k": tf.constant([100]), "seed": tf.constant([user], tf.int64)}
-        told = {}
+        answers_of = {}
         for name, ask in signatures.items():
             wanted = ask.structured_input_signature[1]
             given = {key: value for key, value in columns.items() if key in wanted}
-            told[name] = {key: value.numpy()[0] for key, value in ask(**given).items()}
-        answer = {name: told["interest_embeddings"][name] for name in _KEPT}
+            answers_of[name] = {key: value.numpy()[0] for key, value in ask(**given).items()}
+        answer = {name: answers_of["interest_embeddings"][name] for name in _KEPT}
         answer["interest_category"] = as_text(answer["interest_category"])
         answers.append(answer)
-        served = told["serving_default"]
+        served = answers_of["serving_default"]
         lists.append(window.corpus.find_items(as_raw_ids(served["item_id"][: served["num_valid"]])))
     width = max(answer["subsequence_boost"].shape[1] for answer in answers)
     for answer in answers:

@@ -67,7 +67,7 @@ def _request_points(read: Callable[[str], Any]) -> list[Point]:
     points = []
     for source in ("bench_growth", "bench_growth_items"):
         facts = read(source)
-        for axis in set(held_out) & set(facts["curves"]):
+        for axis in sorted(set(held_out) & set(facts["curves"])):
             curve = facts["curves"][axis]
             for size, cpu_ms in zip(curve["sizes"], curve["cpu_ms"], strict=True):
                 at = facts["by_default"] | {axis: size}
@@ -77,7 +77,7 @@ def _request_points(read: Callable[[str], Any]) -> list[Point]:
                     "categories": at["categories"],
                 }
                 points.append(Point(source, inputs, cpu_ms, size == held_out[axis]))
-    return sorted(points, key=lambda point: (point.source, *point.inputs.values()))
+    return sorted(points, key=lambda point: (point.source, *point.inputs.values(), point.value))
 
 
 def _served_points(read: Callable[[str], Any]) -> list[Point]:
@@ -179,8 +179,8 @@ def _fit(figure: Figure, read: Callable[[str], Any]) -> dict[str, Any]:
         "sources": sorted({f"results/{point.source}.json" for point in points}),
         "worst_error": float(errors.max()) if len(errors) else None,
         "held_out": [
-            {"inputs": point.inputs, "measured": point.value, "predicted": float(told)}
-            for point, told in zip(points, predicted, strict=True)
+            {"inputs": point.inputs, "measured": point.value, "predicted": float(prediction)}
+            for point, prediction in zip(points, predicted, strict=True)
             if point.is_held_out
         ],
         "largest": {term: float(rows[:, at].max()) for at, term in enumerate(figure.terms) if term != "constant"},

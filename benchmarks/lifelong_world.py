@@ -32,7 +32,7 @@ _LENGTH, _JOIN, _LEAVE, _CUT, _WHEN, _INTEREST, _STAPLE, _LAUNCH, _FEATURE = (np
 """What a hash is for, so that two uses of one user and counter differ."""
 
 
-class Sizes(NamedTuple):
+class LogSizes(NamedTuple):
     """What is asked for."""
 
     num_events: int
@@ -44,7 +44,7 @@ class Sizes(NamedTuple):
     seed: int
 
 
-class Events(NamedTuple):
+class LogRows(NamedTuple):
     """Rows of the log, all [n]: user and item indices, seconds, a basket's number, how many were taken."""
 
     user: np.ndarray
@@ -69,14 +69,14 @@ def _uniform(bits: np.ndarray) -> np.ndarray:
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-class World:
+class LifelongWorld:
     """Items in categories, and users whose interests drift.
 
     Args:
       sizes: of the world.
     """
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: LogSizes) -> None:
         self.sizes = sizes
         of_category = zipf_sizes(sizes.num_items, sizes.num_categories, 0.6)
         of_category[0] += sizes.num_items - of_category.sum()  # what the rounding left
@@ -85,7 +85,7 @@ class World:
         share = np.cumsum(np.arange(1, sizes.num_categories + 1) ** -0.9)
         self._category_of = np.searchsorted(share / share[-1], (np.arange(_TABLE) + 0.5) / _TABLE)
 
-    def events(self, file: int) -> Iterator[Events]:
+    def events(self, file: int) -> Iterator[LogRows]:
         """The events of one file, which is one stretch of time of every user, in pieces of a few hundred thousand."""
         for first in range(0, self.sizes.num_users, _USERS_TOGETHER):
             users = np.arange(first, min(first + _USERS_TOGETHER, self.sizes.num_users))
@@ -158,7 +158,7 @@ class World:
         passed: np.ndarray,
         before: np.ndarray,
         size: np.ndarray,
-    ) -> Events:
+    ) -> LogRows:
         """What lies in the baskets."""
         days = self.sizes.days
         hour = np.clip(rng.normal(np.where(rng.random(len(user)) < 0.4, 12, 18), 2.2), 0, 23.99)
@@ -169,7 +169,7 @@ class World:
         event = np.arange(len(at)) - np.repeat(np.cumsum(size) - size, size) + before[at]
         item = self._choose(rng, user[at], event, passed[at])
         quantity = rng.geometric(0.75, len(at)).astype(np.float32)
-        return Events(user[at], item, second[at], basket[at], quantity)
+        return LogRows(user[at], item, second[at], basket[at], quantity)
 
     def _choose(self, rng: np.random.Generator, user: np.ndarray, event: np.ndarray, passed: np.ndarray) -> np.ndarray:
         """An item for each event: first the interest, then a staple of the user's or another item of its category."""

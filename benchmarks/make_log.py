@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from absl import flags as absl_flags
-from lifelong_world import MAX_EVENTS, Events, Sizes, World
+from lifelong_world import MAX_EVENTS, LifelongWorld, LogRows, LogSizes
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.files import open_aside, read_json_object, require_writable, write_text_atomically
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
     del argv
     if not _OUTPUT.value:
         raise UserError("--output is missing: expected a directory for the log")
-    sizes = Sizes(**{name: flag.value for name, flag in _COUNTS.items()})
+    sizes = LogSizes(**{name: flag.value for name, flag in _COUNTS.items()})
     _check(sizes)
     folder = _OUTPUT.value
     require_writable(folder)
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
     print(f"{folder}: {rows:,d} events in {len(jobs)} files, {made:,d} of them made now, {rate:,.0f} a second")
 
 
-def _check(sizes: Sizes) -> None:
+def _check(sizes: LogSizes) -> None:
     """Refuses sizes that contradict each other."""
     least, most = sizes.num_users, sizes.num_users * MAX_EVENTS // 2
     if not least <= sizes.num_events <= most:
@@ -125,13 +125,13 @@ def _claim(folder: str, asked: dict[str, Any]) -> None:
     write_text_atomically(path, json.dumps(manifest, indent=2) + "\n")
 
 
-def _write_events(job: tuple[str, Sizes, bool, int]) -> tuple[int, bool]:
+def _write_events(job: tuple[str, LogSizes, bool, int]) -> tuple[int, bool]:
     """Writes a file unless it is there; its rows, and whether they are new."""
     folder, sizes, is_text, file = job
     path = os.path.join(folder, f"events-{file:05d}-of-{sizes.files:05d}.parquet")
     if os.path.exists(path):
         return pq.read_metadata(path).num_rows, False
-    rows, waiting, world = 0, [], World(sizes)
+    rows, waiting, world = 0, [], LifelongWorld(sizes)
     schema = _as_table([], is_text).schema
     with open_aside(path) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
         for events in world.events(file):
@@ -143,15 +143,15 @@ def _write_events(job: tuple[str, Sizes, bool, int]) -> tuple[int, bool]:
     return rows, True
 
 
-def _flush(writer: pq.ParquetWriter, pieces: list[Events], is_text: bool) -> int:
+def _flush(writer: pq.ParquetWriter, pieces: list[LogRows], is_text: bool) -> int:
     table = _as_table(pieces, is_text)
     writer.write_table(table, row_group_size=2 * _ROWS)
     return table.num_rows
 
 
-def _as_table(pieces: list[Events], is_text: bool) -> pa.Table:
+def _as_table(pieces: list[LogRows], is_text: bool) -> pa.Table:
     """The pieces in order of time."""
-    pieces = pieces or [Events(*([np.empty(0, np.int64)] * 4), np.empty(0, np.float32))]
+    pieces = pieces or [LogRows(*([np.empty(0, np.int64)] * 4), np.empty(0, np.float32))]
     columns = [np.concatenate(column) for column in zip(*pieces, strict=True)]
     order = np.argsort(columns[2], kind="stable")
     user, item, timestamp, basket, quantity = (column[order] for column in columns)
@@ -173,9 +173,9 @@ def _ids(index: np.ndarray, prefix: str, is_text: bool) -> pa.Array:
     return pc.binary_join_element_wise(prefix, pc.utf8_lpad(pa.array(index).cast(pa.string()), 9, "0"), "")
 
 
-def _write_table(folder: str, sizes: Sizes, is_text: bool, name: str) -> None:
+def _write_table(folder: str, sizes: LogSizes, is_text: bool, name: str) -> None:
     """Writes items.parquet or users.parquet unless it is there."""
-    path, world = os.path.join(folder, f"{name}.parquet"), World(sizes)
+    path, world = os.path.join(folder, f"{name}.parquet"), LifelongWorld(sizes)
     total, prefix = (sizes.num_items, "SKU-") if name == "items" else (sizes.num_users, "U")
     if os.path.exists(path):
         return

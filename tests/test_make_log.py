@@ -12,7 +12,7 @@ import pytest
 from trained import ROOT, run_module
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "benchmarks"))
-from lifelong_world import Sizes, World
+from lifelong_world import LifelongWorld, LogSizes
 
 SCRIPT = os.path.join(ROOT, "benchmarks", "make_log.py")
 SMALL = ("--num_events=30011", "--num_users=307", "--num_items=997", "--num_categories=23", "--days=911", "--files=3")
@@ -84,7 +84,7 @@ def test_histories_are_like_lives(log):
 
 
 def test_interests_drift():
-    world = World(Sizes(60_000, 20, 5_000, 200, days=911, files=1, seed=1))
+    world = LifelongWorld(LogSizes(60_000, 20, 5_000, 200, days=911, files=1, seed=1))
     user, item, timestamp, _, _ = (np.concatenate(column) for column in zip(*world.events(0), strict=True))
     category = world.item_features(item)["category"]
     order = np.lexsort((timestamp, user))

@@ -10,7 +10,7 @@ import sys
 import pytest
 from trained import ROOT, run_module
 
-from longretriever_tf.planning.estimate import Line, PlanInputs, estimate
+from longretriever_tf.planning.estimate import PlanInputs, PlanLine, estimate
 from longretriever_tf.planning.fitted import load_models
 
 SHOP = PlanInputs(
@@ -31,7 +31,7 @@ SIZES = ("--users=5e6", "--items=1e6", "--events_per_user=300")
 GROWS = ("users", "items", "events_per_user", "examples", "epochs", "qps")  # more categories are smaller ones
 
 
-def figures(inputs: PlanInputs) -> dict[str, Line]:
+def figures(inputs: PlanInputs) -> dict[str, PlanLine]:
     return {line.key: line for line in estimate(inputs, load_models())}
 
 
@@ -57,8 +57,8 @@ def test_no_figure_grows_as_machines_are_added(name):
 
 def test_a_busy_server_waits_longer_and_one_core_as_the_textbook_says():
     one = dataclasses.replace(SHOP, cores=1, load=0.75)
-    told = figures(one)
-    assert told["latency_ms"].value == pytest.approx(told["request_ms"].value * (1 + 0.75 / 0.25))
+    returned = figures(one)
+    assert returned["latency_ms"].value == pytest.approx(returned["request_ms"].value * (1 + 0.75 / 0.25))
     shares = [dataclasses.replace(SHOP, load=load) for load in (0.3, 0.6, 0.9)]
     waits = [figures(share)["latency_ms"].value for share in shares]
     assert waits == sorted(waits) and waits[0] < waits[-1]
@@ -103,10 +103,10 @@ def test_the_command_tells_the_plan_and_what_to_type(tmp_path):
     assert done.returncode == 0, done.stderr
     for words in ("PREPARATION", "TRAINING", "SERVING", "extrapolated", "estimated", "results/bench_sizes.json"):
         assert words in done.stdout
-    told = json.loads(path.read_text())
-    assert told["inputs"]["machines"] == 4 and told["inputs"]["examples"] == 2 * 5e6 * 300
+    returned = json.loads(path.read_text())
+    assert returned["inputs"]["machines"] == 4 and returned["inputs"]["examples"] == 2 * 5e6 * 300
     expected = figures(dataclasses.replace(SHOP, categories=300.0, devices=2))
-    assert {one["key"]: one["value"] for one in told["figures"]} == pytest.approx(
+    assert {one["key"]: one["value"] for one in returned["figures"]} == pytest.approx(
         {key: line.value for key, line in expected.items()}
     )
     commands = [line for line in done.stdout.splitlines() if line.startswith("python -m longretriever_tf.")]

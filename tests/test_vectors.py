@@ -19,6 +19,7 @@ from longretriever_tf.config.config import Config, DataConfig, ModelConfig
 from longretriever_tf.data.corpus import fit_corpus
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.models.build import build_models
+from longretriever_tf.retrieval.export.saved_model import versions
 from longretriever_tf.retrieval.export.vectors import require_vectors_dir, write_vectors
 from longretriever_tf.retrieval.fingerprint import Fingerprint
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
@@ -188,8 +189,8 @@ def test_the_command_writes_vectors_that_its_export_knows(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"{tmp_path}/vectors: vectors of" in done.stdout.splitlines()[-1]
     items = pq.read_table(tmp_path / "vectors" / "items.parquet")
-    signature = tf.saved_model.load(f"{tmp_path}/export/1").signatures["item_embeddings"]
-    answer = signature(item_id=tf.constant(items["item_id"].to_pylist(), tf.int64))
+    model = tf.saved_model.load(f"{tmp_path}/export/1")
+    answer = model.signatures["item_embeddings"](item_id=tf.constant(items["item_id"].to_pylist(), tf.int64))
     assert np.array_equal(np.array(items["vector"].to_pylist(), np.float32), answer["embedding"])
     assert np.array_equal(items["bias"].to_numpy(), answer["bias"])
     stamped = json.loads((tmp_path / "export" / "1" / "assets.extra" / "fingerprint.json").read_text())
@@ -203,4 +204,4 @@ def test_the_command_writes_vectors_that_its_export_knows(trained, tmp_path):
     assert {name: manifest[name] for name in stamped} == stamped
     done = run_module("export", *flags, f"--vectors={tmp_path}")
     assert done.returncode == 2 and "lies in it" in done.stderr
-    assert sorted(os.listdir(tmp_path / "export")) == ["1", "2"]
+    assert versions(str(tmp_path / "export")) == [1, 2]

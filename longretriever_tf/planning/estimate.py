@@ -76,7 +76,7 @@ class PlanInputs:
         return self.items / self.categories
 
 
-class Line(NamedTuple):
+class PlanLine(NamedTuple):
     """A figure of the plan.
 
     Attributes:
@@ -98,7 +98,7 @@ class Line(NamedTuple):
     why: str
 
 
-def estimate(inputs: PlanInputs, models: Mapping[str, FittedModel]) -> list[Line]:
+def estimate(inputs: PlanInputs, models: Mapping[str, FittedModel]) -> list[PlanLine]:
     """Every figure of the plan, in order."""
     plan = _Plan(inputs, models)
     return [*plan.preparation(), *plan.training(), *plan.serving()]
@@ -110,7 +110,7 @@ class _Plan:
     def __init__(self, inputs: PlanInputs, models: Mapping[str, FittedModel]) -> None:
         self._in, self._models = inputs, models
 
-    def preparation(self) -> list[Line]:
+    def preparation(self) -> list[PlanLine]:
         """Disk, CPU and memory of `prepare`."""
         x, part = self._in, "preparation"
         log_gb = self._predict("log_bytes", events=x.events) / 1e9
@@ -119,32 +119,32 @@ class _Plan:
         whole = self._in_memory_gb()
         ids_gb = (x.items + x.users) * _ID_BYTES / 1e9
         hours = core_hours / (x.machines * x.cores)
-        told = "core-hours over cores; waiting for disks and network is not counted"
+        counted = "core-hours over cores; waiting for disks and network is not counted"
         return [
             self._fitted("log_bytes", "log_gb", part, "disk: the log in shards", log_gb, "GB"),
             _guess("working_gb", part, "disk while it is made", 3 * log_gb, "GB", "three times that (prepare --help)"),
             _guess("shards", part, "shards", x.shards, "", f"{x.shard_events:,.0f} events each"),
             self._fitted("prepare_cpu_s", "core_hours", part, "CPU", core_hours, "core-hours"),
-            _guess("hours", part, f"on {x.machines} machines of {x.cores} cores", hours, "hours", told),
+            _guess("hours", part, f"on {x.machines} machines of {x.cores} cores", hours, "hours", counted),
             self._fitted("prepare_worker_mb", "worker_gb", part, "memory of a worker: its shard", worker, "GB"),
             _guess("ids_gb", part, "and its ids of items and users", ids_gb, "GB", f"{_ID_BYTES} bytes an id"),
             self._fitted("memory_path_mb", "in_memory_gb", part, "or in memory, without shards", whole, "GB"),
         ]
 
-    def training(self) -> list[Line]:
+    def training(self) -> list[PlanLine]:
         """Hours by accelerator, and what it must hold."""
         x, part, model = self._in, "training", Config().model
         examples = x.examples * x.epochs
         gpu, cpu = (examples * self._predict(f"training_{name}_s_per_example") / 3600 for name in ("h100", "cpu"))
         many = gpu / (1 + (x.devices - 1) * _FURTHER_DEVICE)
         rows_gb = x.items * (model.svd_dim * 4 + (model.dim + 1) * 4 * 3) / 1e9
-        told = f"each further one adds {_FURTHER_DEVICE:.0%} of the first"
+        adds = f"each further one adds {_FURTHER_DEVICE:.0%} of the first"
         shapes = "SVD rows; id vectors and biases with two moments each: from their shapes"
         one = self._fitted("training_h100_s_per_example", "h100_hours", part, "one H100, XLA", gpu, "hours")
         if not x.fits(self._in_memory_gb()):
             disk = "examples in its memory; those of a log on disk, fed to it, were not measured"
             one = one._replace(basis="estimated", why=f"{one.why}; {disk}")
-        several = _guess("devices_hours", part, f"{x.devices} of them", many, "hours", told)
+        several = _guess("devices_hours", part, f"{x.devices} of them", many, "hours", adds)
         return [
             one,
             *([several] if x.devices > 1 else []),
@@ -152,7 +152,7 @@ class _Plan:
             _guess("item_rows_gb", part, "item tables on the devices", rows_gb, "GB", shapes),
         ]
 
-    def serving(self) -> list[Line]:
+    def serving(self) -> list[PlanLine]:
         """The export, its shards and replicas, and a request."""
         x, part = self._in, "serving"
         export = self._predict("export_bytes", items=x.items) / 1e9
@@ -187,7 +187,7 @@ class _Plan:
     def _predict(self, name: str, **inputs: float) -> float:
         return self._models[name].predict(**inputs)
 
-    def _fitted(self, names: str, key: str, part: str, label: str, value: float, unit: str) -> Line:
+    def _fitted(self, names: str, key: str, part: str, label: str, value: float, unit: str) -> PlanLine:
         """A line that rests on fitted models, their names separated by spaces."""
         models, whys = [self._models[name] for name in names.split()], []
         for model in models:
@@ -196,11 +196,13 @@ class _Plan:
                 error = f"off by up to {model.worst_error:.0%} where checked"
             whys.append(f"{model.note}; {error}; {', '.join(model.sources)}")
         beyond = [getattr(self._in, term) > 1.01 * most for model in models for term, most in model.largest.items()]
-        return Line(key, part, label, value, unit, "extrapolated" if any(beyond) else "measured", "; and ".join(whys))
+        return PlanLine(
+            key, part, label, value, unit, "extrapolated" if any(beyond) else "measured", "; and ".join(whys)
+        )
 
 
-def _guess(key: str, part: str, label: str, value: float, unit: str, why: str) -> Line:
-    return Line(key, part, label, value, unit, "estimated", why)
+def _guess(key: str, part: str, label: str, value: float, unit: str, why: str) -> PlanLine:
+    return PlanLine(key, part, label, value, unit, "estimated", why)
 
 
 def _up(value: float) -> int:

@@ -4,10 +4,10 @@ import textwrap
 from collections.abc import Sequence
 
 from longretriever_tf.common.text_table import terminal_width
-from longretriever_tf.planning.estimate import Line, PlanInputs
+from longretriever_tf.planning.estimate import PlanInputs, PlanLine
 
 
-def render_plan(inputs: PlanInputs, lines: Sequence[Line]) -> str:
+def render_plan(inputs: PlanInputs, lines: Sequence[PlanLine]) -> str:
     """The whole output of `plan`."""
     parts = [_head(inputs)]
     for part in dict.fromkeys(line.part for line in lines):
@@ -27,7 +27,7 @@ def _head(inputs: PlanInputs) -> str:
     )
 
 
-def _sources(lines: Sequence[Line]) -> str:
+def _sources(lines: Sequence[PlanLine]) -> str:
     """One paragraph a figure."""
     width, out = terminal_width(), ["WHERE THEY COME FROM"]
     out.append("measured: within sizes that were measured; extrapolated: beyond; estimated: not measured")
