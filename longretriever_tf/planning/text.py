@@ -47,12 +47,22 @@ def _commands(inputs: PlanInputs, values: dict[str, float]) -> str:
     lines = [
         f"python -m longretriever_tf.prepare {tables} {prepare}",
         f"python -m longretriever_tf.{command} {train}",
-        "python -m longretriever_tf.export --run_dir=runs/planned --export_dir=exports/longretriever --index=auto",
-        "python -m longretriever_tf.serve --model_name=longretriever --model_base_path=exports/longretriever",
+        *_serving_commands(round(values["category_shards"])),
         "python -m longretriever_tf.serving.load_test --export_dir=exports/longretriever "
         f"--history_length={inputs.events_per_user:.0f}",
     ]
     return "\n".join(["COMMANDS (python -m longretriever_tf.NAME --help explains each)", *lines])
+
+
+def _serving_commands(num_shards: int) -> list[str]:
+    export = "python -m longretriever_tf.export --run_dir=runs/planned --export_dir=exports/longretriever --index=auto"
+    serve = "python -m longretriever_tf.serve --model_name=longretriever --model_base_path=exports/longretriever"
+    if num_shards == 1:
+        return [export, serve]
+    return [
+        f"{export} --category_shards={num_shards}",
+        f"{serve}/router --shards_file=exports/longretriever/shards.json    # and each shard-N on machines of its own",
+    ]
 
 
 def _number(value: float) -> str:
