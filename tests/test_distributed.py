@@ -273,6 +273,7 @@ def test_weights_of_any_shape_have_their_place():
         assert one is None or (one.shape == other.shape and np.array_equal(one, other))
 
 
+@pytest.mark.slow
 def test_groups_on_the_device_make_the_steps_of_one_device():
     """Draws off: with one device, which draws for all groups at once, the steps are the same but for rounding."""
     off = {"dropout": 0.0, "history_dropout": 0.0, "unknown_rate": 0.0}

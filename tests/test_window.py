@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import resource
 import subprocess
 import sys
 
@@ -228,6 +229,18 @@ def test_a_disk_that_fills_leaves_nothing_half_written(tmp_path):
     names = [name for _, _, names in os.walk(directory) for name in names if "aside" in name]
     assert not names and not os.path.exists(os.path.join(directory, "window.json"))
     assert open_window(build_window(config, stored, 1), stored.num_users).shards
+
+
+def test_many_files_may_be_open():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 900), hard))
+        packed.allow_open_files(400)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(912, hard if hard > 0 else 912)
+        packed.allow_open_files(3)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 900
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("kind", ["missing", "torn", "foreign", "other"])

@@ -44,24 +44,25 @@ def _commands(inputs: PlanInputs, values: dict[str, float]) -> str:
     train = f"--data=prepared --run_dir=runs/planned --epochs={inputs.epochs:.0f}"
     train += " --device_input --xla" if inputs.fits(values["in_memory_gb"]) else ""
     command = "train" if inputs.devices == 1 else f"launch --num_processes={inputs.devices} --"
-    base = "--model_name=longretriever --model_base_path=exports/planned"
-    split, serve = "", [f"serve {base}", f"serving.load_test --export_dir=exports/planned {_length(inputs)}"]
-    if values["category_shards"] > 1:
-        split = f" --category_shards={values['category_shards']:.0f}"
-        shards = f"serve {base}/router --shards_file=exports/planned/shards.json --port=8510"
-        serve = ["serve --model_config_file=exports/planned/models.config --port=8500", shards]
     lines = [
-        f"prepare {tables} {prepare}",
-        f"{command} {train}",
-        f"export --run_dir=runs/planned --export_dir=exports/planned --index=auto{split}",
-        *serve,
+        f"python -m longretriever_tf.prepare {tables} {prepare}",
+        f"python -m longretriever_tf.{command} {train}",
+        *_serving_commands(round(values["category_shards"])),
+        "python -m longretriever_tf.serving.load_test --export_dir=exports/longretriever "
+        f"--history_length={inputs.events_per_user:.0f}",
     ]
-    lines = [f"python -m longretriever_tf.{line}" for line in lines]
     return "\n".join(["COMMANDS (python -m longretriever_tf.NAME --help explains each)", *lines])
 
 
-def _length(inputs: PlanInputs) -> str:
-    return f"--history_length={inputs.events_per_user:.0f}"
+def _serving_commands(num_shards: int) -> list[str]:
+    export = "python -m longretriever_tf.export --run_dir=runs/planned --export_dir=exports/longretriever --index=auto"
+    serve = "python -m longretriever_tf.serve --model_name=longretriever --model_base_path=exports/longretriever"
+    if num_shards == 1:
+        return [export, serve]
+    return [
+        f"{export} --category_shards={num_shards}",
+        f"{serve}/router --shards_file=exports/longretriever/shards.json    # and each shard-N on machines of its own",
+    ]
 
 
 def _number(value: float) -> str:

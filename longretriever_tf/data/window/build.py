@@ -27,6 +27,7 @@ from longretriever_tf.data.recipe.history_embedding import fit_folds
 from longretriever_tf.data.recipe.item_stats import scan_cells
 from longretriever_tf.data.recipe.item_svd import fit_pairs_svd, join_pairs
 from longretriever_tf.data.window.layout import COUNTED, EXAMPLES, SEEN, TABLES, VOCABULARY, Layout, layout_of
+from longretriever_tf.data.window.packed import allow_open_files
 from longretriever_tf.data.window.pool import run_in_processes
 from longretriever_tf.data.window.shard_jobs import cells_of, pairs_of, unpack_seen
 from longretriever_tf.data.window.worker import Worker
@@ -137,6 +138,7 @@ class _Build:
     def _make_tables(self) -> None:
         """What is of all users: item statistics, the SVD, and the rows that history embeddings are read through."""
         layout, config, corpus = self._layout, self._config, self._corpus()
+        allow_open_files(layout.num_shards)
         counted = [layout.open(COUNTED, k) for k in range(layout.num_shards)]
         grid, seed = np.array(layout.open(VOCABULARY)["grid"]), config.train.seed
         with stage("item statistics"):

@@ -11,6 +11,7 @@
 import json
 import mmap
 import os
+import resource
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from longretriever_tf.common.files import explain_damage, explain_os_errors, open_aside
 
 _MARK, _ALIGN = b"LRPACK01", 64
+_OTHER_FILES = 512
 
 
 def write_packed(path: str, arrays: Mapping[str, np.ndarray], labels: Mapping[str, Any]) -> None:
@@ -83,6 +85,15 @@ class PackedFile:
     def release(self) -> None:
         """Gives back the memory of what was touched; it stays in the kernel's cache, and is read again when touched."""
         self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def allow_open_files(count: int) -> None:
+    """Lets this process hold so many more files open, where the system allows it: a map holds its file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
 
 
 def is_whole(path: str, expected: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@ The window in memory is made by the same functions, of all users at once.
 
 import numpy as np
 
+from longretriever_tf.common.ranges import flat_ranges, offset_of
 from longretriever_tf.common.text import pack_text, unpack_text
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.example_embeddings import embed_examples
@@ -106,12 +107,15 @@ def shard_examples(
     # Examples of a category and a length lie together, so that an epoch is planned group by group.
     examples_by_group = take_examples(examples, np.lexsort((examples.id, examples.length, examples.category)))
     embeddings = embed_examples(config, log, user_fold, history_embedding_rows, grid, examples_by_group)
+    source, moved = _by_category(order)
+    segment = np.searchsorted(order.segment_offset, examples_by_group.target_start, side="right") - 1
+    first_event = examples_by_group.start + moved[segment]
     arrays = {
-        "events": _events(order.item, order.weight, order.timestamp),
+        "events": _events(order.item[source], order.weight[source], order.timestamp[source]),
         "history": _events(log.item, log.weight, log.timestamp),
         "profile": log.profile,
         "embedding": embeddings.vector,
-        **_example_arrays(examples_by_group, order, embeddings.row),
+        **_example_arrays(examples_by_group, first_event, order, embeddings.row),
     }
     rows = interest_rows(log, order, snapshots, config.model.history_events)
     first_of_row = take_examples(snapshots, rows.example)
@@ -133,13 +137,28 @@ def shard_examples(
     return arrays | {"interest_embedding": own.vector[own.row]}
 
 
-def _example_arrays(examples: Examples, order: CategoryOrder, embedding_row: np.ndarray) -> Arrays:
+def _by_category(order: CategoryOrder) -> tuple[np.ndarray, np.ndarray]:
+    """Events by category first, so that what a batch reads lies together.
+
+    Returns:
+      Position in the category order of each event, [E] int64; and how far each segment's events move, [R] int64.
+    """
+    start, stop = order.segment_offset[:-1], order.segment_offset[1:]
+    by_category = np.argsort(order.segment_category, kind="stable")
+    moved = np.empty(len(start), np.int64)
+    moved[by_category] = offset_of((stop - start)[by_category])[:-1]
+    return flat_ranges(start[by_category], stop[by_category])[1], moved - start
+
+
+def _example_arrays(
+    examples: Examples, first_event: np.ndarray, order: CategoryOrder, embedding_row: np.ndarray
+) -> Arrays:
     """Records of examples that lie by category, then length; and where each (category, length) ends."""
     targets = distinct_targets(examples, order)
     records = np.zeros(len(examples), EXAMPLE)
     columns = {name: getattr(examples, name) for name in EXAMPLE.names or () if hasattr(examples, name)}
     columns |= {
-        "first_event": examples.start,
+        "first_event": first_event,
         "num_events": examples.stop - examples.start,
         "first_target": targets.offset[:-1],
         "num_targets": np.diff(targets.offset),

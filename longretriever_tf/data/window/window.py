@@ -10,7 +10,7 @@ from longretriever_tf.data.batches.tables import Tables
 from longretriever_tf.data.corpus import load_corpus
 from longretriever_tf.data.recipe.item_stats import ItemStats
 from longretriever_tf.data.window.layout import EXAMPLES, TABLES, Layout
-from longretriever_tf.data.window.packed import PackedFile
+from longretriever_tf.data.window.packed import PackedFile, allow_open_files
 from longretriever_tf.data.window.shard_jobs import Arrays
 
 
@@ -41,6 +41,7 @@ def open_window(layout: Layout, num_users: int) -> Window:
     Raises:
       UserError: a part is missing or torn.
     """
+    allow_open_files(layout.num_shards)
     tables = {name: np.array(values) for name, values in layout.open(TABLES).arrays.items()}
     stats = ItemStats(tables["grid"], tables["item_stats"], tables["category_stats"], tables["first_time"])
     return Window(

@@ -14,7 +14,7 @@ import numpy as np
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.config import Config, from_dict
 from longretriever_tf.data.corpus import Corpus, EncodedLog, encode_log, find_seen, load_corpus
-from longretriever_tf.data.recipe.history_embedding import item_keys
+from longretriever_tf.data.recipe.history_embedding import fold_of_users, item_keys
 from longretriever_tf.data.window import shard_jobs
 from longretriever_tf.data.window.layout import COUNTED, EXAMPLES, SEEN, TABLES, VOCABULARY, Layout
 from longretriever_tf.data.window.packed import PackedFile
@@ -52,8 +52,9 @@ class Worker:
 
     def _examples(self, k: int) -> shard_jobs.Arrays:
         grid, first = np.array(self._vocabulary["grid"]), int(self._vocabulary["first"][0])
-        fold, rows = self._layout.open(COUNTED, k)["user_fold"], self._tables["history_embedding_rows"]
-        return shard_jobs.shard_examples(self._config, self._corpus, self._encoded(k), fold, rows, grid, first)
+        log, rows = self._encoded(k), self._tables["history_embedding_rows"]
+        fold = fold_of_users(log, self._item_keys, self._config.train.history_folds)
+        return shard_jobs.shard_examples(self._config, self._corpus, log, fold, rows, grid, first)
 
     def _encoded(self, k: int) -> EncodedLog:
         index = self._vocabulary["item_index"]

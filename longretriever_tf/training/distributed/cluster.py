@@ -8,6 +8,7 @@ decides, to stop early or to save, the chief decides, worker 0, and the others h
 import contextlib
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -230,8 +231,10 @@ def _start_workers(workers: Workers) -> Cluster:
     others = [address for index, address in enumerate(workers.addresses) if index != workers.index]
     if others:
         print(f"worker {workers.index} is waiting for {', '.join(others)} ...", flush=True)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        signal.signal(signal.SIGTERM, on_sigterm)  # TensorFlow's own handler notes the signal and lets training go on
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
         raise UserError(
             f"worker {workers.index} cannot join {', '.join(workers.addresses)}: {error.__class__.__name__}: "
