@@ -2,13 +2,12 @@
 
 import dataclasses
 import pathlib
-from typing import Any
 
 import numpy as np
 from worlds import START, block_world, crowded_world
 
 from longretriever_tf.common import schema
-from longretriever_tf.config.config import Config, DataConfig, IndexConfig, ModelConfig, RetrievalConfig
+from longretriever_tf.config.config import Config, DataConfig, ModelConfig, RetrievalConfig
 from longretriever_tf.data.corpus import Corpus, fit_corpus
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.models.build import build_models
@@ -20,7 +19,6 @@ CUT = START + 150 * schema.DAY_S
 LOGS = {
     "text": lambda: crowded_world(num_items=61, num_categories=7),
     "int": block_world,
-    "large categories": lambda: block_world(num_items=131, num_categories=5),
 }
 
 
@@ -35,15 +33,14 @@ class Exports:
     sharded: pathlib.Path
 
 
-def make_source(log: LifelongLog, seed: int = 1, index: IndexConfig | None = None) -> Source:
+def make_source(log: LifelongLog) -> Source:
     """A model of drawn weights: nothing is learned, and nothing is zero."""
     config = Config(
         data=DataConfig(dataset="event_log"),
         model=ModelConfig(dim=6, num_heads=2, ff_dim=11, svd_dim=3, profile=True),
         retrieval=RetrievalConfig(num_interests=3, top_interests=5),
-        index=index or IndexConfig(),
     )
-    corpus, rng = fit_corpus(log, CUT), np.random.default_rng(seed)
+    corpus, rng = fit_corpus(log, CUT), np.random.default_rng(1)
 
     def draw(*shape: int) -> np.ndarray:
         return rng.normal(size=shape).astype(np.float32)
@@ -62,10 +59,10 @@ def make_source(log: LifelongLog, seed: int = 1, index: IndexConfig | None = Non
     return Source(config, corpus, arrays, models, fingerprint_towers(config, corpus, models, arrays))
 
 
-def make_exports(kind: str, directory: pathlib.Path, **source: Any) -> Exports:
+def make_exports(kind: str, directory: pathlib.Path) -> Exports:
     """Exports of the log of that name."""
     log = LOGS[kind]()
-    made = make_source(log, **source)
+    made = make_source(log)
     whole, sharded = directory / "whole", directory / "sharded"
     publish(made, str(whole), 0, None)
     publish(made, str(sharded), 0, None, NUM_SHARDS)

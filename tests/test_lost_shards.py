@@ -344,6 +344,41 @@ def test_another_number_of_shards_is_not_published_over_the_first(tmp_path):
             require_same_shards(str(tmp_path), num_shards)
 
 
+@pytest.mark.scann
+def test_searchers_go_with_their_category():
+    """Shards of an index with searchers find what the whole index finds, by searcher and exactly."""
+    from longretriever_tf.retrieval.index.scann import ScannIndex
+    from longretriever_tf.retrieval.index.scann_tuning import draw_sample, whole_searcher
+
+    rng, num = np.random.default_rng(4), 40
+    offset = np.array([0, 1, 2, 2 + num, 2 + 2 * num, 2 + 3 * num, 2 + 3 * num + 5])
+    vectors, bias = rng.normal(size=[offset[-1], DIM]).astype(np.float32), np.zeros(offset[-1], np.float32)
+    packed = PackedIndex(vectors, bias, offset)
+    wide = np.concatenate([vectors, bias[:, None]], 1)
+    searchers = []
+    for category in (2, 4):
+        own = wide[offset[category] : offset[category + 1]]
+        searchers.append(whole_searcher(category, own, draw_sample(own @ own.T, 99, rng)))
+    whole = ScannIndex(packed, searchers, 1.0)
+    ids = np.array([b"", b"", *(f"item {i}".encode() for i in range(2, offset[-1]))], object)
+    layout = ShardLayout(EXPORT, balance_ranges(offset, 3, 1))
+    for number, own in enumerate(layout.ranges):
+        shard = IndexShard(whole, np.array([one.decode() for one in ids], object), layout, number, 50)
+        held = [one.category for one in searchers if own.first_category <= one.category < own.stop_category]
+        assert isinstance(shard.index, ScannIndex) == bool(held)
+        category = np.arange(own.first_category, own.stop_category, dtype=np.int32)
+        asked = rng.normal(size=[len(category), DIM]).astype(np.float32)
+        expected = whole.ask(asked, category, 20)
+        nothing = np.zeros([len(category), 1], np.int32)
+        answer = shard.signature()(
+            tf.constant([EXPORT]), tf.constant([20]), category, asked, nothing, nothing.astype(np.float32), nothing
+        )
+        for row, valid in enumerate(answer["num_valid"].numpy()):
+            found = expected.item.numpy()[row]
+            assert answer["item_id"].numpy()[row, :valid].tolist() == ids[found[found > 0]].tolist()
+        np.testing.assert_allclose(answer["log_partition"], expected.log_partition, 1e-5)
+
+
 @pytest.mark.serving
 def test_a_shard_killed_under_load(shards, tmp_path):
     """Callers get answers all along: whole ones, then ones that name the shard, then whole ones again."""

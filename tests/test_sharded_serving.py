@@ -11,7 +11,6 @@ from sharded_worlds import CUT, NUM_SHARDS, Exports, make_exports
 
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
-from longretriever_tf.config.config import IndexConfig
 from longretriever_tf.retrieval.merge import MERGES
 from longretriever_tf.serving.client import CallError, Client, ClientOptions, Request
 from longretriever_tf.serving.server import config_files
@@ -177,20 +176,3 @@ def test_a_router_alone_says_what_it_is(exports, servers, tmp_path):
         with Client(f"grpc://127.0.0.1:{raw.grpc_port}", "toy", PATIENT) as client:
             with pytest.raises(UserError, match="router of an export by category ranges.*shards.json"):
                 client.retrieve([history(exports, 0)])
-
-
-@pytest.mark.scann
-def test_searchers_lie_in_the_shards(tmp_path):
-    index = IndexConfig(index="scann", scann_min_items=16)
-    exports = make_exports("large categories", tmp_path, index=index)
-    reports = [json.loads(p.read_text()) for p in sorted(exports.sharded.glob("shard-*/1/assets.extra/index.json"))]
-    assert len(reports) == NUM_SHARDS and any(one["needs_scann"] for one in reports)
-    with serving(str(exports.whole)) as whole, served_in_shards(exports.sharded, tmp_path) as (path, _):
-        with (
-            Client(f"grpc://127.0.0.1:{whole.grpc_port}", "toy", PATIENT) as one,
-            Client(path, options=PATIENT) as many,
-        ):
-            for requests in questions(exports).values():
-                expected = one.retrieve(requests)
-                for ours, theirs in zip(many.retrieve(requests), expected, strict=True):
-                    assert [c.item_id for c in ours.candidates] == [c.item_id for c in theirs.candidates]
