@@ -196,7 +196,7 @@ def everything(log, config, cut=CUT):
         "examples.user": encoded.user_id[examples.user],
         **fields("snapshots", snapshots, ["user"]),
         "snapshots.user": encoded.user_id[snapshots.user],
-        "probability": _sampling_probability(config, corpus, encoded),
+        "probability": _sampling_probability(config, corpus, np.bincount(encoded.item, minlength=corpus.num_items)),
         "batches": {str(i): tensor.numpy() for i, tensor in enumerate(batches)},
         "interest": {str(i): tensor.numpy() for i, tensor in enumerate(next(iter(interest.make_dataset(0))))},
         "vectors": vectors,
