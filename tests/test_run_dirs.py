@@ -360,7 +360,7 @@ def write(model, config, corpus, report, directory):
         with open(os.path.join(directory, f"part{part}"), "w", encoding="utf-8") as file:
             file.write(str(os.getpid()))
         time.sleep(0.005)
-saved_model._write_version = write
+saved_model.write_version = write
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(4):
