@@ -1,4 +1,4 @@
-"""The parts of a training on several devices, each alone; tests/test_distributed_runs.py has the whole, by its commands."""
+"""The parts of a training on several devices, each alone; test_distributed_runs.py has the whole, by its commands."""
 
 import dataclasses
 import json
