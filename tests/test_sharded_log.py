@@ -1,17 +1,17 @@
 """A log in shards on disk is the log in memory, and says what is wrong with its files."""
 
-import dataclasses
 import os
 
 import numpy as np
 import pytest
+from sharded import write_log
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.text import as_text
 from longretriever_tf.datasets import sharded_log
 from longretriever_tf.datasets.log import ItemTable, LifelongLog
 from longretriever_tf.datasets.log_identity import fingerprint_log
-from longretriever_tf.datasets.sharded_log import Manifest, ShardedLog
+from longretriever_tf.datasets.sharded_log import ShardedLog
 
 
 def _log(is_text: bool, num_users: int = 9) -> LifelongLog:
@@ -34,36 +34,11 @@ def _log(is_text: bool, num_users: int = 9) -> LifelongLog:
     )
 
 
-def _part(log: LifelongLog, low: int, high: int) -> LifelongLog:
-    events = slice(log.offset[low], log.offset[high])
-    columns = {name: getattr(log, name)[events] for name in ("item_row", "timestamp", "basket_id", "weight")}
-    return dataclasses.replace(
-        log,
-        user_id=log.user_id[low:high],
-        profile={name: column[low:high] for name, column in log.profile.items()},
-        offset=log.offset[low : high + 1] - log.offset[low],
-        **columns,
-    )
-
-
-def _write(directory: str, log: LifelongLog, num_shards: int, build: str = "b") -> None:
-    bounds = sharded_log.split_users(np.diff(log.offset), num_shards)
-    shards = [
-        sharded_log.write_shard(directory, build, k, num_shards, _part(log, bounds[k], bounds[k + 1]))
-        for k in range(num_shards)
-    ]
-    sharded_log.write_items(directory, build, log.items)
-    manifest = Manifest(
-        build, fingerprint_log(log), log.context, log.counts, {}, len(log.items.item_id), 0, tuple(shards)
-    )
-    sharded_log.write_manifest(directory, manifest)
-
-
 @pytest.mark.parametrize("is_text", [False, True])
 @pytest.mark.parametrize("num_shards", [1, 4, 20])
 def test_shards_make_the_log(tmp_path, is_text, num_shards):
     log = _log(is_text)
-    _write(str(tmp_path), log, num_shards)
+    write_log(str(tmp_path), log, num_shards)
     stored = ShardedLog(str(tmp_path))
     whole = stored.read_whole()
     assert fingerprint_log(whole) == fingerprint_log(log) == stored.manifest.fingerprint
@@ -101,8 +76,8 @@ def _tear(path: str) -> None:
 @pytest.mark.parametrize("name", ["log/shard-00001-of-00003.npz", "items.npz"])
 def test_a_file_that_does_not_belong_is_named(tmp_path, break_it, words, name):
     log, directory, other = _log(is_text=True), str(tmp_path / "here"), str(tmp_path / "other")
-    _write(directory, log, 3)
-    _write(other, log, 3, build="c")
+    write_log(directory, log, 3)
+    write_log(other, log, 3, build="c")
     break_it(os.path.join(directory, name), os.path.join(other, name))
     with pytest.raises(UserError, match=words) as error:
         ShardedLog(directory).read_whole()

@@ -16,7 +16,7 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,26 @@ def write_bytes_atomically(path: str, content: bytes) -> None:
         os.makedirs(directory, exist_ok=True)
         with open_aside(path) as aside, open(aside, "wb") as file:
             file.write(content)
+
+
+def save_array(path: str, array: np.ndarray) -> None:
+    """Writes an .npy file, whole or not at all.
+
+    Raises:
+      UserError: as `write_text_atomically`.
+    """
+    with explain_os_errors(f"cannot write {path!r}"), open_aside(path) as aside, open(aside, "wb") as file:
+        np.save(file, array)
+
+
+def save_arrays(path: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an .npz file, which `read_arrays` reads, whole or not at all.
+
+    Raises:
+      UserError: as `write_text_atomically`.
+    """
+    with explain_os_errors(f"cannot write {path!r}"), open_aside(path) as aside, open(aside, "wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes every keyword for allow_pickle
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ import dataclasses
 
 import numpy as np
 
+from longretriever_tf.common.ranges import flat_ranges, offset_of
+
 
 @dataclasses.dataclass(frozen=True)
 class ItemTable:
@@ -63,6 +65,20 @@ class LifelongLog:
     @property
     def num_events(self) -> int:
         return len(self.item_row)
+
+    def of_users(self, chosen: slice | np.ndarray) -> "LifelongLog":
+        """Some of the users with their whole histories, by a slice of rows or a mask, [U] bool; items stay all."""
+        _, event = flat_ranges(self.offset[:-1][chosen], self.offset[1:][chosen])
+        return dataclasses.replace(
+            self,
+            user_id=self.user_id[chosen],
+            profile={name: column[chosen] for name, column in self.profile.items()},
+            offset=offset_of(np.diff(self.offset)[chosen]),
+            item_row=self.item_row[event],
+            timestamp=self.timestamp[event],
+            basket_id=self.basket_id[event],
+            weight=self.weight[event],
+        )
 
     def event_user(self) -> np.ndarray:
         """The row of the user who owns each event, [E] int32."""

@@ -22,10 +22,10 @@ from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.files import (
     explain_damage,
     explain_os_errors,
-    open_aside,
     read_arrays,
     read_json_object,
     require_npz,
+    save_arrays,
     write_text_atomically,
 )
 from longretriever_tf.common.ranges import offset_of
@@ -293,14 +293,11 @@ def _read(path: str, build: str) -> dict[str, np.ndarray]:
 
 def _write(path: str, build: str, arrays: dict[str, np.ndarray]) -> str:
     """Writes an .npz file aside and renames it; its sha256."""
-    packed = pack_text({**arrays, "build": as_text([build])})
     with explain_os_errors(f"cannot write {path!r}"):
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open_aside(path) as aside:
-            with open(aside, "wb") as file:
-                np.savez(file, **packed)  # type: ignore[arg-type]  # numpy's stub takes every keyword for allow_pickle
-            digest = hashlib.sha256()
-            with open(aside, "rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
+    save_arrays(path, pack_text({**arrays, "build": as_text([build])}))
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()

@@ -1,13 +1,11 @@
 """Some of the users of a log on disk, where all of them do not fit into memory. Imports no TensorFlow."""
 
-import dataclasses
 import os
 from collections.abc import Collection
 
 import numpy as np
 
 from longretriever_tf.common.errors import UserError
-from longretriever_tf.common.ranges import flat_ranges, offset_of
 from longretriever_tf.common.text import as_text
 from longretriever_tf.config.config import DataConfig
 from longretriever_tf.data.batches.order import sort_keys, user_keys
@@ -59,7 +57,9 @@ def read_sample(log: ShardedLog, max_events: float, purpose: str) -> LifelongLog
     if share >= 1:
         return log.read_whole()
     limit = np.uint64(share * 2**64)
-    sample = log.join([_take(shard, sort_keys(user_keys(shard.user_id), _DRAW) < limit) for shard in log.read_shards()])
+    sample = log.join(
+        [shard.of_users(sort_keys(user_keys(shard.user_id), _DRAW) < limit) for shard in log.read_shards()]
+    )
     print(
         f"{purpose} a sample of {sample.num_users:,} of {log.num_users:,} users with {sample.num_events:,} of "
         f"{log.num_events:,} events, chosen by a hash of their ids: the whole log does not fit into the memory allowed",
@@ -83,23 +83,10 @@ def load_users(config: DataConfig, user_ids: Collection[str]) -> LifelongLog:
     log = open_sharded_log(config)
     if not user_ids:
         return log.read_shard(0)
-    found = log.join([_take(shard, np.isin(as_text(shard.user_id), list(user_ids))) for shard in log.read_shards()])
+    found = log.join([shard.of_users(np.isin(as_text(shard.user_id), list(user_ids))) for shard in log.read_shards()])
     if missing := sorted(set(user_ids) - set(map(str, found.user_id.tolist()))):
         raise UserError(f"user {missing[0]!r} is not in --data={config.data}, which has {log.num_users:,} users")
     return found
-
-
-def _take(log: LifelongLog, chosen: np.ndarray) -> LifelongLog:
-    """Some of the users; [U] bool."""
-    _, event = flat_ranges(log.offset[:-1][chosen], log.offset[1:][chosen])
-    columns = {name: getattr(log, name)[event] for name in ("item_row", "timestamp", "basket_id", "weight")}
-    return dataclasses.replace(
-        log,
-        user_id=log.user_id[chosen],
-        profile={name: column[chosen] for name, column in log.profile.items()},
-        offset=offset_of(np.diff(log.offset)[chosen]),
-        **columns,
-    )
 
 
 def stats_on_disk(log: ShardedLog, corpus: Corpus, as_of: int) -> ItemStats:

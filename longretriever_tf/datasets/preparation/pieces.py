@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from longretriever_tf.common.files import explain_os_errors, open_aside, read_json_object, write_text_atomically
+from longretriever_tf.common.files import read_json_object, save_array, save_arrays, write_text_atomically
 from longretriever_tf.common.text import pack_text, unpack_text
 from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets.event_log.columns import Coded, LogTable, Spelling
@@ -166,9 +166,8 @@ def _write_piece(spec: DataConfig, table: LogTable, parts: Parts, path: str, now
     rows = np.empty(len(table), [(name, column.dtype) for name, column in columns.items()])
     for name, column in columns.items():
         rows[name] = column[order]
-    _save(f"{path}.rows.npy", rows)
-    with explain_os_errors(f"cannot write {path!r}"), open_aside(f"{path}.npz") as aside, open(aside, "wb") as file:
-        np.savez(file, **pack_text(arrays))  # type: ignore[arg-type]  # numpy's stub takes every keyword for allow_pickle
+    save_array(f"{path}.rows.npy", rows)
+    save_arrays(f"{path}.npz", pack_text(arrays))
     stem = os.path.basename(path)
     return PieceInfo(stem, parts.files[0], parts.first_row, len(table), times.are_numbers, spelling)
 
@@ -202,7 +201,7 @@ def open_rows(directory: str, stem: str) -> np.ndarray:
 
 def _write_baskets(path: str, baskets: Coded) -> None:
     for name, array in pack_text({"baskets": baskets.values}).items():
-        _save(f"{path}.{name}.npy", array)
+        save_array(f"{path}.{name}.npy", array)
 
 
 def read_baskets(directory: str, stem: str, rows: np.ndarray) -> list[Any]:
@@ -220,8 +219,3 @@ def _open(directory: str, name: str) -> np.ndarray:
     with open(path, "rb") as file:  # numpy cannot map an array without elements
         is_empty = np.lib.format.read_magic(file) and 0 in np.lib.format.read_array_header_1_0(file)[0]
     return np.load(path, mmap_mode=None if is_empty else "r")
-
-
-def _save(path: str, array: np.ndarray) -> None:
-    with explain_os_errors(f"cannot write {path!r}"), open_aside(path) as aside, open(aside, "wb") as file:
-        np.save(file, array)

@@ -25,7 +25,6 @@ from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets import accounts
 from longretriever_tf.datasets.event_log.source import CONTEXT, check_spec, own_context, text_format
 from longretriever_tf.datasets.event_log.tables import list_portions, read_portion
-from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.log_identity import fingerprint_shards, source_of
 from longretriever_tf.datasets.preparation import histories, pieces, vocabulary
 from longretriever_tf.datasets.sharded_log import (
@@ -223,22 +222,9 @@ def _write_loaded(config: DataConfig, target: _Target, num_shards: int) -> tuple
     bounds = split_users(np.diff(log.offset), count)
     with stage("writing the shards"):
         write_items(target.output, target.build, log.items)
-        parts = (_slice(log, *bounds[k : k + 2]) for k in range(count))
+        parts = (log.of_users(slice(*bounds[k : k + 2])) for k in range(count))
         files = [write_shard(target.output, target.build, k, count, part) for k, part in enumerate(parts)]
     return files, log.counts, log.context
-
-
-def _slice(log: LifelongLog, low: int, high: int) -> LifelongLog:
-    """The users `low` to `high` as a log."""
-    events = slice(log.offset[low], log.offset[high])
-    columns = {name: getattr(log, name)[events] for name in ("item_row", "timestamp", "basket_id", "weight")}
-    return dataclasses.replace(
-        log,
-        user_id=log.user_id[low:high],
-        profile={name: column[low:high] for name, column in log.profile.items()},
-        offset=log.offset[low : high + 1] - log.offset[low],
-        **columns,
-    )
 
 
 def _describe(

@@ -17,7 +17,7 @@ import numpy as np
 
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
-from longretriever_tf.common.files import explain_os_errors, open_aside, read_json_object, write_text_atomically
+from longretriever_tf.common.files import read_json_object, save_array, save_arrays, write_text_atomically
 from longretriever_tf.common.text import as_text, find_rows, is_text, pack_text, unpack_text
 from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets import accounts
@@ -97,7 +97,7 @@ def make_vocabulary(
     for info in pieces:
         piece = load(info.stem)
         user, item = _find(user_id, piece.users), _find(items.item_id, piece.items)
-        _save(os.path.join(directory, f"{info.stem}.items.npy"), item.astype(np.int32))
+        save_array(os.path.join(directory, f"{info.stem}.items.npy"), item.astype(np.int32))
         known = _known_events(directory, info.stem, piece, item)
         counts[user] += known
         maps.append((user, piece.user_offset))
@@ -232,7 +232,7 @@ def _write_user_rows(path: str, user: np.ndarray, offset: np.ndarray) -> None:
     order = order[user[order] >= 0]
     rows = np.empty(len(order), USER_ROWS)
     rows["user"], rows["start"], rows["stop"] = user[order], offset[:-1][order], offset[1:][order]
-    _save(path, rows)
+    save_array(path, rows)
 
 
 def _write_users(spec: DataConfig, user_id: np.ndarray, bounds: np.ndarray, directory: str) -> int:
@@ -242,8 +242,7 @@ def _write_users(spec: DataConfig, user_id: np.ndarray, bounds: np.ndarray, dire
         users = slice(bounds[k], bounds[k + 1])
         arrays = {"user_id": user_id[users]} | {f"profile/{name}": column[users] for name, column in profile.items()}
         path = os.path.join(directory, f"users-{k:05d}.npz")
-        with explain_os_errors(f"cannot write {path!r}"), open_aside(path) as aside, open(aside, "wb") as file:
-            np.savez(file, **pack_text(arrays))  # type: ignore[arg-type]  # as in sharded_log
+        save_arrays(path, pack_text(arrays))
     return without
 
 
@@ -253,8 +252,3 @@ def read_users(directory: str, k: int) -> tuple[np.ndarray, dict[str, np.ndarray
         arrays = unpack_text(stored)
     user_id = arrays.pop("user_id")
     return user_id, {name.removeprefix("profile/"): column for name, column in arrays.items()}
-
-
-def _save(path: str, array: np.ndarray) -> None:
-    with explain_os_errors(f"cannot write {path!r}"), open_aside(path) as aside, open(aside, "wb") as file:
-        np.save(file, array)
