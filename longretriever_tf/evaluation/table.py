@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from longretriever_tf.common.errors import UserError
@@ -23,7 +23,8 @@ COLUMNS = (
 """The columns of a table by default; `metrics.json` holds many more."""
 
 _HEADER_KEYS = ("data", "split", "seed", "command", "date")
-_MAX_COMPARED = 3  # the run at its best, by its own requests and by the paper's; variants come after
+_MAX_COMPARED = 3  # the run as served, at its best, and by the paper's requests; variants come after
+_SERVED, _EVERY = "longretriever, as served", "longretriever"
 _SHORT = {"within_category": "within", "within_category_novel": "within novel"}
 
 
@@ -55,13 +56,22 @@ def text_table(metrics: dict[str, Any], columns: Sequence[tuple[str, str]] = COL
     """
     _check_header(metrics)
     rows = [
-        [name, *(_number(sections.get(section, {}).get(metric)) for section, metric in columns)]
+        [
+            _label(name, metrics["models"]),
+            *(_number(sections.get(section, {}).get(metric)) for section, metric in columns),
+        ]
         for name, sections in metrics["models"].items()
+        if not (name == _EVERY and sections == metrics["models"].get(_SERVED))
     ]
     groups = ["", *(_SHORT.get(section, section) for section, _ in columns)]
     facts = [wrap_command(f"{key}: {metrics[key]}") for key in _HEADER_KEYS]
     lines = [*facts, "", *render_table(["model", *(metric for _, metric in columns)], rows, groups)]
     return "\n".join([*lines, *_difference_lines(metrics.get("differences") or {}, columns)]) + "\n"
+
+
+def _label(name: str, models: Collection[str]) -> str:
+    """What a row is called: beside the run as served, the run itself says that it searches every category."""
+    return f"{name}, every category" if name == _EVERY and _SERVED in models else name
 
 
 def _difference_lines(differences: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> list[str]:
@@ -80,7 +90,8 @@ def _difference_lines(differences: Mapping[str, Any], columns: Sequence[tuple[st
         best = next(one["baseline"] for one in row if one)
         rows.append([f"{_SHORT.get(section, section)} {metric}", best, *map(_difference, row)])
     lines = ["", "difference to the best baseline [95% interval: paired bootstrap over users]"]
-    lines += render_table(["", "best baseline", *shown], rows)
+    labels = [_label(name, differences) for name in shown]
+    lines += render_table(["", "best baseline", *labels], rows)
     if len(differences) > len(shown):
         lines.append(f"{len(differences) - len(shown)} more under `differences` in the written file")
     return lines
