@@ -23,7 +23,7 @@ from fresh_process import ask_in_fresh_process
 from longretriever_tf.config import flags
 
 flags.define_config_flags("data", "model", "train", "retrieval")
-_KINDS = absl_flags.DEFINE_list("kinds", ["disk", "memory", "memory, searched"], "What to measure.")
+_KINDS = absl_flags.DEFINE_list("kinds", ["disk", "memory", "memory_searched"], "What to measure.")
 _STEPS = absl_flags.DEFINE_integer("bench_steps", 1000, "Steps per measurement.", lower_bound=10)
 _ROUNDS = absl_flags.DEFINE_integer("rounds", 3, "How often each kind is measured.", lower_bound=1)
 _OUTPUT = absl_flags.DEFINE_string("output", "", "Also write the JSON there.")
@@ -71,7 +71,7 @@ def ask(config_json: str, kind: str, num_steps: int) -> None:
     from longretriever_tf.training.setup import assemble
 
     config, start = from_dict(Config, json.loads(config_json)), time.monotonic()
-    if kind == "memory, searched":
+    if kind == "memory_searched":
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, materialise_gb=0.0))
     log = open_sharded_log(config.data)
     cuts = training_cuts(config, np.array([log.first, log.last]))
