@@ -126,6 +126,11 @@ def _pair_difference(ours: Line, rival: Line, task: str, k: int) -> ranking.Inte
     return ranking.percentile_interval(float(gain.sum() / size.sum()), sums[:, 0] / np.maximum(sums[:, 1], 1.0))
 
 
+def knows_ranks(line: Line, task: str, k: int) -> bool:
+    """Whether ranks within categories are known to depth k: a system that gives lists alone may not say them."""
+    return bool(line.users) and all(users.get(f"{task}/rank_depth", k) >= k for users in line.users)
+
+
 def pair_hits(line: Line, task: str, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each truth pair of a task: whether it ranks below k in its category, averaged over seeds; its user; its index.
 
