@@ -186,6 +186,32 @@ def rank_within_category(
     return rank
 
 
+def listed_depth(scores: np.ndarray, row: np.ndarray, item: np.ndarray, category_offset: np.ndarray) -> int:
+    """How deep categories are listed around pairs that are not: the least number of items above -inf in any of them.
+
+    Args:
+      scores: [B, V] float32, items sorted by category.
+      row: row of `scores` of each pair, [P] int.
+      item: of each pair, at -inf, [P] int.
+      category_offset: category c owns items `category_offset[c]:category_offset[c + 1]`, [C + 1] int64.
+
+    Returns:
+      `NOT_RANKED` without any pair.
+
+    >>> scores = np.array([[0.5, 0.1, -np.inf, 0.2]], np.float32)
+    >>> listed_depth(scores, np.array([0]), np.array([2]), np.array([0, 3, 4]))
+    2
+    """
+    if not len(item):
+        return NOT_RANKED
+    category = np.searchsorted(category_offset, item, side="right") - 1
+    listed = (
+        np.count_nonzero(scores[r, category_offset[c] : category_offset[c + 1]] > -np.inf)
+        for r, c in np.unique(np.stack([row, category], axis=1), axis=0)
+    )
+    return int(min(listed))
+
+
 def recall_of_ranks(rank: np.ndarray, ks: tuple[int, ...]) -> dict[str, float]:
     """Share of pairs with a rank below k, over pairs and not over users: `{"recall@20": ...}`; of no pairs, none.
 

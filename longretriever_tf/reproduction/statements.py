@@ -138,10 +138,17 @@ def _user_gains(ours: Line, rival: Line, metric: str) -> tuple[np.ndarray, np.nd
         return (row[has_value], (a - b)[has_value], np.ones(has_value.sum())) if has_value.any() else None
     if section in ("within_category", "within_category_novel") and name.startswith("recall@"):
         task, k = "novel" if section.endswith("novel") else "all", int(name[7:])
+        if not all(knows_ranks(line, task, k) for line in (ours, rival)):
+            return None
         (a, user, _), (b, _, _) = pair_hits(ours, task, k), pair_hits(rival, task, k)
         num_users = 1 + int(user.max(initial=-1))
         return (row[:num_users], np.bincount(user, a - b), np.bincount(user)) if num_users else None
     return None
+
+
+def knows_ranks(line: Line, task: str, k: int) -> bool:
+    """Whether ranks within categories are known to depth k: a system that gives lists alone may not say them."""
+    return bool(line.users) and all(users.get(f"{task}/rank_depth", k) >= k for users in line.users)
 
 
 def pair_hits(line: Line, task: str, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
