@@ -34,6 +34,7 @@ from longretriever_tf.models.baselines.examples import build_user_examples
 from longretriever_tf.models.baselines.model import RecentRetriever, build_baseline
 from longretriever_tf.models.baselines.scorer import RecentScorer
 from longretriever_tf.models.build import Models, build_models, set_interest_scale, set_token_scale
+from longretriever_tf.models.optimizer import WEIGHT_DECAY, LazyAdamW
 from longretriever_tf.training.device_phase import DevicePhase
 from longretriever_tf.training.distributed.cluster import Cluster
 from longretriever_tf.training.distributed.grouped_device_phase import GroupedDevicePhase
@@ -116,6 +117,14 @@ def assemble(
 
     trained = {"retriever": models.retriever, "interest": models.interest}
     return TrainingSetup([towers, interest], trained, set_scales, owned)
+
+
+def make_optimizer(config: Config, phase: Phase) -> LazyAdamW:
+    """The optimizer of a phase, with its variables built."""
+    num_steps = max(1, phase.epochs * phase.num_steps())
+    optimizer = LazyAdamW(config.train.learning_rate, WEIGHT_DECAY, num_steps)
+    optimizer.build(phase.variables())
+    return optimizer
 
 
 def _make_sources(
