@@ -24,7 +24,7 @@ from longretriever_tf.retrieval.interests import Interests
 from longretriever_tf.retrieval.merge import MERGES, Candidates
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.request_options import DEFAULT_K, MAX_WEIGHT, default_columns
-from longretriever_tf.retrieval.requests import InterestScores, Requests
+from longretriever_tf.retrieval.requests import InterestScores, Requests, Subsequences
 
 _CORPUS_K = 500
 """search=corpus, merged in turn: how long each interest's list is; the longest list that evaluation looks at."""
@@ -80,6 +80,7 @@ class LongRetrieverScorer(TaskScorer):
             "item_stats": prepared.stats.item[-1],
             "category_stats": prepared.stats.category[-1],
             "taste_rows": prepared.history_embedding_rows,
+            "score_weights": np.array(prepared.score_weights),
         }
         config = dataclasses.replace(config, retrieval=retrieval)
         learned = interest if config.train.interest_epochs else None
@@ -170,6 +171,28 @@ class LongRetrieverScorer(TaskScorer):
             np.add.at(logits[rows], (row, item[row, slot]), repeat_logit[row, slot])
         logits[:, : schema.FIRST_KNOWN] = -np.inf
         return logits
+
+    def encode_pairs(
+        self, users: np.ndarray, row: np.ndarray, category: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, Subsequences]]:
+        """S_u, user vector and repeat logits of some (user, category) pairs, some users at a time.
+
+        Args:
+          users: rows of the log, [B].
+          row: position in `users` of each pair, [n].
+          category: of each pair, [n].
+
+        Yields:
+          Positions of the pairs, and what they are encoded to.
+        """
+        for rows, requests in self._requests(users):
+            at = np.flatnonzero((row >= rows.start) & (row < rows.start + requests.count.shape[0]))
+            some = tf.cast(row[at] - rows.start, tf.int32), tf.cast(category[at], tf.int32)
+            yield at, self._served.encode(requests, *some)
+
+    def item_rows(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors [n, D] and biases [n] of the items `low:high`."""
+        return self._item_vectors[low:high], self._item_bias[low:high]
 
     def _answers(self, users: np.ndarray) -> _Answers:
         """What every question about these users shares, kept for the latest users: many questions, one pass."""
