@@ -17,7 +17,7 @@ from longretriever_tf.evaluation.evaluator import TaskScorer, evaluate_many
 
 _RUN_DIR = absl_flags.DEFINE_string("run_dir", "runs/validation", "Run directory of a training by --cut=validation.")
 _FIXED = absl_flags.DEFINE_list("bench_fixed", ["20", "40", "60"], "Fixed numbers of interests, the best.")
-_THRESHOLDS = absl_flags.DEFINE_list("bench_thresholds", ["-7", "-7.4", "-8", "-8.5"], "Values of interest_threshold.")
+_THRESHOLDS = absl_flags.DEFINE_list("bench_thresholds", ["-7", "-7.5", "-8", "-8.5"], "Values of interest_threshold.")
 _MAX_USERS = absl_flags.DEFINE_integer("max_users", 0, "The first so many users; 0: all.", lower_bound=0)
 _OUTPUT = absl_flags.DEFINE_string("output", "", "Also write the JSON there.")
 

@@ -195,11 +195,7 @@ def test_the_best_share_is_that_of_each_category_alone():
     np.testing.assert_allclose(best_log_share(bias, offset), expected, rtol=1e-6, atol=1e-7)
 
 
-def test_the_estimate_rises_with_returns_unless_novel_items_are_asked_for():
-    count, distinct = tf.constant([[0.0, 1.0, 6.0, 6.0]] * 2), tf.constant([[0.0, 1.0, 6.0, 2.0]] * 2)
-    share = tf.constant([[-2.0, -1.0, -1.0, -1.0]] * 2)
-    best = estimate_best(
-        share, tf.constant([0.0, -2.0, -2.0, -2.0]), count, distinct, tf.constant([False, True])
-    ).numpy()
-    assert best[0, 0] == -2 and best[0, 1] == best[0, 2] < best[0, 3]  # six items once each are no returns
-    np.testing.assert_allclose(best[1], [-2.0, *[-1.0 + 0.7 * -2.0] * 3], rtol=1e-6)
+def test_the_estimate_counts_on_returns_unless_novel_items_are_asked_for():
+    seen, share = tf.constant([[False, True, False]] * 2), tf.constant([[-2.0, -1.0, -1.0]] * 2)
+    best = estimate_best(share, tf.constant([0.0, -2.0, -2.0]), seen, tf.constant([False, True])).numpy()
+    np.testing.assert_allclose(best, [[-2.0, -1 - 1.5 + 0.8, -2.5], [-2.0, -2.5, -2.5]], rtol=1e-6)

@@ -32,7 +32,7 @@ class RetrievalConfig:
         above=0,
     )
     interest_threshold: float = _field(
-        -7.4,
+        -7.5,
         "With --num_interests=0, a category is searched where the log p(item | user) of its best item, as estimated "
         "before the search, is at least this: below it hardly an item can enter a list of 100. Lower: more categories, "
         "longer requests, better long lists.",

@@ -100,7 +100,7 @@ _REACH = (
 )
 _FEW = (
     "few searches per request suffice",
-    "search more interests (--num_interests) and merge them calibrated",
+    "search as many interests as can enter the list (--num_interests=0) and merge them calibrated",
     "a few interests cannot hold the answer: search many, or take a coarser --context",
 )
 _HARD = (

@@ -160,7 +160,6 @@ class MultiContextRetriever(tf.Module):
         return Requests(
             histories=histories.histories,
             count=summary.count,
-            distinct=summary.distinct,
             time=time,
             profile=tf.stack(columns, 1) if columns else tf.zeros([num_requests, 0], tf.int32),
             activity=history_activity(summary),
@@ -222,8 +221,7 @@ class MultiContextRetriever(tf.Module):
         """The interests of each request; see `interests.choose_interests`."""
         seen = requests.count > 0
         scores = requests.interests
-        share, counts = self.log_share(requests, options), (requests.count, requests.distinct)
-        best = estimate_best(share, self._best_share, *counts, options.is_novel)
+        best = estimate_best(self.log_share(requests, options), self._best_share, seen, options.is_novel)
         chosen = choose_interests(scores.drawn_by, best, scores.affinity, scores.is_interest, seen, options)
         # Who has no history is shown what everyone likes, and the answer says so.
         nobody = ~tf.reduce_any(seen, 1, keepdims=True) & (chosen.origin == ORIGINS.index("drawn"))

@@ -55,7 +55,6 @@ class Requests(NamedTuple):
     Attributes:
       histories: the events before each request.
       count: events of each category, [B, C] float32.
-      distinct: distinct items of each category, [B, C] float32.
       time: [B] int64.
       profile: [B, P] int32.
       activity: [B, 3] float32.
@@ -65,7 +64,6 @@ class Requests(NamedTuple):
 
     histories: RequestHistories
     count: tf.Tensor
-    distinct: tf.Tensor
     time: tf.Tensor
     profile: tf.Tensor
     activity: tf.Tensor

@@ -17,7 +17,7 @@ export function defaultSettings(endpoint) {
   return {
     numInterests: endpoint.defaultOf("num_interests", 5),
     topInterests: endpoint.defaultOf("top_interests", 20),
-    threshold: endpoint.defaultOf("interest_threshold", -7.4),
+    threshold: endpoint.defaultOf("interest_threshold", -7.5),
     exploration: 0,
     k: 20,
     seed: 1,
