@@ -32,7 +32,7 @@ from longretriever_tf.retrieval.freeze import freeze
 from longretriever_tf.retrieval.id_tables import IdTable, id_variable
 from longretriever_tf.retrieval.index.exact import PackedIndex, Queries, SearchResult
 from longretriever_tf.retrieval.interest_scores import by_eq3, by_learned_score, learned_scores
-from longretriever_tf.retrieval.interests import ORIGINS, Interests, choose_interests
+from longretriever_tf.retrieval.interests import ORIGINS, Interests, best_log_share, choose_interests, estimate_best
 from longretriever_tf.retrieval.length_buckets import encode_by_length
 from longretriever_tf.retrieval.merge_lists import Lists, merge_lists
 from longretriever_tf.retrieval.request_options import (
@@ -104,6 +104,7 @@ class MultiContextRetriever(tf.Module):
         self._weights = weights_of(arrays.get("score_weights"))
         vectors, bias = weigh_items(self._weights, vectors / config.model.temperature, bias, arrays["item_stats"])
         self.index = PackedIndex(vectors, bias, corpus.category_offset)
+        self._best_share = tf.constant(best_log_share(bias, corpus.category_offset))
         self.bounds = bounds_of(config.retrieval, corpus.num_categories, self.index.widest_together(), corpus.cut)
 
     def read(
@@ -220,7 +221,8 @@ class MultiContextRetriever(tf.Module):
         """The interests of each request; see `interests.choose_interests`."""
         seen = requests.count > 0
         scores = requests.interests
-        chosen = choose_interests(scores.drawn_by, scores.affinity, scores.is_interest, seen, options)
+        best = estimate_best(self.log_share(requests, options), self._best_share, seen, options.is_novel)
+        chosen = choose_interests(scores.drawn_by, best, scores.affinity, scores.is_interest, seen, options)
         # Who has no history is shown what everyone likes, and the answer says so.
         nobody = ~tf.reduce_any(seen, 1, keepdims=True) & (chosen.origin == ORIGINS.index("drawn"))
         return chosen._replace(origin=tf.where(nobody, ORIGINS.index("popular"), chosen.origin))
