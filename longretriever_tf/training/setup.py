@@ -166,7 +166,7 @@ def _assemble_baseline(
     with cluster.scope():
         model = build_baseline(config, prepared.corpus, prepared.item_svd)
     examples = build_user_examples(config, prepared.log, prepared.stats.time)
-    source = UserBatchSource(config, prepared.corpus, prepared.log, examples, prepared.stats.first_time)
+    source = UserBatchSource(config, prepared.corpus, prepared.log, examples, prepared.stats)
     name, train = config.model.model, config.train
     print(
         f"{name}: {len(examples):,} examples with {int(examples.num_targets.sum()):,} targets, "
