@@ -88,7 +88,7 @@ def _rate(topic: str, value: float, bounds: tuple[float, float], statement: str,
 
 _SIZE = (
     "on the logs of this size that were measured it leads every counting baseline",
-    "expect it level with the best counting baseline, or a little ahead; after training, a phase as long as the "
+    "expect it level with the best counting baseline, give or take a little; after training, a phase as long as the "
     "training itself weighs its parts (--score_weights_users)",
     "too few to weigh its parts by: hold it against evaluate --baselines=all before you trust it",
 )
