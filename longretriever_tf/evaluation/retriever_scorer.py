@@ -40,13 +40,13 @@ class _Answers:
     """What all ways of asking about some users share, each computed when it is first needed.
 
     Attributes:
-      requests: by (interest score, day floor): (rows of `users`, the users' requests), some users at a time.
+      requests: by `_history_key`: (rows of `users`, the users' requests), some users at a time.
       logits: by task, [B, V] float32; "novel" leaves interacted items out (-inf). Read only.
       partition: by task, the log of each category's summed exponentials, [B, C] float32; 0 where nothing is left.
     """
 
     def __init__(self) -> None:
-        self.requests: dict[tuple[str, float], list[tuple[slice, Requests]]] = {}
+        self.requests: dict[tuple[str, float, float], list[tuple[slice, Requests]]] = {}
         self.logits: dict[str, np.ndarray] = {}
         self.partition: dict[str, np.ndarray] = {}
 
@@ -92,7 +92,7 @@ class LongRetrieverScorer(TaskScorer):
             np.append([_NO_VALUE] * schema.FIRST_KNOWN, values[schema.FIRST_KNOWN :])
             for values in prepared.corpus.profile_values.values()
         ][: len(self._served.profile_names)]
-        self._look_ups: dict[tuple[str, float], tf.types.experimental.ConcreteFunction] = {}
+        self._look_ups: dict[tuple[str, float, float], tf.types.experimental.ConcreteFunction] = {}
         self._cache: dict[bytes, _Answers] = {}
         self._set_retrieval(retrieval, every_category)
         requests = tf.nest.map_structure(
@@ -115,9 +115,9 @@ class LongRetrieverScorer(TaskScorer):
         self._look_up = self._look_ups[self._history_key]
 
     @property
-    def _history_key(self) -> tuple[str, float]:
+    def _history_key(self) -> tuple[str, float, float]:
         """The settings that what is read of a history depends on."""
-        return self._retrieval.interest, self._retrieval.day_floor
+        return self._retrieval.interest, self._retrieval.day_floor, self._retrieval.unseen_boost
 
     def with_retrieval(
         self, name: str, retrieval: RetrievalConfig, every_category: bool = False, draw: int = 0

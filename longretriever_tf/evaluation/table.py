@@ -20,12 +20,16 @@ COLUMNS = (
     ("within_category", "recall@20"),
     ("within_category_novel", "recall@20"),
 )
-"""The columns of a table by default; `metrics.json` holds many more."""
+"""What models are compared by; `metrics.json` holds many more."""
+
+SHOWN = (*COLUMNS, ("untouched_novel", "recall@100"))
+"""The columns of a table by default. The last holds the lists of novel items against categories that the user had never
+seen."""
 
 _HEADER_KEYS = ("data", "split", "seed", "command", "date")
 _MAX_COMPARED = 3  # the run as served, at its best, and by the paper's requests; variants come after
 _SERVED, _EVERY = "longretriever, as served", "longretriever"
-_SHORT = {"within_category": "within", "within_category_novel": "within novel"}
+_SHORT = {"within_category": "within", "within_category_novel": "within novel", "untouched_novel": "untouched"}
 
 
 def write_json(path: str, metrics: dict[str, Any]) -> None:
@@ -45,7 +49,7 @@ def write_json(path: str, metrics: dict[str, Any]) -> None:
     write_text_atomically(path, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
 
 
-def text_table(metrics: dict[str, Any], columns: Sequence[tuple[str, str]] = COLUMNS) -> str:
+def text_table(metrics: dict[str, Any], columns: Sequence[tuple[str, str]] = SHOWN) -> str:
     """The table for a terminal: the header's facts, a line per model, and the differences to the best baseline.
 
     No line of it but a long fact is wider than the terminal (`text_table.terminal_width`); `metrics.json` has it all.

@@ -156,7 +156,7 @@ class MultiContextRetriever(tf.Module):
         if self._config.retrieval.interest == "paper":
             interests = by_eq3(summary.score, summary.count > 0, every, novel)
         else:
-            interests = by_learned_score(every, novel)
+            interests = by_learned_score(every, novel, summary.count > 0, self._config.retrieval.unseen_boost)
         return Requests(
             histories=histories.histories,
             count=summary.count,
