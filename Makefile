@@ -106,11 +106,14 @@ peers: $(STAMP) ## other libraries, apart from .venv, in .peers/: those that `ma
 	.peers/torch/bin/pip install torch==2.13.0 torch-rechub==0.9.0
 	$(PY) -m venv .peers/lists
 	.peers/lists/bin/pip install -r benchmarks/peers/requirements.lock
+	$(PY) -m venv .peers/vae
+	.peers/vae/bin/pip install -r benchmarks/peers/requirements_vae.lock
 
 rivals: $(STAMP) ## tune each of RIVALS on the validation window of RIVAL_FLAGS (BUDGET settings each), and evaluate their lists; needs `make peers`, hours
 	$(PY) benchmarks/peers/export_split.py --flagfile=$(RIVAL_FLAGS) --split=validation --split_dir=$(RIVAL_DIR)/split
 	for rival in $(RIVALS); do \
-	    test -f $(RIVAL_DIR)/$$rival.json || .peers/lists/bin/python benchmarks/peers/run_peer.py $$rival \
+	    case $$rival in *vae) python=.peers/vae/bin/python;; *) python=.peers/lists/bin/python;; esac; \
+	    test -f $(RIVAL_DIR)/$$rival.json || $$python benchmarks/peers/run_peer.py $$rival \
 	        --split_dir=$(RIVAL_DIR)/split --output=$(RIVAL_DIR)/$$rival.parquet --budget=$(BUDGET) || exit 1; done
 	$(PY) -m longretriever_tf.evaluate_baselines --flagfile=$(RIVAL_FLAGS) --split=validation --output=$(RIVAL_DIR)/metrics.json \
 	    $(foreach rival,$(RIVALS),--lists=$(rival):$(RIVAL_DIR)/$(rival).parquet)
