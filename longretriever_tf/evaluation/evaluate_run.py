@@ -12,7 +12,7 @@ from longretriever_tf.data.batches.prepared_data import Prepared
 from longretriever_tf.evaluation.calibration import CalibrationMeter
 from longretriever_tf.evaluation.differences import differences_to_best
 from longretriever_tf.evaluation.evaluate_baselines import BaselineChoice, find_settings, fit_all
-from longretriever_tf.evaluation.evaluator import KS, Scorer, evaluate_many
+from longretriever_tf.evaluation.evaluator import KS, Scorer, TaskScorer, evaluate_many
 from longretriever_tf.evaluation.ground_truth import Truth
 from longretriever_tf.evaluation.lists import read_list_scorers, report_lists, require_names
 from longretriever_tf.evaluation.open_run import OpenWindow, open_window
@@ -76,9 +76,10 @@ def evaluate_run(
     scorers = make_scorers(config, window.prepare())
     if isinstance(scorers[0], LongRetrieverScorer):
         scorers += ask_variants(scorers[0], retrievals, variants.draw_seeds)
+    at = next((at for at, one in enumerate(scorers) if isinstance(one, TaskScorer) and one.is_probability), 0)
     rivals = [*fit_all(baselines, chosen, window.encoded, corpus.category_offset, window.as_of), *lists]
     scorers += rivals
-    scorers[0] = meter = CalibrationMeter(scorers[0], truth, corpus.category_offset)
+    scorers[at] = meter = CalibrationMeter(scorers[at], truth, corpus.category_offset)
     served = [make_served(config, window, variants.export_dir)] if variants.export_dir else []
     scorers += served
     require_names(scorers)
@@ -155,12 +156,12 @@ def make_scorers(config: Config, prepared: Prepared) -> list[Scorer]:
 
 
 def _ask(ours: LongRetrieverScorer, retrieval: RetrievalConfig) -> list[Scorer]:
-    """The run at its best (where categories are searched at all), as its own requests would be, and as the paper's."""
-    name = f"longretriever, {retrieval.num_interests} of top {retrieval.top_interests}"
+    """The run as its own requests are answered, at its best (every category searched), and as the paper's requests."""
+    name = "longretriever, as served"
     paper = dataclasses.replace(PAPER_SERVING, search=retrieval.search)
     if retrieval.search == "corpus":
         return [
             ours.with_retrieval(f"{name}, whole corpus", retrieval),
             ours.with_retrieval("longretriever, paper serving, whole corpus", paper),
         ]
-    return [ours, ours.with_retrieval(name, retrieval), ours.with_retrieval("longretriever, paper serving", paper)]
+    return [ours.with_retrieval(name, retrieval), ours, ours.with_retrieval("longretriever, paper serving", paper)]

@@ -9,6 +9,7 @@ import numpy as np
 
 from longretriever_tf.common.schema import FIRST_KNOWN
 from longretriever_tf.evaluation import ranking
+from longretriever_tf.evaluation.diversity import diversity_of_lists, gini, self_information
 from longretriever_tf.evaluation.ground_truth import Truth
 from longretriever_tf.evaluation.write_lists import ListsHook, ignore_lists
 
@@ -66,7 +67,7 @@ class TaskMetrics:
     Attributes:
       per_user: metric name to [U'] float64 in the order of `Truth.users`, NaN for users with empty truth: what
         `ranking.paired_bootstrap` compares.
-      coverage: item and category coverage by name.
+      coverage: item and category coverage by name, and what lists show beside hits (`diversity`).
       rank: rank of each truth pair within its category, [P] int64, 0 the best.
       untouched: the same lists held against those pairs alone whose category the user had never seen; no coverage.
       rank_depth: ranks below it are known of all pairs; what a scorer does not list (`TaskScorer.lists_only`) may have
@@ -154,6 +155,7 @@ def evaluate_many(
       ValueError: the scores of a scorer have another shape than [B, V], or hold NaN.
     """
     assert category_offset[-1] == truth.num_items, (category_offset[-1], truth.num_items)
+    information = self_information(truth)
     done: dict[str, list[tuple[_Chunk, _Chunk]]] = {scorer.name: [] for scorer in scorers}
     for start in range(0, truth.num_users, chunk):
         part = truth.rows(start, min(start + chunk, truth.num_users))
@@ -163,7 +165,8 @@ def evaluate_many(
     evaluations = {}
     for name, chunks in done.items():
         every, novel = zip(*chunks, strict=True)
-        evaluations[name] = Evaluation(_join(every, ks, category_offset), _join(novel, ks, category_offset))
+        tasks = (_join(task, ks, category_offset, information) for task in (every, novel))
+        evaluations[name] = Evaluation(*tasks)
     return evaluations
 
 
@@ -192,7 +195,7 @@ class _Chunk:
     """Metrics of one task for the users of one chunk."""
 
     per_user: dict[str, np.ndarray]
-    seen: np.ndarray  # [len(ks), V] bool
+    lists: np.ndarray  # [B, max(ks)] int32; -1 pads
     rank: np.ndarray
     untouched: dict[str, np.ndarray]
     untouched_rank: np.ndarray
@@ -254,7 +257,7 @@ def _evaluate(
     untouched, is_untouched = truth.untouched(category_offset)
     return _Chunk(
         per_user=ranking.per_user_metrics(ranking.hit_matrix(lists, truth.offset, truth.item), size, ks),
-        seen=ranking.seen_items(lists, ks, truth.num_items),
+        lists=lists.astype(np.int32),
         rank=rank,
         untouched=ranking.per_user_metrics(
             ranking.hit_matrix(lists, untouched.offset, untouched.item), np.diff(untouched.offset), ks
@@ -264,12 +267,20 @@ def _evaluate(
     )
 
 
-def _join(chunks: tuple[_Chunk, ...], ks: tuple[int, ...], category_offset: np.ndarray) -> TaskMetrics:
-    names = chunks[0].per_user
+def _join(
+    chunks: tuple[_Chunk, ...], ks: tuple[int, ...], category_offset: np.ndarray, information: np.ndarray
+) -> TaskMetrics:
+    names, lists = chunks[0].per_user, np.concatenate([chunk.lists for chunk in chunks])
     untouched = {name: np.concatenate([chunk.untouched[name] for chunk in chunks]) for name in names}
+    shown = ranking.count_exposures(lists, ks, len(information))
+    diversity = diversity_of_lists(lists, ks, category_offset, information)
     return TaskMetrics(
         per_user={name: np.concatenate([chunk.per_user[name] for chunk in chunks]) for name in names},
-        coverage=ranking.coverage(np.logical_or.reduce([chunk.seen for chunk in chunks]), ks, category_offset),
+        coverage={
+            **ranking.coverage(shown, ks, category_offset),
+            **{name: ranking.mean_over_users(value) for name, value in diversity.items() if np.isfinite(value).any()},
+            **{f"gini@{k}": gini(shown[i]) for i, k in enumerate(ks)},
+        },
         rank=np.concatenate([chunk.rank for chunk in chunks]),
         untouched=TaskMetrics(untouched, {}, np.concatenate([chunk.untouched_rank for chunk in chunks])),
         rank_depth=min(chunk.rank_depth for chunk in chunks),
