@@ -88,6 +88,7 @@ def test_a_peer_is_tuned_and_its_lists_have_the_recall_that_it_says(exported):
     assert metrics["all"]["recall@100"] == pytest.approx(best["recall@100"])
     assert metrics["novel"]["recall@100"] == pytest.approx(best["novel_recall@100"])
     assert 0 < metrics["within_category"]["recall@20"] <= 1
+    assert 0 < metrics["within_category_novel"]["recall@20"] <= 1
 
 
 @pytest.mark.slow

@@ -126,8 +126,9 @@ def write_lists(path: str, split: Split, score: Score) -> None:
         for start in range(0, len(split.user_id), _CHUNK):
             users = np.arange(start, min(start + _CHUNK, len(split.user_id)))
             scores = np.asarray(score(users), np.float32)
-            novel = np.where(had[users].toarray() > 0, -np.inf, scores)
-            parts = [("all", _best(scores, K)), ("novel", _best(novel, K)), ("within", _within(split, scores))]
+            own = had[users].toarray() > 0
+            novel = np.where(own, -np.inf, scores)
+            parts = [("all", _best(scores, K)), ("novel", _best(novel, K)), ("within", _within(split, scores, own))]
             for task, (row, item, rank) in parts:
                 columns = [pa.array(split.user_id[users[row]], kinds[0]), pa.array(split.item_id[item], kinds[1])]
                 columns += [pa.array(rank, pa.int32()), pa.array([task] * len(row), pa.string())]
@@ -145,11 +146,16 @@ def _best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return row, best[row, position], position + 1
 
 
-def _within(split: Split, scores: np.ndarray) -> tuple[np.ndarray, ...]:
+def _within(split: Split, scores: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, ...]:
+    """As `_best` of each category, down to its `WITHIN_K`th item that the user never had."""
     parts = []
     for items in _categories(split.category):
-        row, column, rank = _best(scores[:, items], WITHIN_K)
-        parts.append((row, items[column], rank))
+        most = int(own[:, items].sum(axis=1).max())
+        row, column, rank = _best(scores[:, items], WITHIN_K + most)
+        is_novel = ~own[row, items[column]]
+        before = np.cumsum(is_novel) - is_novel  # novel items ahead, those of earlier rows included
+        kept = before - before[np.searchsorted(row, row)] < WITHIN_K
+        parts.append((row[kept], items[column[kept]], rank[kept]))
     return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
 
