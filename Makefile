@@ -10,6 +10,10 @@ LOAD_ARGS ?=
 PLAN ?= configs/reproduce/quick.toml
 REPRODUCE_ARGS ?=
 NOTEBOOK_OUTPUT ?= runs/notebooks
+RIVAL_FLAGS ?= configs/demo.flags
+RIVAL_DIR ?= .peers/rivals
+RIVALS ?= gp_topfreq up_cf ials bpr sasrec gsasrec hstu mult_vae recvae lightgcn
+BUDGET ?= 12
 
 PY := .venv/bin/python
 STAMP := .venv/.setup-done
@@ -18,7 +22,7 @@ STAMP := .venv/.setup-done
 $(STAMP): setup.cfg pyproject.toml .ci/setup
 	@.ci/setup "$(PYTHON)"
 
-.PHONY: help setup demo reproduce serve serve-smoke load notebooks test test-fast test-beam lint format tables lock type arch doctest docs bench peers doctor clean
+.PHONY: help setup demo reproduce serve serve-smoke load notebooks test test-fast test-beam lint format tables lock type arch doctest docs bench peers rivals doctor clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -96,10 +100,23 @@ bench: $(STAMP) ## every benchmark on this machine and one table: results/benchm
 	else echo "bench_peers.py left out: make peers installs them first"; fi
 	$(PY) benchmarks/write_table.py
 
-peers: $(STAMP) ## what `make bench` compares training with, apart from .venv, in .peers/: DeepMatch; PyTorch and torch-rechub
+peers: $(STAMP) ## other libraries, apart from .venv, in .peers/: those that `make bench` trains beside ours, and those of `make rivals`
 	$(PY) -m pip install --target=.peers/deepmatch --no-deps deepmatch==0.3.2 'deepctr>=0.9.4a0,<0.10'
 	$(PY) -m venv .peers/torch
 	.peers/torch/bin/pip install torch==2.13.0 torch-rechub==0.9.0
+	$(PY) -m venv .peers/lists
+	.peers/lists/bin/pip install -r benchmarks/peers/requirements.lock
+	$(PY) -m venv .peers/vae
+	.peers/vae/bin/pip install -r benchmarks/peers/requirements_vae.lock
+
+rivals: $(STAMP) ## tune each of RIVALS on the validation window of RIVAL_FLAGS (BUDGET settings each), and evaluate their lists; needs `make peers`, hours
+	$(PY) benchmarks/peers/export_split.py --flagfile=$(RIVAL_FLAGS) --split=validation --split_dir=$(RIVAL_DIR)/split
+	for rival in $(RIVALS); do \
+	    case $$rival in *vae) python=.peers/vae/bin/python;; *) python=.peers/lists/bin/python;; esac; \
+	    test -f $(RIVAL_DIR)/$$rival.json || $$python benchmarks/peers/run_peer.py $$rival \
+	        --split_dir=$(RIVAL_DIR)/split --output=$(RIVAL_DIR)/$$rival.parquet --budget=$(BUDGET) || exit 1; done
+	$(PY) -m longretriever_tf.evaluate_baselines --flagfile=$(RIVAL_FLAGS) --split=validation --output=$(RIVAL_DIR)/metrics.json \
+	    $(foreach rival,$(RIVALS),--lists=$(rival):$(RIVAL_DIR)/$(rival).parquet)
 
 test-beam: ## tests of `prepare --runner` on Beam's DirectRunner and DaskRunner, in an environment of their own, .peers/beam
 	test -d .peers/beam || python3 -m venv .peers/beam

@@ -50,6 +50,18 @@ def test_items_that_the_same_users_take_share_a_cluster_across_categories():
     assert log.items.features["category"][0] == "cake"  # the log's own category is a side feature now
 
 
+def test_one_cluster_makes_the_whole_history_one_subsequence():
+    """The control of configs/ablations/whole_history.flags: a user has one history, of all items."""
+    log = block_world(num_users=40)
+    config = Config(DataConfig(dataset="event_log", events="e.csv", context="clusters:1"))
+    prepared = prepare(config, log, CUT)
+    assert prepared.corpus.category_name[2:].tolist() == ["cluster 0"]
+    assert prepared.corpus.category_size[2:].tolist() == [len(prepared.corpus.item_id) - 2]
+    assert "category" in prepared.corpus.feature_values, "the log's own category is a side feature"
+    num_events = np.bincount(log.event_user()[log.timestamp < CUT], minlength=log.num_users)
+    assert np.diff(prepared.order.segment_offset).tolist() == num_events[num_events > 0].tolist()
+
+
 def test_clusters_rest_on_what_lies_before_the_cut_and_on_the_seed():
     log = block_world(num_users=40)
     before = names_of(cluster_context(log, "clusters:5", CUT, 1), "clusters:5")
@@ -142,7 +154,7 @@ def test_a_table_without_a_category_is_read_where_clusters_are_asked_for(tmp_pat
 
 @pytest.mark.parametrize(
     "context",
-    ["clusters:", "clusters:1", "clusters:0", "clusters:many", "clusters:-3", "clusters:2.5", "clusters:\u00b2"],
+    ["clusters:", "clusters:0", "clusters:many", "clusters:-3", "clusters:2.5", "clusters:\u00b2"],
 )
 def test_a_number_of_clusters_that_cannot_be_is_named(context):
     with pytest.raises(UserError, match=f"--context={context}: expected clusters:"):

@@ -271,6 +271,16 @@ def test_a_table_that_changed_makes_the_jobs_stale_that_read_it(tmp_path):
     assert changed() == set(before)
 
 
+def test_lists_that_changed_make_the_job_stale_that_evaluates_them(tmp_path):
+    lists = tmp_path / "theirs.csv"
+    lists.write_text("user,item,rank\n1,2,1\n")
+    path = write_plan(tmp_path, other=f', "--lists=theirs:{lists}"')
+    before = {name: job.key for name, job in make_jobs(load_plan(path), "made").items()}
+    lists.write_text("user,item,rank\n1,3,1\n")
+    changed = {name for name, job in make_jobs(load_plan(path), "made").items() if job.key != before[name]}
+    assert "other/seed1" in changed and not any(name.startswith("ours") for name in changed)
+
+
 def test_other_code_makes_jobs_stale_unless_told_otherwise(finished, monkeypatch):
     path, work_dir, _ = finished
     monkeypatch.setattr("longretriever_tf.reproduction.jobs.code_fingerprint", lambda: "other")

@@ -96,8 +96,8 @@ def _check_combinations(config: Any) -> None:
         f"--data={config.data.data} is a prepared log and takes no --{'/--'.join(given)}: leave one of the two out",
     )
     require(
-        not asks_clusters(config.data.context) or num_clusters(config.data.context) > 1,
-        f"--context={config.data.context}: expected {CLUSTERS} and a number above 1, such as {CLUSTERS}300",
+        not asks_clusters(config.data.context) or num_clusters(config.data.context) > 0,
+        f"--context={config.data.context}: expected {CLUSTERS} and a number above 0, such as {CLUSTERS}300",
     )
     require(
         model.dim % model.num_heads == 0 or model.model in ("mind", "comirec"),

@@ -86,7 +86,8 @@ class DataConfig:
         "The item column that is the context (category) of hard search, batches and indexes: any "
         "mutually exclusive item column. Empty: the log's own (complete_journey: product_category; "
         "event_log: category; movielens: the first genre). clusters:300: so many clusters of the items' co-occurrence "
-        "vectors, fitted before the cut; they need no such column. Measured: recall@100 0.273 with 29 departments, "
+        "vectors, fitted before the cut; they need no such column; one cluster holds all items. Measured: recall@100 "
+        "0.273 with 29 departments, "
         "0.297 with 302 product categories, 0.299 with 2,242 product types, 0.288 with 300 clusters.",
     )
     movielens: str = _field(
