@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from longretriever_tf.common.graph import graph_function
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.prepared_data import Prepared
 from longretriever_tf.models.baselines.batches import RecentReader
@@ -29,7 +30,7 @@ class RecentScorer:
         parts = [every[i : i + _ITEMS_AT_ONCE] for i in range(0, len(every), _ITEMS_AT_ONCE)]
         self._item_vectors = tf.concat([model.item_tower(part) for part in parts], 0)
         rows = tf.TensorSpec([None], tf.int64)
-        self._score = tf.function(self._score_rows, input_signature=[rows, rows])
+        self._score = graph_function(self._score_rows, input_signature=[rows, rows])
 
     def score(self, users: np.ndarray) -> np.ndarray:
         """Inner products with the nearest interest, [B, V] float32.
