@@ -6,19 +6,25 @@ A finished run is exported with signatures that stop early; a fresh process with
 and asks each in turn, so that a part costs what its signature takes longer than the one before:
 
   history     look-up of ids, sums over the history by category, interest features
-  interest    the learned interest score and the draw
-  encoder     hard search of the drawn categories, tokens, user tower
+  interest    the learned interest score and the choice of interests
+  encoder     hard search of the chosen categories, tokens, user tower
   search      index, merge, explanation
   json        the request's body to arrays and the answer to a body, in the server's code
 
+`ours` is the request that names no number of interests: the export's default. `ours_fixed` is the same request with
+--bench_interests, asked in turn with it; `default_over_fixed` is their ratio, and `interests` how many the default
+searched on average.
+
 `plain` is numpy and Python around the same user tower padded to L: eq. 3 instead of the learned score, one TFRS layer
 per category (ScaNN with TFRS's own settings from 100 items on), lists merged by score; no repeat logit, no explanation,
-one request after another. It searches the categories that ours drew. `plain_reordered` has layers of more effort.
+one request after another. It searches the --bench_interests categories that ours drew. `plain_reordered` has layers of
+more effort.
 Histories are generated: each user takes items of his own 2,000, unequally often, over two years. Freed memory is kept,
 and oneDNN is off, as in the server. Ratios are taken round by round, in a process where ours and the plain design are
 asked in turn.
 """
 
+import dataclasses
 import json
 import os
 import tempfile
@@ -38,7 +44,9 @@ from longretriever_tf.serving.server import memory
 _RUN_DIR = absl_flags.DEFINE_string("run_dir", "runs/demo", "Run directory of a finished training.")
 _HISTORY = absl_flags.DEFINE_integer("bench_history", 20_000, "T: events per history.", lower_bound=1)
 _BATCHES = absl_flags.DEFINE_list("bench_batches", ["1", "32"], "B: histories per request.")
-_INTERESTS = absl_flags.DEFINE_integer("bench_interests", 5, "N: interests per history, of the best 20.", lower_bound=1)
+_INTERESTS = absl_flags.DEFINE_integer(
+    "bench_interests", 20, "N: interests of the request beside the default one, the best.", lower_bound=1
+)
 _ROUNDS = absl_flags.DEFINE_integer("bench_rounds", 15, "Rounds; the median counts.", lower_bound=1)
 _KINDS = absl_flags.DEFINE_list("bench_plain", ["plain", "plain_reordered"], "Plain designs to measure.")
 _OUTPUT = absl_flags.DEFINE_string("output", "", "Also write the JSON there.")
@@ -54,11 +62,14 @@ def main(argv: list[str]) -> None:
     from longretriever_tf.data.search.behavior_index import max_sliced
 
     config = load_config(_RUN_DIR.value)
+    # Of a run of before it was the default, too: what is measured is today's default request.
+    retrieval = dataclasses.replace(config.retrieval, num_interests=0)
+    config = dataclasses.replace(config, retrieval=retrieval)
     facts = describe_origin("python benchmarks/bench_request.py", 1) | {"threads": 1, "unit": "CPU ms per history"}
     with tempfile.TemporaryDirectory() as folder:
         facts |= _save(config, folder)
         sizes = list(map(int, _BATCHES.value))
-        plan = {"batches": sizes, "length": _HISTORY.value, "interests": _INTERESTS.value, "rounds": _ROUNDS.value}
+        plan = {"batches": sizes, "length": _HISTORY.value, "fixed": _INTERESTS.value, "rounds": _ROUNDS.value}
         plan["max_events"] = max_sliced(config.model)
         environment = ONE_THREAD | AS_SERVED | {name: str(value) for name, (_, value) in memory.SETTINGS.items()}
         ours = ask_in_fresh_process("bench_request", "ours", folder, plan, environment=environment)
@@ -69,7 +80,9 @@ def main(argv: list[str]) -> None:
     for size in map(str, sizes):
         one = facts["ours"][size]
         parts = "  ".join(f"{name} {ms:.2f}" for name, ms in one.items())
-        print(f"B={size:3s} CPU ms per history: {parts}")
+        print(f"B={size:3s} CPU ms per history, default ({facts['interests'][size]:.0f} interests): {parts}")
+        parts = "  ".join(f"{name} {ms:.2f}" for name, ms in facts["ours_fixed"][size].items())
+        print(f"      {plan['fixed']} interests: {parts}; default over it: {facts['default_over_fixed'][size]:.2f}")
         for kind in _KINDS.value:
             times, recall = facts[kind][size], facts[kind]["recall"]
             print(
@@ -138,6 +151,7 @@ def _parts(model: Any, config: Config) -> dict[str, Any]:
     kinds = {"history_item_id": ([None, None], model.item_id_dtype), "history_timestamp": ([None, None], tf.int64)}
     kinds |= {"request_timestamp": ([None], tf.int64), "seed": ([None], tf.int64)}
     kinds |= {name: ([None], tf.int32) for name in ("k", "num_interests", "top_interests")}
+    kinds |= {"interest_threshold": ([None], tf.float32)}
     specs = [tf.TensorSpec(*kind, name) for name, kind in kinds.items()]
 
     def make(body: Callable[[dict[str, tf.Tensor]], Any]) -> Any:
@@ -201,23 +215,29 @@ def _ask_ours(folder: str, plan: Mapping[str, Any]) -> None:
 
     corpus = load_corpus(os.path.join(folder, "corpus.npz"))
     model = LoadedModel("bench", 1, os.path.join(folder, "model"))
-    costs: dict[str, dict[str, float]] = {}
+    facts: dict[str, Any] = {name: {} for name in ("ours", "ours_fixed", "default_over_fixed", "interests")}
     for size in plan["batches"]:
-        feeds = _columns(
-            corpus, model.signatures["search"], _histories(corpus, size, plan["length"]), plan["interests"]
-        )
-        steps = {part: _caller(model, part, feeds) for part in _PARTS}
-        answer = steps["search"]()
-        steps |= _json_steps(model, feeds, answer)
-        took = _interleaved(steps, plan["rounds"])
-        parts = {"history": took["history"]}
-        parts |= {part: took[part] - took[before] for before, part in zip(_PARTS, _PARTS[1:], strict=False)}
-        parts |= {"model": took["search"], "json_decode": took["decode"], "json_encode": took["encode"]}
-        costs[str(size)] = {name: float(np.median(ms)) / size for name, ms in parts.items()}
+        took, answers = {}, {}
+        for name, num in (("ours", 0), ("ours_fixed", plan["fixed"])):
+            feeds = _columns(corpus, model.signatures["search"], _histories(corpus, size, plan["length"]), num)
+            steps = {part: _caller(model, part, feeds) for part in _PARTS}
+            answers[name] = steps["search"]()
+            steps |= _json_steps(model, feeds, answers[name])
+            took |= {(name, step): call for step, call in steps.items()}
+        took = _interleaved(took, plan["rounds"])
+        for name in answers:
+            mine = {step: ms for (whose, step), ms in took.items() if whose == name}
+            parts = {"history": mine["history"]}
+            parts |= {part: mine[part] - mine[before] for before, part in zip(_PARTS, _PARTS[1:], strict=False)}
+            parts |= {"model": mine["search"], "json_decode": mine["decode"], "json_encode": mine["encode"]}
+            facts[name][str(size)] = {part: float(np.median(ms)) / size for part, ms in parts.items()}
+        ratio = np.median(took["ours", "search"] / took["ours_fixed", "search"])
+        facts["default_over_fixed"][str(size)] = float(ratio)
+        facts["interests"][str(size)] = float(answers["ours"]["num_interests_drawn"].mean())
     order = np.argsort(corpus.category_name[2:])
-    drawn = 2 + order[np.searchsorted(corpus.category_name[2:][order], answer["interest_category"].astype(str))]
-    np.save(os.path.join(folder, "drawn.npy"), drawn)
-    print(json.dumps({"ours": costs}))
+    names = answers["ours_fixed"]["interest_category"].astype(str)
+    np.save(os.path.join(folder, "drawn.npy"), 2 + order[np.searchsorted(corpus.category_name[2:][order], names)])
+    print(json.dumps(facts))
 
 
 def _ask_plain(folder: str, plan: Mapping[str, Any]) -> None:
@@ -253,7 +273,7 @@ def _ask_plain(folder: str, plan: Mapping[str, Any]) -> None:
     facts: dict[str, Any] = {"recall": float(np.mean(recall)), "layers": len(layers)}
     for size in plan["batches"]:
         some = [*zip(histories[:size], drawn[:size], strict=True)]
-        feeds = _columns(corpus, ours.signatures["search"], histories[:size], plan["interests"])
+        feeds = _columns(corpus, ours.signatures["search"], histories[:size], plan["fixed"])
         steps = {
             "plain": lambda some=some: [
                 retriever.retrieve(user_history, interests, _TOP) for user_history, interests in some
@@ -316,11 +336,11 @@ def _json_steps(model: Any, feeds: Mapping[str, np.ndarray], answer: Mapping[str
     return {"decode": lambda: parse_predict(body, lambda name: dtypes), "encode": lambda: write_columns(answer)}
 
 
-def _interleaved(steps: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
+def _interleaved(steps: Mapping[Any, Callable[[], Any]], rounds: int) -> dict[Any, np.ndarray]:
     """CPU ms of every step in every round: [rounds] each, so that steps of one round can be subtracted."""
     for step in steps.values():
         step(), step()
-    took: dict[str, list[float]] = {name: [] for name in steps}
+    took: dict[Any, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
             start = time.process_time()

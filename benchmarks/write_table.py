@@ -57,6 +57,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
     ),
     "bench_request": (
         Row("ours.*.model", "one request inside the model, per history, batch", "CPU ms"),
+        Row("default_over_fixed.*", "the same over a request of --bench_interests, batch", "times"),
         Row("ours.*.json_decode", "its JSON to arrays, batch", "CPU ms"),
         Row("plain.*.ratio", "plain per-category TFRS over ours, batch", "times"),
         Row("plain_reordered.*.ratio", "the same with layers of more effort, batch", "times"),

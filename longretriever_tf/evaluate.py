@@ -9,6 +9,8 @@ Alongside it, metrics.per_user.npz holds what each user and each truth pair got,
 draws both: recall by k, by the length of the history and by the size of the category, and the calibration.
 --export_dir asks an export of the run itself, by the signature that requests ask: the first row, "as served".
 --variants asks the same run in other ways, in the same pass; configs/ablations/ holds what the paper varies.
+--lists=NAME:FILE.parquet (or .csv; repeatable) puts any other system's lists alongside, under the same truth; it stands
+among the baselines. --write_lists=FILE.parquet writes the run's own lists in that form.
 """
 
 import dataclasses
@@ -51,6 +53,13 @@ _DRAW_SEEDS = absl_flags.DEFINE_integer(
 _EXPORT_DIR = absl_flags.DEFINE_string(
     "export_dir", "", "Ask an export of the run too, by its own defaults: the first row, as served; empty: none."
 )
+_LISTS, _LISTS_COLUMNS = flags.define_list_flags()
+_WRITE_LISTS = absl_flags.DEFINE_string(
+    "write_lists",
+    "",
+    "Write the lists of the table's first row (500 items for each user, and 500 novel ones) to this Parquet file, as "
+    "--lists reads it; empty: nowhere.",
+)
 _OTHER_LOG = absl_flags.DEFINE_bool(
     "other_log",
     False,
@@ -79,20 +88,28 @@ def main(argv: Sequence[str]) -> None:
     from longretriever_tf.evaluation.evaluate_run import (
         evaluate_run,  # after the flags are checked: TensorFlow takes seconds
     )
+    from longretriever_tf.evaluation.lists import parse_list_files
     from longretriever_tf.evaluation.per_user import per_user_path
     from longretriever_tf.evaluation.table import text_table, write_json
     from longretriever_tf.evaluation.variants import RetrievalVariants
 
     output = _OUTPUT.value or os.path.join(_RUN_DIR.value, "metrics.json")
     require_output(output)
-    choice = BaselineChoice(_BASELINES.value, _SETTINGS.value, settings_path(output))
-    variants = RetrievalVariants(_VARIANTS.value, _DRAW_SEEDS.value, _EXPORT_DIR.value)
+    if _WRITE_LISTS.value:
+        require_output(_WRITE_LISTS.value)
+    lists = parse_list_files(_LISTS.value, _LISTS_COLUMNS.value)
+    choice = BaselineChoice(_BASELINES.value, _SETTINGS.value, settings_path(output), lists)
+    variants = RetrievalVariants(_VARIANTS.value, _DRAW_SEEDS.value, _EXPORT_DIR.value, _WRITE_LISTS.value)
     metrics = evaluate_run(
         config, _SPLIT.value, _MAX_USERS.value, choice, variants, per_user_path(output), other_log=_OTHER_LOG.value
     )
     write_json(output, metrics)
     print(text_table(metrics))
-    written = [output, *(draw_evaluation(output)[:1] if _PLOTS.value else ())]
+    written = [
+        output,
+        *([_WRITE_LISTS.value] if _WRITE_LISTS.value else ()),
+        *(draw_evaluation(output)[:1] if _PLOTS.value else ()),
+    ]
     print(f"written: {', '.join(written)}")
 
 

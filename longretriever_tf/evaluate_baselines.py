@@ -5,6 +5,7 @@
 Takes the flags of training (those that do not describe the log have no effect), so that a run's flagfile fits. Tunes
 TIFU-kNN, ItemKNN and EASE on the validation window, a few settings each, and writes all that it tried to
 baseline_settings.json next to the output; --baseline_settings=FILE reads such a file instead.
+--lists=NAME:FILE.parquet puts any other system's lists alongside (`evaluate` says how such a file looks).
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ _BASELINES = absl_flags.DEFINE_enum(
 _SETTINGS = absl_flags.DEFINE_string(
     "baseline_settings", "", "A baseline_settings.json of this log: its settings are used and nothing is tuned."
 )
+_LISTS, _LISTS_COLUMNS = flags.define_list_flags()
 
 
 def main(argv: Sequence[str]) -> None:
@@ -33,11 +35,13 @@ def main(argv: Sequence[str]) -> None:
     config = flags.config_from_flags()
     from longretriever_tf.common.files import require_output
     from longretriever_tf.evaluation.evaluate_baselines import BaselineChoice, evaluate_baselines, settings_path
+    from longretriever_tf.evaluation.lists import parse_list_files
     from longretriever_tf.evaluation.table import text_table, write_json
 
     output = _OUTPUT.value
     require_output(output)
-    choice = BaselineChoice(_BASELINES.value, _SETTINGS.value, settings_path(output))
+    lists = parse_list_files(_LISTS.value, _LISTS_COLUMNS.value)
+    choice = BaselineChoice(_BASELINES.value, _SETTINGS.value, settings_path(output), lists)
     metrics = evaluate_baselines(config, _SPLIT.value, choice, _MAX_USERS.value)
     write_json(output, metrics)
     print(text_table(metrics))

@@ -15,8 +15,20 @@ from longretriever_tf.config.config import load_config
 _EXPORT_DIR = absl_flags.DEFINE_string("export_dir", "exports/longretriever", "Export whose latest version answers.")
 _USER = absl_flags.DEFINE_string("user", "", "The user's id, as in the log; empty: the first user of the log.")
 _K = absl_flags.DEFINE_integer("k", 20, "Length of the merged list.", lower_bound=1)
-_NUM_INTERESTS = absl_flags.DEFINE_integer("num_interests", None, "N; the export's own by default.", lower_bound=1)
+_NUM_INTERESTS = absl_flags.DEFINE_integer(
+    "num_interests",
+    None,
+    "N; 0: the top M, and all that --interest_threshold lets in; the export's own by default.",
+    lower_bound=0,
+)
 _TOP_INTERESTS = absl_flags.DEFINE_integer("top_interests", None, "M; the export's own by default.", lower_bound=1)
+_THRESHOLD = absl_flags.DEFINE_float(
+    "interest_threshold",
+    None,
+    "With N = 0, a category is searched where log p(item | user) of its best item is estimated at this or more; the "
+    "export's own by default.",
+    upper_bound=0,
+)
 _SEED = absl_flags.DEFINE_integer("seed", 1, "Seed of the draw; -1: a fresh one each time.")
 _AS_OF = absl_flags.DEFINE_string(
     "as_of", "", "Time of the request, UTC (2017-12-04 or 2017-12-04T04:01:20); empty: the training cut."
@@ -33,7 +45,8 @@ def main(argv: Sequence[str]) -> None:
     config = flags.config_from_flags(load_config(extra_config_dir(version_dir)))
     from longretriever_tf.retrieval.export.explanation import Question, explain_user
 
-    question = Question(_USER.value, _K.value, _NUM_INTERESTS.value, _TOP_INTERESTS.value, _SEED.value, _AS_OF.value)
+    interests = _NUM_INTERESTS.value, _TOP_INTERESTS.value, _THRESHOLD.value
+    question = Question(_USER.value, _K.value, *interests, _SEED.value, _AS_OF.value)
     print(explain_user(version_dir, config, question))
 
 

@@ -3,6 +3,8 @@
 It reads the category order that training reads, not a request's raw columns, and merges dense rows, not lists.
 """
 
+import itertools
+
 import numpy as np
 import tensorflow as tf
 
@@ -39,11 +41,14 @@ class RetrievalOracle:
             for row, items in enumerate(self._seen(users)):
                 logits[row, items] = -np.inf
         drawn_by, share, allowed = self._interests(users, task, retrieval)
-        many = [tf.fill([len(users)], n) for n in (retrieval.num_interests, retrieval.top_interests)]
-        drawn = draw_interests(tf.constant(drawn_by), tf.constant(allowed), *many, tf.constant(users))
-        order = np.full(share.shape, -1)
-        for row, slot in zip(*np.nonzero(drawn.is_real), strict=True):
-            order[row, drawn.category[row, slot]] = slot
+        if retrieval.num_interests:
+            many = [tf.fill([len(users)], n) for n in (retrieval.num_interests, retrieval.top_interests)]
+            drawn = draw_interests(tf.constant(drawn_by), tf.constant(allowed), *many, tf.constant(users))
+            order = np.full(share.shape, -1)
+            for row, slot in zip(*np.nonzero(drawn.is_real), strict=True):
+                order[row, drawn.category[row, slot]] = slot
+        else:
+            order = self._order_by_threshold(drawn_by, share + self._gains(users, task), allowed, retrieval)
         rank, partition = self._within(logits)
         log_share = share[:, category]
         merged = MERGES[retrieval.merge](
@@ -53,11 +58,38 @@ class RetrievalOracle:
                 rank=rank,
                 log_interest=log_share,
                 order=order[:, category],
-                num_interests=retrieval.num_interests,
+                num_interests=order.max() + 1,
                 is_beyond_quota=1.0 * (rank >= np.ceil(QUOTA_K * np.exp(log_share))),
             )
         )
         return np.where((order[:, category] >= 0) & (logits > -np.inf), merged, -np.inf)
+
+    def _gains(self, users: np.ndarray, task: str) -> np.ndarray:
+        """What the estimate of a category's best log p(item | user) adds to log p(category | user), [B, C]."""
+        corpus, every = self.prepared.corpus, tf.range(self.prepared.corpus.num_items)
+        bias = self.models.retriever.item_bias(every, tf.constant(self.prepared.stats.item[-1])).numpy()
+        gains = np.zeros([len(users), corpus.num_categories])
+        for category, (low, high) in enumerate(itertools.pairwise(corpus.category_offset)):
+            share = np.exp(bias[low:high]) / np.exp(bias[low:high]).sum()
+            gains[:, category] = 0.75 * np.log(share.max(initial=1e-30 if high > low else 1))
+        for row, items in enumerate(self._seen(users)):
+            gains[row, np.unique(corpus.item_category[items])] += 0.8 * (task == "all")
+        return gains
+
+    def _order_by_threshold(
+        self, drawn_by: np.ndarray, best: np.ndarray, allowed: np.ndarray, retrieval: RetrievalConfig
+    ) -> np.ndarray:
+        """Place of each category that the threshold or the best M let in, -1 for the others, [B, C]."""
+        order = np.full(best.shape, -1)
+        for row in range(len(best)):
+            best_first = [c for c in np.argsort(-drawn_by[row], kind="stable") if allowed[row, c]]
+            chosen = [
+                c
+                for rank, c in enumerate(best_first)
+                if rank < retrieval.top_interests or best[row, c] >= retrieval.interest_threshold
+            ]
+            order[row, chosen] = np.arange(len(chosen))
+        return order
 
     def logits(self, users: np.ndarray) -> np.ndarray:
         """Logits of every item by its own category's user vector, [B, V]; -inf for reserved rows."""

@@ -44,7 +44,7 @@ class Ready:
 def make_ready(config: Config) -> Ready:
     prepared = prepare(config, crowded_world(), CUT)
     examples = build_user_examples(config, prepared.log, prepared.stats.time)
-    source = UserBatchSource(config, prepared.corpus, prepared.log, examples, prepared.stats.first_time)
+    source = UserBatchSource(config, prepared.corpus, prepared.log, examples, prepared.stats)
     return Ready(config, prepared, examples, source)
 
 

@@ -64,7 +64,7 @@ def cases(trained, directory) -> dict[str, tuple[str, tuple[str, ...], tuple[str
         ),
         "export no run": ("export", (f"--run_dir={directory}/none",), ("none", "longretriever_tf.train")),
         "export below a file": ("export", (run, f"--export_dir={a_file}/e"), (str(a_file), "name another")),
-        "export N of 0": ("export", (run, "--num_interests=0"), ("--num_interests=0", "above 0")),
+        "export N below 0": ("export", (run, "--num_interests=-1"), ("--num_interests=-1", "at least 0")),
         "export many shards": (
             "export",
             (run, f"--export_dir={directory}/shards", "--category_shards=500"),
@@ -104,7 +104,7 @@ def cases(trained, directory) -> dict[str, tuple[str, tuple[str, ...], tuple[str
 NAMES = """unknown flag,no such choice,nothing to divide by,negative seed,no GPU to mirror,no TF_CONFIG,
 launch nothing,launch nobody,run dir below a file,evaluate no run,
 evaluate unfinished,evaluate just begun,evaluate no such split,evaluate into a file,evaluate N above M,export no run,
-export below a file,export N of 0,export many shards,export over another kind,
+export below a file,export N below 0,export many shards,export over another kind,
 recommend no export,recommend half,recommend bare,
 recommend unknown user,recommend no time,recommend k of 0,recommend k below 0,recommend N above M,
 recommend k beyond the limit,recommend not a time,evaluate into a directory,baselines into a directory,

@@ -13,6 +13,8 @@ from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets import accounts
 from longretriever_tf.datasets.event_log.source import read_event_log
 from longretriever_tf.datasets.load import load_log
+from longretriever_tf.datasets.preparation.run import in_processes, prepare_log
+from longretriever_tf.datasets.splits import global_time_cuts
 
 NOW = 1_700_000_000
 EVENTS = {
@@ -376,3 +378,52 @@ def test_foursquare_jakarta():
     assert (log.num_users, len(log.items.item_id)) == (6206, 8826)
     assert log.num_events == 378_559 - 4_858  # less the exact duplicates
     assert len(set(log.items.features["category"])) == 312
+
+
+@pytest.mark.parametrize("as_text", [False, True], ids=["int64", "text"])
+def test_a_log_that_is_read_as_if_it_had_ended_earlier(tmp_path, as_text):
+    """--skip_last_days: windows of one log that follow each other and share no event; nobody and nothing is lost."""
+    random = np.random.default_rng(5)
+    day = 86_400
+    events = pd.DataFrame(
+        {
+            "user_id": random.integers(0, 9, 400),
+            "item_id": random.integers(0, 30, 400),
+            "timestamp": NOW - 300 * day + random.integers(0, 200 * day, 400),
+            "category": "all",
+        }
+    )
+    last = int(events["timestamp"].max())
+    events.loc[0, "timestamp"] = last - 56 * day  # on the border: it is of the later window
+    if as_text:
+        events["user_id"] = "u" + events["user_id"].astype(str)
+        events["item_id"] = "i" + events["item_id"].astype(str)
+    path = str(tmp_path / "events.parquet")
+    events.to_parquet(path)
+
+    def load(days):
+        config = DataConfig(dataset="event_log", events=path, data_dir=str(tmp_path), skip_last_days=days)
+        return load_log(config)
+
+    whole, cut = load(0.0), load(56.0)
+    keep = whole.timestamp < last - 56 * day
+    assert 0 < keep.sum() < whole.num_events and not keep[whole.timestamp == last - 56 * day].any()
+    for name in ("item_row", "timestamp", "weight", "basket_id"):
+        np.testing.assert_array_equal(getattr(cut, name), getattr(whole, name)[keep])
+    np.testing.assert_array_equal(cut.event_user(), whole.event_user()[keep])
+    np.testing.assert_array_equal(cut.user_id, whole.user_id)
+    np.testing.assert_array_equal(cut.items.item_id, whole.items.item_id)
+    assert accounts.adds_up(cut.counts) and cut.counts["last_days"] == whole.num_events - cut.num_events
+    assert "in the days that --skip_last_days skips" in accounts.describe(cut.counts)
+    windows = [global_time_cuts(log.timestamp, 28.0).window_of("test") for log in (whole, load(28.0), cut)]
+    assert windows[1][1] <= windows[0][0] and windows[2][1] <= windows[1][0]
+    with pytest.raises(UserError, match="--skip_last_days=400 leaves no event: the log spans"):
+        load(400.0)
+
+
+def test_a_prepared_log_skips_no_days(tmp_path):
+    with pytest.raises(UserError, match="--skip_last_days=28 is of a log that is read from its tables"):
+        load_log(DataConfig(data=str(tmp_path), skip_last_days=28.0))
+    with pytest.raises(UserError, match="--skip_last_days=28: prepare writes the whole log"):
+        prepare_log(DataConfig(skip_last_days=28.0), str(tmp_path / "out"), 1, in_processes(1))
+    assert not (tmp_path / "out").exists()

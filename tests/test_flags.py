@@ -137,7 +137,7 @@ NOT_FINITE = [("learning_rate", "inf"), ("vector_loss_weight", "nan"), ("window_
         ("--dimm=32", "dimm"),
         ("--dim=wide", "wide"),
         ("--loss=hinge", "hinge"),
-        ("--num_interests=0", "--num_interests=0: expected a value above 0"),
+        ("--num_interests=-1", "--num_interests=-1: expected at least 0"),
         ("--seed=13", "seed 13 is unlucky"),
         ("--seed=4294967296", "--seed=4294967296: expected at most"),
         *((f"--{name}={value}", f"--{name}={value}: expected a finite number") for name, value in NOT_FINITE),

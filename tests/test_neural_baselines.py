@@ -1,5 +1,6 @@
 """Two-tower, MIND and ComiRec-SA: layers and losses against numpy, padding, and whole runs."""
 
+import copy
 import dataclasses
 import functools
 import os
@@ -15,6 +16,7 @@ from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.config.baselines import BASELINES, BaselineConfig
 from longretriever_tf.config.config import Config, DataConfig, ModelConfig, TrainConfig
+from longretriever_tf.data.recipe.item_stats import ItemStats
 from longretriever_tf.evaluation.evaluate_run import evaluate_run
 from longretriever_tf.models.baselines.batches import UserBatch
 from longretriever_tf.models.baselines.comirec import SelfAttentiveInterests
@@ -145,8 +147,8 @@ def test_self_attention_against_numpy_and_the_nearest_interest_answers():
 
 
 @functools.cache
-def the_model(name: str, loss: str = "in_batch") -> tuple[RecentRetriever, list[UserBatch]]:
-    config = make_config(name, loss, uniform_negatives=0 if loss == "full" else 13)
+def the_model(name: str, loss: str = "in_batch", item_bias: bool = False) -> tuple[RecentRetriever, list[UserBatch]]:
+    config = make_config(name, loss, uniform_negatives=0 if loss == "full" else 13, item_bias=item_bias)
     ready = make_ready(config)
     model = build_baseline(config, ready.prepared.corpus, ready.prepared.item_svd)
     shake(model)
@@ -203,8 +205,10 @@ def test_sampled_softmax_against_numpy(name):
 
 
 @EVERY
-def test_full_softmax_against_numpy(name):
-    model, batches = the_model(name, "full")
+@pytest.mark.parametrize("item_bias", [False, True])
+def test_full_softmax_against_numpy(name, item_bias):
+    model, batches = the_model(name, "full", item_bias)
+    stats = make_ready(make_config(name, "full")).prepared.stats
     for batch in batches:
         vectors = model.item_tower(tf.constant(batch.item)).numpy()
         query = query_vectors(model, batch, vectors)
@@ -212,12 +216,34 @@ def test_full_softmax_against_numpy(name):
         for t, row in enumerate(batch.target_row):
             if batch.target_weight[t] > 0:
                 sold = batch.first_time < batch.time[row]
-                logits = query[t] @ vectors[sold].T / 0.7
-                own = query[t] @ vectors[batch.target_local[t]] / 0.7
+                bias = bias_at(model, stats, batch.time[row]) if item_bias else np.zeros(len(vectors))
+                logits = query[t] @ vectors[sold].T / 0.7 + bias[sold]
+                own = query[t] @ vectors[batch.target_local[t]] / 0.7 + bias[batch.target_local[t]]
                 total += batch.target_weight[t] * np.log(np.sum(np.exp(logits - own)))
                 weights += batch.target_weight[t]
         loss = model.compute_loss((UserBatch(*map(tf.constant, batch)), None))
         assert float(loss) == pytest.approx(total / weights, rel=1e-4)
+
+
+def bias_at(model: RecentRetriever, stats: ItemStats, time: int) -> np.ndarray:
+    """Of every item, by the latest statistics that are not after the time."""
+    weight = next(v for v in model.trainable_variables if "stats_weight" in v.name).numpy()
+    latest = max(row for row in range(len(stats.time)) if row == 0 or stats.time[row] <= time)
+    return stats.item[latest] @ weight + model.item_tower.bias.numpy()[:, 0]
+
+
+@EVERY
+def test_scores_with_a_bias_are_logits(name):
+    """The bias counts once, for the best interest and for every item, as of the request."""
+    model, _ = the_model(name, "full", item_bias=True)
+    ready, users = make_ready(make_config(name, "full")), np.array([4, 0, 7])
+    plain = copy.copy(model)
+    plain._stats_weight = None
+    product = RecentScorer(ready.config, ready.prepared, plain).score(users)
+    bias = bias_at(model, ready.prepared.stats, ready.prepared.as_of)
+    assert np.ptp(bias) > 0.1
+    logits = RecentScorer(ready.config, ready.prepared, model).score(users)
+    np.testing.assert_allclose(logits, product / 0.7 + bias, rtol=1e-4, atol=1e-4)
 
 
 @EVERY
@@ -254,6 +280,14 @@ def test_scorer_takes_the_best_of_the_users_interests(name):
         (
             {"model": ModelConfig(model="mind"), "baseline": BaselineConfig(uniform_negatives=9)},
             ["--uniform_negatives=9", "--loss=in_batch"],
+        ),
+        (
+            {
+                "model": ModelConfig(model="mind"),
+                "train": TrainConfig(loss="in_batch"),
+                "baseline": BaselineConfig(item_bias=True),
+            },
+            ["--item_bias", "--loss=full"],
         ),
         ({"model": ModelConfig(model="bert")}, ["--model='bert'", "two_tower, mind, comirec"]),
     ],
@@ -295,7 +329,7 @@ def run_config(name: str, loss: str, negatives: int, tmp_path) -> Config:
             learning_rate=0.02,
             run_dir=str(tmp_path / "whole"),
         ),
-        baseline=BaselineConfig(recent_length=23, uniform_negatives=negatives, **capsules),
+        baseline=BaselineConfig(recent_length=23, uniform_negatives=negatives, item_bias=loss == "full", **capsules),
     )
 
 

@@ -87,8 +87,8 @@ def test_an_item_that_was_not_retrieved_is_a_miss_even_in_a_tiny_category():
 
 def test_coverage_by_hand():
     lists = np.array([[2, 5, -1], [2, 3, 8]])  # known items 2..8; categories {2, 3}, {}, {4, 5, 6}, {7, 8}
-    seen = ranking.seen_items(lists, (1, 3), 9)
-    found = ranking.coverage(seen, (1, 3), np.array([0, 1, 2, 4, 4, 7, 9]))
+    shown = ranking.count_exposures(lists, (1, 3), 9)
+    found = ranking.coverage(shown, (1, 3), np.array([0, 1, 2, 4, 4, 7, 9]))
     assert found == {
         "item_coverage@1": pytest.approx(1 / 7),
         "category_coverage@1": pytest.approx(1 / 3),

@@ -445,3 +445,74 @@ def test_signals_stop_a_plan_in_the_background(number):
     """)
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.stdout == "stopped\n", done.stderr
+
+
+def test_windows_are_averaged_and_compared_user_by_user(tmp_path):
+    """A row of several runs is the mean over windows of the mean over seeds; users are drawn with all their windows."""
+    flagfile = tmp_path / "ours.flags"
+    flagfile.write_text("--noise=0.3\n")
+    rows = 'runs = ["ours", "other"]\nmeasure = "test"'
+    plan = f"""
+title = "Windows"
+[runs.ours]
+flags = ["--flagfile={flagfile}"]
+seeds = [1, 2]
+[runs.other]
+flags = ["--noise=2.0"]
+seeds = [3, 4]
+[runs.weak]
+flags = ["--noise=9.0"]
+[measures.test]
+runs = ["ours", "other", "weak"]
+[rows.windows]
+label = "Windows"
+{rows}
+[rows.weak]
+label = "Weak"
+runs = ["weak", "weak"]
+measure = "test"
+[[tables]]
+title = "Recall"
+rows = ["windows", "weak"]
+columns = ["all recall@20"]
+[[comparisons]]
+ours = "windows"
+against = ["weak"]
+metrics = ["all ndcg@100", "within_category recall@1"]
+[[plots]]
+title = "bars"
+kind = "bars"
+rows = ["windows", "weak"]
+"""
+    (tmp_path / "plan.toml").write_text(plan)
+    path, work_dir = str(tmp_path / "plan.toml"), str(tmp_path / "made")
+    jobs, failed = run_plan(path, work_dir, parallel=2)
+    assert failed == {}
+    page, markdown = report_of(path, work_dir)
+    means = []
+    for run, seeds in (("ours", (1, 2)), ("other", (3, 4))):
+        found = [metrics_of(jobs, f"test/{run}/seed{seed}")["models"]["longretriever"] for seed in seeds]
+        means.append(np.mean([one["all"]["recall@20"] for one in found]))
+    assert Cells(page).metrics["Windows", "all recall@20"] == pytest.approx(np.mean(means), rel=1e-12)
+    assert f"±{np.std(means, ddof=1):.4f}" in markdown and "2 windows of 2" in markdown
+    assert "users in 2 windows" in markdown
+
+    def users_of(name):
+        with np.load(per_user_path(jobs[name].output)) as file:
+            return {key: file[key] for key in file.files}
+
+    def difference(runs):
+        ours = np.mean([users_of(f"test/{run}/seed{seed}")["all/ndcg@100"][0] for run, seed in runs], axis=0)
+        return ours - users_of("test/weak/seed1")["all/ndcg@100"][0]
+
+    both = (difference([("ours", 1), ("ours", 2)]) + difference([("other", 3), ("other", 4)])) / 2
+    expected = paired_bootstrap(both, np.zeros_like(both), seed=1)
+    assert f"95% from {expected.low:+.4f} to {expected.high:+.4f}" in markdown
+
+
+def test_a_row_is_of_a_run_or_of_windows(tmp_path):
+    plan = '[runs.a]\nflags = []\n[measures.test]\nruns = ["a"]\n[rows.a]\nmeasure = "test"\n'
+    for extra in ("", 'run = "a"\nruns = ["a"]\n'):
+        (tmp_path / "plan.toml").write_text('title = "t"\n' + plan + extra)
+        with pytest.raises(UserError, match="rows.a: expected either run or runs"):
+            load_plan(str(tmp_path / "plan.toml"))

@@ -37,6 +37,9 @@ CUT = START + 185 * schema.DAY_S
 K = 100
 """The list that evaluation's quotas share out; longer than any of this world."""
 
+THRESHOLD = -2.0
+"""Of log p(category | user), where seven categories share one: some pass and some do not."""
+
 TINY = {"dim": 8, "num_heads": 2, "ff_dim": 16}
 WAYS = [(goal, merge) for goal in ("all", "novel") for merge in MERGES]
 
@@ -169,7 +172,7 @@ def columns_of(case: Case, log: LifelongLog, users: np.ndarray) -> dict[str, np.
     return {name: np.concatenate([padded(row[name]) for row in rows]) for name in rows[0]}
 
 
-def evaluate(case: Case, users: np.ndarray, goal: str, merge: str, **retrieval: int) -> np.ndarray:
+def evaluate(case: Case, users: np.ndarray, goal: str, merge: str, **retrieval: float) -> np.ndarray:
     """The oracle's scores, [B, V], which evaluation's scorer must give too."""
     asked = dataclasses.replace(case.config.retrieval, merge=merge, **retrieval)
     scorer, expected = case.scorer.with_retrieval("", asked), case.oracle.scores(users, goal, asked)
@@ -181,11 +184,14 @@ def evaluate(case: Case, users: np.ndarray, goal: str, merge: str, **retrieval: 
     return expected
 
 
-def make_call(case: Case, log: LifelongLog, users: np.ndarray, ways: list[tuple[str, str]], **retrieval: int) -> Call:
+def make_call(case: Case, log: LifelongLog, users: np.ndarray, ways: list[tuple[str, str]], **retrieval: float) -> Call:
     """Every user under each (goal, merge), in one call."""
     columns = columns_of(case, log, np.tile(users, len(ways)))
     goal, merge = (np.repeat(np.array(part), len(users)) for part in zip(*ways, strict=True))
-    request_options = {name: np.array([value], np.int32) for name, value in {"k": K, **retrieval}.items()}
+    asked = {"k": K, **retrieval}
+    request_options = {
+        name: np.array([value], np.float32 if isinstance(value, float) else np.int32) for name, value in asked.items()
+    }
     seeds = np.tile(users, len(ways))  # as evaluation draws
     return Call(
         case,
@@ -206,6 +212,9 @@ def answered(tmp_path_factory) -> dict[str, tuple[Call, dict[str, np.ndarray]]]:
         case = build_case(config, log, directory / str(number))
         calls[name] = make_call(case, log, users, WAYS)
         calls[f"{name}, drawn"] = make_call(case, log, users, WAYS, num_interests=2, top_interests=4)
+        calls[f"{name}, threshold"] = make_call(
+            case, log, users, WAYS, num_interests=0, top_interests=1, interest_threshold=THRESHOLD
+        )
         if not number:  # one strategy for all rows is another branch of the graph than several
             calls |= {f"{name}, {way}": make_call(case, log, users, [way]) for way in WAYS}
     answers = ask_fresh(directory, [(call.case.version, "serving_default", call.columns) for call in calls.values()])
@@ -255,3 +264,10 @@ def test_what_is_served_is_what_is_evaluated(answered):
         assert isinstance(answer, dict), f"{name}: {answer}"
         lists += assert_agrees(name, call, answer)
     assert len(set(lists)) > 0.5 * len(lists)  # the cases do not agree by chance
+
+
+def test_the_default_searches_what_passes_the_threshold(answered):
+    """More than the best one for some requests, and not every category for all."""
+    names = [name for name in answered if name.endswith("threshold")]
+    counts = np.concatenate([answered[name][1]["num_interests_drawn"] for name in names])
+    assert counts.min() == 1 and 2 < counts.max() <= 7 and len(set(counts.tolist())) > 3

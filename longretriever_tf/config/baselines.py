@@ -37,6 +37,12 @@ class BaselineConfig:
         "learns as much as with loss=full (0.176 against 0.175).",
         least=0,
     )
+    item_bias: bool = setting(
+        False,
+        "model=two_tower|mind|comirec: give each item's logit a learned bias and weights of the statistics that "
+        "longretriever reads (30-day popularity, days since anyone took it, repeat rate), as of the request; needs "
+        "--loss=full. Without it a baseline has to say by inner products alone what is popular.",
+    )
 
 
 _READERS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -67,6 +73,7 @@ _READERS: dict[str, dict[str, tuple[str, ...]]] = {
         "num_capsules": ("mind", "comirec"),
         "max_targets": BASELINES,
         "uniform_negatives": BASELINES,
+        "item_bias": BASELINES,
     },
 }
 """Models that read a setting; every model reads one that is not listed."""
@@ -92,6 +99,10 @@ def check_baselines(config: Any) -> None:
         not (baseline.uniform_negatives and config.train.loss == "full"),
         f"--uniform_negatives={baseline.uniform_negatives} belongs to --loss=in_batch: --loss=full has every item of "
         "the corpus as a negative already",
+    )
+    _require(
+        not baseline.item_bias or config.train.loss == "full",
+        f"--item_bias needs --loss=full; --loss={config.train.loss} has a sampled softmax, of inner products alone",
     )
 
 

@@ -223,6 +223,14 @@ class TrainConfig:
         "item. 0: through the SVD of all, which saw the user's future in training and the user's past in requests.",
         least=0,
     )
+    score_weights_users: int = _field(
+        2000,
+        "Where the log has at most so many users, fit what the parts of a score weigh (towers, popularity, repeats, "
+        "interest score) after training: a second model, of the events before the last --window_days of the training "
+        "window, is asked what users took in them. A small log teaches the towers too little to weigh the parts "
+        "themselves. Takes as long as the training; needs --loss=full, memory for the log, and one device. 0: never.",
+        least=0,
+    )
     seed: int = _field(
         1, "Seed of weights, order, dropout: same seed, same run; on a GPU, to rounding.", least=0, most=2**32 - 1
     )

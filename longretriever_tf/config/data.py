@@ -100,3 +100,9 @@ class DataConfig:
         "last of the log, validation the one before.",
         above=0,
     )
+    skip_last_days: float = _field(
+        0.0,
+        "Leave out the events of the last so many days, as if the log had ended before them: with --skip_last_days=28, "
+        "56, ... the same command is evaluated on earlier windows (configs/reproduce/rolling.toml). Not with --data.",
+        least=0,
+    )

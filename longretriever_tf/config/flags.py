@@ -59,6 +59,22 @@ def define_config_flags(*sections: str) -> None:
             flags.DEFINE_alias(former, name)
 
 
+def define_list_flags() -> tuple[flags.FlagHolder[list[str]], flags.FlagHolder[list[str]]]:
+    """Defines --lists and --lists_columns of the commands that evaluate."""
+    lists = flags.DEFINE_multi_string(
+        "lists",
+        [],
+        "NAME:FILE, once for each: lists of any other system, evaluated alongside under the same truth. A Parquet or "
+        "CSV file with the columns user, item, and rank (1 is the best) or score; optional: task (all, novel, within).",
+    )
+    columns = flags.DEFINE_list(
+        "lists_columns",
+        [],
+        "COLUMN:NAME, separated by commas: how the files of --lists name their columns, say user:client,item:sku.",
+    )
+    return lists, columns
+
+
 def config_from_flags(base: config_lib.Config | None = None) -> config_lib.Config:
     """The config that the flags describe: `base`, or the recipe, with each flag that was given laid over it."""
     recipe = recipes.RECIPES[flags.FLAGS.recipe if base is None and "recipe" in flags.FLAGS else recipes.FULL]

@@ -18,7 +18,8 @@ HISTORY_INPUTS = ("history_item_id", "history_timestamp", "request_timestamp")
 """Inputs that every question about a user has."""
 
 OPTIONAL_INPUTS = (
-    *("k", "num_interests", "top_interests", "seed", "exploration", "merge", "goal", "history_weight"),
+    *("k", "num_interests", "top_interests", "interest_threshold", "seed", "exploration", "merge", "goal"),
+    "history_weight",
     *("exclude_item_id", "allowed_category", "forbidden_category", "forced_category", "forced_weight"),
 )
 """Inputs with a default; `request_options.default_columns` holds the values."""

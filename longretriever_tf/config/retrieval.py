@@ -20,16 +20,23 @@ class RetrievalConfig:
         1.0, "Eq. 3: days are at least this. Measured: 0.1, 1 and 7 differ by at most 0.005.", hidden=True, above=0
     )
     num_interests: int = _field(
-        20,
-        "N: interests drawn and searched per request. Measured: recall@100 0.158 (5), 0.251 (20), 0.293 (60), 0.297 "
-        "(all 302).",
-        above=0,
+        0,
+        "N: interests drawn from the top M and searched per request. 0: the top M, and every other one that "
+        "--interest_threshold lets in. Measured: recall@100 0.158 (5), 0.251 (20), 0.293 (60), 0.297 (all 302).",
+        least=0,
     )
     top_interests: int = _field(
         20,
         "M: the best interests that the N are drawn from. Paper: 5 of 20; N = M: the best. Measured: recall@100 0.251 "
         "(20 of 20), 0.132 (20 of 60).",
         above=0,
+    )
+    interest_threshold: float = _field(
+        -7.5,
+        "With --num_interests=0, a category is searched where the log p(item | user) of its best item, as estimated "
+        "before the search, is at least this: below it hardly an item can enter a list of 100. Lower: more categories, "
+        "longer requests, better long lists.",
+        most=0,
     )
     search: str = _field(
         "category",

@@ -16,6 +16,7 @@ LEFT_OUT = {
     "unknown_item": "whose item is not in the items table",
     "no_category": "of products without a category",
     "not_listed": "of products that the product table lacks",
+    "last_days": "in the days that --skip_last_days skips",
 }
 """Rows that are left out, by reason."""
 

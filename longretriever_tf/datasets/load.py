@@ -2,10 +2,15 @@
 
 import dataclasses
 
+import numpy as np
+
 from longretriever_tf.common.errors import UserError
-from longretriever_tf.config.check import CLUSTERS, asks_clusters
+from longretriever_tf.common.ranges import offset_of
+from longretriever_tf.common.schema import DAY_S
+from longretriever_tf.config.check import CLUSTERS, asks_clusters, require
 from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets import build_log, complete_journey, event_log, movielens, tfds_builder
+from longretriever_tf.datasets.accounts import KEPT
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.sharded_log import ShardedLog, read_manifest
 from longretriever_tf.datasets.tfds_prepare import explain_damaged_records, prepare
@@ -26,6 +31,11 @@ def load_log(config: DataConfig) -> LifelongLog:
     """
     if config.data:
         return open_sharded_log(config).read_whole()
+    return _skip_last_days(_load_tables(config), config.skip_last_days)
+
+
+def _load_tables(config: DataConfig) -> LifelongLog:
+    """The whole log of tables or of a data set by name."""
     is_learned = asks_clusters(config.context)  # `data.recipe.learned_context` makes them, once the cut is known
     if is_learned:
         config = dataclasses.replace(config, context=CLUSTERS)  # their number is not of the log
@@ -47,7 +57,41 @@ def open_sharded_log(config: DataConfig) -> ShardedLog:
     Raises:
       UserError: it is no prepared log, or lacks the context column.
     """
+    require(
+        not config.skip_last_days,
+        f"--skip_last_days={config.skip_last_days:g} is of a log that is read from its tables, not of one that "
+        f"`prepare` has written: --data={config.data} holds whole histories; drop one of the two flags",
+    )
     return ShardedLog(config.data, "" if asks_clusters(config.context) else config.context)
+
+
+def _skip_last_days(log: LifelongLog, days: float) -> LifelongLog:
+    """The log as if it had ended so many days earlier; all users and items stay.
+
+    Raises:
+      UserError: nothing is left.
+    """
+    if not days or not log.num_events:
+        return log
+    first, last = int(log.timestamp.min()), int(log.timestamp.max())
+    keep = log.timestamp < last - round(days * DAY_S)
+    require(
+        bool(keep.any()),
+        f"--skip_last_days={days:g} leaves no event: the log spans {(last - first) / DAY_S:.1f} days",
+    )
+    counts = dict(log.counts)
+    if KEPT in counts:
+        num_left = int(keep.sum())
+        counts |= {"last_days": log.num_events - num_left, KEPT: num_left}
+    return dataclasses.replace(
+        log,
+        offset=offset_of(np.bincount(log.event_user()[keep], minlength=log.num_users)),
+        item_row=log.item_row[keep],
+        timestamp=log.timestamp[keep],
+        basket_id=log.basket_id[keep],
+        weight=log.weight[keep],
+        counts=counts,
+    )
 
 
 def _fill(log: LifelongLog) -> LifelongLog:

@@ -123,7 +123,9 @@ def _by_category_size(users: Users, names: Sequence[str], task: str) -> Panel:
         return Panel("", "points", "", "", ())
     bin_of, ticks = quantile_bins(users["category_size"])
     user, series = users["pair_user"][kept], []
-    ranks = dict(_distinct((name, users[f"{task}/rank"][row]) for name, row in _rows(users, names)))
+    depth = users.get(f"{task}/rank_depth")  # files of former versions lack it: they know all ranks
+    known = [(name, row) for name, row in _rows(users, names) if depth is None or depth[row] >= _WITHIN_K]
+    ranks = dict(_distinct((name, users[f"{task}/rank"][row]) for name, row in known))
     for name, rank in ranks.items():
         series.append(bin_means(name, (rank < _WITHIN_K).astype(np.float64), user, bin_of[kept], len(ticks)))
     title = _title(task, ", within the category by its size")

@@ -41,9 +41,11 @@ def differences_to_best(
         if not rivals or not sizes[section].any():
             continue
         gains = {name: _gains(evaluation, truth, section, metric) for name, evaluation in evaluations.items()}
-        best = max(rivals, key=lambda name: gains[name].sum())
-        keys += [(name, section, metric, best) for name in names]
-        rows += [gains[name] - gains[best] for name in names]
+        known = [name for name, evaluation in evaluations.items() if _is_known(evaluation, section, metric)]
+        best = max((name for name in rivals if name in known), key=lambda name: gains[name].sum(), default="")
+        compared = [name for name in names if name in known and best]
+        keys += [(name, section, metric, best) for name in compared]
+        rows += [gains[name] - gains[best] for name in compared]
     if not rows:
         return {}
     sums = resampled_sums(np.stack([*rows, *sizes.values()]), _SEED, _RESAMPLINGS)  # [n, rows and sections]
@@ -55,6 +57,13 @@ def differences_to_best(
         interval = {"baseline": best, "mean": mean, "low": float(low), "high": float(high)}
         differences[name].setdefault(section, {})[metric] = interval
     return differences
+
+
+def _is_known(evaluation: Evaluation, section: str, metric: str) -> bool:
+    """Whether the metric exists: a system that gives lists alone may not say ranks within a category."""
+    if not section.startswith("within"):
+        return True
+    return bool(int(metric.removeprefix("recall@")) <= getattr(evaluation, _task(section)).rank_depth)
 
 
 def _task(section: str) -> str:

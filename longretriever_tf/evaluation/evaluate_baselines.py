@@ -18,6 +18,7 @@ from longretriever_tf.evaluation.counting.settings import COMMAND, read_settings
 from longretriever_tf.evaluation.counting.tuning import Setting, fit_chosen
 from longretriever_tf.evaluation.evaluator import Scorer, evaluate_many
 from longretriever_tf.evaluation.ground_truth import build_truth
+from longretriever_tf.evaluation.lists import ListFiles, read_list_scorers, report_lists, require_names
 
 SETTINGS_FILE = "baseline_settings.json"
 _CHUNK = 64  # as in tuning
@@ -31,11 +32,13 @@ class BaselineChoice(NamedTuple):
         all: those, and TIFU-kNN, ItemKNN, EASE and EASE with own items, tuned on the validation window.
       settings: kind=all: a JSON file of chosen settings; "": tune now, and write them to `output`.
       output: where chosen settings are written.
+      lists: of other systems, which stand in the table too.
     """
 
     kind: str = "simple"
     settings: str = ""
     output: str = SETTINGS_FILE
+    lists: ListFiles = ListFiles()
 
 
 def find_settings(
@@ -93,7 +96,9 @@ def evaluate_baselines(config: Config, split: str, choice: BaselineChoice, max_u
     truth = build_truth(encoded, corpus.num_items, window[0], window)
     if max_users:
         truth = truth.rows(0, min(max_users, truth.num_users))
-    scorers = fit_all(choice, chosen, encoded, corpus.category_offset, window[0])
+    lists = read_list_scorers(choice.lists, corpus, encoded.user_id, truth)
+    scorers = fit_all(choice, chosen, encoded, corpus.category_offset, window[0]) + lists
+    require_names(scorers)
     progress = Progress(f"evaluating {len(scorers)} baselines", len(scorers) * truth.num_users, "users")
     evaluations = evaluate_many(scorers, truth, corpus.category_offset, chunk=_CHUNK, on_progress=progress.update)
     progress.close()
@@ -105,6 +110,7 @@ def evaluate_baselines(config: Config, split: str, choice: BaselineChoice, max_u
         "num_pairs": truth.num_pairs,
         "config": {"data": dataclasses.asdict(config.data)},
         "baseline_settings": chosen,
+        **report_lists(lists, evaluations),
         "models": {name: evaluation.summary() for name, evaluation in evaluations.items()},
     }
 

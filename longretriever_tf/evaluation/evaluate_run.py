@@ -12,7 +12,9 @@ from longretriever_tf.data.batches.prepared_data import Prepared
 from longretriever_tf.evaluation.calibration import CalibrationMeter
 from longretriever_tf.evaluation.differences import differences_to_best
 from longretriever_tf.evaluation.evaluate_baselines import BaselineChoice, find_settings, fit_all
-from longretriever_tf.evaluation.evaluator import Scorer, evaluate_many
+from longretriever_tf.evaluation.evaluator import KS, Scorer, TaskScorer, evaluate_many
+from longretriever_tf.evaluation.ground_truth import Truth
+from longretriever_tf.evaluation.lists import read_list_scorers, report_lists, require_names
 from longretriever_tf.evaluation.open_run import OpenWindow, open_window
 from longretriever_tf.evaluation.per_user import tabulate_users, write_users
 from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
@@ -24,6 +26,7 @@ from longretriever_tf.evaluation.variants import (
     average_draws,
     variants_of,
 )
+from longretriever_tf.evaluation.write_lists import writing_lists
 from longretriever_tf.models.baselines.model import load_baseline
 from longretriever_tf.models.baselines.scorer import RecentScorer
 from longretriever_tf.models.build import load_models
@@ -66,26 +69,41 @@ def evaluate_run(
     retrievals = _retrieval_variants(config, variants.group)
     window = open_window(config, split, "--split={}", other_log)
     corpus, truth = window.corpus, window.truth
-    chosen = find_settings(baselines, config, window.log, window.cuts, _PROGRAM)
     if max_users:
         truth = truth.rows(0, min(max_users, truth.num_users))
+    lists = read_list_scorers(baselines.lists, corpus, window.encoded.user_id, truth)
+    chosen = find_settings(baselines, config, window.log, window.cuts, _PROGRAM)
     scorers = make_scorers(config, window.prepare())
     if isinstance(scorers[0], LongRetrieverScorer):
         scorers += ask_variants(scorers[0], retrievals, variants.draw_seeds)
-    rivals = fit_all(baselines, chosen, window.encoded, corpus.category_offset, window.as_of)
+    at = next((at for at, one in enumerate(scorers) if isinstance(one, TaskScorer) and one.is_probability), 0)
+    rivals = [*fit_all(baselines, chosen, window.encoded, corpus.category_offset, window.as_of), *lists]
     scorers += rivals
-    scorers[0] = meter = CalibrationMeter(scorers[0], truth, corpus.category_offset)
+    scorers[at] = meter = CalibrationMeter(scorers[at], truth, corpus.category_offset)
     served = [make_served(config, window, variants.export_dir)] if variants.export_dir else []
     scorers += served
+    require_names(scorers)
     progress = Progress(f"evaluating {len(scorers)} models", len(scorers) * truth.num_users, "users")
     chunk = max(16, min(_CHUNK, _MAX_SCORES // corpus.num_items))
-    evaluations = evaluate_many(scorers, truth, corpus.category_offset, chunk=chunk, on_progress=progress.update)
+    first = (served or scorers)[0].name  # what requests get, where an export is asked
+    with writing_lists(variants.lists_path, first, window.log.user_id, corpus.item_id) as on_lists:
+        evaluations = evaluate_many(scorers, truth, corpus.category_offset, KS, chunk, progress.update, on_lists)
     progress.close()
     evaluations = average_draws(evaluations, list(retrievals), variants.draw_seeds)
     if users_path:
         table = tabulate_users(evaluations, truth, window.encoded, corpus.category_offset, window.as_of)
         write_users(users_path, table | {"calibration": meter.tally, "interest_calibration": meter.interest_tally})
     evaluations = {one.name: evaluations[one.name] for one in served} | evaluations  # what requests get stands first
+    return {
+        **_header(config, split, truth),
+        "baseline_settings": chosen,
+        **report_lists(lists, evaluations),
+        "models": {name: evaluation.summary() for name, evaluation in evaluations.items()},
+        "differences": differences_to_best(evaluations, truth, {rival.name for rival in rivals}, COLUMNS),
+    }
+
+
+def _header(config: Config, split: str, truth: Truth) -> dict[str, Any]:
     return {
         **describe_origin(_PROGRAM, config.train.seed),
         "split": split,
@@ -94,9 +112,6 @@ def evaluate_run(
         "num_users": truth.num_users,
         "num_pairs": truth.num_pairs,
         "config": dataclasses.asdict(config),
-        "baseline_settings": chosen,
-        "models": {name: evaluation.summary() for name, evaluation in evaluations.items()},
-        "differences": differences_to_best(evaluations, truth, {rival.name for rival in rivals}, COLUMNS),
     }
 
 
@@ -141,12 +156,12 @@ def make_scorers(config: Config, prepared: Prepared) -> list[Scorer]:
 
 
 def _ask(ours: LongRetrieverScorer, retrieval: RetrievalConfig) -> list[Scorer]:
-    """The run at its best (where categories are searched at all), as its own requests would be, and as the paper's."""
-    name = f"longretriever, {retrieval.num_interests} of top {retrieval.top_interests}"
+    """The run as its own requests are answered, at its best (every category searched), and as the paper's requests."""
+    name = "longretriever, as served"
     paper = dataclasses.replace(PAPER_SERVING, search=retrieval.search)
     if retrieval.search == "corpus":
         return [
             ours.with_retrieval(f"{name}, whole corpus", retrieval),
             ours.with_retrieval("longretriever, paper serving, whole corpus", paper),
         ]
-    return [ours, ours.with_retrieval(name, retrieval), ours.with_retrieval("longretriever, paper serving", paper)]
+    return [ours.with_retrieval(name, retrieval), ours, ours.with_retrieval("longretriever, paper serving", paper)]

@@ -9,7 +9,9 @@ import numpy as np
 
 from longretriever_tf.common.schema import FIRST_KNOWN
 from longretriever_tf.evaluation import ranking
+from longretriever_tf.evaluation.diversity import diversity_of_lists, gini, self_information
 from longretriever_tf.evaluation.ground_truth import Truth
+from longretriever_tf.evaluation.write_lists import ListsHook, ignore_lists
 
 KS = (20, 50, 100, 500)
 WITHIN_KS = (10, 20, 50)
@@ -42,6 +44,8 @@ class TaskScorer(abc.ABC):
     name: str
     is_probability: bool = False
     """Whether `score` is log p(item | user) over the whole corpus."""
+    lists_only: bool = False
+    """Whether an item at -inf may be any place behind those that are not: its rank within a category is unknown."""
 
     @abc.abstractmethod
     def score(self, users: np.ndarray) -> np.ndarray:
@@ -63,15 +67,18 @@ class TaskMetrics:
     Attributes:
       per_user: metric name to [U'] float64 in the order of `Truth.users`, NaN for users with empty truth: what
         `ranking.paired_bootstrap` compares.
-      coverage: item and category coverage by name.
+      coverage: item and category coverage by name, and what lists show beside hits (`diversity`).
       rank: rank of each truth pair within its category, [P] int64, 0 the best.
       untouched: the same lists held against those pairs alone whose category the user had never seen; no coverage.
+      rank_depth: ranks below it are known of all pairs; what a scorer does not list (`TaskScorer.lists_only`) may have
+        any rank from here on.
     """
 
     per_user: dict[str, np.ndarray]
     coverage: dict[str, float]
     rank: np.ndarray
     untouched: "TaskMetrics | None" = None
+    rank_depth: int = ranking.NOT_RANKED
 
     def summary(self) -> dict[str, float]:
         """Means over users, coverage, and the numbers of users and pairs; of no users, the numbers alone."""
@@ -95,9 +102,14 @@ class Evaluation:
         return {
             "all": self.all.summary(),
             "novel": self.novel.summary(),
-            **{f"within_category{end}": ranking.recall_of_ranks(one.rank, within_ks) for end, one in tasks.items()},
+            **{f"within_category{end}": _recall_within(one, within_ks) for end, one in tasks.items()},
             **{f"untouched{end}": one.untouched.summary() for end, one in tasks.items() if one.untouched is not None},
         }
+
+
+def _recall_within(task: TaskMetrics, ks: tuple[int, ...]) -> dict[str, float]:
+    """Recall within the category at each k that the ranks are known to."""
+    return ranking.recall_of_ranks(task.rank, tuple(k for k in ks if k <= task.rank_depth))
 
 
 def evaluate_scorer(
@@ -129,6 +141,7 @@ def evaluate_many(
     ks: tuple[int, ...] = KS,
     chunk: int = CHUNK,
     on_progress: Callable[[int], Any] = lambda num_users: None,
+    on_lists: ListsHook = ignore_lists,
 ) -> dict[str, Evaluation]:
     """As `evaluate_scorer`, of several scorers, by name; keeps the metrics of every user, for paired comparisons.
 
@@ -136,21 +149,24 @@ def evaluate_many(
 
     Args:
       on_progress: called after each chunk with how many more users are done; a progress bar's `update`.
+      on_lists: takes every model's lists of `max(ks)` items, a chunk and task at a time.
 
     Raises:
       ValueError: the scores of a scorer have another shape than [B, V], or hold NaN.
     """
     assert category_offset[-1] == truth.num_items, (category_offset[-1], truth.num_items)
+    information = self_information(truth)
     done: dict[str, list[tuple[_Chunk, _Chunk]]] = {scorer.name: [] for scorer in scorers}
     for start in range(0, truth.num_users, chunk):
         part = truth.rows(start, min(start + chunk, truth.num_users))
         for scorer in scorers:
-            done[scorer.name].append(_evaluate_chunk(scorer, part, category_offset, ks))
+            done[scorer.name].append(_evaluate_chunk(scorer, part, category_offset, ks, on_lists))
             on_progress(part.num_users)
     evaluations = {}
     for name, chunks in done.items():
         every, novel = zip(*chunks, strict=True)
-        evaluations[name] = Evaluation(_join(every, ks, category_offset), _join(novel, ks, category_offset))
+        tasks = (_join(task, ks, category_offset, information) for task in (every, novel))
+        evaluations[name] = Evaluation(*tasks)
     return evaluations
 
 
@@ -179,14 +195,15 @@ class _Chunk:
     """Metrics of one task for the users of one chunk."""
 
     per_user: dict[str, np.ndarray]
-    seen: np.ndarray  # [len(ks), V] bool
+    lists: np.ndarray  # [B, max(ks)] int32; -1 pads
     rank: np.ndarray
     untouched: dict[str, np.ndarray]
     untouched_rank: np.ndarray
+    rank_depth: int
 
 
 def _evaluate_chunk(
-    scorer: Scorer, truth: Truth, category_offset: np.ndarray, ks: tuple[int, ...]
+    scorer: Scorer, truth: Truth, category_offset: np.ndarray, ks: tuple[int, ...], on_lists: ListsHook
 ) -> tuple[_Chunk, _Chunk]:
     """Evaluates both tasks; calls `score` once unless the scorer has more to say."""
     scores = _checked(scorer.score, truth)
@@ -194,12 +211,19 @@ def _evaluate_chunk(
     within = own_novel = None
     if isinstance(scorer, TaskScorer):
         within, own_novel = _checked(scorer.within, truth), _checked(scorer.score_novel, truth)
-    every = _evaluate(scores, scores if within is None else within, truth, category_offset, ks)
+    lists_only = isinstance(scorer, TaskScorer) and scorer.lists_only
+
+    def evaluate(task: str, scores: np.ndarray, within: np.ndarray, truth: Truth) -> _Chunk:
+        lists = ranking.top_k(scores, max(ks))
+        on_lists(scorer.name, task, truth.users, lists)
+        return _evaluate(lists, within, truth, category_offset, ks, lists_only)
+
+    every = evaluate("all", scores, scores if within is None else within, truth)
     novel = scores if own_novel is None else own_novel
     within = novel if within is None else within
     for matrix in (novel, within):
         matrix[truth.interacted_row(), truth.interacted_item] = -np.inf
-    return every, _evaluate(novel, within, truth.novel(), category_offset, ks)
+    return every, evaluate("novel", novel, within, truth.novel())
 
 
 def _checked(score: Callable[[np.ndarray], np.ndarray | None], truth: Truth) -> np.ndarray | None:
@@ -215,30 +239,49 @@ def _checked(score: Callable[[np.ndarray], np.ndarray | None], truth: Truth) -> 
 
 
 def _evaluate(
-    scores: np.ndarray, within: np.ndarray, truth: Truth, category_offset: np.ndarray, ks: tuple[int, ...]
+    lists: np.ndarray,
+    within: np.ndarray,
+    truth: Truth,
+    category_offset: np.ndarray,
+    ks: tuple[int, ...],
+    lists_only: bool,
 ) -> _Chunk:
+    """Metrics of lists [B, max(ks)], which it may overwrite, and of scores within categories [B, V]."""
     size = np.diff(truth.offset)
-    lists = ranking.top_k(scores, max(ks))
     lists[size == 0] = -1  # a user without truth is in no mean, so not in coverage either
     rank = ranking.rank_within_category(within, truth.pair_row(), truth.item, category_offset)
+    depth = ranking.NOT_RANKED
+    if lists_only:
+        missed = rank == ranking.NOT_RANKED
+        depth = ranking.listed_depth(within, truth.pair_row()[missed], truth.item[missed], category_offset)
     untouched, is_untouched = truth.untouched(category_offset)
     return _Chunk(
         per_user=ranking.per_user_metrics(ranking.hit_matrix(lists, truth.offset, truth.item), size, ks),
-        seen=ranking.seen_items(lists, ks, truth.num_items),
+        lists=lists.astype(np.int32),
         rank=rank,
         untouched=ranking.per_user_metrics(
             ranking.hit_matrix(lists, untouched.offset, untouched.item), np.diff(untouched.offset), ks
         ),
         untouched_rank=rank[is_untouched],
+        rank_depth=depth,
     )
 
 
-def _join(chunks: tuple[_Chunk, ...], ks: tuple[int, ...], category_offset: np.ndarray) -> TaskMetrics:
-    names = chunks[0].per_user
+def _join(
+    chunks: tuple[_Chunk, ...], ks: tuple[int, ...], category_offset: np.ndarray, information: np.ndarray
+) -> TaskMetrics:
+    names, lists = chunks[0].per_user, np.concatenate([chunk.lists for chunk in chunks])
     untouched = {name: np.concatenate([chunk.untouched[name] for chunk in chunks]) for name in names}
+    shown = ranking.count_exposures(lists, ks, len(information))
+    diversity = diversity_of_lists(lists, ks, category_offset, information)
     return TaskMetrics(
         per_user={name: np.concatenate([chunk.per_user[name] for chunk in chunks]) for name in names},
-        coverage=ranking.coverage(np.logical_or.reduce([chunk.seen for chunk in chunks]), ks, category_offset),
+        coverage={
+            **ranking.coverage(shown, ks, category_offset),
+            **{name: ranking.mean_over_users(value) for name, value in diversity.items() if np.isfinite(value).any()},
+            **{f"gini@{k}": gini(shown[i]) for i, k in enumerate(ks)},
+        },
         rank=np.concatenate([chunk.rank for chunk in chunks]),
         untouched=TaskMetrics(untouched, {}, np.concatenate([chunk.untouched_rank for chunk in chunks])),
+        rank_depth=min(chunk.rank_depth for chunk in chunks),
     )

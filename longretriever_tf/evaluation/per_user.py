@@ -45,7 +45,8 @@ def tabulate_users(
       model [M] str; user [U'] int64, rows of the log; history_length [U'] int64; repeat_share [U'] float64, the share
       of the user's pairs taken before; "all/recall@100" and its like [M, U'] float64, NaN without truth;
       pair_user [P] int32, positions in `user`; pair_is_novel [P] bool; category_size [P] int64; "all/rank" [M, P] and
-      "novel/rank" [M, Q] int32, ranks within the category, `RANK_CAP` where not retrieved.
+      "novel/rank" [M, Q] int32, ranks within the category, `RANK_CAP` where not retrieved; "all/rank_depth" and
+      "novel/rank_depth" [M] int32, the depth that ranks are known to, `RANK_CAP` where all are.
     """
     past = np.bincount(log.event_user()[log.timestamp < cut], minlength=log.num_users)
     category = np.searchsorted(category_offset, truth.item, side="right") - 1
@@ -62,6 +63,7 @@ def tabulate_users(
     for task in ("all", "novel"):
         sections = [getattr(evaluation, task) for evaluation in evaluations.values()]
         table[f"{task}/rank"] = np.stack([np.minimum(section.rank, RANK_CAP) for section in sections]).astype(np.int32)
+        table[f"{task}/rank_depth"] = np.array([min(section.rank_depth, RANK_CAP) for section in sections], np.int32)
         for metric in METRICS:
             table[f"{task}/{metric}"] = np.stack([section.per_user[metric] for section in sections])
     return table

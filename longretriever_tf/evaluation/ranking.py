@@ -186,6 +186,32 @@ def rank_within_category(
     return rank
 
 
+def listed_depth(scores: np.ndarray, row: np.ndarray, item: np.ndarray, category_offset: np.ndarray) -> int:
+    """How deep categories are listed around pairs that are not: the least number of items above -inf in any of them.
+
+    Args:
+      scores: [B, V] float32, items sorted by category.
+      row: row of `scores` of each pair, [P] int.
+      item: of each pair, at -inf, [P] int.
+      category_offset: category c owns items `category_offset[c]:category_offset[c + 1]`, [C + 1] int64.
+
+    Returns:
+      `NOT_RANKED` without any pair.
+
+    >>> scores = np.array([[0.5, 0.1, -np.inf, 0.2]], np.float32)
+    >>> listed_depth(scores, np.array([0]), np.array([2]), np.array([0, 3, 4]))
+    2
+    """
+    if not len(item):
+        return NOT_RANKED
+    category = np.searchsorted(category_offset, item, side="right") - 1
+    listed = (
+        np.count_nonzero(scores[r, category_offset[c] : category_offset[c + 1]] > -np.inf)
+        for r, c in np.unique(np.stack([row, category], axis=1), axis=0)
+    )
+    return int(min(listed))
+
+
 def recall_of_ranks(rank: np.ndarray, ks: tuple[int, ...]) -> dict[str, float]:
     """Share of pairs with a rank below k, over pairs and not over users: `{"recall@20": ...}`; of no pairs, none.
 
@@ -195,21 +221,22 @@ def recall_of_ranks(rank: np.ndarray, ks: tuple[int, ...]) -> dict[str, float]:
     return {f"recall@{k}": float(np.mean(rank < k)) for k in ks} if len(rank) else {}
 
 
-def seen_items(lists: np.ndarray, ks: tuple[int, ...], num_items: int) -> np.ndarray:
-    """Which items appear in anyone's first k, [len(ks), V] bool; chunks of users combine by `|`."""
-    seen = np.zeros((len(ks), num_items), bool)
+def count_exposures(lists: np.ndarray, ks: tuple[int, ...], num_items: int) -> np.ndarray:
+    """How many lists show each item among their first k, [len(ks), V] int64; chunks of users combine by a sum."""
+    shown = np.empty((len(ks), num_items), np.int64)
     for i, k in enumerate(ks):
         items = lists[:, :k]
-        seen[i, items[items >= 0]] = True
-    return seen
+        shown[i] = np.bincount(items[items >= 0], minlength=num_items)
+    return shown
 
 
-def coverage(seen: np.ndarray, ks: tuple[int, ...], category_offset: np.ndarray) -> dict[str, float]:
+def coverage(shown: np.ndarray, ks: tuple[int, ...], category_offset: np.ndarray) -> dict[str, float]:
     """item_coverage@k and category_coverage@k: the shares of the known items, and of the categories that hold any,
-    that `seen` ([len(ks), V] bool) shows; reserved rows are neither.
+    that `shown` ([len(ks), V], see `count_exposures`) shows at all; reserved rows are neither.
     """
     start, stop = np.maximum(category_offset[:-1], FIRST_KNOWN), category_offset[1:]
     start, stop = start[stop > start], stop[stop > start]
+    seen = shown > 0
     count = np.pad(np.cumsum(seen, axis=1), ((0, 0), (1, 0)))  # [len(ks), V + 1]
     shares = {}
     for i, k in enumerate(ks):

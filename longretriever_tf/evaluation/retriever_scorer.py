@@ -25,7 +25,7 @@ from longretriever_tf.retrieval.interests import Interests
 from longretriever_tf.retrieval.merge import MERGES, Candidates
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.request_options import DEFAULT_K, MAX_WEIGHT, default_columns
-from longretriever_tf.retrieval.requests import InterestScores, Requests
+from longretriever_tf.retrieval.requests import InterestScores, Requests, Subsequences
 
 _CORPUS_K = 500
 """search=corpus, merged in turn: how long each interest's list is; the longest list that evaluation looks at."""
@@ -81,6 +81,7 @@ class LongRetrieverScorer(TaskScorer):
             "item_stats": prepared.stats.item[-1],
             "category_stats": prepared.stats.category[-1],
             "taste_rows": prepared.history_embedding_rows,
+            "score_weights": np.array(prepared.score_weights),
         }
         config = dataclasses.replace(config, retrieval=retrieval)
         learned = interest if config.train.interest_epochs else None
@@ -172,6 +173,28 @@ class LongRetrieverScorer(TaskScorer):
         logits[:, : schema.FIRST_KNOWN] = -np.inf
         return logits
 
+    def encode_pairs(
+        self, users: np.ndarray, row: np.ndarray, category: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, Subsequences]]:
+        """S_u, user vector and repeat logits of some (user, category) pairs, some users at a time.
+
+        Args:
+          users: rows of the log, [B].
+          row: position in `users` of each pair, [n].
+          category: of each pair, [n].
+
+        Yields:
+          Positions of the pairs, and what they are encoded to.
+        """
+        for rows, requests in self._requests(users):
+            at = np.flatnonzero((row >= rows.start) & (row < rows.start + requests.count.shape[0]))
+            some = tf.cast(row[at] - rows.start, tf.int32), tf.cast(category[at], tf.int32)
+            yield at, self._served.encode(requests, *some)
+
+    def item_rows(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors [n, D] and biases [n] of the items `low:high`."""
+        return self._item_vectors[low:high], self._item_bias[low:high]
+
     def _answers(self, users: np.ndarray) -> _Answers:
         """What every question about these users shares, kept for the latest users: many questions, one pass."""
         if users.tobytes() not in self._cache:
@@ -260,15 +283,18 @@ class LongRetrieverScorer(TaskScorer):
             partition[task] = np.concatenate([_logsumexp(block) for block in blocks], axis=1)
         return partition[task]
 
-    def _choose(self, users: np.ndarray) -> Interests:
-        """The interests drawn, [B, N] arrays, by the request options that the retrieval settings stand for."""
+    def _choose(self, users: np.ndarray, task: str) -> Interests:
+        """The interests chosen, [B, N] arrays, by the request options that the retrieval settings stand for."""
         defaults, parts = default_columns(self._retrieval, self._served.item_id_dtype), []
+        defaults |= {"goal": tf.constant([task])}
         for rows, requests in self._requests(users):
             # A user's draw depends on the user's row and on which draw it is, not on the chunk.
             seed = tf.constant(users[rows] + (np.int64(self._draw) << 32))
             options = self._served.read_options(defaults | {"seed": seed}, tf.size(seed))
             parts.append(self._served.choose(requests, options))
-        return Interests(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        width = max(part.is_real.shape[1] for part in parts)
+        wide = [[tf.pad(column, [[0, 0], [0, width - column.shape[1]]]) for column in part] for part in parts]
+        return Interests(*(np.concatenate(part) for part in zip(*wide, strict=True)))
 
     def _merge(self, users: np.ndarray, task: str) -> np.ndarray:
         scores = self.interest(users)
@@ -276,7 +302,7 @@ class LongRetrieverScorer(TaskScorer):
         if self._every_category:
             known = np.broadcast_to(np.arange(share.shape[1]) >= schema.FIRST_KNOWN, share.shape)
             return self._merge_categories(users, task, share, known, np.zeros(share.shape, np.float32))
-        chosen = self._choose(users)
+        chosen = self._choose(users, task)
         row, rank = np.nonzero(chosen.is_real)
         category = chosen.category[row, rank]
         if self._retrieval.search == "corpus":
@@ -292,7 +318,7 @@ class LongRetrieverScorer(TaskScorer):
 
         In turn, an interest's list ends after `_CORPUS_K` items.
         """
-        num, is_left_out = self._retrieval.num_interests, self._logits(users, task) == -np.inf
+        num, is_left_out = order.max(initial=0) + 1, self._logits(users, task) == -np.inf
         merged = np.full(is_left_out.shape, -np.inf, np.float32)
         for number in np.unique(order):
             rows = row[order == number]
@@ -325,7 +351,7 @@ class LongRetrieverScorer(TaskScorer):
                     rank=rank,
                     log_interest=share,
                     order=order[rows, category][:, None],
-                    num_interests=retrieval.num_interests,
+                    num_interests=order.max(initial=0) + 1,
                     is_beyond_quota=(rank >= np.ceil(DEFAULT_K * np.exp(share))) * 1.0,
                 )
             )

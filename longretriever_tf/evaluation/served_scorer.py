@@ -47,7 +47,8 @@ class ServedScorer(TaskScorer):
                 f"{theirs or '(none)'}, and those of this run have {towers}: name an export of this run"
             )
         retrieval = load_config(extra_config_dir(directory)).retrieval
-        self.name = f"as served, {retrieval.num_interests} of top {retrieval.top_interests}"
+        drawn = f"{retrieval.num_interests} of top {retrieval.top_interests}"
+        self.name = f"as served, {drawn if retrieval.num_interests else f'log p >= {retrieval.interest_threshold:g}'}"
         self._corpus, self._log, self._as_of = corpus, log, as_of
         self._profile = list(load_extra(directory).profile_values)
         # Held: the signatures of a version that is let go lose its variables.

@@ -61,7 +61,10 @@ def text_table(metrics: dict[str, Any], columns: Sequence[tuple[str, str]] = COL
     groups = ["", *(_SHORT.get(section, section) for section, _ in columns)]
     facts = [wrap_command(f"{key}: {metrics[key]}") for key in _HEADER_KEYS]
     lines = [*facts, "", *render_table(["model", *(metric for _, metric in columns)], rows, groups)]
-    return "\n".join([*lines, *_difference_lines(metrics.get("differences") or {}, columns)]) + "\n"
+    lines += _difference_lines(metrics.get("differences") or {}, columns)
+    for name, one in (metrics.get("lists") or {}).items():
+        lines += ["", *(f"{name}: {note}" for note in one["notes"])] if one["notes"] else []
+    return "\n".join(lines) + "\n"
 
 
 def _difference_lines(differences: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> list[str]:

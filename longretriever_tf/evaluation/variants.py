@@ -28,11 +28,13 @@ class RetrievalVariants:
       group: one of `GROUPS`; empty: none.
       draw_seeds: of a variant that draws interests at random, how many draws are averaged.
       export_dir: holds an export of the run, which is asked itself; empty: none.
+      lists_path: where the lists of the table's first row are written (`write_lists`); empty: nowhere.
     """
 
     group: str = ""
     draw_seeds: int = 1
     export_dir: str = ""
+    lists_path: str = ""
 
 
 class WithRetrieval(Scorer, Protocol):
@@ -47,7 +49,7 @@ def variants_of(group: str, retrieval: RetrievalConfig) -> dict[str, RetrievalCo
     """Retrieval settings by name.
 
     paper: eq. 3 with the lists merged in turn: Top5 against random 5 of 20, and the best 20 by each day floor.
-    merges: the run's own interests under each merge. interests: a grid of N and M under the run's own merge, and eq. 3
+    merges: the best 20 interests under each merge. interests: a grid of N and M under the run's own merge, and eq. 3
     alongside the learned score.
 
     Args:
@@ -76,7 +78,7 @@ def _paper(retrieval: RetrievalConfig) -> dict[str, RetrievalConfig]:
 
 
 def _merges(retrieval: RetrievalConfig) -> dict[str, RetrievalConfig]:
-    asked = dataclasses.replace(retrieval, search="category")
+    asked = dataclasses.replace(retrieval, search="category", num_interests=20, top_interests=20)
     return {f"merge={merge}": dataclasses.replace(asked, merge=merge) for merge in MERGES}
 
 
@@ -93,7 +95,7 @@ def ask_variants(scorer: WithRetrieval, variants: Mapping[str, RetrievalConfig],
     """A scorer per variant; one per draw ("NAME, draw 2") where interests are random, for `average_draws`."""
     scorers: list[Scorer] = []
     for name, retrieval in variants.items():
-        draws = num_draws if retrieval.num_interests < retrieval.top_interests else 1
+        draws = num_draws if 0 < retrieval.num_interests < retrieval.top_interests else 1
         names = [name] if draws == 1 else [_draw_name(name, draw) for draw in range(draws)]
         scorers += [scorer.with_retrieval(full, retrieval, draw=draw) for draw, full in enumerate(names)]
     return scorers

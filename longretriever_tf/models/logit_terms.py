@@ -4,11 +4,19 @@ item bias       --item_stats         a learned bias and weighted statistics of t
 repeat term     --repeat_term        a logit for each token, added to the logit of the token's own item
 availability    --loss=full          items that nobody had taken before the request do not compete
 vector head     --vector_loss_weight a second loss without the repeat term (`models.retriever`)
+weights         --score_weights_users what the terms weigh in requests, fitted where users are few
 """
 
+import numpy as np
 import tensorflow as tf
 
+from longretriever_tf.data.recipe.score_weights import PLAIN, ScoreWeights
+from longretriever_tf.data.search.hard_search import Tokens
 from longretriever_tf.models.encoder import flat_rows
+from longretriever_tf.models.towers import UserState
+
+_REPEATS = 5
+"""Column of `hard_search.item_tokens`: log1p of the count decayed with a half-life of 180 days."""
 
 
 def item_bias(stats: tf.Tensor, weight: tf.Tensor, learned: tf.Tensor) -> tf.Tensor:
@@ -67,3 +75,33 @@ def complete_availability(is_available: tf.Tensor, num_items: tf.Tensor) -> tf.T
 def mask_unavailable(logits: tf.Tensor, is_available: tf.Tensor) -> tf.Tensor:
     """The least float in place of the logits of items that are not available: [R, n], [R, n] bool -> [R, n]."""
     return tf.where(is_available, logits, logits.dtype.min)
+
+
+def weigh_items(
+    weights: ScoreWeights, vectors: np.ndarray, bias: np.ndarray, item_stats: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What an index holds of items under some weights: vectors [V, D] and biases [V].
+
+    Args:
+      weights: of the terms.
+      vectors, bias: as learned.
+      item_stats: [V, 3].
+    """
+    if weights == PLAIN:
+        return vectors, bias
+    popularity = np.float32(weights.popularity) * item_stats[:, 0]
+    return np.float32(weights.logit) * vectors, np.float32(weights.logit) * bias + popularity
+
+
+def weigh_repeats(weights: ScoreWeights, state: UserState, tokens: Tokens) -> UserState:
+    """The repeat logits under some weights; user vectors stay, since the vectors of the items carry their weight."""
+    if weights == PLAIN:
+        return state
+    own = tf.linalg.matvec(interacted_terms(tokens), [weights.interacted, weights.repeats])
+    return state._replace(repeat_logit=weights.logit * state.repeat_logit + own)
+
+
+def interacted_terms(tokens: Tokens) -> tf.Tensor:
+    """What `ScoreWeights.interacted` and `repeats` weigh: 1, and log1p of the decayed count; [R, L, 2], 0 if padded."""
+    is_real = tf.cast(tokens.item > 0, tf.float32)
+    return tf.stack([is_real, is_real * tokens.features[:, :, _REPEATS]], 2)

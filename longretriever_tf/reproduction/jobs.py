@@ -24,8 +24,8 @@ STAMP = "job.json"
 _IDLE_PARTS = ("reproduction", "reproduce.py", "serving", "serve.py", "doctor.py")
 """Parts of the package that no metric depends on: changing them makes no job stale."""
 
-_TABLES = ("events", "items", "users")
-"""Flags that name the tables of a log."""
+_TABLES = ("events", "items", "users", "lists")
+"""Flags that name tables: those of a log, and other systems' lists (as NAME:FILE)."""
 
 
 class State(enum.Enum):
@@ -200,6 +200,7 @@ def _data_hashes(flags: Sequence[str]) -> list[str]:
         name, _, path = flag.lstrip("-").partition("=")
         if name not in _TABLES:
             continue
+        path = path.partition(":")[2] if name == "lists" else path
         within = sorted(glob.glob(os.path.join(glob.escape(path), "**"), recursive=True)) if os.path.isdir(path) else []
         for one in within or sorted(glob.glob(path)) or [path]:
             if os.path.isfile(one):  # the job itself reports one that is missing

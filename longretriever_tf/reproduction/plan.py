@@ -75,18 +75,27 @@ class Row:
     """One model, or several that a pattern names, in the output of a measure; its seeds are averaged.
 
     Attributes:
+      run: of the measure.
+      runs: in place of `run`, the same model trained before several windows of time: a metric is the mean over windows
+        of the mean over seeds, and its spread is over windows.
       model: key below `at` in the JSON; `*` and `?` match several, each a row of its own.
       label: what tables call it; empty: the model's own name.
       skip: of the models that `model` matches, those that this pattern matches are left out.
       at: key of the mapping of models; dots descend. Of a list, [mean, low, high], the first number counts.
     """
 
-    run: str
     measure: str
+    run: str = ""
+    runs: tuple[str, ...] = ()
     model: str = "longretriever"
     label: str = ""
     skip: str = ""
     at: str = "models"
+
+    @property
+    def windows(self) -> tuple[str, ...]:
+        """The runs: one, or one for each window."""
+        return self.runs or (self.run,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +234,12 @@ def _check(plan: Plan, path: str) -> None:
     for name, measure in plan.measures.items():
         others = [run for flag in measure.flags for run in PLACEHOLDER.findall(flag)]
         _known(plan.runs, (*measure.runs, *others), f"{path}: measures.{name}", "run")
-    read = [(row.run, row.measure) for row in plan.rows.values()] + [(one.run, one.measure) for one in plan.findings]
+    for name, row in plan.rows.items():
+        _require(
+            bool(row.run) != bool(row.runs), f"{path}: rows.{name}: expected either run or runs, for several windows"
+        )
+    read = [(run_name, row.measure) for row in plan.rows.values() for run_name in row.windows]
+    read += [(one.run, one.measure) for one in plan.findings]
     for run_name, name in read:
         where = f'{path}: run = "{run_name}", measure = "{name}"'
         _known(plan.runs, (run_name,), where, "run")

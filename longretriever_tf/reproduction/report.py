@@ -36,7 +36,7 @@ class TableRow:
 
     label: str
     cells: tuple[Cell | None, ...]
-    num_seeds: int
+    repeats: str
     source: Source | None
     missing: tuple[str, ...]
 
@@ -135,7 +135,7 @@ def _fill(table: Table, results: Results) -> ReportTable:
     for line, row in zip(lines, metrics, strict=True):
         cells = tuple(_cell(metric, top) if metric else None for metric, top in zip(row, best, strict=True))
         missing = tuple(job.name for job in line.missing)
-        rows.append(TableRow(line.label, cells, len(line.outputs), line.source, missing))
+        rows.append(TableRow(line.label, cells, line.repeats, line.source, missing))
     return ReportTable(table, tuple(rows))
 
 

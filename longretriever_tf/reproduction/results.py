@@ -21,7 +21,7 @@ Users = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A metric's values, one per seed; not empty."""
+    """A metric's values, one per seed, or one per window where there are several; not empty."""
 
     values: tuple[float, ...]
 
@@ -31,22 +31,24 @@ class Metric:
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation over seeds (n - 1); None of a single one."""
+        """Standard deviation over the values (n - 1); None of a single one."""
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """Where metrics come from: one measure of one run, all seeds.
+    """Where metrics come from: one measure of one run, or of one for each window; all seeds.
 
     Attributes:
       number: as footnotes cite it.
+      kind: the measure and its runs.
       jobs: the measures.
       needed: the trainings that they needed.
       facts: of the outputs, by name, values joined where seeds differ.
     """
 
     number: int
+    kind: str
     jobs: tuple[Job, ...]
     needed: tuple[Job, ...]
     facts: dict[str, str]
@@ -62,6 +64,7 @@ class Line:
       users: metrics of every user, by seed; empty where the measure keeps none.
       source: where from; None without outputs.
       missing: jobs of the row that are not done.
+      windows: a line for each window of time that has one, with `outputs` and `users` of its own; empty: one window.
     """
 
     label: str
@@ -69,9 +72,22 @@ class Line:
     users: tuple[Users, ...]
     source: Source | None
     missing: tuple[Job, ...]
+    windows: tuple["Line", ...] = ()
+
+    @property
+    def repeats(self) -> str:
+        """The number of seeds, and of windows where there are several; empty: none is done."""
+        if not self.windows:
+            return str(len(self.outputs) or "")
+        seeds = dict.fromkeys(window.repeats for window in self.windows)
+        return f"{len(self.windows)} windows of {', '.join(seeds)}"
 
     def metric(self, column: str) -> Metric | None:
-        """The metric at a path ("all recall@100"), over the seeds that have it; None where none has."""
+        """The metric at a path ("all recall@100"), over seeds or windows that have it; None where none has."""
+        if self.windows:
+            metrics = [window.metric(column) for window in self.windows]
+            means = tuple(metric.mean for metric in metrics if metric)
+            return Metric(means) if means else None
         entries = [_descend(output, column) for output in self.outputs]
         entries = [entry[0] if isinstance(entry, list) and entry else entry for entry in entries]  # mean, low, high
         values = tuple(float(entry) for entry in entries if isinstance(entry, int | float))
@@ -108,12 +124,29 @@ class Results:
         """Whether a job's output counts."""
         return job.state(self._any_code) is State.DONE
 
-    def _jobs_of(self, of: Row | Finding) -> list[Job]:
-        """The measures that a row or a finding is read from, one per seed."""
-        return [job for job in self._jobs.values() if job.kind == f"{of.measure}/{of.run}"]
+    def _jobs_of(self, measure: str, run: str) -> list[Job]:
+        """The measures of a run, one per seed."""
+        return [job for job in self._jobs.values() if job.kind == f"{measure}/{run}"]
 
     def _read(self, row: Row) -> tuple[Line, ...]:
-        jobs = self._jobs_of(row)
+        if not row.runs:
+            return self._read_window(row, row.run)
+        by_label: dict[str, list[Line]] = {}
+        for run in row.runs:
+            for line in self._read_window(row, run, is_one_of_many=True):
+                by_label.setdefault(line.label, []).append(line)
+        return tuple(self._join_windows(row, label, parts) for label, parts in by_label.items())
+
+    def _join_windows(self, row: Row, label: str, parts: Sequence[Line]) -> Line:
+        """One line of those of several windows."""
+        missing = tuple(job for part in parts for job in part.missing)
+        windows = tuple(part for part in parts if part.outputs)
+        done = tuple(job for run in row.runs for job in self._jobs_of(row.measure, run) if self.done(job))
+        source = self._source(f"{row.measure}/{', '.join(row.runs)}", done) if windows else None
+        return Line(label, (), (), source, missing, windows)
+
+    def _read_window(self, row: Row, run: str, is_one_of_many: bool = False) -> tuple[Line, ...]:
+        jobs = self._jobs_of(row.measure, run)
         done = [job for job in jobs if self.done(job)]
         missing = tuple(job for job in jobs if job not in done)
         if not done:
@@ -123,7 +156,7 @@ class Results:
         names = [name for name in names if not (row.skip and fnmatch.fnmatchcase(name, row.skip))]
         if not names:
             raise UserError(f"{done[0].output}: no model matches {row.model!r}; it holds {', '.join(outputs[0])}")
-        source = self._source(jobs[0].kind, tuple(done))
+        source = None if is_one_of_many else self._source(jobs[0].kind, tuple(done))
         return tuple(
             Line(
                 label=row.label if row.label and len(names) == 1 else f"{row.label} {name}".strip(),
@@ -137,7 +170,7 @@ class Results:
 
     def findings(self, finding: Finding) -> tuple[list[str], Source | None]:
         """The sentences that a measure wrote itself, of its first seed that is done, and where they are from."""
-        done = tuple(job for job in self._jobs_of(finding) if self.done(job))
+        done = tuple(job for job in self._jobs_of(finding.measure, finding.run) if self.done(job))
         if not done:
             return [], None
         entries = _part(done[0], finding.at)
@@ -155,7 +188,7 @@ class Results:
             if any(job.state() is not State.DONE for job in (*done, *needed)):
                 facts["code"] = {"another version than this report's": None}
             joined = {key: ", ".join(values) for key, values in facts.items()}
-            self.sources[kind] = Source(len(self.sources) + 1, done, needed, joined)
+            self.sources[kind] = Source(len(self.sources) + 1, kind, done, needed, joined)
         return self.sources[kind]
 
 

@@ -18,7 +18,7 @@ from longretriever_tf.plots.panels import (
 )
 from longretriever_tf.reproduction.plan import Plot
 from longretriever_tf.reproduction.results import Line, Results, Source
-from longretriever_tf.reproduction.statements import pair_hits
+from longretriever_tf.reproduction.statements import knows_ranks, pair_hits
 
 _WITHIN_K = 20
 
@@ -94,7 +94,7 @@ def _category_size(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
     bins, ticks = quantile_bins(kept[0].users[0]["category_size"])
     for task, title in (("all", "all items"), ("novel", "novel items")):
         series = []
-        for line in kept:
+        for line in (line for line in kept if knows_ranks(line, task, _WITHIN_K)):
             hits, user, pairs = pair_hits(line, task, _WITHIN_K)
             if len(line.users[0]["pair_user"]) == len(bins):
                 series.append(bin_means(line.label, hits, user, bins[pairs], len(ticks)))
@@ -111,7 +111,7 @@ def _repeat_novel(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
             metric, users = line.metric(f"{task} recall@100"), line.user_means(f"{task}/recall@100")
             points.append((metric.mean if metric else np.nan, *_bounds(np.array([]) if users is None else users)))
         corpus.append(Series(line.label, (0.0, 1.0), *zip(*points, strict=True)))
-        if line.users:
+        if knows_ranks(line, "all", _WITHIN_K):
             hits, user, _ = pair_hits(line, "all", _WITHIN_K)
             is_novel = line.users[0]["pair_is_novel"].astype(np.int64)
             within.append(bin_means(line.label, hits, user, is_novel, 2))

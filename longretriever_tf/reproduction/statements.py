@@ -86,8 +86,11 @@ def _sentence(
     text = f"{metric.replace('_', ' ')}: {ours.label} ({own:.4f}) is {side} ({theirs:.4f}){size}"
     if difference is None:
         return text + "; no interval, since metrics of every user are missing"
-    low, high, num_users = difference.low, difference.high, len(ours.users[0]["user"])
-    text += f"; 95% from {low:+.4f} to {high:+.4f}, paired over {num_users:,} users"
+    low, high = difference.low, difference.high
+    users = [line.users[0]["user"] for line in ours.windows or (ours,)]
+    of_windows = f" in {len(users)} windows" if ours.windows else ""
+    num_users = len(np.unique(np.concatenate(users)))
+    text += f"; 95% from {low:+.4f} to {high:+.4f}, paired over {num_users:,} users{of_windows}"
     return text + ("" if low > 0 or high < 0 else ", which does not exclude 0")
 
 
@@ -102,28 +105,50 @@ def paired_difference(ours: Line, rival: Line, metric: str) -> ranking.Interval 
     """Mean difference and 95% interval by resampling users, each model's seeds averaged first.
 
     Metrics within a category count over pairs; whole users are resampled there too, since a user's pairs are not
-    independent. None where a side keeps no metrics of users, or they are of other users.
+    independent. The differences of several windows are averaged, and a user is drawn with all windows. None where a
+    side keeps no metrics of users, or they are of other users.
     """
+    own, theirs = ours.windows or (ours,), rival.windows or (rival,)
+    if len(own) != len(theirs):
+        return None
+    gains = [_user_gains(a, b, metric) for a, b in zip(own, theirs, strict=True)]
+    known = [one for one in gains if one is not None]
+    if len(known) < len(gains):
+        return None
+    everyone = np.unique(np.concatenate([user for user, _, _ in known]))
+    table = np.zeros((2, len(known), len(everyone)))  # gain and size, by window and user
+    for window, (user, gain, size) in enumerate(known):
+        table[:, window, np.searchsorted(everyone, user)] = gain, size
+    drawn = ranking.resampled_sums(table.reshape(2 * len(known), -1), _SEED, _RESAMPLINGS)
+    gain, size = drawn[:, : len(known)], drawn[:, len(known) :]
+    value = float(np.mean(table[0].sum(1) / table[1].sum(1)))
+    return ranking.percentile_interval(value, np.mean(gain / np.maximum(size, 1.0), axis=1))
+
+
+def _user_gains(ours: Line, rival: Line, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """What each user of a window gains: rows of users, the sum of the differences, and over how many values."""
     if not (ours.users and rival.users) or not np.array_equal(ours.users[0]["user"], rival.users[0]["user"]):
         return None
-    section, _, name = metric.partition(" ")
+    row, (section, _, name) = ours.users[0]["user"], metric.partition(" ")
     if section in ("all", "novel"):
         a, b = ours.user_means(f"{section}/{name}"), rival.user_means(f"{section}/{name}")
-        return None if a is None or b is None else ranking.paired_bootstrap(a, b, _SEED, _RESAMPLINGS)
+        if a is None or b is None:
+            return None
+        has_value = ~np.isnan(a - b)
+        return (row[has_value], (a - b)[has_value], np.ones(has_value.sum())) if has_value.any() else None
     if section in ("within_category", "within_category_novel") and name.startswith("recall@"):
-        return _pair_difference(ours, rival, "novel" if section.endswith("novel") else "all", int(name[7:]))
+        task, k = "novel" if section.endswith("novel") else "all", int(name[7:])
+        if not all(knows_ranks(line, task, k) for line in (ours, rival)):
+            return None
+        (a, user, _), (b, _, _) = pair_hits(ours, task, k), pair_hits(rival, task, k)
+        num_users = 1 + int(user.max(initial=-1))
+        return (row[:num_users], np.bincount(user, a - b), np.bincount(user)) if num_users else None
     return None
 
 
-def _pair_difference(ours: Line, rival: Line, task: str, k: int) -> ranking.Interval | None:
-    a, user, _ = pair_hits(ours, task, k)
-    b, _, _ = pair_hits(rival, task, k)
-    if not len(a):
-        return None
-    gain = np.bincount(user, a - b)
-    size = np.bincount(user).astype(np.float64)
-    sums = ranking.resampled_sums(np.stack([gain, size]), _SEED, _RESAMPLINGS)
-    return ranking.percentile_interval(float(gain.sum() / size.sum()), sums[:, 0] / np.maximum(sums[:, 1], 1.0))
+def knows_ranks(line: Line, task: str, k: int) -> bool:
+    """Whether ranks within categories are known to depth k: a system that gives lists alone may not say them."""
+    return bool(line.users) and all(users.get(f"{task}/rank_depth", k) >= k for users in line.users)
 
 
 def pair_hits(line: Line, task: str, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -134,14 +134,36 @@ def _check_work(
     checks += require(tf.reduce_all(k <= bounds.max_k), f"`k` must be at most {bounds.max_k} (export --max_k); got", k)
     if lists is None:
         return checks
-    longest = tf.clip_by_value(tf.reduce_max(k), bounds.least_k, max(bounds.least_k, bounds.max_k))
     most = tf.clip_by_value(tf.reduce_max(lists), 1, num_categories)
-    product = rows * tf.cast(most, tf.int64) * tf.cast(longest, tf.int64)
+    lists = rows * tf.cast(most, tf.int64)
+    return checks + _check_lists(bounds, rows, lists, lists, k, "interests:", most)
+
+
+def admit_interests(is_real: tf.Tensor, k: tf.Tensor, bounds: Bounds) -> list[tf.Operation]:
+    """Fails where the interests that were chosen are too many together: `num_interests` of 0 says no number before.
+
+    Args:
+      is_real: the interests of B requests, [B, N] bool.
+      k: of the requests, [B] int32.
+      bounds: what a call may ask for.
+    """
+    rows, num = tf.shape(is_real, tf.int64)[0], tf.math.count_nonzero(is_real)
+    return _check_lists(bounds, rows, num, tf.size(is_real, tf.int64), k, "interests of all rows:", num)
+
+
+def _check_lists(
+    bounds: Bounds, rows: tf.Tensor, num: tf.Tensor, padded: tf.Tensor, k: tf.Tensor, words: str, told: tf.Tensor
+) -> list[tf.Operation]:
+    """Lists of length k of one call, `num` of them, and so many where each row has as many as the widest."""
+    longest = tf.clip_by_value(tf.reduce_max(k), 1, bounds.max_k)
     says = (
-        f"rows x interests x k of one call must be at most {limit}, k counting as {bounds.least_k} or more: ask for "
-        "fewer rows, a lower `num_interests` or a lower `k`; got rows:"
+        f"rows x interests x k of one call must be at most {bounds.max_candidates} (export --max_candidates), k "
+        f"counting as {bounds.least_k} or more: ask for fewer rows, a lower `num_interests` (0: as many as pass "
+        "`interest_threshold`) or a lower `k`; got rows:"
     )
-    return checks + require(product <= bounds.max_candidates, says, rows, "interests:", most, "k:", longest)
+    counted = tf.maximum(longest, bounds.least_k)
+    product = tf.maximum(num * tf.cast(counted, tf.int64), padded * tf.cast(longest, tf.int64))
+    return require(product <= bounds.max_candidates, says, rows, words, told, "k:", counted)
 
 
 def _check_times(columns: Mapping[str, tf.Tensor], bounds: Bounds) -> list[tf.Operation]:

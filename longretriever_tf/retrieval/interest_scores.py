@@ -3,12 +3,16 @@
 import tensorflow as tf
 
 from longretriever_tf.common import schema
+from longretriever_tf.data.recipe.score_weights import PLAIN, ScoreWeights
 from longretriever_tf.models.interest_model import TASKS, InterestModel
 from longretriever_tf.retrieval.requests import Histories, InterestScores
 
 
 def learned_scores(
-    interest: InterestModel | None, histories: Histories, history_embedding: tf.Tensor
+    interest: InterestModel | None,
+    histories: Histories,
+    history_embedding: tf.Tensor,
+    weights: ScoreWeights = PLAIN,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Log p(category | user) for the tasks "all" and "novel", [B, C] each.
 
@@ -16,14 +20,26 @@ def learned_scores(
       interest: the learned score; None: each category's popularity in everyone's behavior stands in.
       histories: B of them.
       history_embedding: of each, [B, D]; [B, 0] unless the model reads it.
+      weights: of the learned score and of popularity.
     """
+    known = (tf.range(tf.shape(histories.stats)[1]) >= schema.FIRST_KNOWN)[None]
     if interest is None:
-        known = (tf.range(tf.shape(histories.stats)[1]) >= schema.FIRST_KNOWN)[None]
         popularity = histories.stats[:, :, 0]
         share = tf.nn.log_softmax(tf.where(known, popularity, popularity.dtype.min), 1)
         return share, share
     learned = interest(histories.features, histories.bag, history_embedding)
-    return learned[:, :, TASKS.index("all")], learned[:, :, TASKS.index("novel")]
+    every, novel = learned[:, :, TASKS.index("all")], learned[:, :, TASKS.index("novel")]
+    if weights == PLAIN:
+        return every, novel
+
+    def weigh(log_share: tf.Tensor, interest: float, popularity: float) -> tf.Tensor:
+        score = interest * log_share + popularity * histories.stats[:, :, 0]
+        return tf.nn.log_softmax(tf.where(known, score, score.dtype.min), 1)
+
+    return (
+        weigh(every, weights.interest, weights.category_popularity),
+        weigh(novel, weights.interest_novel, weights.category_popularity_novel),
+    )
 
 
 def by_learned_score(every: tf.Tensor, novel: tf.Tensor) -> InterestScores:

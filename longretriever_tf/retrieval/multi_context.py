@@ -15,12 +15,14 @@ from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.recipe.history_embedding import item_keys
 from longretriever_tf.data.recipe.interest_features import interest_features
 from longretriever_tf.data.recipe.request_embedding import embed_history_before, read_folds
+from longretriever_tf.data.recipe.score_weights import weights_of
 from longretriever_tf.data.recipe.tokens import make_tokens
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.data.search.behavior_index import max_sliced
 from longretriever_tf.data.search.history_summary import category_bag, history_activity, summarise_history
 from longretriever_tf.data.search.request_history import RawHistories, order_segments, read_histories
 from longretriever_tf.models.interest_model import InterestModel
+from longretriever_tf.models.logit_terms import weigh_items, weigh_repeats
 from longretriever_tf.models.retriever import LongRetriever, embed_corpus
 from longretriever_tf.models.towers import UserInputs, UserState
 from longretriever_tf.retrieval.admission import bounds_of
@@ -30,7 +32,7 @@ from longretriever_tf.retrieval.freeze import freeze
 from longretriever_tf.retrieval.id_tables import IdTable, id_variable
 from longretriever_tf.retrieval.index.exact import PackedIndex, Queries, SearchResult
 from longretriever_tf.retrieval.interest_scores import by_eq3, by_learned_score, learned_scores
-from longretriever_tf.retrieval.interests import ORIGINS, Interests, choose_interests
+from longretriever_tf.retrieval.interests import ORIGINS, Interests, best_log_share, choose_interests, estimate_best
 from longretriever_tf.retrieval.length_buckets import encode_by_length
 from longretriever_tf.retrieval.merge_lists import Lists, merge_lists
 from longretriever_tf.retrieval.request_options import (
@@ -51,7 +53,7 @@ class MultiContextRetriever(tf.Module):
       retriever: trained towers.
       interest: trained interest score; None: popularity stands in for it.
       arrays: as of the cut: `item_stats` [V, 3], `category_stats` [C, 3], and `taste_rows`, what the history token
-        reads, a table per fold, [K, V, D]; D = 0 where the tower has none.
+        reads, a table per fold, [K, V, D]; D = 0 where the tower has none. Optional: `score_weights` [8].
       fingerprint: of the towers and the catalogue; the model refuses variables that do not belong to its graph.
     """
 
@@ -99,7 +101,10 @@ class MultiContextRetriever(tf.Module):
         # Two copies on purpose: one is gathered (tokens), one is read densely by the index; sharing one variable would
         # make each dense read copy it.
         self._token_vectors = tf.Variable(vectors, trainable=False, name="token_vectors")
-        self.index = PackedIndex(vectors / config.model.temperature, bias, corpus.category_offset)
+        self._weights = weights_of(arrays.get("score_weights"))
+        vectors, bias = weigh_items(self._weights, vectors / config.model.temperature, bias, arrays["item_stats"])
+        self.index = PackedIndex(vectors, bias, corpus.category_offset)
+        self._best_share = tf.constant(best_log_share(bias, corpus.category_offset))
         self.bounds = bounds_of(config.retrieval, corpus.num_categories, self.index.widest_together(), corpus.cut)
 
     def read(
@@ -147,7 +152,7 @@ class MultiContextRetriever(tf.Module):
         if self._history_embedding_rows is not None:
             rows, first_row = self._history_embedding_rows.read_value(), histories.fold * self._item_category.shape[0]
             embedding = embed_history_before(histories.histories.interacted, rows, first_row, num_requests)
-        every, novel = learned_scores(self._interest, histories, embedding)
+        every, novel = learned_scores(self._interest, histories, embedding, self._weights)
         if self._config.retrieval.interest == "paper":
             interests = by_eq3(summary.score, summary.count > 0, every, novel)
         else:
@@ -193,6 +198,8 @@ class MultiContextRetriever(tf.Module):
             return self._user_tower(inputs)
 
         state = encode_by_length(run_tower, tokens, self._config.model.dim)
+        if self._config.model.repeat_term:
+            state = weigh_repeats(self._weights, state, tokens)
         return Subsequences(row, category, segments, tokens, state)
 
     def search(self, pairs: Subsequences, options: RequestOptions) -> SearchResult:
@@ -214,7 +221,8 @@ class MultiContextRetriever(tf.Module):
         """The interests of each request; see `interests.choose_interests`."""
         seen = requests.count > 0
         scores = requests.interests
-        chosen = choose_interests(scores.drawn_by, scores.affinity, scores.is_interest, seen, options)
+        best = estimate_best(self.log_share(requests, options), self._best_share, seen, options.is_novel)
+        chosen = choose_interests(scores.drawn_by, best, scores.affinity, scores.is_interest, seen, options)
         # Who has no history is shown what everyone likes, and the answer says so.
         nobody = ~tf.reduce_any(seen, 1, keepdims=True) & (chosen.origin == ORIGINS.index("drawn"))
         return chosen._replace(origin=tf.where(nobody, ORIGINS.index("popular"), chosen.origin))

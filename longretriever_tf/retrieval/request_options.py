@@ -24,10 +24,12 @@ class RequestOptions(NamedTuple):
 
     Attributes:
       k: list length, [B] int32.
-      num_interests: N, [B] int32.
-      top_interests: M, [B] int32, at least N.
+      num_interests: N, [B] int32; 0: the best M, and every other category that the threshold lets in.
+      top_interests: M, [B] int32, at least N and at least 1.
+      interest_threshold: least estimate of a category's best log p(item | user) that is searched where N is 0, [B]
+        float32.
       seed: of the draw, [B] int64.
-      exploration: how many of the N go to categories that the user has not seen, [B] int32.
+      exploration: how many of the N go to categories that the user has not seen, [B] int32; added where N is 0.
       is_allowed: categories that may be searched, [B, C] bool.
       forced_weight: above 0 where a category must be searched; its probability is multiplied by it, [B, C] float32.
       excluded: item index of items to leave out, [B, E] int32; UNKNOWN is no one.
@@ -40,6 +42,7 @@ class RequestOptions(NamedTuple):
     k: tf.Tensor
     num_interests: tf.Tensor
     top_interests: tf.Tensor
+    interest_threshold: tf.Tensor
     seed: tf.Tensor
     exploration: tf.Tensor
     is_allowed: tf.Tensor
@@ -61,6 +64,7 @@ def default_columns(retrieval: RetrievalConfig, item_id_dtype: tf.DType) -> dict
         "k": tf.constant([DEFAULT_K], tf.int32),
         "num_interests": tf.constant([retrieval.num_interests], tf.int32),
         "top_interests": tf.constant([retrieval.top_interests], tf.int32),
+        "interest_threshold": tf.constant([retrieval.interest_threshold], tf.float32),
         "seed": tf.constant([-1], tf.int64),
         "exploration": tf.constant([0], tf.int32),
         "merge": tf.constant([retrieval.merge]),
@@ -84,8 +88,9 @@ def read_request_options(
 ) -> RequestOptions:
     """Looks the optional columns up and brings them to one row per request.
 
-    Impossible values are brought to the nearest possible one (k and N to 1, N to C, M to N); unknown names in a list
-    match nothing, and the answer names them; an unknown merge or goal fails with InvalidArgument, naming the value.
+    Impossible values are brought to the nearest possible one (k and M to 1, N below 0 to 1, N to C, M to N); unknown
+    names in a list match nothing, and the answer names them; an unknown merge or goal fails with InvalidArgument,
+    naming the value, and so does a threshold that is no number.
 
     Args:
       columns: `default_columns`, or what the request says instead.
@@ -108,16 +113,24 @@ def read_request_options(
     excluded = items.lookup(columns["exclude_item_id"])
     forced = _forced_weight(index["forced_category"], columns["forced_weight"], num_categories)
     known = (tf.range(num_categories) >= schema.FIRST_KNOWN)[None]
-    num_interests = tf.clip_by_value(per_request("num_interests"), 1, num_categories)
+    num_interests = per_request("num_interests")
+    num_interests = tf.where(num_interests < 0, 1, tf.minimum(num_interests, num_categories))
+    threshold = per_request("interest_threshold")
+    says = "`interest_threshold` must be a number (log p of an item, such as -7.5); got"
+    with tf.control_dependencies(require(~tf.reduce_any(tf.math.is_nan(threshold)), says, threshold)):
+        threshold = tf.identity(threshold)
     unknown = [unknown_names(columns[name], index[name], name, strict) for name in _CATEGORY_LISTS]
     seed = per_request("seed")
     fresh = tf.random.uniform(tf.shape(seed), maxval=tf.int64.max, dtype=tf.int64)
     return RequestOptions(
         k=tf.maximum(per_request("k"), 1),
         num_interests=num_interests,
-        top_interests=tf.maximum(per_request("top_interests"), num_interests),
+        top_interests=tf.maximum(per_request("top_interests"), tf.maximum(num_interests, 1)),
+        interest_threshold=threshold,
         seed=tf.where(seed < 0, fresh, seed),
-        exploration=tf.clip_by_value(per_request("exploration"), 0, num_interests),
+        exploration=tf.clip_by_value(
+            per_request("exploration"), 0, tf.where(num_interests > 0, num_interests, num_categories)
+        ),
         is_allowed=tf.broadcast_to(known & (allowed | says_nothing) & ~forbidden, table),
         forced_weight=tf.broadcast_to(forced, table),
         excluded=tf.broadcast_to(excluded, tf.stack([num_requests, tf.shape(excluded)[1]])),

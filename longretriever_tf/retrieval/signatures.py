@@ -13,9 +13,10 @@ import tensorflow as tf
 
 from longretriever_tf.common.graph import graph_function
 from longretriever_tf.config.config import RetrievalConfig
-from longretriever_tf.retrieval.admission import admit
+from longretriever_tf.retrieval.admission import admit, admit_interests
 from longretriever_tf.retrieval.explain import explain_interests
 from longretriever_tf.retrieval.fingerprint import check_fingerprint
+from longretriever_tf.retrieval.interests import Interests
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.request_options import RequestOptions, default_columns
 from longretriever_tf.retrieval.requests import Requests
@@ -126,12 +127,19 @@ def _options(model: MultiContextRetriever, at: Columns) -> RequestOptions:
 
 def _retrieve(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
     requests, options = _look_up(model, at), _options(model, at)
-    chosen = model.choose(requests, options)
+    chosen = _choose(model, requests, options)
     return (
         model.retrieve(requests, chosen, options)
         | explain_interests(requests, chosen, model.category_name)
         | _unknown(requests, options)
     )
+
+
+def _choose(model: MultiContextRetriever, requests: Requests, options: RequestOptions) -> Interests:
+    """The interests to encode and to search, once it is known that memory suffices for them."""
+    chosen = model.choose(requests, options)
+    with tf.control_dependencies(admit_interests(chosen.is_real, options.k, model.bounds)):
+        return Interests(*map(tf.identity, chosen))
 
 
 def _interests(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
@@ -182,7 +190,7 @@ def _interest_embeddings(model: MultiContextRetriever, at: Columns) -> dict[str,
     by zeros; `num_interests_drawn` counts the real interests.
     """
     requests, options = _look_up(model, at), _options(model, at)
-    chosen = model.choose(requests, options)
+    chosen = _choose(model, requests, options)
     where = tf.where(chosen.is_real)
     pairs = model.encode(requests, tf.cast(where[:, 0], tf.int32), tf.gather_nd(chosen.category, where))
 

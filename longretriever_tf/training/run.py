@@ -31,7 +31,7 @@ from longretriever_tf.datasets.log_identity import (
 )
 from longretriever_tf.datasets.sharded_log import ShardedLog
 from longretriever_tf.datasets.splits import Cuts
-from longretriever_tf.models.optimizer import WEIGHT_DECAY, LazyAdamW
+from longretriever_tf.models.optimizer import LazyAdamW
 from longretriever_tf.training.charts import draw_training
 from longretriever_tf.training.distributed.agreement import choose_groups, require_same_logs, require_same_settings
 from longretriever_tf.training.distributed.checkpoints import SharedCheckpoints, share_checkpoints
@@ -48,7 +48,8 @@ from longretriever_tf.training.run_dir import (
     require_same_log,
     write_config,
 )
-from longretriever_tf.training.setup import TrainingSetup, assemble
+from longretriever_tf.training.score_weights import fit_score_weights
+from longretriever_tf.training.setup import TrainingSetup, assemble, make_optimizer
 
 
 def train(config: Config) -> str:
@@ -139,7 +140,7 @@ def _train(config: Config, log: LifelongLog | ShardedLog, identity: LogIdentity,
         parts = assemble(config, log, cuts, prepared, cluster)
     state = LoopState.start()
     with cluster.scope():
-        optimizers = [_make_optimizer(config, phase) for phase in parts.phases]
+        optimizers = [make_optimizer(config, phase) for phase in parts.phases]
     checkpoints = _make_checkpoints(config, parts, optimizers, state, cluster)
     if checkpoints.restore():
         print(f"resuming at phase {int(state.phase)}, epoch {int(state.epoch)}, step {int(state.step)}", flush=True)
@@ -156,6 +157,7 @@ def _train(config: Config, log: LifelongLog | ShardedLog, identity: LogIdentity,
         save_catalogue(run_dir, log.items, prepared.corpus)
         save_prepared(run_dir, prepared, identity.fingerprint)
     _run_phases(config, parts.phases, optimizers, state, checkpoints, cluster, history)
+    fit_score_weights(config, log, cuts, prepared.corpus.cut, cluster)
     print(f"written: {draw_training(run_dir)}")
 
 
@@ -181,13 +183,6 @@ def _make_checkpoints(
         return files
     owned = parts.owned.states(optimizers[0], cluster) if parts.owned else []
     return share_checkpoints(files, parts.models, optimizers, state, owned, cluster)
-
-
-def _make_optimizer(config: Config, phase: Phase) -> LazyAdamW:
-    num_steps = max(1, phase.epochs * phase.num_steps())
-    optimizer = LazyAdamW(config.train.learning_rate, WEIGHT_DECAY, num_steps)
-    optimizer.build(phase.variables())
-    return optimizer
 
 
 def _run_phases(

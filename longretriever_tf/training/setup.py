@@ -34,6 +34,7 @@ from longretriever_tf.models.baselines.examples import build_user_examples
 from longretriever_tf.models.baselines.model import RecentRetriever, build_baseline
 from longretriever_tf.models.baselines.scorer import RecentScorer
 from longretriever_tf.models.build import Models, build_models, set_interest_scale, set_token_scale
+from longretriever_tf.models.optimizer import WEIGHT_DECAY, LazyAdamW
 from longretriever_tf.training.device_phase import DevicePhase
 from longretriever_tf.training.distributed.cluster import Cluster
 from longretriever_tf.training.distributed.grouped_device_phase import GroupedDevicePhase
@@ -118,6 +119,14 @@ def assemble(
     return TrainingSetup([towers, interest], trained, set_scales, owned)
 
 
+def make_optimizer(config: Config, phase: Phase) -> LazyAdamW:
+    """The optimizer of a phase, with its variables built."""
+    num_steps = max(1, phase.epochs * phase.num_steps())
+    optimizer = LazyAdamW(config.train.learning_rate, WEIGHT_DECAY, num_steps)
+    optimizer.build(phase.variables())
+    return optimizer
+
+
 def _make_sources(
     config: Config, prepared: Prepared | Window
 ) -> tuple[BatchSource | WindowSource, InterestSource | WindowInterestSource]:
@@ -140,7 +149,7 @@ def _assemble_baseline(
     with cluster.scope():
         model = build_baseline(config, prepared.corpus, prepared.item_svd)
     examples = build_user_examples(config, prepared.log, prepared.stats.time)
-    source = UserBatchSource(config, prepared.corpus, prepared.log, examples, prepared.stats.first_time)
+    source = UserBatchSource(config, prepared.corpus, prepared.log, examples, prepared.stats)
     name, train = config.model.model, config.train
     print(
         f"{name}: {len(examples):,} examples with {int(examples.num_targets.sum()):,} targets, "

@@ -18,6 +18,7 @@ from longretriever_tf.data.recipe.history_embedding import fit_folds, fold_of_us
 from longretriever_tf.data.recipe.item_stats import ItemStats, build_item_stats
 from longretriever_tf.data.recipe.item_svd import distinct_pairs, fit_pairs_svd
 from longretriever_tf.data.recipe.learned_context import cluster_context
+from longretriever_tf.data.recipe.score_weights import PLAIN, ScoreWeights, read_score_weights, weights_of
 from longretriever_tf.data.search.behavior_index import CategoryOrder, build_category_order
 from longretriever_tf.datasets.load import load_log
 from longretriever_tf.datasets.log import LifelongLog
@@ -34,11 +35,13 @@ class Prepared(Tables):
       log: the encoded log before the time.
       order: its category order.
       user_fold: which of `history_embedding_rows` each user is read through, [U] int64.
+      score_weights: of the parts of a score in requests; training reads none.
     """
 
     log: EncodedLog
     order: CategoryOrder
     user_fold: np.ndarray
+    score_weights: ScoreWeights = PLAIN
 
 
 def prepare(config: Config, log: LifelongLog, cut: int) -> Prepared:
@@ -88,7 +91,9 @@ def _prepare_at(
     corpus: Corpus, encoded: EncodedLog, stats: ItemStats, arrays: dict[str, np.ndarray], user_fold: np.ndarray
 ) -> Prepared:
     order = build_category_order(encoded, corpus)
-    return Prepared(corpus, stats, arrays["item_svd"], arrays["taste_rows"], encoded, order, user_fold)
+    tables = arrays["item_svd"], arrays["taste_rows"]
+    weights = weights_of(arrays.get("score_weights"))
+    return Prepared(corpus, stats, *tables, encoded, order, user_fold, weights)
 
 
 def example_history_embeddings(config: Config, prepared: Prepared, examples: Examples) -> ExampleHistoryEmbeddings:
@@ -179,7 +184,7 @@ def _holds(run_dir: str, log_fingerprint: str) -> bool:
 
 def load_saved(run_dir: str) -> tuple[Corpus, dict[str, np.ndarray]]:
     """Reads what `save_prepared` wrote: the corpus, and `item_stats` [V, 3], `category_stats` [C, 3], `item_svd`,
-    `taste_rows`.
+    `taste_rows`; with them `score_weights` [8], what the run has fitted (`data.recipe.score_weights`).
 
     Raises:
       UserError: the run stopped before it wrote them, or they are torn, or of two runs.
@@ -203,4 +208,5 @@ def load_saved(run_dir: str) -> tuple[Corpus, dict[str, np.ndarray]]:
             raise ValueError(f"it holds {sizes['item_stats']} items, and {paths[0]} of {corpus.num_items}")
     arrays.pop("log_fingerprint", None)
     arrays.setdefault("taste_rows", arrays["item_svd"][None])  # a run of before there were folds to serve
+    arrays["score_weights"] = np.array(read_score_weights(run_dir))
     return corpus, arrays

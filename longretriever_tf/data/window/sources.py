@@ -152,7 +152,7 @@ class WindowInterestSource:
         self._seed, self._window = config.train.seed, window
         self._reader = RowReader(window.shards, "interest")
         self.num_rows = int(self._reader.base[-1])
-        self.batch_size = interest_batch_size(window.corpus.num_categories)
+        self.batch_size = interest_batch_size(window.corpus.num_categories, self.num_rows)
         self._tables = InterestTables(window.corpus, window.stats)
 
     def num_batches(self) -> int:

@@ -170,22 +170,37 @@ class LogTable:
         Raises:
           UserError: one that is missing, not a number, not above 0, or too large or small for float32.
         """
-        column = self._parts.data.column(name)
-        if is_number(column.type):
-            values = column.cast(pa.float64(), safe=False).to_numpy().astype(np.float64)
-        elif is_text(column.type):
-            values = pd.to_numeric(column.to_pandas(), errors="coerce").to_numpy(np.float64)
-        else:
-            values = np.full(len(column), np.nan)
+        values = self._as_numbers(name)
         fits = (values >= np.finfo(np.float32).tiny) & (values <= np.finfo(np.float32).max)
         bad = np.flatnonzero(~fits)
         if len(bad):
-            raise self.fail(
-                name,
-                f"{len(bad)} weights are not numbers above 0, the first is "
-                f"{column[int(bad[0])].as_py()!r} in {self.row_words(bad[0])}",
-            )
+            raise self.fail(name, f"{len(bad)} weights are not numbers above 0, {self._first(name, bad[0])}")
         return values.astype(np.float32)
+
+    def numbers(self, name: str) -> np.ndarray:
+        """Finite numbers, [N] float64.
+
+        Raises:
+          UserError: one that is missing or no number.
+        """
+        values = self._as_numbers(name)
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise self.fail(name, f"{len(bad)} of {len(values)} values are no numbers, {self._first(name, bad[0])}")
+        return values
+
+    def _as_numbers(self, name: str) -> np.ndarray:
+        """The column as [N] float64, NaN where a value is none."""
+        column = self._parts.data.column(name)
+        if is_number(column.type):
+            return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), np.float64)
+        if is_text(column.type):
+            return pd.to_numeric(column.to_pandas(), errors="coerce").to_numpy(np.float64)
+        return np.full(len(column), np.nan)
+
+    def _first(self, name: str, row: int) -> str:
+        value = self._parts.data.column(name)[int(row)].as_py()
+        return f"the first is {value!r} in {self.row_words(row)}"
 
     def times(self, name: str, now: float) -> Times:
         """Times, from seconds since 1970 or from dates and times (without a zone: UTC), to the nanosecond.

@@ -19,7 +19,7 @@ from longretriever_tf.datasets.log import LifelongLog
 
 CONTEXT = source.CONTEXT
 _PATHS = ("events", "items", "users")
-_NOT_OF_THE_RECORDS = ("dataset", "data_dir", "window_days", "movielens")
+_NOT_OF_THE_RECORDS = ("dataset", "data_dir", "window_days", "skip_last_days", "movielens")
 
 
 @dataclasses.dataclass(eq=False)

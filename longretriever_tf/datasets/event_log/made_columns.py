@@ -14,6 +14,9 @@ from longretriever_tf.datasets.event_log.plain import is_text
 ROW, TIME = "\0row", "\0time"
 """Columns of a table's own: a row's number in its file, from 0, and the time by which the latest row counts."""
 
+LEFT_OUT = b"num_left_out"
+"""Of a table's metadata: how many rows were left out of it."""
+
 _NO_FORMAT = TableFormat("")
 
 
@@ -63,6 +66,16 @@ def make_table(
         kept = _within(made[table.span[0]], *table.span[1:])
         made = {name: column.filter(kept) for name, column in made.items()}
     return made
+
+
+def num_left_out(table: pa.Table) -> int:
+    """Rows that the format does not count."""
+    return int((table.schema.metadata or {}).get(LEFT_OUT, 0))
+
+
+def rows_in_files(table: pa.Table) -> np.ndarray | None:
+    """The number of each row in its file, from 0, [N] int64; None where no row may be left out."""
+    return table.column(ROW).to_numpy() if ROW in table.column_names else None
 
 
 def latest_rows(key: pa.ChunkedArray, time: pa.ChunkedArray) -> np.ndarray:

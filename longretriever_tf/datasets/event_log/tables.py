@@ -15,7 +15,13 @@ from longretriever_tf.common.errors import UserError
 from longretriever_tf.datasets.event_log import json_lines, made_columns
 from longretriever_tf.datasets.event_log.delimited import BY_EXTENSION, DelimitedFile, TextFormat, Unreadable
 from longretriever_tf.datasets.event_log.locate import DataFile, Located, locate, one_line
-from longretriever_tf.datasets.event_log.made_columns import latest_rows, make_table, source_columns
+from longretriever_tf.datasets.event_log.made_columns import (
+    latest_rows,
+    make_table,
+    num_left_out,
+    rows_in_files,
+    source_columns,
+)
 from longretriever_tf.datasets.event_log.plain import join_parts, plain_column
 
 _PARQUET, _ARROW, _JSON = (".parquet", ".pq"), (".arrow", ".feather"), (".jsonl", ".ndjson", ".json")
@@ -29,9 +35,6 @@ _FIRST_BYTES = {
     b"\x04\x22\x4d\x18": ".lz4",
 }
 _KNOWN = "expected .parquet, .csv, .tsv, .txt, .dat, .jsonl, .feather (text also as .gz, .bz2, .zst, .lz4)"
-
-
-_LEFT_OUT = b"num_left_out"
 
 
 class Parts(NamedTuple):
@@ -106,16 +109,8 @@ def read_table(source: str, path: str, columns: dict[str, str], text: TextFormat
         data, stop = data.take(latest), np.searchsorted(latest, stop)
     if not data.num_rows:
         raise UserError(f"{source}: no rows{text.expects}")
-    left_out = sum(map(_num_left_out, tables))
-    return Parts(data.select(list(columns)), tuple(names), stop, 0, len(names) == 1, _rows_in_files(data), left_out)
-
-
-def _num_left_out(table: pa.Table) -> int:
-    return int((table.schema.metadata or {}).get(_LEFT_OUT, 0))
-
-
-def _rows_in_files(data: pa.Table) -> np.ndarray | None:
-    return data.column(made_columns.ROW).to_numpy() if made_columns.ROW in data.column_names else None
+    left_out = sum(map(num_left_out, tables))
+    return Parts(data.select(list(columns)), tuple(names), stop, 0, len(names) == 1, rows_in_files(data), left_out)
 
 
 def list_portions(source: str, path: str, text: TextFormat, max_rows: int) -> tuple[Located, list[Portion]]:
@@ -165,7 +160,7 @@ def read_portion(
     """
     (name,), first = _names_below([portion.file]), portion.first_row
     for data in _read_file(source, located, portion, columns, text, max_rows):
-        kept, rows, left_out = data.select(list(columns)), _rows_in_files(data), _num_left_out(data)
+        kept, rows, left_out = data.select(list(columns)), rows_in_files(data), num_left_out(data)
         yield Parts(kept, (name,), np.array([data.num_rows]), first, located.is_one, rows, left_out)
         first += data.num_rows
 
@@ -230,7 +225,7 @@ def _read_file(
                 made = make_table(read, wanted_columns, text.table, first)
                 first += table.num_rows
                 kept = pa.table({name: _plain(name, column) for name, column in made.items()})
-                yield kept.replace_schema_metadata({_LEFT_OUT: str(table.num_rows - kept.num_rows)})
+                yield kept.replace_schema_metadata({made_columns.LEFT_OUT: str(table.num_rows - kept.num_rows)})
                 continue
             plain = {name: _plain(name, column) for name, column in read.items()}
             for name in present:

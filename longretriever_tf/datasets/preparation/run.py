@@ -19,6 +19,7 @@ from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.files import explain_os_errors, read_json_object, require_writable, write_text_atomically
 from longretriever_tf.common.locks import hold_lock
 from longretriever_tf.common.progress import Progress, stage
+from longretriever_tf.config.check import require
 from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets import accounts
 from longretriever_tf.datasets.event_log.source import check_spec, own_context, settle_context, text_format
@@ -45,7 +46,7 @@ SHARD_EVENTS = 2_000_000
 WORK = "work"
 """The folder under --output of what is not finished yet."""
 
-_NOT_OF_THE_LOG = ("data", "data_dir", "window_days")
+_NOT_OF_THE_LOG = ("data", "data_dir", "window_days", "skip_last_days")
 _CURE = "delete {} and run the same command again"
 
 
@@ -80,6 +81,8 @@ def prepare_log(config: DataConfig, output: str, num_shards: int, run_tasks: Exe
       UserError: the tables cannot be read, the directory holds another log, or the disk is full. What is written so
         far stays, and the same command goes on from there.
     """
+    days = config.skip_last_days
+    require(not days, f"--skip_last_days={days:g}: prepare writes the whole log; leave the flag out")
     require_writable(output)
     busy = f"{output!r} is being written by another process ({{}}): wait for it, or name another --output"
     with hold_lock(output, busy):

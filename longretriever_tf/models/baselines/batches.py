@@ -15,6 +15,7 @@ from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.order import shuffled_rows
 from longretriever_tf.data.batches.pipeline import chosen_batches, numbered_batches
 from longretriever_tf.data.corpus import Corpus, EncodedLog
+from longretriever_tf.data.recipe.item_stats import ItemStats, rows_at
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.models.baselines.examples import UserExamples, sampling_probability
 
@@ -27,6 +28,8 @@ class UserBatch(NamedTuple):
       token_local: row of each token's item in `item`, [R, L] int32.
       features: [R, L, 2] float32.
       time: [R] int64 seconds.
+      item_stats: statistics of all items at the S times of their grid, [S, V, 3] float32; [0, 0, 3] unless item_bias.
+      stats_row: which of these is as of `time`, [R] int32.
       item: items whose vectors the step needs, [n] int32: all of them (loss=full), or those of tokens, targets and
         uniform negatives.
       first_time: when anyone first took the item, [n] int64; [0] unless loss=full.
@@ -42,6 +45,8 @@ class UserBatch(NamedTuple):
     token_local: tf.Tensor
     features: tf.Tensor
     time: tf.Tensor
+    item_stats: tf.Tensor
+    stats_row: tf.Tensor
     item: tf.Tensor
     first_time: tf.Tensor
     target_row: tf.Tensor
@@ -79,7 +84,7 @@ class UserBatchSource:
       corpus: the corpus.
       log: the encoded log before the cut.
       examples: the examples.
-      first_time: first event of each item, [V] int64.
+      stats: item statistics of the window before the cut.
 
     Attributes:
       num_rows: examples in an epoch.
@@ -87,7 +92,7 @@ class UserBatchSource:
     """
 
     def __init__(
-        self, config: Config, corpus: Corpus, log: EncodedLog, examples: UserExamples, first_time: np.ndarray
+        self, config: Config, corpus: Corpus, log: EncodedLog, examples: UserExamples, stats: ItemStats
     ) -> None:
         self._config, self._num_items, self.num_rows = config, corpus.num_items, len(examples)
         self._max_targets, self._id = config.baseline.max_targets, examples.id
@@ -96,7 +101,9 @@ class UserBatchSource:
         names = ("start", "stop", "target_stop", "time", "num_targets", "weight")
         with tf.device("/CPU:0"):
             self._example = {name: tf.constant(getattr(examples, name)) for name in names}
-            self._probability, self._first_time = tf.constant(probability), tf.constant(first_time)
+            self._probability, self._first_time = tf.constant(probability), tf.constant(stats.first_time)
+            self._item_stats = tf.constant(stats.item if config.baseline.item_bias else stats.item[:0, :0])
+            self._example["stats_row"] = tf.constant(rows_at(stats.time, examples.time))
         mean_targets = np.minimum(examples.num_targets, self._max_targets or np.inf).mean()
         self.rows_per_batch = rows_per_batch(config, float(mean_targets), corpus.num_items)
 
@@ -138,6 +145,8 @@ class UserBatchSource:
             token_local=token_local,
             features=tokens.features,
             time=at["time"],
+            item_stats=self._item_stats,
+            stats_row=at["stats_row"],
             item=item,
             first_time=tf.gather(self._first_time, item if is_full else item[:0]),
             target_row=target_row,

@@ -6,7 +6,9 @@ import tensorflow_recommenders as tfrs
 
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.corpus import Corpus
+from longretriever_tf.data.recipe.item_stats import NUM_STATS
 from longretriever_tf.data.search.hard_search import NUM_EVENT_FEATURES
+from longretriever_tf.models import logit_terms
 from longretriever_tf.models.baselines.batches import UserBatch
 from longretriever_tf.models.baselines.comirec import SelfAttentiveInterests
 from longretriever_tf.models.baselines.mind import CapsuleInterests
@@ -18,7 +20,7 @@ from longretriever_tf.models.towers import ItemTower
 
 
 class RecentRetriever(tfrs.Model):
-    """Scores an item by the best inner product with one of the user's interests.
+    """Scores an item by the best inner product with one of the user's interests, plus the item's bias if it has one.
 
     Args:
       config: the run's config; `model.model` picks the user side.
@@ -33,6 +35,9 @@ class RecentRetriever(tfrs.Model):
         self.user_side = _make_user_side(config)
         self.event_embedding = EventEmbedding(config, self.user_side.uses_position)
         self._num_interests = 1 if config.model.model == "two_tower" else config.baseline.num_capsules
+        self._stats_weight = None
+        if config.baseline.item_bias:
+            self._stats_weight = self.add_weight(name="stats_weight", shape=[NUM_STATS], initializer="zeros")
         self._task = tfrs.tasks.Retrieval(temperature=config.model.temperature, remove_accidental_hits=True)
 
     def interests(
@@ -49,6 +54,12 @@ class RecentRetriever(tfrs.Model):
         interests = self.user_side(self.event_embedding(item_vectors, is_real, features, random), is_real, random)
         vector = tf.ensure_shape(interests.vector, [None, self._num_interests, self._config.model.dim])
         return interests._replace(vector=self._normalized(vector))
+
+    def item_bias(self, stats: tf.Tensor) -> tf.Tensor | None:
+        """What every item's logit gains whoever asks: statistics [..., V, 3] -> [..., V]; None without `item_bias`."""
+        if self._stats_weight is None:
+            return None
+        return logit_terms.item_bias(stats, self._stats_weight, self.item_tower.bias[:, 0])
 
     def compute_loss(self, inputs: tuple[UserBatch, StatelessRng | None], training: bool = False) -> tf.Tensor:
         """Mean weighted negative log-likelihood of the targets, scalar; `training` is unused, the draws say it."""
@@ -67,6 +78,9 @@ class RecentRetriever(tfrs.Model):
     def _full_softmax(self, batch: UserBatch, item_vectors: tf.Tensor, queries: Queries) -> tf.Tensor:
         """Softmax over the items that anyone had taken before the example's time."""
         logits = tf.matmul(queries.vector, item_vectors, transpose_b=True) / self._config.model.temperature  # [q, V]
+        bias = self.item_bias(batch.item_stats)
+        if bias is not None:
+            logits += tf.gather(bias, tf.gather(batch.stats_row, queries.row))
         is_available = batch.first_time[None] < tf.gather(batch.time, queries.row)[:, None]
         logits = tf.where(is_available, logits, logits.dtype.min)
         at = tf.stack([queries.of_target, batch.target_local], 1)

@@ -29,11 +29,14 @@ class RecentScorer:
         every = np.arange(prepared.corpus.num_items, dtype=np.int32)
         parts = [every[i : i + _ITEMS_AT_ONCE] for i in range(0, len(every), _ITEMS_AT_ONCE)]
         self._item_vectors = tf.concat([model.item_tower(part) for part in parts], 0)
+        # Logits where there is a bias, inner products where there is none: the same order.
+        self._bias = model.item_bias(tf.constant(prepared.stats.item[-1]))
+        self._scale = 1.0 if self._bias is None else 1.0 / config.model.temperature
         rows = tf.TensorSpec([None], tf.int64)
         self._score = graph_function(self._score_rows, input_signature=[rows, rows])
 
     def score(self, users: np.ndarray) -> np.ndarray:
-        """Inner products with the nearest interest, [B, V] float32.
+        """Inner products with the nearest interest, with `item_bias` logits, [B, V] float32.
 
         Args:
           users: rows of the log, [B] int64.
@@ -52,4 +55,4 @@ class RecentScorer:
         for k in range(interests.vector.shape[1]):
             scores = tf.matmul(interests.vector[:, k], self._item_vectors, transpose_b=True)
             best = tf.where(interests.is_real[:, k, None], tf.maximum(best, scores), best)
-        return best
+        return best if self._bias is None else self._scale * best + self._bias

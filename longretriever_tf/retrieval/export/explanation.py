@@ -30,7 +30,7 @@ class Question:
     Attributes:
       user: id as text; empty: the log's first user.
       k: list length.
-      num_interests, top_interests: None: the export's own.
+      num_interests, top_interests, interest_threshold: None: the export's own.
       seed: of the draw.
       as_of: time as text; empty: the training cut.
     """
@@ -39,6 +39,7 @@ class Question:
     k: int
     num_interests: int | None
     top_interests: int | None
+    interest_threshold: float | None
     seed: int
     as_of: str
 
@@ -66,7 +67,8 @@ def explain_user(version_dir: str, config: Config, question: Question) -> str:
             raise UserError(f"the export refuses the request: {_refusal(error)}") from error
 
     answer = ask("serving_default")
-    top = ask("interests", num_interests=options["top_interests"])
+    by_threshold = not options["num_interests"][0]
+    top = ask("interests") if by_threshold else ask("interests", num_interests=options["top_interests"])
     names = dict(
         zip(corpus.item_id[schema.FIRST_KNOWN :].tolist(), corpus.item_name[schema.FIRST_KNOWN :], strict=True)
     )
@@ -76,8 +78,14 @@ def explain_user(version_dir: str, config: Config, question: Question) -> str:
     ]
     as_of = read_fingerprint(extra_config_dir(version_dir)).statistics_as_of or corpus.cut
     head.append(f"popularity and repeats of items: counted until {_date(as_of)} UTC")
-    parts = [*head, "", *_interest_lines(answer, top, config.retrieval, question.seed), ""]
-    for category in _drawn(answer):
+    how = f"drawn (*) of the top {len(_drawn(top))}, seed {question.seed}"
+    if by_threshold:
+        least = float(options["interest_threshold"][0])
+        top_m = int(options["top_interests"][0])
+        how = f"searched: the top {top_m}, and all that may hold an item of log p >= {least:g}; * brought an item"
+    shown = _bringing(answer) if by_threshold else _drawn(answer)
+    parts = [*head, "", *_interest_lines(answer, top, shown, how, config.retrieval), ""]
+    for category in shown:
         candidates = ask("retrieve_in_category", k=tf.constant([_SHOWN_PER_INTEREST]), category=tf.constant([category]))
         parts += _candidate_lines(category, candidates, names)
     return "\n".join([*parts, "", *_merged_lines(answer, names)])
@@ -115,8 +123,9 @@ def request_columns(log: LifelongLog, user: int, as_of_time: int, profile: list[
 
 def _options(question: Question, retrieval: RetrievalConfig, item_id_dtype: tf.DType) -> dict[str, tf.Tensor]:
     """All optional columns: TensorFlow Serving fills in a signature's defaults, a model loaded in Python does not."""
-    num_interests = question.num_interests or retrieval.num_interests
+    num_interests = retrieval.num_interests if question.num_interests is None else question.num_interests
     top_interests = question.top_interests or max(retrieval.top_interests, num_interests)
+    threshold = retrieval.interest_threshold if question.interest_threshold is None else question.interest_threshold
     if num_interests > top_interests:
         raise UserError(
             f"--num_interests={num_interests} is above --top_interests={top_interests}: N of the top M are drawn"
@@ -125,6 +134,7 @@ def _options(question: Question, retrieval: RetrievalConfig, item_id_dtype: tf.D
         "k": tf.constant([question.k]),
         "num_interests": tf.constant([num_interests]),
         "top_interests": tf.constant([top_interests]),
+        "interest_threshold": tf.constant([threshold], tf.float32),
         "seed": tf.constant([question.seed], tf.int64),
     }
 
@@ -173,20 +183,25 @@ def _drawn(answer: dict[str, np.ndarray]) -> list[str]:
     return [name.decode() for name in answer["interest_category"][0] if name]
 
 
+def _bringing(answer: dict[str, np.ndarray]) -> list[str]:
+    """Names of the searched interests that brought an item of the list, best first."""
+    brought = set(answer["category"][0].tolist())
+    return [name.decode() for name in answer["interest_category"][0] if name and name in brought]
+
+
 def _interest_lines(
-    answer: dict[str, np.ndarray], top: dict[str, np.ndarray], retrieval: RetrievalConfig, seed: int
+    answer: dict[str, np.ndarray], top: dict[str, np.ndarray], marked: list[str], how: str, retrieval: RetrievalConfig
 ) -> list[str]:
-    """The top M with the drawn ones marked."""
-    drawn, num_top = _drawn(answer), len(_drawn(top))
+    """The interests that could be searched, some of them marked."""
     score = "eq. 3" if retrieval.interest == "paper" else "log share of the next items"
     lines = [
-        f"interests: {len(drawn)} drawn (*) of the top {num_top}, seed {seed}; score: {score}",
+        f"interests: {len(_drawn(answer))} {how}; score: {score}",
         "    rank  score    events  last event  category",
     ]
     for i, category in enumerate(_drawn(top)):
         last = int(top["interest_last_timestamp"][0, i])
         lines.append(
-            f"  {'*' if category in drawn else ' '} {top['interest_rank_drawn'][0, i]:4d}  "
+            f"  {'*' if category in marked else ' '} {top['interest_rank_drawn'][0, i]:4d}  "
             f"{top['interest_score'][0, i]:7.3f}  {top['interest_num_events'][0, i]:6d}  "
             f"{_date(last)[:10] if last else 'never     '}  {category}"
         )

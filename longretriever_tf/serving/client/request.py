@@ -15,9 +15,11 @@ from longretriever_tf.config.input_names import input_of_profile
 from longretriever_tf.serving.client.request_values import (
     as_count,
     as_list,
+    as_log_probability,
     check_fits,
     check_ids,
     check_texts,
+    check_threshold,
     check_times,
     check_weights,
 )
@@ -38,7 +40,7 @@ _NEUTRAL: dict[str, Any] = {"seed": -1, "exploration": 0, "goal": "all", "histor
 _COUNTS = ("num_unknown_items", "num_unknown_excluded")
 _CATEGORY_LISTS = ("allowed_category", "forbidden_category")
 _COUNT_BITS = {"k": 32, "num_interests": 32, "top_interests": 32, "exploration": 32, "seed": 64}
-_SCALARS = ("k", "num_interests", "top_interests", "seed", "exploration", "merge", "goal")
+_SCALARS = ("k", "num_interests", "top_interests", "interest_threshold", "seed", "exploration", "merge", "goal")
 
 
 class InputSpec(NamedTuple):
@@ -62,7 +64,9 @@ class Request:
       profile: values by column of the users table; a missing one is unknown. None is sent to a model that reads none.
       history_weight: weight of each event in the interest score; all 1 by default.
       k: length of the list.
-      num_interests, top_interests: N interests are drawn from the best M.
+      num_interests, top_interests: N interests are drawn from the best M; N = 0: the best M and all that
+        `interest_threshold` lets in.
+      interest_threshold: with N = 0, a category is searched from this estimate of its best log p(item | user) on.
       seed: of the draw: same seed, same answer; a fresh draw without one.
       exploration: how many of the N go to categories that the user has never seen.
       merge: calibrated, raw, quota or round_robin.
@@ -87,6 +91,7 @@ class Request:
     k: int | None = None
     num_interests: int | None = None
     top_interests: int | None = None
+    interest_threshold: float | None = None
     seed: int | None = None
     exploration: int | None = None
     merge: str | None = None
@@ -126,6 +131,8 @@ class Request:
         for name, bits in _COUNT_BITS.items():
             if getattr(self, name) is not None:
                 put(name, as_count(name, getattr(self, name), bits))
+        if self.interest_threshold is not None:
+            put("interest_threshold", as_log_probability("interest_threshold", self.interest_threshold))
         check_texts("merge", [self.merge or ""])
         check_texts("goal", [self.goal or ""])
         for name in ("forced_category", "profile"):
@@ -235,6 +242,7 @@ def make_columns(requests: Sequence[Request], inputs: Mapping[str, InputSpec], m
     if not requests:
         raise UserError("no requests: give one or more")
     _check_profile(requests, inputs)
+    check_threshold([(one.num_interests, one.interest_threshold) for one in requests], inputs)
     columns = {}
     for name, spec in inputs.items():
         column = _column(name, spec, requests)

@@ -6,7 +6,7 @@ value at fault. Imports no TensorFlow.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,30 @@ def as_count(name: str, value: Any, bits: int) -> int:
         raise UserError(f"`{name}` is {_short(value)}; give one whole number")
     _check_range(name, [value], -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     return value
+
+
+def as_log_probability(name: str, value: Any) -> float:
+    """A finite number of at most 0, from Python's own or numpy's."""
+    if isinstance(value, np.ndarray | np.generic) and value.ndim == 0:
+        value = value.item()
+    if not _is_number(value) or value > 0:
+        raise UserError(f"`{name}` is {_short(value)}; give one number of at most 0, the logarithm of a probability")
+    return float(value)
+
+
+def check_threshold(asked: Sequence[tuple[int | None, float | None]], inputs: Collection[str]) -> None:
+    """Refuses what an export of before there was a threshold would read as something else.
+
+    Args:
+      asked: `num_interests` and `interest_threshold` of each request.
+      inputs: of the signature.
+    """
+    if "num_interests" not in inputs or "interest_threshold" in inputs:
+        return
+    for num, threshold in asked:
+        if num == 0 or threshold is not None:
+            odd = f"interest_threshold={threshold:g}" if threshold is not None else "num_interests=0"
+            raise UserError(f"`{odd}`: this export knows no threshold; set num_interests above 0, or export again")
 
 
 def check_fits(name: str, array: np.ndarray, wanted: Any) -> None:

@@ -65,11 +65,13 @@ export async function listModels() {
 function firstValue(proto) {
   if (!proto) return undefined;
   if (proto.string_val?.length) return atob(proto.string_val[0]);
-  const typed = proto.int_val?.[0] ?? proto.int64_val?.[0];
+  const typed = proto.int_val?.[0] ?? proto.int64_val?.[0] ?? proto.float_val?.[0];
   if (typed !== undefined) return Number(typed);
   if (!proto.tensor_content) return undefined;
   const bytes = Uint8Array.from(atob(proto.tensor_content), (letter) => letter.charCodeAt(0));
-  return proto.dtype === "DT_INT32" && bytes.length >= 4 ? new DataView(bytes.buffer).getInt32(0, true) : undefined;
+  if (bytes.length < 4) return undefined;
+  const view = new DataView(bytes.buffer);
+  return { DT_INT32: () => view.getInt32(0, true), DT_FLOAT: () => view.getFloat32(0, true) }[proto.dtype]?.();
 }
 
 /** One model; `open` it before anything else. */

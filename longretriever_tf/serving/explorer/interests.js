@@ -18,7 +18,10 @@ export function readDraw(interests, settings, drawn) {
   const origin = new Map(drawn.map((interest) => [interest.category, interest.origin]));
   const isFixed = ({ category }) =>
     settings.forbidden.includes(category) || ["forced", "explored"].includes(origin.get(category));
-  const top = interests.filter((interest) => interest.canDraw && !isFixed(interest)).slice(0, Math.max(settings.topInterests, settings.numInterests));
+  const open = interests.filter((interest) => interest.canDraw && !isFixed(interest));
+  const top = settings.numInterests
+    ? open.slice(0, Math.max(settings.topInterests, settings.numInterests))
+    : open.filter(({ category }) => origin.has(category)); // the model's own threshold says which
   return { origin, top: new Set(top.map(({ category }) => category)) };
 }
 
@@ -63,7 +66,9 @@ function drawSentence(draw, settings, list, learned) {
   const top = draw.top.size;
   const number = (origin) => list.drawn.filter((interest) => interest.origin === origin).length;
   const taken = number("drawn") + number("popular");
-  const words = [taken >= top ? `All of the top ${top} interests are searched` : `${taken} of the top ${top} interests were drawn, seed ${settings.seed}`];
+  const words = [!settings.numInterests
+    ? `The top ${settings.topInterests} interests and all others that can still enter the list are searched, ${taken} in all`
+    : taken >= top ? `All of the top ${top} interests are searched` : `${taken} of the top ${top} interests were drawn, seed ${settings.seed}`];
   if (number("explored")) words.push(`${number("explored")} that this user has never seen`);
   if (number("forced")) words.push(`${number("forced")} always searched`);
   const meaning = number("popular")

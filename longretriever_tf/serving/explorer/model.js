@@ -11,6 +11,7 @@ export function requestOptions(settings) {
     k: [settings.k],
     num_interests: [settings.numInterests],
     top_interests: [settings.topInterests],
+    interest_threshold: [settings.threshold],
     seed: [settings.seed],
     exploration: [settings.exploration],
     merge: [settings.merge],
@@ -23,7 +24,7 @@ export function requestOptions(settings) {
   };
 }
 
-const FREE = { k: 1, seed: 0, exploration: 0, merge: "calibrated", onlyNew: false, excluded: [], forbidden: [], forced: [] };
+const FREE = { k: 1, threshold: 0, seed: 0, exploration: 0, merge: "calibrated", onlyNew: false, excluded: [], forbidden: [], forced: [] };
 const KNOWN = [...Object.keys(requestOptions(FREE)), "history_item_id", "history_timestamp", "history_weight", "request_timestamp"];
 
 /** Asks about one history; the profile's columns are what the signature has beyond all the known ones. */
@@ -35,6 +36,12 @@ export class Model {
 
   get profileNames() {
     return Object.keys(this.endpoint.inputs("serving_default")).filter((name) => !KNOWN.includes(name));
+  }
+
+  /** The options that this model takes: one of before there was a threshold has none. */
+  options(settings) {
+    const inputs = this.endpoint.inputs("serving_default");
+    return Object.fromEntries(Object.entries(requestOptions(settings)).filter(([name]) => name in inputs));
   }
 
   /** The history's columns, `times` rows of them. */
@@ -56,7 +63,7 @@ export class Model {
   async interests(history) {
     for (let width = FIRST_WIDTH; ; width *= 10) {
       const settings = { ...FREE, numInterests: width, topInterests: width, exploration: width };
-      const reply = await this.endpoint.predict("interests", { ...this.columns(history), ...requestOptions(settings) });
+      const reply = await this.endpoint.predict("interests", { ...this.columns(history), ...this.options(settings) });
       const rows = readInterests(reply);
       if (rows.length === width) continue;
       const drawsAll = rows.some(({ score }) => score < 0) || !rows.some(({ events }) => events);
@@ -91,7 +98,7 @@ export class Model {
 
   /** The merged list with its interests. */
   async list(history, settings, signal) {
-    const reply = await this.endpoint.predict("serving_default", { ...this.columns(history), ...requestOptions(settings) }, signal);
+    const reply = await this.endpoint.predict("serving_default", { ...this.columns(history), ...this.options(settings) }, signal);
     const items = reply.item_id[0].slice(0, reply.num_valid[0]).map((id, index) => ({
       id: String(id),
       score: reply.score[0][index],
@@ -104,7 +111,7 @@ export class Model {
   async candidates(history, settings, categories, signal) {
     const lists = new Map();
     for (const some of chunks(categories, history.events.length)) {
-      const columns = { ...this.columns(history, some.length), ...requestOptions(settings), category: some };
+      const columns = { ...this.columns(history, some.length), ...this.options(settings), category: some };
       const reply = await this.endpoint.predict("retrieve_in_category", columns, signal);
       some.forEach((category, row) => {
         const ids = reply.item_id[row].slice(0, reply.num_valid[row]);

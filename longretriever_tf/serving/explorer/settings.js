@@ -4,7 +4,7 @@ import { h, replace } from "./dom.js";
 
 const MERGES = { calibrated: "calibrated", raw: "raw score", quota: "quota", round_robin: "round robin" };
 const NUMBERS = {
-  numInterests: ["Draw", 1, 200, "N: interests drawn and searched"],
+  numInterests: ["Draw", 0, 200, "N: interests drawn and searched; 0: the top M, and all that can still enter the list"],
   topInterests: ["of the top", 1, 10000, "M: the best interests, which the N are drawn from"],
   exploration: ["unexplored", 0, 200, "How many of the N go to categories that this user has never seen"],
   k: ["List of", 1, 500, "k: length of the list"],
@@ -17,6 +17,7 @@ export function defaultSettings(endpoint) {
   return {
     numInterests: endpoint.defaultOf("num_interests", 5),
     topInterests: endpoint.defaultOf("top_interests", 20),
+    threshold: endpoint.defaultOf("interest_threshold", -7.5),
     exploration: 0,
     k: 20,
     seed: 1,

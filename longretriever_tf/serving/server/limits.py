@@ -113,7 +113,7 @@ class ExportSize:
 
     Attributes:
       num_categories: the most interests that a request can search; 0: not known.
-      num_interests: what is searched where a request does not say.
+      num_interests: what is searched where a request does not say; what a threshold adds, the graph itself counts.
       optional: inputs of any signature that have a default.
       is_retriever: it was exported by this package: its texts are names and ids.
     """
@@ -131,7 +131,7 @@ def read_export_size(path: str, signatures: Mapping[str, Any]) -> ExportSize:
         defaults |= signature.defaults
     return ExportSize(
         _count_categories(os.path.join(path, "assets.extra", "corpus.npz")),
-        _largest(defaults, "num_interests"),
+        _most_interests(defaults, 1),
         frozenset(defaults),
         any({_HISTORY, _TIME} <= signature.inputs.keys() for signature in signatures.values()),
     )
@@ -175,7 +175,7 @@ def _check_rows(feeds: Mapping[str, np.ndarray], rows: int, optional: Set[str]) 
 
 def _check_candidates(feeds: Mapping[str, np.ndarray], rows: int, limits: RequestLimits, export: ExportSize) -> None:
     """The model holds a score for each of these at once, and a flag or weight for each listed category x category."""
-    interests = _largest(feeds, "num_interests", export.num_interests) + _width(feeds, "forced_category")
+    interests = _most_interests(feeds, export.num_interests) + _width(feeds, "forced_category")
     interests = min(interests, export.num_categories or interests) if "category" not in feeds else 1
     k, excluded = _largest(feeds, "k"), _width(feeds, "exclude_item_id")
     candidates = rows * interests * (k + excluded)
@@ -202,6 +202,14 @@ def _check_reply(feeds: Mapping[str, np.ndarray], signature: Any, limits: Reques
     values = sum(rows * math.prod(dims[1:]) for dims in known if all(size >= 0 for size in dims[1:]))
     words = f"{rows} rows would be answered with {values} values: ask for fewer rows"
     limits.check("max_reply_values", values, words)
+
+
+def _most_interests(feeds: Mapping[str, np.ndarray], default: int) -> int:
+    """Interests of a row, at least: 0 leaves them to a threshold, and stands for the top ones."""
+    asked = feeds.get("num_interests")
+    by_threshold = asked is not None and "interest_threshold" in feeds and bool((asked == 0).any())
+    most = _largest(feeds, "num_interests", default)
+    return max(most, _largest(feeds, "top_interests")) if by_threshold else most
 
 
 def _width(feeds: Mapping[str, np.ndarray], name: str) -> int:
