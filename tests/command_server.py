@@ -12,11 +12,14 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
+from multiprocessing import forkserver
 from typing import Any
 
 _CONTEXT: Any = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["command_imports"])
+_LOCK = threading.Lock()
 
 
 def run_command(arguments: list[str], cwd: pathlib.Path, timeout: float) -> subprocess.CompletedProcess:
@@ -27,8 +30,10 @@ def run_command(arguments: list[str], cwd: pathlib.Path, timeout: float) -> subp
     """
     with tempfile.TemporaryDirectory(prefix="command.") as folder:
         paths = [os.path.join(folder, name) for name in ("stdout", "stderr")]
-        child = _CONTEXT.Process(target=_run, args=(arguments, str(cwd), dict(os.environ), *paths))
-        child.start()
+        with _LOCK:
+            _start_server()
+            child = _CONTEXT.Process(target=_run, args=(arguments, str(cwd), dict(os.environ), *paths))
+            child.start()
         child.join(timeout)
         if child.exitcode is None:
             child.kill()
@@ -36,6 +41,18 @@ def run_command(arguments: list[str], cwd: pathlib.Path, timeout: float) -> subp
             raise subprocess.TimeoutExpired(arguments, timeout)
         stdout, stderr = (pathlib.Path(path).read_text(encoding="utf-8") for path in paths)
         return subprocess.CompletedProcess([sys.executable, *arguments], child.exitcode, stdout, stderr)
+
+
+def _start_server() -> None:
+    """Starts the process that forks, if there is none; it finds what to import by PYTHONPATH alone."""
+    before = os.environ.get("PYTHONPATH")
+    tests = pathlib.Path(__file__).resolve().parent
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(tests), str(tests.parent), before)))
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        os.environ |= {} if before is None else {"PYTHONPATH": before}
 
 
 def _run(arguments: list[str], cwd: str, environment: dict[str, str], stdout: str, stderr: str) -> None:
