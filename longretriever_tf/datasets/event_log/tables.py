@@ -113,6 +113,18 @@ def read_table(source: str, path: str, columns: dict[str, str], text: TextFormat
     return Parts(data.select(list(columns)), tuple(names), stop, 0, len(names) == 1, rows_in_files(data), left_out)
 
 
+def read_column_names(source: str, path: str, text: TextFormat) -> list[str]:
+    """The column names of a table: those of its first file.
+
+    Raises:
+      UserError: as `read_table` for files that are missing, empty or cannot be read.
+    """
+    located = locate(source, path)
+    file = _files_with_rows(source, located, text)[0]
+    with _explain(source, located, file):
+        return _plain_names(_open(located, file, text).names)
+
+
 def list_portions(source: str, path: str, text: TextFormat, max_rows: int) -> tuple[Located, list[Portion]]:
     """The files of a table, large Parquet files in portions of about `max_rows` rows.
 
