@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.common import schema
+from longretriever_tf.common.graph import graph_function
 from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.common.text import as_raw_ids
 from longretriever_tf.config.config import Config, RetrievalConfig
@@ -99,7 +100,7 @@ class LongRetrieverScorer(TaskScorer):
             lambda column: tf.TensorSpec(column.shape, column.dtype), self._look_up.structured_outputs
         )
         pairs = tf.TensorSpec([None], tf.int32)
-        encode = tf.function(self._encode_pairs, input_signature=[requests, pairs, pairs], autograph=False)
+        encode = graph_function(self._encode_pairs, input_signature=[requests, pairs, pairs])
         self._encode = encode.get_concrete_function()
 
     def _set_retrieval(self, retrieval: RetrievalConfig, every_category: bool) -> None:
@@ -110,7 +111,7 @@ class LongRetrieverScorer(TaskScorer):
             table, column = [None, None], tf.TensorSpec([None], tf.int64)
             columns = [tf.TensorSpec(table, kind) for kind in (self._served.item_id_dtype, tf.int64, tf.float32)]
             profile = [tf.TensorSpec([None], tf.string) for _ in self._profile]
-            look_up = tf.function(self._served.look_up, input_signature=[*columns, column, profile], autograph=False)
+            look_up = graph_function(self._served.look_up, input_signature=[*columns, column, profile])
             self._look_ups[self._history_key] = look_up.get_concrete_function()
         self._look_up = self._look_ups[self._history_key]
 

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.common import schema
+from longretriever_tf.common.graph import graph_function
 from longretriever_tf.models.logit_terms import add_repeat_logits
 
 _MAX_WIDTH = 1 << 14
@@ -99,7 +100,7 @@ class PackedIndex(tf.Module):
         super().__init__(name="category_index")
         width = tf.TensorSpec([None, item_vectors.shape[1]], tf.float32)
         signature = [width, tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int32)]
-        self.ask = tf.function(self._ask, input_signature=signature)
+        self.ask = graph_function(self._ask, input_signature=signature)
         self.item_vectors = tf.Variable(item_vectors, trainable=False, name="item_vectors")
         self.item_bias = tf.Variable(item_bias, trainable=False, name="item_bias")
         self._offset = tf.constant(category_offset, tf.int32)
