@@ -58,6 +58,7 @@ class Target:
       begin, end: patterns of the lines between which it runs; "": the start and the end of the command.
       start: prepares a folder and returns the command that works there.
       compare: what differs there from the uninterrupted run, a sentence each.
+      needs_export: whether it starts from an export, or is compared with one.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Target:
     end: str
     start: Callable[[World, str], list[str]]
     compare: Callable[[World, str], list[str]]
+    needs_export: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +86,9 @@ def make_world(folder: str, targets: Sequence[Target], parallel: int) -> World:
     environment |= {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}  # lines must come when they are printed
     world = World(folder, environment, {})
     _write_log(world)
-    for module, flags in (("train", _train_flags(world, "run")), ("export", _export_flags(world, "run", "export"))):
-        _require(end_of(_command(module, *flags), environment).status, module)
+    made = {"train": _train_flags(world, "run"), "export": _export_flags(world, "run", "export")}
+    for module in ("train", "export") if any(target.needs_export for target in targets) else ("train",):
+        _require(end_of(_command(module, *made[module]), environment).status, module)
     folders = {target.name: os.path.join(folder, "whole", target.name) for target in targets}
     for path in folders.values():
         os.makedirs(path)
@@ -308,8 +311,8 @@ TARGETS = {
         Target("save", "finding the training examples", _SAVE, _start_train, _compare_train),
         Target("towers", _SAVE, _TOWERS_END, _start_train, _compare_train),
         Target("interest", _TOWERS_END, "", _start_train, _compare_train),
-        Target("export", "reading the run", "", _start_export, _compare_export),
-        Target("refresh", "laying", "", _start_refresh, _compare_refresh),
+        Target("export", "reading the run", "", _start_export, _compare_export, True),
+        Target("refresh", "laying", "", _start_refresh, _compare_refresh, True),
         Target("evaluate", "evaluating .*done", "", _start_evaluate, _compare_evaluate),
         Target("reproduce", "log: ", "", _start_reproduce, _compare_reproduce),
     )

@@ -67,9 +67,11 @@ def strict_floats():
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A tiny trained run and its export (`trained.Trained`), made once by the real commands."""
-    from trained import make_trained
+    from trained import share_trained
 
-    return make_trained(tmp_path_factory.mktemp("trained"))
+    base = tmp_path_factory.getbasetemp()  # below one folder of the session, where several processes test
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
+    return share_trained(shared, tmp_path_factory.mktemp("own"))
 
 
 @pytest.fixture(scope="session")

@@ -71,6 +71,19 @@ def test_columns_of_two_users_by_hand():
         assert column.dtype.kind == "O" or column.dtype.name == kinds[INPUTS[name].dtype]
 
 
+def test_a_threshold_is_sent_where_the_export_knows_it_and_refused_where_not():
+    now = INPUTS | {"interest_threshold": InputSpec("DT_FLOAT", np.array([-7.5], np.float32))}
+    asked = dataclasses.replace(SHORT, num_interests=0, interest_threshold=np.float64(-9))
+    columns = make_columns([asked, LONG], now)
+    assert columns["interest_threshold"].tolist() == [-9.0, -7.5] and columns["num_interests"].tolist() == [0, 5]
+    for odd, named in (
+        ({"num_interests": 0}, "num_interests=0"),
+        ({"interest_threshold": -8}, "interest_threshold=-8"),
+    ):
+        with pytest.raises(UserError, match=f"`{named}`: this export knows no threshold"):
+            make_columns([dataclasses.replace(SHORT, **odd)], INPUTS)
+
+
 def test_weights_of_one_user_pad_with_nothing_and_the_others_count_one():
     weighed = dataclasses.replace(LONG, history_weight=[0.5, 2.0, 3.0])
     columns = make_columns([SHORT, weighed], INPUTS)

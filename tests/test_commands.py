@@ -1,14 +1,14 @@
 """Bad input as a user meets it: one line on stderr that names the value and the cure, status 2, nothing lost."""
 
+import concurrent.futures
 import dataclasses
 import errno
 import os
 import shutil
-import subprocess
 
 import pytest
 import tensorflow as tf
-from trained import ROOT, command, run_module
+from trained import run_module
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.models.build import load_for_export
@@ -17,7 +17,7 @@ from longretriever_tf.retrieval.index.build import build_index
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 
 AT_ONCE = 2
-"""Child processes at a time: each spends its seconds on importing TensorFlow."""
+"""Child processes at a time."""
 
 
 def without(directory: str, copy: str, *parts: str) -> str:
@@ -116,27 +116,10 @@ NAMES = [name.strip() for name in NAMES.replace("\n", "").split(",")]
 def outcomes(trained, tmp_path_factory) -> dict[str, tuple[int, str, tuple[str, ...]]]:
     """Status, stderr and wanted words of every case; the children run side by side."""
     waiting = cases(trained, tmp_path_factory.mktemp("bad"))
-    done, running = {}, {}
-    for name, (module, flags, words) in waiting.items():
-        running[name] = (
-            subprocess.Popen(
-                command(module, *flags), cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-            ),
-            words,
-        )
-        if len(running) == AT_ONCE:
-            collect(running, done)
-    while running:
-        collect(running, done)
-    return done
-
-
-def collect(running: dict, done: dict) -> None:
-    """Waits for the oldest child."""
-    name = next(iter(running))
-    child, words = running.pop(name)
-    _, stderr = child.communicate(timeout=1800)
-    done[name] = child.returncode, stderr, words
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        running = {name: pool.submit(run_module, module, *flags) for name, (module, flags, _) in waiting.items()}
+        done = {name: child.result() for name, child in running.items()}
+    return {name: (done[name].returncode, done[name].stderr, words) for name, (_, _, words) in waiting.items()}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -133,9 +133,11 @@ def test_wide_interests_ask_for_more_of_them() -> None:
         START + rng.integers(0, 200 * DAY_S, len(user)),
         {"category": [f"c{v // 5}" for v in range(300)]},
     )
-    assert "--num_interests=60 --top_interests=60" in _verdict(world)
-    config = Config(retrieval=RetrievalConfig(num_interests=60, top_interests=60))
-    assert inspect_log(world, config).text.splitlines()[-1] == "Verdict: go on"
+    few = Config(retrieval=RetrievalConfig(num_interests=20))
+    assert "--num_interests=60 --top_interests=60" in inspect_log(world, few).text.splitlines()[-1]
+    many = Config(retrieval=RetrievalConfig(num_interests=60, top_interests=60))
+    for config in (many, Config()):  # the default searches as many as can enter the list
+        assert inspect_log(world, config).text.splitlines()[-1] == "Verdict: go on"
 
 
 @pytest.mark.slow

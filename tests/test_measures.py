@@ -286,6 +286,7 @@ def test_fit_reads_the_numbers_it_shows() -> None:
         finding.topic: finding for finding in evaluate_fit(_statistics(long_histories, window_days=28, max_length=50))
     }
     assert list(fit) == [
+        "size",
         "long histories",
         "deep subsequences",
         "targets within reach",
@@ -293,6 +294,8 @@ def test_fit_reads_the_numbers_it_shows() -> None:
         "hard negatives",
         "repeats",
     ]
+    size = fit.pop("size")
+    assert size.verdict == "poor" and size.reason.startswith("5 users: too few")
     assert {finding.verdict for finding in fit.values()} == {"good"}
     assert fit["hard negatives"].reason.startswith("100% of events lie in categories of 64 items or more")
     few = {finding.topic: finding for finding in evaluate_fit(_statistics(_tiny(), window_days=4))}

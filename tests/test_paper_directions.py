@@ -69,7 +69,7 @@ def test_a_channel_is_a_run_and_how_it_is_asked():
 def test_rows_of_one_run_are_asked_as_the_paper_asks():
     asked = {spec.name: spec.settings(Config()) for spec in longretriever_channels("r")}
     many = {name: (how.num_interests, how.top_interests, every) for name, (how, every) in asked.items()}
-    assert many == {"longretriever": (5, 20, False), "top5": (5, 5, False), "every_category": (20, 20, True)}
+    assert many == {"longretriever": (5, 20, False), "top5": (5, 5, False), "every_category": (0, 20, True)}
     assert parse_channel("without_long=r").settings(Config()) == asked["longretriever"]
     whole, every = parse_channel("without_in_context=r").settings(Config())
     assert (whole.search, whole.merge, whole.num_interests, every) == ("corpus", "round_robin", 5, False)

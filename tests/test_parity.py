@@ -319,6 +319,7 @@ def test_optional_columns_have_defaults_in_the_signature(parts):
         "k": [100],
         "num_interests": [5],
         "top_interests": [5],
+        "interest_threshold": [-7.5],
         "seed": [-1],
         "exploration": [0],
         "merge": [b"calibrated"],

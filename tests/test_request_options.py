@@ -153,6 +153,28 @@ def test_numbers_out_of_range_become_the_nearest_possible(ask):
     assert many["interest_category"].shape[1] == ask.corpus.num_categories
 
 
+def test_a_threshold_searches_what_passes_it_and_fixed_numbers_stay(ask):
+    least, most = (
+        ask(num_interests=tf.constant([0]), top_interests=tf.constant([1]), interest_threshold=tf.constant([threshold]))
+        for threshold in (1e9, -1e9)
+    )
+    assert least["num_interests_drawn"].tolist() == [1, 1]
+    assert (most["num_interests_drawn"] == ask.corpus.num_categories - 2).all()
+    both = ask(num_interests=tf.constant([0, N]), interest_threshold=tf.constant([-1e9]))
+    assert items(both, 0) == items(most, 0) and items(both, 1) == items(ask(), 1)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="`interest_threshold` must be a number"):
+        ask(interest_threshold=tf.constant([np.nan], tf.float32))
+
+
+def test_what_a_threshold_lets_in_is_bounded_too(narrow):
+    wide = {"num_interests": tf.constant([0]), "interest_threshold": tf.constant([-1e9]), "k": tf.constant([1])}
+    with pytest.raises(tf.errors.InvalidArgumentError, match="rows x interests x k .* at most 10000"):
+        narrow(**wide, **rows(3, narrow))
+    assert narrow(
+        **wide | {"top_interests": tf.constant([3]), "interest_threshold": tf.constant([1e9])}, **rows(3, narrow)
+    )
+
+
 def test_a_list_longer_than_the_limit_is_refused_by_name(ask):
     for k in (10_001, 2**31 - 1):
         with pytest.raises(tf.errors.InvalidArgumentError, match="`k` must be at most 10000"):

@@ -105,6 +105,15 @@ def test_the_graph_weighs_as_the_formula_says():
         score = own * getattr(plain, name)[:, FIRST_KNOWN:] + popular * popularity
         share = score - np.log(np.exp(score).sum(1, keepdims=True))
         np.testing.assert_allclose(getattr(weighed, name)[:, FIRST_KNOWN:], share, rtol=1e-4, atol=1e-4)
+    boosted = dataclasses.replace(config.retrieval, unseen_boost=0.7)
+    explored = made["weighed"].with_retrieval("", boosted, every_category=True).interest(users)
+    for row, user in enumerate(users):
+        past = {b.category for b in reference.request_history(log, user) if b.timestamp < CUT}
+        unseen = np.array([name not in past for name in corpus.category_name[FIRST_KNOWN:]])
+        assert unseen.any() and not unseen.all()
+        score = weighed.log_share[row, FIRST_KNOWN:] + 0.7 * unseen
+        share = score - np.log(np.exp(score).sum())
+        np.testing.assert_allclose(explored.log_share[row, FIRST_KNOWN:], share, rtol=1e-4, atol=1e-4)
     arrays = {
         "item_stats": prepared.stats.item[-1],
         "category_stats": prepared.stats.category[-1],

@@ -37,8 +37,8 @@ CUT = START + 185 * schema.DAY_S
 K = 100
 """The list that evaluation's quotas share out; longer than any of this world."""
 
-THRESHOLD = -2.0
-"""Of log p(category | user), where seven categories share one: some pass and some do not."""
+THRESHOLD = -3.0
+"""Some of seven categories of some six items each pass it, and some do not."""
 
 TINY = {"dim": 8, "num_heads": 2, "ff_dim": 16}
 WAYS = [(goal, merge) for goal in ("all", "novel") for merge in MERGES]
@@ -270,4 +270,4 @@ def test_the_default_searches_what_passes_the_threshold(answered):
     """More than the best one for some requests, and not every category for all."""
     names = [name for name in answered if name.endswith("threshold")]
     counts = np.concatenate([answered[name][1]["num_interests_drawn"] for name in names])
-    assert counts.min() == 1 and 2 < counts.max() <= 7 and len(set(counts.tolist())) > 3
+    assert 1 <= counts.min() < 3 < counts.max() <= 7

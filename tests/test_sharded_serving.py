@@ -75,6 +75,10 @@ def questions(exports: Exports) -> dict[str, list[Request]]:
         "defaults": [history(exports, 0, k=9)],
         "several": [history(exports, user, k=3 + 4 * user, seed=user) for user in range(6)],
         "all interests, long": [history(exports, 1, k=200, num_interests=50, top_interests=50)],
+        "what passes the threshold": [
+            history(exports, user, k=30, num_interests=0, top_interests=1, interest_threshold=-2.0 - user)
+            for user in range(3)
+        ],
         "excluded": [history(exports, 0, k=9, exclude_item_id=[*first.history_item_id[:9], stranger])],
         "novel": [history(exports, user, k=30, goal="novel", num_interests=9) for user in range(3)],
         "allowed, misspelt": [history(exports, 2, allowed_category=[names[1], names[-1], "nonsense"])],

@@ -3,13 +3,18 @@
 import dataclasses
 import os
 import pathlib
+import pickle
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
+from command_server import run_command
 from worlds import block_world
 
+from longretriever_tf.common.files import write_bytes_atomically
+from longretriever_tf.common.locks import hold_lock
 from longretriever_tf.config.config import Config, load_config
 from longretriever_tf.datasets.log import LifelongLog
 
@@ -45,9 +50,9 @@ class Trained:
     config: Config
 
 
-def run_module(name: str, *flags: str, **kwargs) -> subprocess.CompletedProcess:
-    """`python -m longretriever_tf.NAME` in a child process."""
-    return subprocess.run(command(name, *flags), cwd=ROOT, capture_output=True, text=True, timeout=1800, **kwargs)
+def run_module(name: str, *flags: str) -> subprocess.CompletedProcess:
+    """`python -m longretriever_tf.NAME` in a child process, which need not import the libraries again."""
+    return run_command(command(name, *flags)[1:], ROOT, 1800)
 
 
 def command(name: str, *flags: str) -> list[str]:
@@ -68,11 +73,25 @@ def write_tables(log: LifelongLog, directory: pathlib.Path) -> tuple[str, ...]:
 
 
 def make_trained(directory: pathlib.Path) -> Trained:
-    """Trains and exports by command. Some tens of seconds."""
+    """Trains and exports by command. Some tens of seconds; other tests hold an export to its warm-up requests."""
     log = block_world(num_users=53, num_items=97, events_per_user=61)
     flags = (*write_tables(log, directory), *FLAGS)
     run_dir, export_dir = os.path.join(directory, "run"), os.path.join(directory, "export")
-    for name, extra in (("train", flags), ("export", (f"--export_dir={export_dir}",))):
+    for name, extra in (("train", flags), ("export", (f"--export_dir={export_dir}", "--nocheck"))):
         done = run_module(name, *extra, f"--run_dir={run_dir}")
         assert done.returncode == 0, done.stderr
     return Trained(flags, run_dir, export_dir, load_config(run_dir))
+
+
+def share_trained(shared: pathlib.Path, own: pathlib.Path) -> Trained:
+    """`make_trained` once for all processes that test: each gets the run and the export as copies of its own."""
+    shared.mkdir(exist_ok=True)
+    made = shared / "made.pickle"
+    with hold_lock(str(shared), "another process trains in {}", wait=True):
+        if not made.exists():
+            write_bytes_atomically(str(made), pickle.dumps(make_trained(shared)))
+        trained: Trained = pickle.loads(made.read_bytes())
+        run_dir, export_dir = (
+            shutil.copytree(getattr(trained, name), own / name) for name in ("run_dir", "export_dir")
+        )
+    return Trained(trained.flags, str(run_dir), str(export_dir), load_config(str(run_dir)))

@@ -189,7 +189,8 @@ class TrainConfig:
     )
     batch_size: int = _field(
         256,
-        "Examples in a batch, at most; fewer where the category is large or short. Small batches learn more per pass, "
+        "Examples in a batch, at most; fewer where the category is large or short, or where an epoch would have fewer "
+        "than 1,000 batches (down to 32, with loss=full). Small batches learn more per pass, "
         "large ones are quicker and give loss=in_batch its negatives.",
         above=0,
     )

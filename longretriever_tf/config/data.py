@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from longretriever_tf.config import formats
 from longretriever_tf.config.field import setting as _field
 
 
@@ -16,6 +17,7 @@ class DataConfig:
         "and the column flags. movielens: TFDS's MovieLens (TFDS downloads it).",
         ("complete_journey", "event_log", "movielens"),
     )
+    format: str = _field("", f"event_log: {formats.HELP}", ("", *formats.FORMATS))
     data: str = _field(
         "",
         "A directory that `python -m longretriever_tf.prepare --output=DIR` has written: the log is read from it, in "

@@ -15,6 +15,7 @@ from longretriever_tf.common.errors import UserError
 from longretriever_tf.config import config as config_lib
 from longretriever_tf.config import recipes
 from longretriever_tf.config.baselines import LONGRETRIEVER
+from longretriever_tf.config.formats import with_format
 from longretriever_tf.config.former import FORMER_NAMES, explain_removed
 from longretriever_tf.config.help import help_text
 
@@ -85,7 +86,7 @@ def config_from_flags(base: config_lib.Config | None = None) -> config_lib.Confi
             if field.name in flags.FLAGS and flags.FLAGS[field.name].present:
                 flag = flags.FLAGS[field.name].value
                 given[field.name] = tuple(flag) if isinstance(flag, list) else flag
-        sections[section] = dataclasses.replace(value, **given)
+        sections[section] = with_format(value, given) if section == "data" else dataclasses.replace(value, **given)
     if recipe is recipes.RECIPES[recipes.PAPER] and sections["model"].model != LONGRETRIEVER:
         raise UserError(
             f"--recipe=paper with --model={sections['model'].model}: that recipe is LongRetriever's own; leave it out"

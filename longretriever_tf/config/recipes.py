@@ -31,7 +31,6 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "learning_rate": 1e-3,
             "epochs": 2,
             "interest_epochs": 0,
-            "score_weights_users": 0,
         },
         "retrieval": {"interest": "paper", "num_interests": 5, "top_interests": 20, "merge": "round_robin"},
     },

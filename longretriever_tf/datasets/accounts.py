@@ -12,6 +12,7 @@ ROWS = "rows"
 KEPT = "kept"
 
 LEFT_OUT = {
+    "other_action": "that --format does not count (other actions, no id)",
     "unknown_item": "whose item is not in the items table",
     "no_category": "of products without a category",
     "not_listed": "of products that the product table lacks",

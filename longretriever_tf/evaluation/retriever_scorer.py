@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.common import schema
+from longretriever_tf.common.graph import graph_function
 from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.common.text import as_raw_ids
 from longretriever_tf.config.config import Config, RetrievalConfig
@@ -40,13 +41,13 @@ class _Answers:
     """What all ways of asking about some users share, each computed when it is first needed.
 
     Attributes:
-      requests: by (interest score, day floor): (rows of `users`, the users' requests), some users at a time.
+      requests: by `_history_key`: (rows of `users`, the users' requests), some users at a time.
       logits: by task, [B, V] float32; "novel" leaves interacted items out (-inf). Read only.
       partition: by task, the log of each category's summed exponentials, [B, C] float32; 0 where nothing is left.
     """
 
     def __init__(self) -> None:
-        self.requests: dict[tuple[str, float], list[tuple[slice, Requests]]] = {}
+        self.requests: dict[tuple[str, float, float], list[tuple[slice, Requests]]] = {}
         self.logits: dict[str, np.ndarray] = {}
         self.partition: dict[str, np.ndarray] = {}
 
@@ -92,14 +93,14 @@ class LongRetrieverScorer(TaskScorer):
             np.append([_NO_VALUE] * schema.FIRST_KNOWN, values[schema.FIRST_KNOWN :])
             for values in prepared.corpus.profile_values.values()
         ][: len(self._served.profile_names)]
-        self._look_ups: dict[tuple[str, float], tf.types.experimental.ConcreteFunction] = {}
+        self._look_ups: dict[tuple[str, float, float], tf.types.experimental.ConcreteFunction] = {}
         self._cache: dict[bytes, _Answers] = {}
         self._set_retrieval(retrieval, every_category)
         requests = tf.nest.map_structure(
             lambda column: tf.TensorSpec(column.shape, column.dtype), self._look_up.structured_outputs
         )
         pairs = tf.TensorSpec([None], tf.int32)
-        encode = tf.function(self._encode_pairs, input_signature=[requests, pairs, pairs], autograph=False)
+        encode = graph_function(self._encode_pairs, input_signature=[requests, pairs, pairs])
         self._encode = encode.get_concrete_function()
 
     def _set_retrieval(self, retrieval: RetrievalConfig, every_category: bool) -> None:
@@ -110,14 +111,14 @@ class LongRetrieverScorer(TaskScorer):
             table, column = [None, None], tf.TensorSpec([None], tf.int64)
             columns = [tf.TensorSpec(table, kind) for kind in (self._served.item_id_dtype, tf.int64, tf.float32)]
             profile = [tf.TensorSpec([None], tf.string) for _ in self._profile]
-            look_up = tf.function(self._served.look_up, input_signature=[*columns, column, profile], autograph=False)
+            look_up = graph_function(self._served.look_up, input_signature=[*columns, column, profile])
             self._look_ups[self._history_key] = look_up.get_concrete_function()
         self._look_up = self._look_ups[self._history_key]
 
     @property
-    def _history_key(self) -> tuple[str, float]:
+    def _history_key(self) -> tuple[str, float, float]:
         """The settings that what is read of a history depends on."""
-        return self._retrieval.interest, self._retrieval.day_floor
+        return self._retrieval.interest, self._retrieval.day_floor, self._retrieval.unseen_boost
 
     def with_retrieval(
         self, name: str, retrieval: RetrievalConfig, every_category: bool = False, draw: int = 0

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from longretriever_tf.common.errors import UserError
@@ -20,11 +20,16 @@ COLUMNS = (
     ("within_category", "recall@20"),
     ("within_category_novel", "recall@20"),
 )
-"""The columns of a table by default; `metrics.json` holds many more."""
+"""What models are compared by; `metrics.json` holds many more."""
+
+SHOWN = (*COLUMNS, ("untouched_novel", "recall@100"))
+"""The columns of a table by default. The last holds the lists of novel items against categories that the user had never
+seen."""
 
 _HEADER_KEYS = ("data", "split", "seed", "command", "date")
-_MAX_COMPARED = 3  # the run at its best, by its own requests and by the paper's; variants come after
-_SHORT = {"within_category": "within", "within_category_novel": "within novel"}
+_MAX_COMPARED = 3  # the run as served, at its best, and by the paper's requests; variants come after
+_SERVED, _EVERY = "longretriever, as served", "longretriever"
+_SHORT = {"within_category": "within", "within_category_novel": "within novel", "untouched_novel": "untouched"}
 
 
 def write_json(path: str, metrics: dict[str, Any]) -> None:
@@ -44,7 +49,7 @@ def write_json(path: str, metrics: dict[str, Any]) -> None:
     write_text_atomically(path, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
 
 
-def text_table(metrics: dict[str, Any], columns: Sequence[tuple[str, str]] = COLUMNS) -> str:
+def text_table(metrics: dict[str, Any], columns: Sequence[tuple[str, str]] = SHOWN) -> str:
     """The table for a terminal: the header's facts, a line per model, and the differences to the best baseline.
 
     No line of it but a long fact is wider than the terminal (`text_table.terminal_width`); `metrics.json` has it all.
@@ -55,8 +60,12 @@ def text_table(metrics: dict[str, Any], columns: Sequence[tuple[str, str]] = COL
     """
     _check_header(metrics)
     rows = [
-        [name, *(_number(sections.get(section, {}).get(metric)) for section, metric in columns)]
+        [
+            _label(name, metrics["models"]),
+            *(_number(sections.get(section, {}).get(metric)) for section, metric in columns),
+        ]
         for name, sections in metrics["models"].items()
+        if not (name == _EVERY and sections == metrics["models"].get(_SERVED))
     ]
     groups = ["", *(_SHORT.get(section, section) for section, _ in columns)]
     facts = [wrap_command(f"{key}: {metrics[key]}") for key in _HEADER_KEYS]
@@ -65,6 +74,11 @@ def text_table(metrics: dict[str, Any], columns: Sequence[tuple[str, str]] = COL
     for name, one in (metrics.get("lists") or {}).items():
         lines += ["", *(f"{name}: {note}" for note in one["notes"])] if one["notes"] else []
     return "\n".join(lines) + "\n"
+
+
+def _label(name: str, models: Collection[str]) -> str:
+    """What a row is called: beside the run as served, the run itself says that it searches every category."""
+    return f"{name}, every category" if name == _EVERY and _SERVED in models else name
 
 
 def _difference_lines(differences: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> list[str]:
@@ -83,7 +97,8 @@ def _difference_lines(differences: Mapping[str, Any], columns: Sequence[tuple[st
         best = next(one["baseline"] for one in row if one)
         rows.append([f"{_SHORT.get(section, section)} {metric}", best, *map(_difference, row)])
     lines = ["", "difference to the best baseline [95% interval: paired bootstrap over users]"]
-    lines += render_table(["", "best baseline", *shown], rows)
+    labels = [_label(name, differences) for name in shown]
+    lines += render_table(["", "best baseline", *labels], rows)
     if len(differences) > len(shown):
         lines.append(f"{len(differences) - len(shown)} more under `differences` in the written file")
     return lines

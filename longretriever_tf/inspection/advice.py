@@ -25,10 +25,10 @@ class FitRating(NamedTuple):
 
 
 def evaluate_fit(statistics: Statistics) -> list[FitRating]:
-    """How the method fits this log: long histories, deep subsequences, targets within reach, hard negatives,
+    """How the method fits this log: size, long histories, deep subsequences, targets within reach, hard negatives,
     repeats.
     """
-    histories = statistics["lives"]
+    histories, users = statistics["lives"], statistics["log"]["users"]
     beyond = histories["share_beyond_last"]["200"]
     depth = statistics["subsequences"]["share_found_more_than_short"]
     large = 1 - statistics["negatives"]["event_share_below"]["64"]
@@ -37,8 +37,11 @@ def evaluate_fit(statistics: Statistics) -> list[FitRating]:
         "people come back to items: --repeat_term pays, and novel items must be measured apart"
         if repeats >= 0.2
         else "people rarely return to an item: --repeat_term matters little"
+        if repeats > 0
+        else 'nobody takes an item twice: ask for novel items (goal="novel"), and compare by the metrics on novel items'
     )
     return [
+        _rate("size", users, (2000, 100), f"{users:,} users", _SIZE),
         _rate("long histories", beyond, (0.4, 0.1), f"{beyond:.0%} of events lie beyond their user's last 200", _LONG),
         _rate(
             "deep subsequences",
@@ -83,6 +86,12 @@ def _rate(topic: str, value: float, bounds: tuple[float, float], statement: str,
     return FitRating(("good", "fair", "poor")[level], topic, f"{statement}: {reasons[level]}")
 
 
+_SIZE = (
+    "on the logs of this size that were measured it leads every counting baseline",
+    "expect it level with the best counting baseline, give or take a little; after training, a phase as long as the "
+    "training itself weighs its parts (--score_weights_users)",
+    "too few to weigh its parts by: hold it against evaluate --baselines=all before you trust it",
+)
 _LONG = (
     "a model of recent events misses most of it, hard search does not",
     "only heavy users have more events than a model of recent events can read",
@@ -100,7 +109,7 @@ _REACH = (
 )
 _FEW = (
     "few searches per request suffice",
-    "search more interests (--num_interests) and merge them calibrated",
+    "search as many interests as can enter the list (--num_interests=0) and merge them calibrated",
     "a few interests cannot hold the answer: search many, or take a coarser --context",
 )
 _HARD = (

@@ -125,7 +125,9 @@ def _context(statistics: Statistics, config: Config) -> Proposals:
 
 
 def _interests(statistics: Statistics, config: Config) -> Proposals:
-    if not statistics["split"] or config.retrieval.top_interests >= _MANY:
+    retrieval = config.retrieval
+    # Without a number, as many are searched as can enter the list.
+    if not statistics["split"] or not retrieval.num_interests or retrieval.top_interests >= _MANY:
         return []
     test = statistics["split"]["test"]["all"]
     if test["top_20"] >= 0.7 or test["top_60"] < test["top_20"] + 0.1:

@@ -8,6 +8,7 @@ seen. It is trained on snapshots, for two tasks: all items, and novel ones (item
 
 import tensorflow as tf
 
+from longretriever_tf.common.graph import as_it_stands
 from longretriever_tf.data.batches.interests import InterestBatch
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.recipe.interest_features import NUM_FEATURES
@@ -57,6 +58,7 @@ class InterestModel(tf.keras.layers.Layer):
         self._hidden = tf.keras.layers.Dense(hidden // 2, activation="relu", name="hidden")
         self._output = tf.keras.layers.Dense(len(TASKS), name="output")
 
+    @as_it_stands
     def call(
         self, features: tf.Tensor, bag: tf.Tensor, history_embedding: tf.Tensor, random: StatelessRng | None = None
     ) -> tf.Tensor:

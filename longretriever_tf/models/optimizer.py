@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import tensorflow as tf
 
+from longretriever_tf.common.graph import as_it_stands
+
 WEIGHT_DECAY = 1e-2
 """Of kernels, in every run."""
 
@@ -121,6 +123,7 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         """Not used: `apply` moves all variables at once."""
         raise NotImplementedError
 
+    @as_it_stands
     def apply(self, gradients: Sequence[Gradient], whole_tables: bool = False) -> None:
         """One step; a None gradient leaves its variable alone.
 

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
+from longretriever_tf.common.graph import as_it_stands
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.in_context import Batch
 from longretriever_tf.data.corpus import Corpus
@@ -92,6 +93,7 @@ class LongRetriever(tfrs.Model):
         item_vectors = self.item_tower(tf.reshape(batch.item, [-1]))
         return self._score(batch, self.encode(batch, item_vectors).embedding, item_vectors)
 
+    @as_it_stands
     def encode(self, batch: Batch, item_vectors: tf.Tensor, random: StatelessRng | None = None) -> UserState:
         """The user tower over a batch; `item_vectors` are those of its flat items, [G n, D]."""
         inputs = UserInputs(
@@ -143,6 +145,7 @@ class LongRetriever(tfrs.Model):
         )
         return tf.math.divide_no_nan(loss, tf.reduce_sum(batch.target_weight))
 
+    @as_it_stands
     def _full_softmax(self, batch: Batch, item_vectors: tf.Tensor, state: UserState) -> tf.Tensor:
         """All items of the category that anyone had taken before the example's time are the negatives."""
         num_items, num_groups = tf.shape(batch.item)[1], batch.item.shape[0]

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.common import schema
+from longretriever_tf.common.graph import as_it_stands
 from longretriever_tf.config.config import ModelConfig
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.recipe.tokens import num_token_features
@@ -49,6 +50,7 @@ class ItemTower(tf.keras.layers.Layer):
             tf.keras.layers.Dense(config.dim, use_bias=False, name="project_svd") if config.svd_dim else None
         )
 
+    @as_it_stands
     def call(self, item: tf.Tensor, random: StatelessRng | None = None) -> tf.Tensor:
         """Item index [n] int32 -> item vectors [n, D] float32."""
         features = tf.gather(self._features, item)
@@ -150,6 +152,7 @@ class UserTower(tf.keras.layers.Layer):
             self._repeat = tf.keras.layers.Dense(1, name="copy")
         self._copy_hidden, self._copy = self._repeat_hidden, self._repeat  # their names in checkpoints
 
+    @as_it_stands
     def call(self, inputs: UserInputs, random: StatelessRng | None = None) -> UserState:
         """Encodes R subsequences; `random` holds the draws of this training step, None at inference."""
         item_vectors, is_real, features, category, _, _ = inputs

@@ -42,9 +42,20 @@ def learned_scores(
     )
 
 
-def by_learned_score(every: tf.Tensor, novel: tf.Tensor) -> InterestScores:
-    """Interests by the learned score: `learned_scores`, [B, C] each."""
+def by_learned_score(
+    every: tf.Tensor, novel: tf.Tensor, is_seen: tf.Tensor, unseen_boost: float = 0.0
+) -> InterestScores:
+    """Interests by the learned score.
+
+    Args:
+      every, novel: `learned_scores`, [B, C] each.
+      is_seen: categories that the history holds, [B, C] bool.
+      unseen_boost: added to the score of all others, which is then normalised again.
+    """
     known = (tf.range(tf.shape(every)[1]) >= schema.FIRST_KNOWN)[None]
+    if unseen_boost:
+        explores = tf.where(known & ~is_seen, unseen_boost, 0.0)
+        every, novel = (tf.nn.log_softmax(score + explores, 1) for score in (every, novel))
     return InterestScores(every, tf.broadcast_to(known, tf.shape(every)), every, novel, novel)
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from longretriever_tf.retrieval.index.exact import FlatScores
 from longretriever_tf.retrieval.interests import Interests
 from longretriever_tf.retrieval.merge import MERGES, Candidates
 from longretriever_tf.retrieval.request_options import RequestOptions
@@ -61,6 +62,56 @@ def merge_lists(lists: Lists, interests: Interests, share: tf.Tensor, options: R
     at = tf.where(real, at, 0)
     item = tf.gather(tf.reshape(lists.item, [shape[0], -1]), at, batch_dims=1)
     return Merged(tf.where(real, item, 0), tf.where(real, best, 0.0), at // tf.maximum(shape[2], 1), real)
+
+
+def can_merge_flat(options: RequestOptions) -> tf.Tensor:
+    """Whether all requests are merged calibrated, scalar bool: no rank within an interest's list is asked for."""
+    return tf.reduce_all(options.merge == list(MERGES).index("calibrated"))
+
+
+def merge_flat(
+    scores: FlatScores,
+    first_item: tf.Tensor,
+    where: tf.Tensor,
+    interests: Interests,
+    share: tf.Tensor,
+    options: RequestOptions,
+) -> Merged:
+    """`merge_lists`, calibrated, of whole categories: one top-k over all items of a request's interests.
+
+    Args:
+      scores: of the items of R interests' categories.
+      first_item: of the category of each interest, [R] int32.
+      where: request and position among the N of each interest, [R, 2] int32, ascending.
+      interests, share, options: of `merge_lists`.
+    """
+    log_interest = tf.gather_nd(weigh_interests(interests, share, options)[0], where)
+    weight = tf.gather(log_interest, scores.order) - scores.log_partition  # of each block
+    row = tf.gather(where[:, 0], scores.order)
+    by_request = tf.argsort(row, stable=True)
+    order, size = tf.gather(scores.order, by_request), tf.gather(scores.size, by_request)
+    start = tf.cumsum(size, exclusive=True)
+    block_of = tf.repeat(tf.range(tf.size(size)), size)
+    moved = tf.gather(tf.gather(scores.start, by_request) - start, block_of)
+    logit, zero = tf.gather(scores.logit, tf.range(tf.size(moved)) + moved), tf.zeros([])
+    weight = tf.gather(tf.gather(weight, by_request), block_of)
+    merged = MERGES["calibrated"](Candidates(logit, logit, zero, weight, zero, zero, zero))
+    merged = tf.where(logit > logit.dtype.min, merged, merged.dtype.min)  # what is left out stays so
+    num_rows, width = tf.shape(options.k)[0], tf.reduce_max(options.k)
+    total = tf.math.unsorted_segment_sum(scores.size, row, num_rows)
+    table = tf.RaggedTensor.from_row_lengths(merged, total, validate=False).to_tensor(merged.dtype.min)
+    best, at = tf.math.top_k(table, tf.minimum(width, tf.shape(table)[1]))
+    pad = [[0, 0], [0, width - tf.shape(best)[1]]]
+    best, at = tf.pad(best, pad, constant_values=best.dtype.min), tf.pad(at, pad)
+    real = (best > best.dtype.min) & (tf.range(width)[None] < options.k[:, None])
+    at = tf.where(real, at + tf.cumsum(total, exclusive=True)[:, None], 0)
+    block = tf.searchsorted(start, tf.reshape(at, [-1]), side="right") - 1
+    block = tf.where(real, tf.reshape(block, tf.shape(at)), 0)
+    pad_one = [[0, 1]]  # requests without any interest have no block to point at
+    query = tf.gather(tf.pad(order, pad_one), block)
+    item = tf.gather(tf.pad(first_item, pad_one), query) + at - tf.gather(tf.pad(start, pad_one), block)
+    interest = tf.gather(tf.pad(where[:, 1], pad_one), query)
+    return Merged(tf.where(real, item, 0), tf.where(real, best, 0.0), tf.where(real, interest, 0), real)
 
 
 def weigh_interests(interests: Interests, share: tf.Tensor, options: RequestOptions) -> tuple[tf.Tensor, tf.Tensor]:

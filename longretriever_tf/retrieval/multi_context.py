@@ -34,7 +34,7 @@ from longretriever_tf.retrieval.index.exact import PackedIndex, Queries, SearchR
 from longretriever_tf.retrieval.interest_scores import by_eq3, by_learned_score, learned_scores
 from longretriever_tf.retrieval.interests import ORIGINS, Interests, best_log_share, choose_interests, estimate_best
 from longretriever_tf.retrieval.length_buckets import encode_by_length
-from longretriever_tf.retrieval.merge_lists import Lists, merge_lists
+from longretriever_tf.retrieval.merge_lists import Lists, Merged, can_merge_flat, merge_flat, merge_lists
 from longretriever_tf.retrieval.request_options import (
     RequestOptions,
     check_history,
@@ -156,7 +156,7 @@ class MultiContextRetriever(tf.Module):
         if self._config.retrieval.interest == "paper":
             interests = by_eq3(summary.score, summary.count > 0, every, novel)
         else:
-            interests = by_learned_score(every, novel)
+            interests = by_learned_score(every, novel, summary.count > 0, self._config.retrieval.unseen_boost)
         return Requests(
             histories=histories.histories,
             count=summary.count,
@@ -239,17 +239,27 @@ class MultiContextRetriever(tf.Module):
           item_id [B, K], score, category [B, K] string, interest_rank [B, K] int32 (which interest brought it),
           num_valid [B] int32; rows are padded by 0, 0.0 and "".
         """
-        where = tf.where(interests.is_real)
-        row, category = tf.cast(where[:, 0], tf.int32), tf.gather_nd(interests.category, where)
-        result = self.search(self.encode(requests, row, category), options)
-        shape = tf.concat([tf.shape(interests.category), tf.shape(result.item)[1:]], 0)  # [B, N, W]
-        shape = tf.cast(shape, tf.int64)
-        lists = Lists(
-            tf.scatter_nd(where, result.item, shape),
-            tf.scatter_nd(where, result.logit, shape),
-            tf.scatter_nd(where, result.log_partition, shape[:2]),
-        )
-        merged = merge_lists(lists, interests, self.log_share(requests, options), options)
+        where = tf.cast(tf.where(interests.is_real), tf.int32)
+        pairs = self.encode(requests, where[:, 0], tf.gather_nd(interests.category, where))
+        share = self.log_share(requests, options)
+
+        def by_lists() -> Merged:
+            result = self.search(pairs, options)
+            shape = tf.concat([tf.shape(interests.category), tf.shape(result.item)[1:]], 0)  # [B, N, W]
+            lists = Lists(
+                tf.scatter_nd(where, result.item, shape),
+                tf.scatter_nd(where, result.logit, shape),
+                tf.scatter_nd(where, result.log_partition, shape[:2]),
+            )
+            return merge_lists(lists, interests, share, options)
+
+        def at_once() -> Merged:
+            scores, first_item = self.index.score(self.queries(pairs, options)), self.index.first_item(pairs.category)
+            return merge_flat(scores, first_item, where, interests, share, options)
+
+        # Most requests need no list of each interest.
+        together = self.index.searches_together()
+        merged = Merged(*tf.cond(can_merge_flat(options), at_once, by_lists)) if together else by_lists()
         rank = tf.gather(interests.rank, merged.interest, batch_dims=1)
         return {
             "item_id": tf.gather(self._item_id, merged.item),

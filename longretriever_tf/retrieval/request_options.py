@@ -115,10 +115,6 @@ def read_request_options(
     known = (tf.range(num_categories) >= schema.FIRST_KNOWN)[None]
     num_interests = per_request("num_interests")
     num_interests = tf.where(num_interests < 0, 1, tf.minimum(num_interests, num_categories))
-    threshold = per_request("interest_threshold")
-    says = "`interest_threshold` must be a number (log p of an item, such as -7.5); got"
-    with tf.control_dependencies(require(~tf.reduce_any(tf.math.is_nan(threshold)), says, threshold)):
-        threshold = tf.identity(threshold)
     unknown = [unknown_names(columns[name], index[name], name, strict) for name in _CATEGORY_LISTS]
     seed = per_request("seed")
     fresh = tf.random.uniform(tf.shape(seed), maxval=tf.int64.max, dtype=tf.int64)
@@ -126,7 +122,7 @@ def read_request_options(
         k=tf.maximum(per_request("k"), 1),
         num_interests=num_interests,
         top_interests=tf.maximum(per_request("top_interests"), tf.maximum(num_interests, 1)),
-        interest_threshold=threshold,
+        interest_threshold=_number(per_request("interest_threshold"), "interest_threshold"),
         seed=tf.where(seed < 0, fresh, seed),
         exploration=tf.clip_by_value(
             per_request("exploration"), 0, tf.where(num_interests > 0, num_interests, num_categories)
@@ -226,6 +222,13 @@ def _count_unknown(raw: tf.Tensor, index: tf.Tensor, strict: bool) -> tf.Tensor:
         checks = require(~tf.reduce_any(is_unknown), says, tf.boolean_mask(raw, is_unknown))
     with tf.control_dependencies(checks):
         return tf.reduce_sum(tf.cast(is_unknown, tf.int32), 1)
+
+
+def _number(column: tf.Tensor, name: str) -> tf.Tensor:
+    """The column, once it is known that it holds numbers."""
+    says = f"`{name}` must be a number; got"
+    with tf.control_dependencies(require(~tf.reduce_any(tf.math.is_nan(column)), says, column)):
+        return tf.identity(column)
 
 
 def _choice(column: tf.Tensor, options: tuple[str, ...], name: str) -> tf.Tensor:

@@ -4,12 +4,14 @@ Columns suit REST `instances` and `inputs` alike: dense, right-padded, the first
 column holds one value per request, or one for all of them.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
 
+from longretriever_tf.common.graph import graph_function
 from longretriever_tf.config.config import RetrievalConfig
 from longretriever_tf.retrieval.admission import admit, admit_interests
 from longretriever_tf.retrieval.explain import explain_interests
@@ -98,7 +100,19 @@ def _make_signature(
     )
     specs = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in required.items()]
     specs += [tf.TensorSpec([None] * value.shape.rank, value.dtype, name) for name, value in optional.items()]
-    return tf.function(call, input_signature=specs)
+    traced = graph_function(call, input_signature=specs)
+
+    @functools.cache
+    def body_graph() -> tf.types.experimental.ConcreteFunction:
+        with tf.init_scope():
+            return traced.get_concrete_function()
+
+    # TensorFlow traces a signature once more while it saves it than for a call: this shell, and not all that is in it.
+    def shell(*args: Any, **kwargs: Any) -> dict[str, tf.Tensor]:
+        return body_graph()(**dict(zip(required | optional, args, strict=False)) | kwargs)
+
+    shell.__signature__ = call.__signature__  # type: ignore[attr-defined]
+    return graph_function(shell, input_signature=specs)
 
 
 def _look_up(model: MultiContextRetriever, at: Columns) -> Requests:

@@ -53,6 +53,11 @@ _VALIDATION_USERS = 1000
 
 _VALIDATION_K = 100
 
+_LEAST_STEPS, _LEAST_BATCH = 1000, 32
+"""Steps of an epoch of the towers, if need be by batches down to so many examples. Measured on 300 users of Jakarta
+(validation, seed 1): batches of 64 for 256 take recall@100 from 0.644 to 0.661, within the category recall@20 from
+0.838 to 0.847, and on novel items recall@100 from 0.342 to 0.337."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSetup:
@@ -132,14 +137,26 @@ def _make_sources(
 ) -> tuple[BatchSource | WindowSource, InterestSource | WindowInterestSource]:
     """Batches of the towers and of the interest score: the same ones from memory and from disk."""
     if isinstance(prepared, Window):
+        config = _with_steps(config, prepared.num_examples)
         return WindowSource(config, prepared), WindowInterestSource(config, prepared)
     examples, snapshots = prepare_examples(config, prepared)
-    source = BatchSource(config, prepared, examples)
+    source = BatchSource(_with_steps(config, len(examples)), prepared, examples)
     embeddings = source.history_embeddings
     if snapshots is not examples:
         embeddings = example_history_embeddings(config, prepared, snapshots)
     seed, shown = config.train.seed, config.model.history_events
     return source, InterestSource(prepared, snapshots, embeddings, seed, shown)
+
+
+def _with_steps(config: Config, num_examples: int) -> Config:
+    """The config with smaller batches where an epoch would else be over after a few hundred steps.
+
+    Batches of the in-batch loss stay: they are its negatives.
+    """
+    size = min(config.train.batch_size, max(_LEAST_BATCH, num_examples // _LEAST_STEPS))
+    if config.train.loss != "full" or size == config.train.batch_size:
+        return config
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=size))
 
 
 def _assemble_baseline(

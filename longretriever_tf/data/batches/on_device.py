@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.graph import as_it_stands
 from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.examples import Examples, Targets
@@ -213,6 +214,7 @@ class DeviceSource:
         """The epoch's columns on the device."""
         return Epoch(*map(_on_device, epoch))
 
+    @as_it_stands
     def build(self, epoch: Epoch, bounds: tf.Tensor, shape: Shape) -> Batch:
         """The `Batch` of one step: G groups of R rows, flat; item and target rows count through all groups' items.
 

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from longretriever_tf.common.graph import as_it_stands
+
 _AHEAD = 4
 """Batches that wait for the step."""
 
@@ -23,7 +25,7 @@ def numbered_batches(make: Callable[[tf.Tensor], Any], first: int, stop: int) ->
     # each iterator: gigabytes of kept histories, at each epoch.
     options.experimental_optimization.apply_default_optimizations = False
     numbers = tf.data.Dataset.range(first, stop)
-    batches = numbers.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    batches = numbers.map(as_it_stands(make), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return batches.prefetch(_AHEAD).with_options(options)
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
+from longretriever_tf.common.graph import graph_function
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.examples import Examples
 from longretriever_tf.data.batches.prepared_data import Prepared
@@ -98,16 +99,16 @@ def keep_histories(config: Config, searched: SearchedHistories, examples: Exampl
     count, filled = np.zeros(len(examples), np.int64), 1
     order = np.lexsort((examples.category, examples.length))
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)])
     def search(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         tokens = searched.read(rows)
         real = tokens.item > 0
         at = tf.where(real)
         return tf.math.count_nonzero(real, 1), tf.gather_nd(tokens.item, at), tf.gather_nd(tokens.features, at)
 
+    compiled = graph_function(search, input_signature=[tf.TensorSpec([None], tf.int64)])
     for low in range(0, len(order), _CHUNK_EXAMPLES):
         rows = order[low : low + _CHUNK_EXAMPLES]
-        num_tokens, token_item, token_features = search(tf.constant(rows))
+        num_tokens, token_item, token_features = compiled(tf.constant(rows))
         stop = filled + len(token_item)
         count[rows], item[filled:stop], features[filled:stop] = num_tokens, token_item, token_features
         filled = stop

@@ -30,6 +30,11 @@ class Window(Tables):
     num_users: int
     shards: Sequence[PackedFile]
 
+    @property
+    def num_examples(self) -> int:
+        """Training examples in all shards."""
+        return sum(len(shard["examples"]) for shard in self.shards)
+
 
 def open_window(layout: Layout, num_users: int) -> Window:
     """Opens what `build_window` has made.

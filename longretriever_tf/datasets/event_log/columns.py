@@ -85,6 +85,11 @@ class LogTable:
     def __len__(self) -> int:
         return self._parts.data.num_rows
 
+    @property
+    def num_left_out(self) -> int:
+        """Rows that a published format does not count."""
+        return self._parts.num_left_out
+
     def fail(self, name: str, problem: str) -> UserError:
         """The error that says where the problem lies."""
         return UserError(f"{self.source}, column {name!r}: {problem}")

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
+from longretriever_tf.config.formats import TableFormat
+
 BY_EXTENSION = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|", ".txt": "", ".dat": "", ".data": ""}
 """Delimiters by a file's ending; empty: the first of `_GUESSED` that its first line holds."""
 
@@ -51,12 +53,16 @@ class TextFormat(NamedTuple):
       quotes: whether values may be in double quotes; never with a delimiter of several characters.
       encoding: of the text.
       column_names: of a file without a header; empty: its first row names them.
+      table: which rows of a published file count, and how its columns are made; None: as they are.
+      expects: the end of an error about such a file: the format, and the file that it expects.
     """
 
     delimiter: str = ""
     quotes: bool = True
     encoding: str = "utf-8"
     column_names: tuple[str, ...] = ()
+    table: TableFormat | None = None
+    expects: str = ""
 
 
 class DelimitedFile:

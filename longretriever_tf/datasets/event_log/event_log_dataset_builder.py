@@ -42,6 +42,8 @@ def make_config(spec: DataConfig, kind: str) -> EventLogConfig:
 
 def _fingerprint(spec: DataConfig) -> str:
     values = {name: value for name, value in dataclasses.asdict(spec).items() if name not in _NOT_OF_THE_RECORDS}
+    if not spec.format:  # logs that were prepared before there were formats keep their names
+        del values["format"]
     for name in _PATHS:
         path = getattr(spec, name)
         if path:

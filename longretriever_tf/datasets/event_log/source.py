@@ -1,5 +1,6 @@
 """A user's own tables to a `LifelongLog`. Imports no TensorFlow."""
 
+import contextlib
 import dataclasses
 import time
 from typing import Any
@@ -10,11 +11,13 @@ from absl import logging
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.text import as_text, find_rows, is_text
+from longretriever_tf.config import formats
 from longretriever_tf.config.check import asks_clusters
 from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets import accounts, baskets, build_log
 from longretriever_tf.datasets.event_log.columns import Coded, LogTable
 from longretriever_tf.datasets.event_log.delimited import TextFormat
+from longretriever_tf.datasets.event_log.tables import list_portions, read_portion
 from longretriever_tf.datasets.log import ItemTable, LifelongLog
 
 CONTEXT = "category"
@@ -68,7 +71,8 @@ def read_event_log(spec: DataConfig, now: float | None = None) -> LifelongLog:
         nanosecond=times.nanosecond[is_known] if times.nanosecond.any() else None,
     )
     counts = {
-        accounts.ROWS: len(events),
+        accounts.ROWS: len(events) + events.num_left_out,
+        **({"other_action": events.num_left_out} if spec.format else {}),
         "unknown_item": int((~is_known).sum()),
         accounts.USERS_LEFT_OUT: int((~is_present).sum()),
     }
@@ -95,14 +99,16 @@ def read_item_table(spec: DataConfig) -> ItemTable:
 
 
 def settle_context(spec: DataConfig) -> DataConfig:
-    """The spec without its clusters, if the table of the items has a column `CONTEXT`."""
+    """The spec without its clusters, if the table of the items has a column `CONTEXT`: its first rows say so."""
     if not asks_clusters(spec.context):
         return spec
-    try:
-        open_table("items" if spec.items else "events", spec, {CONTEXT: "--context"})
-    except UserError:  # what else may be wrong with the table, reading it in earnest will say
-        return spec
-    return dataclasses.replace(spec, context="")
+    name = "items" if spec.items else "events"
+    path, text = getattr(spec, name), text_format(name, spec)
+    with contextlib.suppress(UserError):  # what else may be wrong with the table, reading it in earnest will say
+        located, portions = list_portions(f"--{name}={path}", path, text, 1)
+        next(read_portion(f"--{name}={path}", located, portions[0], {CONTEXT: "--context"}, text, 1), None)
+        return dataclasses.replace(spec, context="")
+    return spec
 
 
 def open_table(name: str, spec: DataConfig, columns: dict[str, str]) -> LogTable:
@@ -113,7 +119,9 @@ def open_table(name: str, spec: DataConfig, columns: dict[str, str]) -> LogTable
 def text_format(name: str, spec: DataConfig) -> TextFormat:
     """How the table `events`, `items` or `users` is written, if it is text."""
     named = {"events": spec.column_names, "items": spec.items_column_names, "users": spec.users_column_names}
-    return TextFormat(spec.delimiter.replace("\\t", "\t"), spec.quotes, spec.encoding, named[name])
+    table = formats.table_format(spec.format, name)
+    expects = f" (--format={spec.format} expects {table.file})" if table else ""
+    return TextFormat(spec.delimiter.replace("\\t", "\t"), spec.quotes, spec.encoding, named[name], table, expects)
 
 
 def check_spec(spec: DataConfig) -> None:
@@ -177,15 +185,21 @@ def make_item_table(spec: DataConfig, table: LogTable, items: Coded) -> ItemTabl
     Raises:
       UserError: an item has two values of a feature.
     """
-    features = {
-        name: one_value_each(table, name, spec.item_column, items, must_agree=True)
-        for name in item_feature_columns(spec)
-    }
+    features = {name: feature_values(spec, table, name, items) for name in item_feature_columns(spec)}
     names = as_text(items.values)
     if spec.item_name_column:
         given = one_value_each(table, spec.item_name_column, spec.item_column, items, must_agree=False)
         names = np.where(given == schema.MISSING, names, given)
     return ItemTable(items.values, features, names)
+
+
+def feature_values(spec: DataConfig, table: LogTable, name: str, items: Coded) -> np.ndarray:
+    """The value of a feature for each item, [V] of str.
+
+    Raises:
+      UserError: an item has two, and the table is of no published format, whose files cannot be mended.
+    """
+    return one_value_each(table, name, spec.item_column, items, must_agree=not spec.format)
 
 
 def one_value_each(table: LogTable, name: str, key: str, owners: Coded, must_agree: bool) -> np.ndarray:

@@ -12,8 +12,16 @@ import pyarrow.json as pa_json
 import pyarrow.parquet as pq
 
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.datasets.event_log import json_lines, made_columns
 from longretriever_tf.datasets.event_log.delimited import BY_EXTENSION, DelimitedFile, TextFormat, Unreadable
 from longretriever_tf.datasets.event_log.locate import DataFile, Located, locate, one_line
+from longretriever_tf.datasets.event_log.made_columns import (
+    latest_rows,
+    make_table,
+    num_left_out,
+    rows_in_files,
+    source_columns,
+)
 from longretriever_tf.datasets.event_log.plain import join_parts, plain_column
 
 _PARQUET, _ARROW, _JSON = (".parquet", ".pq"), (".arrow", ".feather"), (".jsonl", ".ndjson", ".json")
@@ -38,6 +46,8 @@ class Parts(NamedTuple):
       stop: rows of `data` before the end of each file, [files] int64.
       first_row: rows of the first file that lie before `data`.
       is_one: whether the table has one file, so that errors need not name it.
+      row_in_file: of each row of `data` its number in its file, [N] int64; None: no row is left out.
+      num_left_out: rows that a published format does not count.
     """
 
     data: pa.Table
@@ -45,13 +55,16 @@ class Parts(NamedTuple):
     stop: np.ndarray
     first_row: int
     is_one: bool
+    row_in_file: np.ndarray | None = None
+    num_left_out: int = 0
 
     def row_words(self, row: int) -> str:
         """How an error names a row of `data`: its number from 1, and its file where there are several."""
         file = int(np.searchsorted(self.stop, row, side="right"))
         before = int(self.stop[file - 1]) if file else -self.first_row
         of = "" if self.is_one else f" of {self.files[file]}"
-        return f"row {row - before + 1}{of}"
+        number = row - before if self.row_in_file is None else int(self.row_in_file[row])
+        return f"row {number + 1}{of}"
 
 
 class Portion(NamedTuple):
@@ -88,10 +101,16 @@ def read_table(source: str, path: str, columns: dict[str, str], text: TextFormat
         (table,) = _read_file(source, located, Portion(file, (), 0), columns, text)
         tables.append(table)
     names = _names_below(files)
-    data = pa.table({name: _join(source, name, names, [table.column(name) for table in tables]) for name in columns})
+    every = tables[0].column_names
+    data = pa.table({name: _join(source, name, names, [table.column(name) for table in tables]) for name in every})
+    stop = np.cumsum([table.num_rows for table in tables])
+    if text.table and text.table.latest:
+        latest = latest_rows(data.column(text.table.latest[0]), data.column(made_columns.TIME))
+        data, stop = data.take(latest), np.searchsorted(latest, stop)
     if not data.num_rows:
-        raise UserError(f"{source}: no rows")
-    return Parts(data, tuple(names), np.cumsum([table.num_rows for table in tables]), 0, len(names) == 1)
+        raise UserError(f"{source}: no rows{text.expects}")
+    left_out = sum(map(num_left_out, tables))
+    return Parts(data.select(list(columns)), tuple(names), stop, 0, len(names) == 1, rows_in_files(data), left_out)
 
 
 def read_column_names(source: str, path: str, text: TextFormat) -> list[str]:
@@ -153,7 +172,8 @@ def read_portion(
     """
     (name,), first = _names_below([portion.file]), portion.first_row
     for data in _read_file(source, located, portion, columns, text, max_rows):
-        yield Parts(data, (name,), np.array([data.num_rows]), first, located.is_one)
+        kept, rows, left_out = data.select(list(columns)), rows_in_files(data), num_left_out(data)
+        yield Parts(kept, (name,), np.array([data.num_rows]), first, located.is_one, rows, left_out)
         first += data.num_rows
 
 
@@ -177,7 +197,7 @@ def _join(source: str, name: str, files: Sequence[str], parts: list[pa.ChunkedAr
 
 
 @contextlib.contextmanager
-def _explain(source: str, located: Located, file: DataFile) -> Iterator[None]:
+def _explain(source: str, located: Located, file: DataFile, expects: str = "") -> Iterator[None]:
     """Says which file cannot be read, and why."""
     where = source if located.is_one else f"{source} ({file.path})"
     if not file.size:
@@ -185,7 +205,7 @@ def _explain(source: str, located: Located, file: DataFile) -> Iterator[None]:
     try:
         yield
     except Unreadable as error:
-        raise UserError(f"{where}{error.column}: {error}") from error
+        raise UserError(f"{where}{error.column}: {error}{expects}") from error
     except UserError:
         raise
     except (pa.ArrowException, ValueError, EOFError, OSError) as error:
@@ -201,16 +221,25 @@ def _read_file(
 ) -> Iterator[pa.Table]:
     """One file's columns, plain, those of its folders among them; text in pieces of `max_rows`, if that is above 0."""
     file = portion.file
-    with _explain(source, located, file):
+    with _explain(source, located, file, text.expects):
         opened = _open(located, file, text, portion.row_groups)
+        wanted_columns, columns = columns, source_columns(columns, text.table)
         present = [name for name in columns if name in file.partition and name not in _plain_names(opened.names)]
         indices = _find_columns({n: flag for n, flag in columns.items() if n not in present}, opened.names)
         wanted = list(indices.values())
         tables: Iterable[pa.Table] = (
             opened.read_pieces(wanted, max_rows) if max_rows and opened.read_pieces else [opened.read(wanted)]
         )
+        first = 0
         for table in tables:
-            plain = {name: _plain(name, table.column(i)) for i, name in enumerate(indices)}
+            read = {name: table.column(i) for i, name in enumerate(indices)}
+            if text.table:
+                made = make_table(read, wanted_columns, text.table, first)
+                first += table.num_rows
+                kept = pa.table({name: _plain(name, column) for name, column in made.items()})
+                yield kept.replace_schema_metadata({made_columns.LEFT_OUT: str(table.num_rows - kept.num_rows)})
+                continue
+            plain = {name: _plain(name, column) for name, column in read.items()}
             for name in present:
                 value = pa.scalar(file.partition[name], pa.string())
                 plain[name] = pa.chunked_array([pa.repeat(value, table.num_rows)])
@@ -300,6 +329,8 @@ def _open(located: Located, file: DataFile, text: TextFormat, row_groups: tuple[
     if ending in _ARROW:
         return _of_table(_read_arrow(opener))
     unpacked = functools.partial(_unpack, opener, packing)
+    if ending in _JSON and text.table:
+        return _Opened(*json_lines.open_json_lines(unpacked))
     if ending in _JSON:
         return _of_table(pa_json.read_json(unpacked()))
     if ending not in BY_EXTENSION and not text.delimiter:

@@ -20,6 +20,7 @@ from longretriever_tf.datasets.event_log.columns import Coded, LogTable, Spellin
 from longretriever_tf.datasets.event_log.locate import Located
 from longretriever_tf.datasets.event_log.source import (
     event_columns,
+    feature_values,
     item_feature_columns,
     one_value_each,
     text_format,
@@ -96,6 +97,11 @@ def read_task(directory: str, number: int) -> list[PieceInfo]:
     ]
 
 
+def read_num_left_out(directory: str, number: int) -> int:
+    """Rows of a portion that its published format does not count."""
+    return int(read_json_object(task_path(directory, number), _CURE).get("num_left_out", 0))
+
+
 def write_pieces(spec: DataConfig, located: Located, portion: Portion, number: int, directory: str, now: float) -> int:
     """Reads a portion of the events table and writes it as pieces.
 
@@ -115,8 +121,10 @@ def write_pieces(spec: DataConfig, located: Located, portion: Portion, number: i
     """
     source = f"--events={spec.events}"
     infos: list[PieceInfo] = []
+    num_left_out = 0
     pieces = read_portion(source, located, portion, event_columns(spec), text_format("events", spec), PIECE_ROWS)
     for parts in pieces:
+        num_left_out += parts.num_left_out
         if parts.data.num_rows:
             stem = f"piece-{number:05d}-{len(infos):05d}"
             infos.append(_write_piece(spec, LogTable(source, parts), parts, os.path.join(directory, stem), now))
@@ -127,7 +135,9 @@ def write_pieces(spec: DataConfig, located: Located, portion: Portion, number: i
         }
         for info in infos
     ]
-    write_text_atomically(task_path(directory, number), json.dumps({"pieces": stored}) + "\n")
+    write_text_atomically(
+        task_path(directory, number), json.dumps({"pieces": stored, "num_left_out": num_left_out}) + "\n"
+    )
     return sum(info.num_rows for info in infos)
 
 
@@ -178,7 +188,7 @@ def _item_values(
     """The items' features and names that the events hold."""
     arrays = {}
     for name in item_feature_columns(spec):
-        arrays[f"value/{name}"] = one_value_each(table, name, spec.item_column, items, must_agree=True)
+        arrays[f"value/{name}"] = feature_values(spec, table, name, items)
         spelling[name] = table.spelling(name, table.coded(name))
     if spec.item_name_column:
         arrays["names"] = one_value_each(table, spec.item_name_column, spec.item_column, items, must_agree=False)

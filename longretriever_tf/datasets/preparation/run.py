@@ -1,7 +1,6 @@
 """Writes a log in shards: by three passes over a user's own tables, or out of memory for the embedded logs."""
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import json
@@ -20,11 +19,11 @@ from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.files import explain_os_errors, read_json_object, require_writable, write_text_atomically
 from longretriever_tf.common.locks import hold_lock
 from longretriever_tf.common.progress import Progress, stage
-from longretriever_tf.config.check import asks_clusters, require
+from longretriever_tf.config.check import require
 from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets import accounts
-from longretriever_tf.datasets.event_log.source import CONTEXT, check_spec, own_context, text_format
-from longretriever_tf.datasets.event_log.tables import list_portions, read_portion
+from longretriever_tf.datasets.event_log.source import check_spec, own_context, settle_context, text_format
+from longretriever_tf.datasets.event_log.tables import list_portions
 from longretriever_tf.datasets.log_identity import fingerprint_shards, source_of
 from longretriever_tf.datasets.preparation import histories, pieces, vocabulary
 from longretriever_tf.datasets.sharded_log import (
@@ -95,7 +94,7 @@ def prepare_log(config: DataConfig, output: str, num_shards: int, run_tasks: Exe
         start = time.monotonic()
         if config.dataset == "event_log":
             files, counts = _write_tables(config, target, num_shards, run_tasks)
-            context = own_context(_settle_context(config))
+            context = own_context(settle_context(config))
         else:
             files, counts, context = _write_loaded(config, target, num_shards)
         with stage("writing the manifest"):
@@ -155,7 +154,7 @@ def _write_tables(
     """The three passes over the tables of --dataset=event_log."""
     work = target.work
     check_spec(config)
-    config = _settle_context(config)
+    config = settle_context(config)
     source, now = f"--events={config.events}", time.time()
     located, portions = list_portions(source, config.events, text_format("events", config), pieces.PIECE_ROWS)
     left = [n for n in range(len(portions)) if not os.path.exists(pieces.task_path(work, n))]
@@ -170,6 +169,9 @@ def _write_tables(
             num_rows = sum(info.num_rows for info in infos)
             count = num_shards or math.ceil(num_rows / SHARD_EVENTS)
             found, items = vocabulary.make_vocabulary(config, infos, work, count)
+            if config.format:
+                other = sum(pieces.read_num_left_out(work, n) for n in range(len(portions)))
+                found.counts.update({accounts.ROWS: num_rows + other, "other_action": other})
             write_items(target.output, target.build, items)
             vocabulary.write_vocabulary(work, found)
     num_shards = len(found.user_offset) - 1
@@ -180,19 +182,6 @@ def _write_tables(
     return [ShardFile(**part["file"]) for part in parts], accounts.add_up(
         (part["counts"] for part in parts), found.counts
     )
-
-
-def _settle_context(config: DataConfig) -> DataConfig:
-    """The config without its clusters, if the tables have a category column, as `source.settle_context` says."""
-    if not asks_clusters(config.context):
-        return config
-    name = "items" if config.items else "events"
-    source, text = f"--{name}={getattr(config, name)}", text_format(name, config)
-    with contextlib.suppress(UserError):  # what else may be wrong with the table, reading it in earnest will say
-        located, portions = list_portions(source, getattr(config, name), text, 1)
-        next(read_portion(source, located, portions[0], {CONTEXT: "--context"}, text, 1))
-        return dataclasses.replace(config, context="")
-    return config
 
 
 def _marker(work: str, k: int) -> str:

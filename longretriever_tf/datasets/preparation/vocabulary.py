@@ -201,7 +201,9 @@ def _items_of_events(spec: DataConfig, pieces: Sequence[PieceInfo], load: Any, i
         for name, column in values.items():
             here, before = piece.values[name], column[row]
             differs = np.flatnonzero((here != schema.MISSING) & (before != schema.MISSING) & (here != before))
-            if len(differs):
+            if len(differs) and spec.format:
+                column[row[differs]] = np.minimum(here[differs], before[differs])  # as `one_value_each`
+            elif len(differs):
                 at = differs[0]
                 raise UserError(
                     f"--events={spec.events}, column {name!r}: {spec.item_column} "

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from longretriever_tf.common.graph import as_it_stands
 from longretriever_tf.config.config import Config
 from longretriever_tf.models.baselines.user_side import Interests, Queries
 from longretriever_tf.models.stateless_dropout import StatelessRng
@@ -17,6 +18,7 @@ class SelfAttentiveInterests(tf.keras.layers.Layer):
         self._hidden = tf.keras.layers.Dense(config.model.ff_dim, activation="tanh", use_bias=False, name="hidden")
         self._attend = tf.keras.layers.Dense(config.baseline.num_capsules, use_bias=False, name="attend")
 
+    @as_it_stands
     def call(self, events: tf.Tensor, is_real: tf.Tensor, random: StatelessRng | None = None) -> Interests:
         """See `interests.UserSide`; K = `num_capsules`, all real."""
         del random

@@ -4,6 +4,7 @@ import math
 
 import tensorflow as tf
 
+from longretriever_tf.common.graph import as_it_stands
 from longretriever_tf.config.config import Config
 from longretriever_tf.models.baselines.user_side import Interests, Queries
 from longretriever_tf.models.stateless_dropout import StatelessRng
@@ -76,6 +77,7 @@ class CapsuleInterests(tf.keras.layers.Layer):
         self._expand = tf.keras.layers.Dense(model.ff_dim, activation="relu", name="expand")
         self._contract = tf.keras.layers.Dense(model.dim, name="contract")
 
+    @as_it_stands
     def call(self, events: tf.Tensor, is_real: tf.Tensor, random: StatelessRng | None = None) -> Interests:
         """See `interests.UserSide`; K = `num_capsules`."""
         del random

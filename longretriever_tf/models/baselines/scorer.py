@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from longretriever_tf.common.graph import graph_function
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.prepared_data import Prepared
 from longretriever_tf.models.baselines.batches import RecentReader
@@ -32,7 +33,7 @@ class RecentScorer:
         self._bias = model.item_bias(tf.constant(prepared.stats.item[-1]))
         self._scale = 1.0 if self._bias is None else 1.0 / config.model.temperature
         rows = tf.TensorSpec([None], tf.int64)
-        self._score = tf.function(self._score_rows, input_signature=[rows, rows])
+        self._score = graph_function(self._score_rows, input_signature=[rows, rows])
 
     def score(self, users: np.ndarray) -> np.ndarray:
         """Inner products with the nearest interest, with `item_bias` logits, [B, V] float32.

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from longretriever_tf.common.graph import as_it_stands
 from longretriever_tf.config.config import Config
 from longretriever_tf.models.baselines.user_side import Interests, Queries
 from longretriever_tf.models.encoder import Encoder
@@ -26,6 +27,7 @@ class TransformerInterest(tf.keras.layers.Layer):
         )
         self._encoder = Encoder(model.dim, model.num_layers, model.num_heads, model.ff_dim, model.dropout, policy)
 
+    @as_it_stands
     def call(self, events: tf.Tensor, is_real: tf.Tensor, random: StatelessRng | None = None) -> Interests:
         """See `interests.UserSide`; K = 1."""
         num = tf.shape(events)[0]

@@ -4,6 +4,7 @@ from typing import NamedTuple, Protocol
 
 import tensorflow as tf
 
+from longretriever_tf.common.graph import as_it_stands
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.search.hard_search import NUM_EVENT_FEATURES
 from longretriever_tf.models.stateless_dropout import StatelessRng, dropout
@@ -70,6 +71,7 @@ class EventEmbedding(tf.keras.layers.Layer):
                 initializer=tf.keras.initializers.RandomNormal(stddev=0.05),
             )
 
+    @as_it_stands
     def call(
         self, item_vectors: tf.Tensor, is_real: tf.Tensor, features: tf.Tensor, random: StatelessRng | None = None
     ) -> tf.Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.graph import graph_function
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.corpus import Corpus, EncodedLog, encode_log
 from longretriever_tf.data.window.sample import load_sample
@@ -95,7 +96,7 @@ def _make_encoder(model: MultiContextRetriever) -> tf.types.experimental.Generic
         pairs,
         pairs,
     ]
-    return tf.function(encode, input_signature=signature)
+    return graph_function(encode, input_signature=signature)
 
 
 def _rounds(

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.common import schema
+from longretriever_tf.common.graph import graph_function
 from longretriever_tf.models.logit_terms import add_repeat_logits
 
 _MAX_WIDTH = 1 << 14
@@ -25,6 +26,24 @@ class SearchResult(NamedTuple):
     """
 
     item: tf.Tensor
+    logit: tf.Tensor
+    log_partition: tf.Tensor
+
+
+class FlatScores(NamedTuple):
+    """Scores of all items of R queries' categories, one block of items for each query, blocks by category.
+
+    Attributes:
+      order: query of each block, [R] int32.
+      start: where each block begins, [R] int32.
+      size: items of each block, [R] int32.
+      logit: repeat logits included, the dtype's minimum where an item is left out, [n] float32.
+      log_partition: log of each block's summed exponentials, [R] float32.
+    """
+
+    order: tf.Tensor
+    start: tf.Tensor
+    size: tf.Tensor
     logit: tf.Tensor
     log_partition: tf.Tensor
 
@@ -81,7 +100,7 @@ class PackedIndex(tf.Module):
         super().__init__(name="category_index")
         width = tf.TensorSpec([None, item_vectors.shape[1]], tf.float32)
         signature = [width, tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int32)]
-        self.ask = tf.function(self._ask, input_signature=signature)
+        self.ask = graph_function(self._ask, input_signature=signature)
         self.item_vectors = tf.Variable(item_vectors, trainable=False, name="item_vectors")
         self.item_bias = tf.Variable(item_bias, trainable=False, name="item_bias")
         self._offset = tf.constant(category_offset, tf.int32)
@@ -104,6 +123,10 @@ class PackedIndex(tf.Module):
         rows = [slice(0, schema.FIRST_KNOWN), slice(low, high)]
         vectors, bias = self.item_vectors.numpy(), self.item_bias.numpy()
         return *(np.concatenate([array[one] for one in rows]) for array in (vectors, bias)), own
+
+    def first_item(self, category: tf.Tensor) -> tf.Tensor:
+        """The first item of some categories, [n] int32."""
+        return tf.gather(self._offset, category)
 
     def rows(self, item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Vectors [n, D] and biases [n] of some rows."""
@@ -131,6 +154,30 @@ class PackedIndex(tf.Module):
         back = tf.math.invert_permutation(tf.concat(rows, 0))
         return SearchResult(*(tf.gather(tf.concat(pair, 0), back) for pair in zip(*parts, strict=True)))
 
+    def searches_together(self) -> bool:
+        """Whether `score` may be asked: no category is so wide, or searched in such a way, that it stands alone."""
+        return not self._searched_alone().any()
+
+    def score(self, queries: Queries) -> FlatScores:
+        """All items of each query's category, for a merge that needs no list of each: one pass, nothing padded.
+
+        Args:
+          queries: R of them; every category holds an item.
+        """
+        logit, order, size = self._multiply(queries.embedding, queries.category)
+        start, block_of = tf.cumsum(size, exclusive=True), tf.math.invert_permutation(order)
+        # The first item of a query's category lies where its block begins.
+        base = tf.gather(start, block_of) - tf.gather(self._offset, queries.category)
+        tokens = tf.where(queries.token_item > 0)
+        at = tf.gather(base, tokens[:, 0]) + tf.gather_nd(queries.token_item, tokens)
+        logit = tf.tensor_scatter_nd_add(logit, at[:, None], tf.gather_nd(queries.repeat_logit, tokens))
+        at = tf.gather(base, queries.excluded_row) + queries.excluded_item
+        logit = tf.tensor_scatter_nd_min(logit, at[:, None], tf.fill(tf.shape(at), logit.dtype.min))
+        block = tf.repeat(tf.range(tf.size(size)), size)
+        largest = tf.math.segment_max(logit, block)
+        total = tf.math.segment_sum(tf.exp(logit - tf.gather(largest, block)), block)
+        return FlatScores(order, start, size, logit, tf.math.log(total) + largest)
+
     def widest_together(self) -> int:
         """Items of the largest category whose logits share an array with those of others."""
         return int(np.diff(self.category_offset)[~self._searched_alone()].max(initial=1))
@@ -148,13 +195,21 @@ class PackedIndex(tf.Module):
         return SearchResult(*take_best(self._score(queries.embedding, queries.category), low, queries, k))
 
     def _score(self, embedding: tf.Tensor, category: tf.Tensor) -> tf.Tensor:
-        """Logits of each query's category, [R, D] and [R] -> [R, W]: as wide as the largest, the minimum beyond.
+        """Logits of each query's category, [R, D] and [R] -> [R, W]: as wide as the largest, the minimum beyond."""
+        logit, order, size = self._multiply(embedding, category)
+        table = tf.RaggedTensor.from_row_lengths(logit, size, validate=False).to_tensor(logit.dtype.min)
+        return tf.ensure_shape(tf.gather(table, tf.math.invert_permutation(order)), [None, None])
 
-        One product for each distinct category, over a slice that is not copied.
+    def _multiply(self, embedding: tf.Tensor, category: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Logits of each query's category, [R, D] and [R]: one product per distinct category, over a slice not copied.
+
+        Returns:
+          Logits [n], a block for each query, by category; the query of each block, [R] int32; its items, [R] int32.
         """
         order = tf.argsort(category)
-        embedding = tf.gather(embedding, order)
-        distinct, _, count = tf.unique_with_counts(tf.gather(category, order))
+        embedding, category = tf.gather(embedding, order), tf.gather(category, order)
+        sizes = tf.gather(self._offset, category + 1) - tf.gather(self._offset, category)
+        distinct, _, count = tf.unique_with_counts(category)
         # Requests without any interest run the loop once, over no rows: an empty array has no shape to concatenate.
         num, distinct, count = (
             tf.maximum(tf.size(distinct), 1),
@@ -163,23 +218,21 @@ class PackedIndex(tf.Module):
         )
         low, first, zero = tf.gather(self._offset, distinct), tf.cumsum(count, exclusive=True), tf.zeros_like(count)
         size = tf.gather(self._offset, distinct + 1) - low
-        # Begin and size of each slice that a category takes, of the queries, the vectors, the biases, and what to pad:
-        # computed for all at once, since within the loop each operation costs a request as much as a small product.
+        # Begin and size of each slice that a category takes, of the queries, the vectors, the biases: computed for all
+        # at once, since within the loop each operation costs a request as much as a small product.
         slices = (first, zero), (count, zero - 1), (low, zero), (size, zero - 1), (zero, low), (zero + 1, size)
-        pads = (zero, zero), (zero, tf.reduce_max(size) - size)
-        cuts = tf.stack([tf.stack(pair, 1) for pair in (*slices, *pads)], 1)  # [U, 8, 2]
+        cuts = tf.stack([tf.stack(pair, 1) for pair in slices], 1)  # [U, 6, 2]
         vectors, bias = self.item_vectors.read_value(), self.item_bias.read_value()[None]
         arrays = tf.TensorArray(tf.float32, num, infer_shape=False)
 
         def one(i: tf.Tensor, array: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            *bounds, of_rows, of_columns = tf.unstack(tf.gather(cuts, i))
-            pad = tf.stack([of_rows, of_columns])
+            bounds = tf.unstack(tf.gather(cuts, i))
             mine, items, biases = map(tf.slice, (embedding, vectors, bias), bounds[::2], bounds[1::2])
             logits = tf.matmul(mine, items, transpose_b=True) + biases
-            return i + 1, array.write(i, tf.pad(logits, pad, constant_values=logits.dtype.min))
+            return i + 1, array.write(i, tf.reshape(logits, [-1]))
 
         array = tf.while_loop(lambda i, _: i < num, one, (0, arrays), parallel_iterations=1)[1]
-        return tf.ensure_shape(tf.gather(array.concat(), tf.math.invert_permutation(order)), [None, None])
+        return tf.ensure_shape(array.concat(), [None]), order, sizes
 
     def _search_alone(self, queries: Queries, k: tf.Tensor) -> SearchResult:
         """Category by category: those that are wide, and those that are not searched by products alone."""

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.common import schema
+from longretriever_tf.common.graph import graph_function
 from longretriever_tf.common.text import as_raw_ids
 from longretriever_tf.retrieval.admission import require
 from longretriever_tf.retrieval.id_tables import id_variable
@@ -56,7 +57,7 @@ class IndexShard(tf.Module):
             "excluded_item": tf.TensorSpec([None, None], tf.int32),
         }
         specs = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in inputs.items()]
-        return tf.function(self._search, input_signature=specs)
+        return graph_function(self._search, input_signature=specs)
 
     def _search(
         self,
