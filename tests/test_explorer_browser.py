@@ -292,8 +292,8 @@ def test_unknown_ids_and_no_history_are_said(page, url):
 
 def test_a_number_out_of_range_and_an_unknown_category_give_a_sentence(page):
     before = listed(page)
-    page.fill("#numInterests-A", "0")
-    assert page.locator(".bar .fault").inner_text() == "“Draw” takes a whole number from 1 to 200."
+    page.fill("#numInterests-A", "-1")
+    assert page.locator(".bar .fault").inner_text() == "“Draw” takes a whole number from 0 to 200."
     page.fill("#category-A", "unicorns")
     page.click("text=Never >> nth=0")
     assert page.locator(".bar .fault").inner_text() == "The model has no category “unicorns”."
@@ -394,7 +394,7 @@ def test_eq_3_draws_from_seen_categories_and_forces_any(page):
           const { readDraw } = await import("/explorer/interests.js");
           const row = (value) => [value];
           const endpoint = {
-            inputs: () => ({}),
+            inputs: () => ({ exploration: {} }),
             predict: async (signature, columns) => ({
               interest_category: row(["often", "once", "", "never"]),
               interest_score: row([2.5, 0.1, 0, 0]),
