@@ -97,27 +97,22 @@ def main(argv: list[str]) -> None:
 
 def build_pool(config: Any, log: Any, cuts: Any, split: str, chosen: Any, run_dir: str) -> Pool:
     """Candidates and features as of the window's start."""
-    from longretriever_tf.data.corpus import encode_log, fit_corpus
     from longretriever_tf.data.recipe.item_svd import fit_item_svd
-    from longretriever_tf.data.recipe.learned_context import cluster_context
     from longretriever_tf.evaluation.counting.popularity import fit_baselines
     from longretriever_tf.evaluation.counting.tuning import fit_chosen
+    from longretriever_tf.evaluation.evaluate_baselines import open_log
     from longretriever_tf.evaluation.funnel.ranker_features import RankerFeatures
-    from longretriever_tf.evaluation.ground_truth import build_truth
     from longretriever_tf.evaluation.open_run import open_run
 
-    window = cuts.window_of(split)
-    corpus = fit_corpus(cluster_context(log, config.data.context, window[0], config.train.seed), window[0])
-    encoded = encode_log(log, corpus)
-    truth = build_truth(encoded, corpus.num_items, window[0], window)
-    scorers = [*fit_baselines(encoded, corpus.num_items, corpus.category_offset, window[0])]
-    scorers += fit_chosen(encoded, corpus.num_items, window[0], chosen)
+    corpus, encoded, truth, as_of = open_log(config, log, cuts, split)
+    scorers = [*fit_baselines(encoded, corpus.num_items, corpus.category_offset, as_of)]
+    scorers += fit_chosen(encoded, corpus.num_items, as_of, chosen)
     if run_dir:
         run = open_run(run_dir, split)
         assert run.corpus.item_id.tolist() == corpus.item_id.tolist(), f"{run_dir} was cut elsewhere"
         scorers.append(run.scorer)
-    vectors = fit_item_svd(encoded.before(window[0]), corpus, _SVD_DIM, config.train.seed)
-    describe = RankerFeatures(encoded, corpus, vectors, window[0])
+    vectors = fit_item_svd(encoded.before(as_of), corpus, _SVD_DIM, config.train.seed)
+    describe = RankerFeatures(encoded, corpus, vectors, as_of)
     parts = []
     for start in range(0, truth.num_users, _CHUNK):
         part = truth.rows(start, min(start + _CHUNK, truth.num_users))

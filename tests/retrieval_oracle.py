@@ -19,13 +19,23 @@ from longretriever_tf.data.search.behavior_index import hard_search_windows
 from longretriever_tf.data.search.history_limit import visible_histories
 from longretriever_tf.data.search.history_summary import HistorySummary, category_bag, summarise_history
 from longretriever_tf.data.search.user_activity import user_activity
-from longretriever_tf.models.build import Models
+from longretriever_tf.models.build import Models, build_models
 from longretriever_tf.models.interest_model import TASKS
 from longretriever_tf.models.towers import UserInputs
 from longretriever_tf.retrieval.interests import draw_interests
 from longretriever_tf.retrieval.merge import MERGES, Candidates
 
 QUOTA_K = 100
+
+
+def build_moved_models(config: Config, prepared: Prepared) -> Models:
+    """Models none of whose weights stays at an initial value that hides a part of the answer."""
+    models = build_models(config, prepared.corpus, prepared.item_svd)
+    rng = np.random.default_rng(7)
+    for model in (models.retriever, models.interest):
+        for variable in model.trainable_variables:
+            variable.assign_add(rng.normal(0, 0.3, variable.shape))
+    return models
 
 
 class RetrievalOracle:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import reference
 import tensorflow as tf
+from retrieval_oracle import build_moved_models
 from trained import FLAGS, run_module
 from worlds import START, block_world
 
@@ -21,7 +22,6 @@ from longretriever_tf.data.batches.prepared_data import prepare
 from longretriever_tf.data.recipe.score_weights import FILE, PLAIN, ScoreWeights, read_score_weights
 from longretriever_tf.datasets.splits import Cuts
 from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
-from longretriever_tf.models.build import build_models
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.signatures import make_signatures
 from longretriever_tf.training.distributed.cluster import start_cluster
@@ -73,11 +73,7 @@ def test_many_choices_give_their_weights_and_few_the_prior():
 def test_the_graph_weighs_as_the_formula_says():
     log, config = block_world(num_users=23), small_config()
     prepared = prepare(config, log, CUT)
-    models = build_models(config, prepared.corpus, prepared.item_svd)
-    rng = np.random.default_rng(7)
-    for model in (models.retriever, models.interest):
-        for variable in model.trainable_variables:
-            variable.assign_add(rng.normal(0, 0.3, variable.shape))
+    models = build_moved_models(config, prepared)
     made = {
         name: LongRetrieverScorer(
             config,

@@ -16,7 +16,7 @@ import pytest
 import reference
 import tensorflow as tf
 from fresh import ask_fresh
-from retrieval_oracle import RetrievalOracle
+from retrieval_oracle import RetrievalOracle, build_moved_models
 from worlds import START, crowded_world
 
 from longretriever_tf.common import schema
@@ -25,7 +25,6 @@ from longretriever_tf.config.config import Config, DataConfig, TrainConfig, from
 from longretriever_tf.data.batches.prepared_data import prepare
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
-from longretriever_tf.models.build import build_models
 from longretriever_tf.retrieval.export.explanation import request_columns
 from longretriever_tf.retrieval.merge import MERGES
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
@@ -141,11 +140,7 @@ def all_configs() -> dict[str, Config]:
 
 def build_case(config: Config, log: LifelongLog, directory: pathlib.Path) -> Case:
     prepared = prepare(config, log, CUT)
-    models = build_models(config, prepared.corpus, prepared.item_svd)
-    rng = np.random.default_rng(7)
-    for model in (models.retriever, models.interest):
-        for variable in model.trainable_variables:
-            variable.assign_add(rng.normal(0, 0.3, variable.shape))
+    models = build_moved_models(config, prepared)
     stats = prepared.stats
     arrays = dict(
         item_stats=stats.item[-1],

@@ -32,16 +32,11 @@ def main(argv: list[str]) -> None:
     from longretriever_tf.common.files import write_text_atomically
     from longretriever_tf.common.provenance import describe_origin
     from longretriever_tf.data.batches.prepared_data import load_split
-    from longretriever_tf.data.corpus import encode_log, fit_corpus
-    from longretriever_tf.data.recipe.learned_context import cluster_context
-    from longretriever_tf.evaluation.ground_truth import build_truth
+    from longretriever_tf.evaluation.evaluate_baselines import open_log
 
     log, cuts = load_split(config)
-    window = cuts.window_of(_SPLIT.value)
-    corpus = fit_corpus(cluster_context(log, config.data.context, window[0], config.train.seed), window[0])
-    encoded = encode_log(log, corpus)
-    tables = _tables(corpus, encoded.before(window[0]))
-    truth = build_truth(encoded, corpus.num_items, window[0], window)
+    corpus, encoded, truth, as_of = open_log(config, log, cuts, _SPLIT.value)
+    tables = _tables(corpus, encoded.before(as_of))
     if _SPLIT.value == "validation":
         pairs = {"user": log.user_id[truth.users[truth.pair_row()]], "item": corpus.item_id[truth.item]}
         tables["truth"] = pairs
@@ -51,7 +46,7 @@ def main(argv: list[str]) -> None:
         **describe_origin("python benchmarks/peers/export_split.py", config.train.seed),
         "data": config.data.dataset,
         "split": _SPLIT.value,
-        "cut": window[0],
+        "cut": as_of,
         "window_days": config.data.window_days,
         **{f"num_{name}": len(next(iter(columns.values()))) for name, columns in tables.items()},
     }

@@ -101,11 +101,13 @@ class EncodedLog:
 
     def before(self, time: int) -> "EncodedLog":
         """The log as it stood strictly before `time`; users stay, with shorter or empty histories."""
-        keep = self.timestamp < time
-        counts = np.bincount(self.event_user()[keep], minlength=self.num_users)
+        return self.of_events(self.timestamp < time)
+
+    def of_events(self, keep: np.ndarray) -> "EncodedLog":
+        """Some of the events, by a mask, [E] bool; users stay, with shorter or empty histories."""
         return dataclasses.replace(
             self,
-            offset=offset_of(counts),
+            offset=offset_of(np.bincount(self.event_user()[keep], minlength=self.num_users)),
             item=self.item[keep],
             timestamp=self.timestamp[keep],
             weight=self.weight[keep],

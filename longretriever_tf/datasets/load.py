@@ -2,10 +2,7 @@
 
 import dataclasses
 
-import numpy as np
-
 from longretriever_tf.common.errors import UserError
-from longretriever_tf.common.ranges import offset_of
 from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.config.check import CLUSTERS, asks_clusters, require
 from longretriever_tf.config.config import DataConfig
@@ -83,15 +80,7 @@ def _skip_last_days(log: LifelongLog, days: float) -> LifelongLog:
     if KEPT in counts:
         num_left = int(keep.sum())
         counts |= {"last_days": log.num_events - num_left, KEPT: num_left}
-    return dataclasses.replace(
-        log,
-        offset=offset_of(np.bincount(log.event_user()[keep], minlength=log.num_users)),
-        item_row=log.item_row[keep],
-        timestamp=log.timestamp[keep],
-        basket_id=log.basket_id[keep],
-        weight=log.weight[keep],
-        counts=counts,
-    )
+    return dataclasses.replace(log.of_events(keep), counts=counts)
 
 
 def _fill(log: LifelongLog) -> LifelongLog:

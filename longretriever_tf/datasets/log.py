@@ -80,6 +80,17 @@ class LifelongLog:
             weight=self.weight[event],
         )
 
+    def of_events(self, keep: np.ndarray) -> "LifelongLog":
+        """Some of the events, by a mask, [E] bool; users and items stay."""
+        return dataclasses.replace(
+            self,
+            offset=offset_of(np.bincount(self.event_user()[keep], minlength=self.num_users)),
+            item_row=self.item_row[keep],
+            timestamp=self.timestamp[keep],
+            basket_id=self.basket_id[keep],
+            weight=self.weight[keep],
+        )
+
     def event_user(self) -> np.ndarray:
         """The row of the user who owns each event, [E] int32."""
         return np.repeat(np.arange(self.num_users, dtype=np.int32), np.diff(self.offset))

@@ -9,7 +9,7 @@ from longretriever_tf.common.progress import Progress
 from longretriever_tf.common.provenance import describe_origin
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.prepared_data import load_split
-from longretriever_tf.data.corpus import EncodedLog, encode_log, fit_corpus
+from longretriever_tf.data.corpus import Corpus, EncodedLog, encode_log, fit_corpus
 from longretriever_tf.data.recipe.learned_context import cluster_context
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.splits import Cuts
@@ -17,7 +17,7 @@ from longretriever_tf.evaluation.counting.popularity import fit_baselines
 from longretriever_tf.evaluation.counting.settings import COMMAND, read_settings, tune_settings, write_settings
 from longretriever_tf.evaluation.counting.tuning import Setting, fit_chosen
 from longretriever_tf.evaluation.evaluator import Scorer, evaluate_many
-from longretriever_tf.evaluation.ground_truth import build_truth
+from longretriever_tf.evaluation.ground_truth import Truth, build_truth
 from longretriever_tf.evaluation.lists import ListFiles, read_list_scorers, report_lists, require_names
 
 SETTINGS_FILE = "baseline_settings.json"
@@ -74,6 +74,34 @@ def fit_all(
     return fit_baselines(log, num_items, category_offset, cut) + fit_chosen(log, num_items, cut, chosen)
 
 
+class LogWindow(NamedTuple):
+    """A window of a log, without a trained run.
+
+    Attributes:
+      corpus: vocabularies, fitted on the events before the window.
+      log: the whole log, encoded.
+      truth: what users took in the window.
+      as_of: seconds UTC, the start of the window.
+    """
+
+    corpus: Corpus
+    log: EncodedLog
+    truth: Truth
+    as_of: int
+
+
+def open_log(config: Config, log: LifelongLog, cuts: Cuts, split: str) -> LogWindow:
+    """Opens the window `split` of a log.
+
+    Raises:
+      UserError: no user is left to evaluate.
+    """
+    window = cuts.window_of(split)
+    corpus = fit_corpus(cluster_context(log, config.data.context, window[0], config.train.seed), window[0])
+    encoded = encode_log(log, corpus)
+    return LogWindow(corpus, encoded, build_truth(encoded, corpus.num_items, window[0], window), window[0])
+
+
 def evaluate_baselines(config: Config, split: str, choice: BaselineChoice, max_users: int = 0) -> dict[str, Any]:
     """Metrics of the baselines alone on the window `split`, as `metrics.json` holds them.
 
@@ -89,15 +117,12 @@ def evaluate_baselines(config: Config, split: str, choice: BaselineChoice, max_u
       UserError: a mistake in the log or the settings, or no user to evaluate.
     """
     log, cuts = load_split(config)
-    window = cuts.window_of(split)
     chosen = find_settings(choice, config, log, cuts, COMMAND)
-    corpus = fit_corpus(cluster_context(log, config.data.context, window[0], config.train.seed), window[0])
-    encoded = encode_log(log, corpus)
-    truth = build_truth(encoded, corpus.num_items, window[0], window)
+    corpus, encoded, truth, as_of = open_log(config, log, cuts, split)
     if max_users:
         truth = truth.rows(0, min(max_users, truth.num_users))
     lists = read_list_scorers(choice.lists, corpus, encoded.user_id, truth)
-    scorers = fit_all(choice, chosen, encoded, corpus.category_offset, window[0]) + lists
+    scorers = fit_all(choice, chosen, encoded, corpus.category_offset, as_of) + lists
     require_names(scorers)
     progress = Progress(f"evaluating {len(scorers)} baselines", len(scorers) * truth.num_users, "users")
     evaluations = evaluate_many(scorers, truth, corpus.category_offset, chunk=_CHUNK, on_progress=progress.update)

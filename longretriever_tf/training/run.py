@@ -49,7 +49,7 @@ from longretriever_tf.training.run_dir import (
     write_config,
 )
 from longretriever_tf.training.score_weights import fit_score_weights
-from longretriever_tf.training.setup import TrainingSetup, assemble, make_optimizer
+from longretriever_tf.training.setup import TrainingSetup, assemble, make_checkpoints, make_optimizer
 
 
 def train(config: Config) -> str:
@@ -177,8 +177,7 @@ def _make_checkpoints(
     """Checkpoints of this process, or what it shares of the chief's."""
     files = None
     if cluster.is_chief:
-        adams = {f"adam_{phase.name}": adam for phase, adam in zip(parts.phases, optimizers, strict=True)}
-        files = Checkpoints(os.path.join(config.train.run_dir, "checkpoints"), {**parts.models, **adams}, state)
+        files = make_checkpoints(os.path.join(config.train.run_dir, "checkpoints"), parts, optimizers, state)
     if files is not None and cluster.num_workers == 1:
         return files
     owned = parts.owned.states(optimizers[0], cluster) if parts.owned else []

@@ -31,8 +31,8 @@ from longretriever_tf.datasets.splits import Cuts
 from longretriever_tf.evaluation.ground_truth import Truth, build_truth
 from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
 from longretriever_tf.training.distributed.cluster import Cluster
-from longretriever_tf.training.loop import Checkpoints, LoopOptions, LoopState, run_phase
-from longretriever_tf.training.setup import TrainingSetup, assemble, make_optimizer
+from longretriever_tf.training.loop import LoopOptions, LoopState, run_phase
+from longretriever_tf.training.setup import TrainingSetup, assemble, make_checkpoints, make_optimizer
 from longretriever_tf.training.weight_choices import interest_choices, item_choices
 from longretriever_tf.training.weight_fit import Choices, fit_weights, log_likelihood_per_target
 
@@ -129,8 +129,7 @@ def _train(config: Config, parts: TrainingSetup, directory: str) -> None:
     """Trains the second model as the run was trained; its checkpoints lie in `directory`."""
     state = LoopState.start()
     optimizers = [make_optimizer(config, phase) for phase in parts.phases]
-    adams = {f"adam_{phase.name}": adam for phase, adam in zip(parts.phases, optimizers, strict=True)}
-    checkpoints = Checkpoints(directory, {**parts.models, **adams}, state)
+    checkpoints = make_checkpoints(directory, parts, optimizers, state)
     if not checkpoints.restore():
         parts.set_scales()
     writer = tf.summary.create_noop_writer()

@@ -1,12 +1,11 @@
 """What a run trains, in which phases: the parts that `training.run` drives."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from longretriever_tf.common.ranges import offset_of
 from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.config.baselines import LONGRETRIEVER
 from longretriever_tf.config.config import Config
@@ -46,6 +45,7 @@ from longretriever_tf.training.distributed.grouping import (
     own_by_category,
 )
 from longretriever_tf.training.log_on_disk import held_out_on_disk, validation_on_disk
+from longretriever_tf.training.loop import Checkpoints, LoopState
 from longretriever_tf.training.phases import Phase
 
 _VALIDATION_USERS = 1000
@@ -130,6 +130,14 @@ def make_optimizer(config: Config, phase: Phase) -> LazyAdamW:
     optimizer = LazyAdamW(config.train.learning_rate, WEIGHT_DECAY, num_steps)
     optimizer.build(phase.variables())
     return optimizer
+
+
+def make_checkpoints(
+    directory: str, parts: TrainingSetup, optimizers: Sequence[LazyAdamW], state: LoopState
+) -> Checkpoints:
+    """Checkpoints of the models, of the optimizer of each phase, and of the position."""
+    adams = {f"adam_{phase.name}": adam for phase, adam in zip(parts.phases, optimizers, strict=True)}
+    return Checkpoints(directory, {**parts.models, **adams}, state)
 
 
 def _make_sources(
@@ -250,12 +258,5 @@ def held_out_truth(config: Config, log: LifelongLog, prepared: Prepared) -> tupl
     requests = prepare_requests(log, corpus, arrays, start)
     whole = encode_log(log, corpus)
     is_asked = held_out_users(config, log.user_id)[whole.event_user()] | (whole.timestamp < start)
-    asked = dataclasses.replace(
-        whole,
-        offset=offset_of(np.bincount(whole.event_user()[is_asked], minlength=whole.num_users)),
-        item=whole.item[is_asked],
-        timestamp=whole.timestamp[is_asked],
-        weight=whole.weight[is_asked],
-    )
-    truth = build_truth(asked, corpus.num_items, start, (start, stop))
+    truth = build_truth(whole.of_events(is_asked), corpus.num_items, start, (start, stop))
     return requests, truth.rows(0, min(truth.num_users, _VALIDATION_USERS))

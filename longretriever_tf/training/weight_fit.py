@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import scipy.optimize
 
+from longretriever_tf.common.ranges import offset_of
+
 _SHRINKAGE = 10.0
 """Precision of the prior: so many users, roughly, with one target each, are needed to move a weight."""
 
@@ -31,7 +33,7 @@ def join_choices(parts: list[Choices]) -> Choices:
     terms, taken, weight = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("terms", "taken", "weight")
     )
-    return Choices(terms, taken, np.concatenate([[0], np.cumsum(sizes)]), weight)
+    return Choices(terms, taken, offset_of(sizes), weight)
 
 
 def fit_weights(choices: Choices, prior: np.ndarray) -> np.ndarray:

@@ -28,7 +28,8 @@ class UserBatch(NamedTuple):
       token_local: row of each token's item in `item`, [R, L] int32.
       features: [R, L, 2] float32.
       time: [R] int64 seconds.
-      item_stats: statistics of all items at the S times of their grid, [S, V, 3] float32; [0, 0, 3] unless item_bias.
+      item_stats: statistics of all items, [S, V, 3] float32, at the S of their times that are asked for; [S, 0, 3]
+        unless item_bias.
       stats_row: which of these is as of `time`, [R] int32.
       item: items whose vectors the step needs, [n] int32: all of them (loss=full), or those of tokens, targets and
         uniform negatives.
@@ -102,7 +103,7 @@ class UserBatchSource:
         with tf.device("/CPU:0"):
             self._example = {name: tf.constant(getattr(examples, name)) for name in names}
             self._probability, self._first_time = tf.constant(probability), tf.constant(stats.first_time)
-            self._item_stats = tf.constant(stats.item if config.baseline.item_bias else stats.item[:0, :0])
+            self._item_stats = tf.constant(stats.item if config.baseline.item_bias else stats.item[:, :0])
             self._example["stats_row"] = tf.constant(rows_at(stats.time, examples.time))
         mean_targets = np.minimum(examples.num_targets, self._max_targets or np.inf).mean()
         self.rows_per_batch = rows_per_batch(config, float(mean_targets), corpus.num_items)
@@ -140,13 +141,14 @@ class UserBatchSource:
         # The targets drawn stand for all of them.
         share = tf.cast(at["num_targets"], tf.float32) / tf.maximum(tf.cast(num_drawn, tf.float32), 1.0)
         is_full = self._config.train.loss == "full"
+        stats_rows, stats_row = tf.unique(at["stats_row"])  # a batch has few times, and a bias of every item at each
         return UserBatch(
             token_item=tokens.item,
             token_local=token_local,
             features=tokens.features,
             time=at["time"],
-            item_stats=self._item_stats,
-            stats_row=at["stats_row"],
+            item_stats=tf.gather(self._item_stats, stats_rows),
+            stats_row=stats_row,
             item=item,
             first_time=tf.gather(self._first_time, item if is_full else item[:0]),
             target_row=target_row,
