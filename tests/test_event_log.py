@@ -427,3 +427,15 @@ def test_a_prepared_log_skips_no_days(tmp_path):
     with pytest.raises(UserError, match="--skip_last_days=28: prepare writes the whole log"):
         prepare_log(DataConfig(skip_last_days=28.0), str(tmp_path / "out"), 1, in_processes(1))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_log_without_categories_is_told_how_to_make_some(write):
+    """The error names what is there, and the flag that makes categories; the ids are text, as people's are."""
+    path = write({"user_id": ["u1"], "item_id": ["i/1"], "timestamp": [100], "shelf": ["a"]})
+    with pytest.raises(UserError) as caught:
+        read(path)
+    words = ("no column 'category' (--context)", "columns present: user_id, item_id, timestamp, shelf", "clusters:300")
+    assert all(word in str(caught.value) for word in words)
+    with pytest.raises(UserError, match="no column 'when'") as caught:
+        read(path, context="shelf", timestamp_column="when")
+    assert "clusters" not in str(caught.value)

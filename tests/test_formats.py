@@ -153,3 +153,10 @@ def test_training_on_a_published_log_of_text_ids(tmp_path):
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
     assert (config["format"], config["context"], config["item_column"]) == ("lastfm_1k", "artist", "track_id")
+
+
+def test_a_value_that_no_published_file_holds_names_the_file_that_is_expected(tmp_path):
+    path = tmp_path / "buys.csv"
+    path.write_text("client,sku,bought at,shelf\ncl-1,SKU/3x,2024-02-23 04:38:24,aisle 4\n")
+    with pytest.raises(UserError, match=r"are not times .* in row 1 \(--format=yoochoose expects yoochoose-clicks.dat"):
+        read_event_log(with_format(DataConfig(), {"format": "yoochoose", "events": str(path)}))

@@ -92,7 +92,7 @@ class LogTable:
 
     def fail(self, name: str, problem: str) -> UserError:
         """The error that says where the problem lies."""
-        return UserError(f"{self.source}, column {name!r}: {problem}")
+        return UserError(f"{self.source}, column {name!r}: {problem}{self._parts.expects}")
 
     def row_words(self, row: int) -> str:
         """`row 3`, counted from 1 within its file, which is named where there are several."""

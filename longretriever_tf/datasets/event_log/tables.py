@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.datasets.event_log import json_lines, made_columns
+from longretriever_tf.datasets.event_log.column_names import find_columns, plain_names
 from longretriever_tf.datasets.event_log.delimited import BY_EXTENSION, DelimitedFile, TextFormat, Unreadable
 from longretriever_tf.datasets.event_log.locate import DataFile, Located, locate, one_line
 from longretriever_tf.datasets.event_log.made_columns import (
@@ -48,6 +49,7 @@ class Parts(NamedTuple):
       is_one: whether the table has one file, so that errors need not name it.
       row_in_file: of each row of `data` its number in its file, [N] int64; None: no row is left out.
       num_left_out: rows that a published format does not count.
+      expects: what an error adds: the file that --format expects; empty without a format.
     """
 
     data: pa.Table
@@ -57,6 +59,7 @@ class Parts(NamedTuple):
     is_one: bool
     row_in_file: np.ndarray | None = None
     num_left_out: int = 0
+    expects: str = ""
 
     def row_words(self, row: int) -> str:
         """How an error names a row of `data`: its number from 1, and its file where there are several."""
@@ -110,7 +113,8 @@ def read_table(source: str, path: str, columns: dict[str, str], text: TextFormat
     if not data.num_rows:
         raise UserError(f"{source}: no rows{text.expects}")
     left_out = sum(map(num_left_out, tables))
-    return Parts(data.select(list(columns)), tuple(names), stop, 0, len(names) == 1, rows_in_files(data), left_out)
+    kept, rows = data.select(list(columns)), rows_in_files(data)
+    return Parts(kept, tuple(names), stop, 0, len(names) == 1, rows, left_out, text.expects)
 
 
 def read_column_names(source: str, path: str, text: TextFormat) -> list[str]:
@@ -122,7 +126,7 @@ def read_column_names(source: str, path: str, text: TextFormat) -> list[str]:
     located = locate(source, path)
     file = _files_with_rows(source, located, text)[0]
     with _explain(source, located, file):
-        return _plain_names(_open(located, file, text).names)
+        return plain_names(_open(located, file, text).names)
 
 
 def list_portions(source: str, path: str, text: TextFormat, max_rows: int) -> tuple[Located, list[Portion]]:
@@ -173,7 +177,8 @@ def read_portion(
     (name,), first = _names_below([portion.file]), portion.first_row
     for data in _read_file(source, located, portion, columns, text, max_rows):
         kept, rows, left_out = data.select(list(columns)), rows_in_files(data), num_left_out(data)
-        yield Parts(kept, (name,), np.array([data.num_rows]), first, located.is_one, rows, left_out)
+        stop = np.array([data.num_rows])
+        yield Parts(kept, (name,), stop, first, located.is_one, rows, left_out, text.expects)
         first += data.num_rows
 
 
@@ -224,8 +229,8 @@ def _read_file(
     with _explain(source, located, file, text.expects):
         opened = _open(located, file, text, portion.row_groups)
         wanted_columns, columns = columns, source_columns(columns, text.table)
-        present = [name for name in columns if name in file.partition and name not in _plain_names(opened.names)]
-        indices = _find_columns({n: flag for n, flag in columns.items() if n not in present}, opened.names)
+        present = [name for name in columns if name in file.partition and name not in plain_names(opened.names)]
+        indices = find_columns({n: flag for n, flag in columns.items() if n not in present}, opened.names)
         wanted = list(indices.values())
         tables: Iterable[pa.Table] = (
             opened.read_pieces(wanted, max_rows) if max_rows and opened.read_pieces else [opened.read(wanted)]
@@ -251,39 +256,6 @@ def _plain(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
         return plain_column(column)
     except Unreadable as error:
         raise Unreadable(str(error), f", column {name!r}") from error
-
-
-def _plain_names(names: Sequence[str]) -> list[str]:
-    return [name.strip("\ufeff \t\r\n") for name in names]
-
-
-def _find_columns(columns: dict[str, str], names: Sequence[str]) -> dict[str, int]:
-    """The index of each column; spaces around a name in the file, and a byte order mark, do not count.
-
-    Raises:
-      Unreadable: a column that is missing, or is there twice.
-    """
-    plain, indices, missing = _plain_names(names), {}, []
-    for name, flag in columns.items():
-        matches = [i for i, given in enumerate(names) if given == name]
-        matches = matches or [i for i, given in enumerate(plain) if given == name]
-        if len(matches) > 1:
-            raise Unreadable(f"column {name!r} ({flag}) is there {len(matches)} times; rename or drop all but one")
-        if matches:
-            indices[name] = matches[0]
-        else:
-            missing.append(f"{name!r} ({flag})")
-    if missing:
-        present = ", ".join(plain[:40]) + (", ..." if len(plain) > 40 else "")
-        raise Unreadable(f"no column {', '.join(missing)}; columns present: {present}{_hint(plain)}")
-    return indices
-
-
-def _hint(names: Sequence[str]) -> str:
-    if len(names) != 1:
-        return ""
-    mark = next((mark for mark in ("::", ";", "\t", "|", ",") if mark in names[0]), "")
-    return f" (one column: is the delimiter {mark!r}? Then add --delimiter={mark!r})" if mark else ""
 
 
 class _Opened(NamedTuple):
