@@ -27,13 +27,15 @@ def fit(name: str, split: Split, setting: dict[str, Any], seed: int) -> tuple[Sc
     rng = np.random.default_rng(seed)
     pairs = split.matrix().tocoo()
     num_users, num_items = split.shape
-    user, item = torch.tensor(pairs.row, dtype=torch.int64), torch.tensor(pairs.col, dtype=torch.int64) + num_users
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    user = torch.tensor(pairs.row, dtype=torch.int64, device=device)
+    item = torch.tensor(pairs.col, dtype=torch.int64, device=device) + num_users
     edges = torch.cat([torch.stack([user, item]), torch.stack([item, user])], dim=1)
     size = num_users + num_items
     degree = torch.bincount(edges[0], minlength=size).clamp(min=1).float()
     weight = (degree[edges[0]] * degree[edges[1]]).rsqrt()
     graph = torch.sparse_coo_tensor(edges, weight, (size, size)).coalesce()
-    model = LightGCN(size, setting["dim"], setting["layers"])
+    model = LightGCN(size, setting["dim"], setting["layers"]).to(device)
     optimizer = torch.optim.Adam(model.parameters(), setting["rate"])
 
     def embed() -> Any:
@@ -46,8 +48,8 @@ def fit(name: str, split: Split, setting: dict[str, Any], seed: int) -> tuple[Sc
         return total
 
     for _ in range(setting["epochs"]):
-        for part in torch.tensor(rng.permutation(len(user))).split(_BATCH):
-            other = torch.tensor(rng.integers(num_users, size, len(part)))
+        for part in torch.tensor(rng.permutation(len(user)), device=device).split(_BATCH):
+            other = torch.tensor(rng.integers(num_users, size, len(part)), device=device)
             vectors = embed()
             better = (vectors[user[part]] * vectors[item[part]]).sum(1)
             worse = (vectors[user[part]] * vectors[other]).sum(1)
@@ -57,6 +59,6 @@ def fit(name: str, split: Split, setting: dict[str, Any], seed: int) -> tuple[Sc
             loss.backward()
             optimizer.step()
     with torch.no_grad():
-        vectors = embed().numpy()
+        vectors = embed().cpu().numpy()
     users, items = vectors[:num_users], vectors[num_users:]
     return lambda rows: users[rows] @ items.T, len(user) * setting["epochs"]

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from peer_split import Score, Split
+from rectools import Columns
 
 PACKAGES = ("RecTools", "torch", "pytorch-lightning", "numpy")
 _LOSS = {"sasrec": "sampled_softmax", "gsasrec": "gBCE", "hstu": "sampled_softmax"}
 
 
 def settings(name: str) -> list[dict[str, Any]]:
-    """One change at a time from the library's example, cheapest first."""
+    """The library's example first, then changes of a base that reads longer and trains longer."""
     del name
-    base = {
+    example = {
         "length": 100,
         "dim": 64,
         "blocks": 1,
@@ -27,23 +28,27 @@ def settings(name: str) -> list[dict[str, Any]]:
         "rate": 1e-3,
         "epochs": 10,
     }
+    base = example | {"length": 500, "epochs": 50}
     changes: list[dict[str, Any]] = [
         {},
-        {"epochs": 30},
-        {"length": 200},
+        {"epochs": 150},
+        {"length": 1000},
         {"dim": 128},
         {"blocks": 2},
         {"dropout": 0.5},
-        {"negatives": 512},
+        {"negatives": 1024},
+        {"dim": 256, "dropout": 0.5, "negatives": 1024},
+        {"length": 1000, "dim": 128, "epochs": 150, "dropout": 0.5},
+        {"rate": 3e-4, "epochs": 150},
+        {"length": 200, "epochs": 150},
     ]
-    return [base | change for change in changes]
+    return [example, *(base | change for change in changes)]
 
 
 def fit(name: str, split: Split, setting: dict[str, Any], seed: int) -> tuple[Score, int]:
     """Scores, and the number of events predicted times epochs."""
     import pytorch_lightning
     import torch
-    from rectools import Columns
     from rectools.dataset import Dataset
     from rectools.models import HSTUModel, SASRecModel
 
@@ -72,12 +77,17 @@ def fit(name: str, split: Split, setting: dict[str, Any], seed: int) -> tuple[Sc
     )
     model.fit(dataset)
     preparator, network = model.data_preparator, model.torch_model
-    network.eval()
-    asked = preparator.transform_dataset_u2i(dataset, np.arange(split.shape[0]), None)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device).eval()
+    asked = preparator.transform_dataset_u2i(
+        dataset, np.arange(split.shape[0]), _asking_time(split) if name == "hstu" else None
+    )
     with torch.no_grad():
         items = network.item_model.get_all_embeddings()
         last = [
-            network.similarity_module.session_tower_forward(network.encode_sessions(batch, items)[:, -1])
+            network.similarity_module.session_tower_forward(
+                network.encode_sessions({key: value.to(device) for key, value in batch.items()}, items)[:, -1]
+            ).cpu()
             for batch in preparator.get_dataloader_recommend(asked, 256)
         ]
         items = network.similarity_module.item_tower_forward(items)
@@ -85,7 +95,7 @@ def fit(name: str, split: Split, setting: dict[str, Any], seed: int) -> tuple[Sc
     states[np.asarray(asked.user_id_map.external_ids, np.int64)] = torch.cat(last).numpy()
     known = np.asarray(preparator.get_known_items_sorted_internal_ids())
     item = np.asarray(preparator.item_id_map.convert_to_external(known), np.int64)
-    vectors = items.numpy()[known]
+    vectors = items.cpu().numpy()[known]
 
     def score(rows: np.ndarray) -> np.ndarray:
         scores = np.full((len(rows), split.shape[1]), -np.inf, np.float32)
@@ -94,3 +104,15 @@ def fit(name: str, split: Split, setting: dict[str, Any], seed: int) -> tuple[Sc
 
     length = np.minimum(np.bincount(split.user) - 1, setting["length"])
     return score, int(np.maximum(length, 0).sum()) * setting["epochs"]
+
+
+def _asking_time(split: Split) -> pd.DataFrame:
+    """When each user is asked: HSTU's attention knows how long ago events were, RecTools reads that from here."""
+    users = np.arange(split.shape[0])
+    return pd.DataFrame(
+        {
+            Columns.User: users,
+            Columns.Weight: 1.0,
+            Columns.Datetime: pd.to_datetime(np.full(len(users), split.cut), unit="s"),
+        }
+    )

@@ -25,6 +25,8 @@ def fit(name: str, split: Split, setting: dict[str, Any], seed: int) -> tuple[Sc
     from cornac.models import VAECF, RecVAE
 
     torch.manual_seed(seed)
+    has_gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if has_gpu else "cpu")
     taken = split.matrix()
     taken.data[:] = 1.0
     pairs = taken.tocoo()
@@ -32,7 +34,7 @@ def fit(name: str, split: Split, setting: dict[str, Any], seed: int) -> tuple[Sc
     maps = {index: index for index in range(split.shape[0])}, {index: index for index in range(split.shape[1])}
     data = Dataset(*split.shape, *maps, (pairs.row, pairs.col, pairs.data), seed=seed)
     if name == "recvae":
-        model = RecVAE(**setting, batch_size=256, seed=seed, use_gpu=False)
+        model = RecVAE(**setting, batch_size=256, seed=seed, use_gpu=has_gpu)
     else:
         hidden = {key: setting[key] for key in ("beta", "n_epochs", "k")}
         model = VAECF(
@@ -41,16 +43,16 @@ def fit(name: str, split: Split, setting: dict[str, Any], seed: int) -> tuple[Sc
             likelihood="mult",
             batch_size=256,
             seed=seed,
-            use_gpu=False,
+            use_gpu=has_gpu,
         )
     model.fit(data)
-    (model.recvae_model if name == "recvae" else model.vae).eval()
+    (model.recvae_model if name == "recvae" else model.vae).to(device).eval()
 
     def score(rows: np.ndarray) -> np.ndarray:
-        dense = torch.tensor(taken[rows].toarray())
+        dense = torch.tensor(taken[rows].toarray(), device=device)
         with torch.no_grad():
             if name == "recvae":
-                return np.asarray(model.recvae_model(dense, calculate_loss=False).numpy(), np.float32)
-            return np.asarray(model.vae.decode(model.vae.encode(dense)[0]).numpy(), np.float32)
+                return np.asarray(model.recvae_model(dense, calculate_loss=False).cpu().numpy(), np.float32)
+            return np.asarray(model.vae.decode(model.vae.encode(dense)[0]).cpu().numpy(), np.float32)
 
     return score, split.shape[0] * setting["n_epochs"]
