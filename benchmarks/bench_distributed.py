@@ -103,8 +103,12 @@ def _work(path: str) -> None:
         phase = GroupedDevicePhase("towers", 1, begun.models.retriever, source, train.seed, None, cluster)
     step = phase.make_step(LazyAdamW(train.learning_rate, 0.0, 10_000), train.xla)
     batches = list(itertools.islice(phase.source.make_dataset(0), _STEPS.value))
-    for batch in batches:
-        loss = float(step(batch))
+    start = shown = time.perf_counter()
+    for made, batch in enumerate(batches, 1):
+        loss = float(step(batch))  # traces and compiles
+        if cluster.is_chief and (made == len(batches) or time.perf_counter() - shown > 10):
+            shown = time.perf_counter()
+            print(f"first time: {made} of {len(batches)} calls, {shown - start:.0f} s", flush=True)
     count = sum(phase.batch_examples(batch) for batch in batches)
     rates = []
     for _ in range(_REPEATS.value):

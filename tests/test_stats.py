@@ -13,7 +13,7 @@ from longretriever_tf.common import schema
 from longretriever_tf.data.corpus import encode_log, fit_corpus
 from longretriever_tf.data.recipe.interest_features import NUM_FEATURES, interest_features
 from longretriever_tf.data.recipe.item_stats import build_item_stats, item_cells, scan_cells
-from longretriever_tf.data.recipe.item_svd import fit_item_svd
+from longretriever_tf.data.recipe.item_svd import distinct_pairs, fit_item_svd, fit_pairs_svd
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.data.search.history_summary import category_bag, interest_score, summarise_history
 from longretriever_tf.data.search.user_activity import user_activity
@@ -248,6 +248,17 @@ def test_svd_is_numpys_svd():
     expected[2:] /= np.linalg.norm(expected[2:], axis=1, keepdims=True)
     found = fit_item_svd(encoded, corpus, 4, seed=1)
     np.testing.assert_allclose(found[2:], expected[2:], atol=2e-3)
+
+
+def test_svd_of_some_users_reaches_the_items_of_all():
+    rng = np.random.default_rng(5)
+    log = histories_of(*[rng.choice(np.arange(6), 4, replace=False) + 2 + 6 * (user % 3) for user in range(300)])
+    pairs = distinct_pairs(log, 20)
+    full = fit_pairs_svd(pairs, 20, 3, 1)
+    some = fit_pairs_svd(pairs, 20, 3, 1, most_pairs=200)
+    np.testing.assert_allclose(np.linalg.norm(some[2:], axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(some @ some.T, full @ full.T, atol=0.05)
+    assert fit_pairs_svd(pairs, 20, 3, 1, most_pairs=len(pairs.item)).tobytes() == full.tobytes()
 
 
 def test_svd_puts_items_of_the_same_users_side_by_side():

@@ -27,20 +27,18 @@ class GroupedDevicePhase(DevicePhase):
     cluster: Cluster = dataclasses.field(default_factory=Cluster)
 
     def make_step(self, optimizer: LazyAdamW, xla: bool) -> Callable[[LoadedBlock], tf.Tensor]:
-        """The function from a block to the mean loss of its steps; compiled once per shape and number of steps."""
+        """The function from a block to the mean loss of its steps; compiled once per shape."""
         optimizer.build(self.variables())
-        compiled: dict[tuple[Shape, int], Callable[..., tf.Tensor]] = {}
 
         @functools.cache
-        def shared_step(shape: Shape) -> SharedStep:
-            return self._share(shape, optimizer, xla)
+        def one_step(shape: Shape) -> Callable[[Epoch, tf.Tensor, tf.Tensor], tf.Tensor]:
+            return self._compile_for(shape, self._share(shape, optimizer, xla))
 
         def step(batch: LoadedBlock) -> tf.Tensor:
             epoch, block = batch
-            kind = block.shape, block.num_steps
-            if kind not in compiled:
-                compiled[kind] = self._compile_for(*kind, shared_step(block.shape))
-            return compiled[kind](epoch, tf.constant(block.bounds))
+            bounds = tf.constant(block.bounds)
+            losses = [one_step(block.shape)(epoch, bounds, tf.constant(k)) for k in range(block.num_steps)]
+            return tf.add_n(losses) / block.num_steps
 
         return step
 
@@ -57,20 +55,15 @@ class GroupedDevicePhase(DevicePhase):
 
         return SharedStep(self.variables(), loss, optimizer, self.cluster, xla=xla)
 
-    def _compile_for(self, shape: Shape, num_steps: int, shared: SharedStep) -> Callable[[Epoch, tf.Tensor], tf.Tensor]:
+    def _compile_for(self, shape: Shape, shared: SharedStep) -> Callable[[Epoch, tf.Tensor, tf.Tensor], tf.Tensor]:
         each = shape.groups // self.cluster.num_replicas
         first = self.cluster.local_replicas.start * each
 
+        # One step: the exchanges may not lie in a loop of the graph, and a graph of many steps takes minutes to build.
         @tf.function
-        def run(epoch: Epoch, bounds: tf.Tensor) -> tf.Tensor:
-            own = bounds[:, first : first + each]
-
-            def on_replica(index: int) -> tf.Tensor:
-                # Unrolled: the exchanges are no part of what XLA compiles, and may not lie in a loop of the graph.
-                losses = [shared.make(index, [(epoch, own[k])], each) for k in range(num_steps)]
-                return tf.add_n(losses) / num_steps
-
-            return self.cluster.run(on_replica)
+        def run(epoch: Epoch, bounds: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
+            own = bounds[k, first : first + each]
+            return self.cluster.run(lambda index: shared.make(index, [(epoch, own)], each))
 
         return run
 
