@@ -22,7 +22,7 @@ STAMP := .venv/.setup-done
 $(STAMP): setup.cfg pyproject.toml .ci/setup
 	@.ci/setup "$(PYTHON)"
 
-.PHONY: help setup demo reproduce serve serve-smoke load notebooks test test-fast test-beam lint format tables lock type arch doctest docs bench peers rivals doctor clean
+.PHONY: help setup demo reproduce serve serve-smoke load notebooks test test-fast test-beam lint format tables lock picture type arch doctest docs bench peers rivals doctor clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -30,15 +30,15 @@ help: ## this list
 setup: $(STAMP) ## make .venv and install everything (once; again when setup.cfg changes)
 	@:
 
-demo: $(STAMP) ## the whole chain on 1.47M real purchases: train, evaluate, export, recommend
-	$(PY) -m longretriever_tf.train --flagfile=configs/demo.flags --run_dir=$(RUN_DIR)
-	$(PY) -m longretriever_tf.evaluate --run_dir=$(RUN_DIR) --split=test
-	$(PY) -m longretriever_tf.export --run_dir=$(RUN_DIR) --export_dir=$(EXPORT_DIR)
-	$(PY) -m longretriever_tf.recommend --export_dir=$(EXPORT_DIR) --user=$(USER_ID)
+demo: $(STAMP) ## the whole chain on 1.47M real purchases: train, evaluate, export, recommend; then what to look at
+	$(PY) -m longretriever_tf.demo --run_dir=$(RUN_DIR) --export_dir=$(EXPORT_DIR) --user=$(USER_ID)
 
 serve: $(STAMP) ## serve the demo's export by the protocol of TensorFlow Serving: REST on 8501, gRPC on 8500
 	$(PY) -m longretriever_tf.serve --model_name=longretriever --model_base_path=$(EXPORT_DIR) \
 	    --rest_api_port=8501 --port=8500 $(SERVE_ARGS)
+
+picture: $(STAMP) ## docs/explorer.png anew: the explorer page with household USER_ID of the demo's export (needs Chromium)
+	$(PY) .ci/write_picture.py $(EXPORT_DIR) $(USER_ID)
 
 serve-smoke: ## smoke test of the server on 8501 by curl (needs curl and jq)
 	serving/smoke_test.sh http://127.0.0.1:8501 longretriever

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from documents import ROOT, all_documents, anchors, code, commands, fences, links, prose
+from documents import COMMAND, ROOT, all_documents, anchors, code, commands, fences, links, prose
 
 DOCUMENTS = {str(path.relative_to(ROOT)): path for path in all_documents()}
 OURS = [name for name in DOCUMENTS if not name.startswith("results/")]
@@ -122,7 +122,7 @@ def test_shell_blocks_are_run_or_say_why_not(name):
         assert mark, f"{fence.text!r} needs a mark on the line above it"
         if mark["test"]:
             test = (ROOT / mark["test"]).read_text(encoding="utf-8")
-            for command in re.findall(r"python -m longretriever_tf\.([\w.]+)", fence.text):
+            for command in re.findall(COMMAND, fence.text):
                 assert command in test or name in test, f"{mark['test']} does not run {command}"
 
 

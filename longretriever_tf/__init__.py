@@ -1,14 +1,56 @@
 """LongRetriever: candidate retrieval that reads a user's whole history, in TensorFlow.
 
 Ren, Chai, Xiao, Zheng, Wu (ByteDance, 2025), "LongRetriever: Towards Ultra-Long Sequence based Candidate Retrieval
-for Recommendation". Commands: `train`, `evaluate`, `export`, `recommend`, `serve`, `reproduce`, `inspect_log` and
-`doctor`, each run as `python -m longretriever_tf.NAME --help`. `minimal` is the whole paper in one file.
+for Recommendation".
+
+  import longretriever_tf as lr
+
+  model = lr.train(lr.Config(events=events, items=items))  # DataFrames, or paths
+  model.evaluate(), model.recommend("user 7", k=20), model.export("exports/mine")
+  lr.load("runs/default")
+
+Commands: `longretriever` lists them, and `python -m longretriever_tf.NAME` runs one, too. `minimal` is the whole paper
+in one file.
 """
 
+import importlib
 import os
 import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from longretriever_tf.api import Config, Model, load, train
+    from longretriever_tf.common.errors import UserError
 
 __version__ = "0.1.0"
+__all__ = ["Config", "Model", "UserError", "load", "train"]
+
+_HOMES = {"UserError": "longretriever_tf.common.errors"}
+"""Where names of `__all__` come from, if not from `api`. They are imported when first used: no TensorFlow before."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES.get(name, f"{__name__}.api")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+class _Package(types.ModuleType):
+    """This package as a module whose function `train` stays, whoever imports the command of that name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in __all__ or not isinstance(value, types.ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def _select_keras_2() -> None:

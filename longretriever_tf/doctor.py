@@ -1,10 +1,11 @@
-"""`python -m longretriever_tf.doctor`: what is installed, what is missing and the cure. Paste it into an issue.
+"""Says what is installed, what is missing and the cure; paste it into an issue.
 
 It runs where nothing is installed: `packaging`, which reads requirements, is imported when needed. TensorFlow is loaded
 in a child process: a build that the processor cannot run kills the child, and is reported.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
@@ -28,6 +29,13 @@ _NEED_DISK_GB = 2.0
 _NEED_PYTHON = ((3, 10), (3, 14))
 _REINSTALL = "make setup, or: python -m pip install -e ."
 _PROBE_LIMIT_S = 300
+_EXTRAS = {
+    "scann": "only ScaNN indexes need it (Linux)",
+    "serving": "only `serve` needs it",
+    "client": "only the client over REST needs it",
+}
+"""Extras of setup.cfg for users, and what is missed without each."""
+
 _PROBES = {
     "tensorflow loads": "import tensorflow as tf; "
     "print('tf.keras is', tf.keras.Model.__module__.split('.')[0] + ', devices', "
@@ -69,19 +77,46 @@ def version_satisfies(version: str, specifier: str) -> bool:
 
 def declared_requirements() -> list[str]:
     """The run-time requirements of setup.cfg: from the checkout, else from the installed package's metadata."""
+    return _declared()[""]
+
+
+def declared_extras() -> dict[str, list[str]]:
+    """What the extras for users ask for, as of `declared_requirements`."""
+    declared = _declared()
+    return {extra: declared[extra] for extra in _EXTRAS if extra in declared}
+
+
+def _declared() -> dict[str, list[str]]:
+    """Requirements by extra; "" for those of every installation."""
     path = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "setup.cfg")
+    found: dict[str, list[str]] = {"": []}
     if os.path.exists(path):
         import configparser
 
         parser = configparser.ConfigParser(interpolation=None)
         parser.read(path, encoding="utf-8")
-        lines = parser.get("options", "install_requires", fallback="").splitlines()
-        return [line.strip() for line in lines if line.strip()]
-    try:
-        declared = importlib.metadata.requires("longretriever_tf") or []
-    except importlib.metadata.PackageNotFoundError:
-        return []
-    return [requirement for requirement in declared if not re.search(r";.*\bextra\b", requirement)]
+        texts = {"": parser.get("options", "install_requires", fallback="")}
+        if parser.has_section("options.extras_require"):
+            texts |= dict(parser["options.extras_require"])
+        return found | {
+            extra: [line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] != "#"]
+            for extra, text in texts.items()
+        }
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for text in importlib.metadata.requires("longretriever_tf") or []:
+            extra = re.search(r"""\bextra\s*==\s*["'](\w+)["']""", text)
+            bare = re.sub(r"""(?:;|\band)\s*extra\s*==\s*["']\w+["']""", "", text).strip()
+            found.setdefault(extra[1] if extra else "", []).append(bare)
+    return found
+
+
+def check_extras(extras: Mapping[str, Iterable[str]]) -> Iterator[Check]:
+    """What the extras ask for: a package that is missing is no fault, only a command that does not work."""
+    for extra, requirements in extras.items():
+        for check in check_requirements(requirements):
+            missing = check.status == BAD and check.result.startswith("not installed")
+            cure = f"{_EXTRAS[extra]}: python -m pip install 'longretriever_tf[{extra}]'"
+            yield Check(WARN, check.name, check.result, cure) if missing else check
 
 
 def check_requirements(requirements: Iterable[str], environment: Mapping[str, str] | None = None) -> Iterator[Check]:
@@ -262,6 +297,7 @@ def diagnose() -> Iterator[Check]:
     """All checks, the quick ones first."""
     yield from check_machine()
     yield from check_requirements(declared_requirements())
+    yield from check_extras(declared_extras())
     yield from check_environment()
     yield check_demo_data()
     yield from check_libraries()

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags as absl_flags
 
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.extras import needs_extra
 from longretriever_tf.config import flags
 from longretriever_tf.serving.server.options import ServerOptions
 
@@ -98,8 +99,9 @@ def _make_server(options: ServerOptions) -> "ModelServer":
     from longretriever_tf.serving.server import memory
 
     memory.keep_freed_memory()  # before TensorFlow starts threads that get arenas of their own
-    from longretriever_tf.serving.server import config_files
-    from longretriever_tf.serving.server.server import ModelServer  # TensorFlow takes seconds to load
+    with needs_extra("`serve`", "serving", "aiohttp", "orjson"):
+        from longretriever_tf.serving.server import config_files
+        from longretriever_tf.serving.server.server import ModelServer  # TensorFlow takes seconds to load
 
     if options.model_config_file:
         config = config_files.read_models(options.model_config_file)

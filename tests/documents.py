@@ -4,9 +4,14 @@ import dataclasses
 import pathlib
 import re
 
+from longretriever_tf.__main__ import module_of
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _NOT_OURS = {"runs", "exports", "build", "dist", "baselines", "node_modules"}
 _FENCE = re.compile(r"^(?P<mark><!-- [^\n]* -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+
+COMMAND = r"(?:python -m longretriever_tf\.|(?<![\w/=.-])longretriever (?=[a-z]))([\w.]+)"
+"""How documents write a command."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +24,17 @@ class Fence:
 
     @property
     def is_shell(self) -> bool:
-        starts = ("make ", "python -m", "docker ", "kubectl ", "curl ", "git clone", "serving/", "pip ")
+        starts = (
+            "make ",
+            "python -m",
+            "longretriever ",
+            "docker ",
+            "kubectl ",
+            "curl ",
+            "git clone",
+            "serving/",
+            "pip ",
+        )
         return self.language in ("", "sh", "bash") and any(line.startswith(starts) for line in self.text.splitlines())
 
 
@@ -63,12 +78,15 @@ def code(path: pathlib.Path) -> list[str]:
 
 
 def commands(path: pathlib.Path) -> list[tuple[str, list[str]]]:
-    """(command, its flags as written) of each `python -m longretriever_tf.COMMAND`; `train` has those after --."""
+    """(command, its flags as written) of each `longretriever COMMAND` and `python -m longretriever_tf.COMMAND`; `train`
+    has those after --.
+    """
     found = []
     for line in code(path):
-        for match in re.finditer(r"python -m longretriever_tf\.([\w.]+)([^#;&|>]*)", line):
+        for match in re.finditer(rf"{COMMAND}([^#;&|>]*)", line):
             own, _, of_train = match[2].partition(" -- ")
-            found.append((match[1].rstrip("."), re.findall(r"--[^\s`]+", own)))
+            name = match[1].rstrip(".")
+            found.append((module_of(name), re.findall(r"--[^\s`]+", own)))
             if of_train:
                 found.append(("train", re.findall(r"--[^\s`]+", of_train)))
     return found

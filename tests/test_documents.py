@@ -66,7 +66,7 @@ def test_the_readme_takes_a_newcomer_to_an_explained_list(tmp_path):
         flags = [flag.replace("--user=ID", "--user=1003") for flag in flags]
         if command == "train":
             flags.append("--flagfile=tiny.flags")
-        line = [sys.executable, "-m", f"longretriever_tf.{command}", *flags]
+        line = [sys.executable, "-m", "longretriever_tf", command, *flags]
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(line, cwd=tmp_path, text=True, capture_output=True, timeout=3600, env=env)
         assert done.returncode == 0, f"{shlex.join(line)}\n{done.stderr}"
@@ -82,4 +82,4 @@ def test_the_readme_takes_a_newcomer_to_an_explained_list(tmp_path):
         "exports/mine/1/saved_model.pb",
     ):
         assert (tmp_path / path).exists(), path
-    assert ran == ["inspect_log", "train", "evaluate", "evaluate_baselines", "export", "recommend"]
+    assert ran == ["inspect_log", "train", "evaluate", "export", "recommend", "evaluate_baselines"]

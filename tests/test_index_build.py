@@ -290,7 +290,7 @@ def test_recall_counts_ties_with_the_last_best_and_nothing_missing():
 
 def test_without_scann_the_error_names_the_cure(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "scann.scann_ops.py", None)
-    with pytest.raises(UserError, match=r"pip install 'scann\[tf\]==1.4.2'.*--index=packed"):
+    with pytest.raises(UserError, match=r"pip install 'longretriever_tf\[scann\]'.*--index=packed"):
         scann.load_ops()
 
 

@@ -2,9 +2,12 @@
 
 import configparser
 import importlib.metadata
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import zipfile
 
 import pytest
 from packaging.requirements import Requirement
@@ -41,7 +44,11 @@ def lines_of(name: str) -> list[str]:
 def test_subsets_have_the_bounds_of_setup_cfg(name):
     config = configparser.ConfigParser(interpolation=None)
     config.read(ROOT / "setup.cfg")
-    assert set(lines_of(name)) <= set(config["options"]["install_requires"].splitlines())
+    extras = config["options.extras_require"]
+    declared = "\n".join(
+        [config["options"]["install_requires"], *(extras[name] for name in ("scann", "serving", "client"))]
+    )
+    assert set(lines_of(name)) <= set(declared.splitlines())
 
 
 def test_the_lock_holds_a_version_of_each_server_requirement_within_its_bounds():
@@ -80,3 +87,37 @@ def test_the_server_needs_the_lock_alone(tmp_path):
     code += f"import tensorflow as tf; tf.saved_model.load({str(tmp_path / '1')!r})"
     done = run_with_only({Requirement(line).name for line in lines_of("requirements.lock")}, code)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_wheel_brings_flagfiles_plans_and_the_command(tmp_path):
+    """Built from what is in the repository; an editable installation would hide what the wheel lacks."""
+    source = tmp_path / "source"
+    shutil.copytree(
+        ROOT / "longretriever_tf", source / "longretriever_tf", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = ["wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(tmp_path), str(source)]
+    done = subprocess.run([sys.executable, "-m", "pip", *build], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        entry = next(name for name in names if name.endswith("entry_points.txt"))
+        assert "longretriever = longretriever_tf.__main__:main" in archive.read(entry).decode()
+        archive.extractall(tmp_path / "site")
+    shipped = {f"longretriever_tf/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.*")}
+    assert shipped <= names and "longretriever_tf/configs/demo.flags" in shipped
+    env = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    code = "from longretriever_tf.config.shipped import find_shipped as f; print(f('--flagfile', 'demo'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.strip() == str(tmp_path / "site/longretriever_tf/configs/demo.flags"), done.stderr
+
+
+def test_a_server_without_its_extra_names_it():
+    code = "import sys; sys.modules['aiohttp'] = None\nimport runpy\n"
+    code += "sys.argv = ['serve', '--model_base_path=/nowhere', '--rest_api_port=8501']\n"
+    code += "runpy.run_module('longretriever_tf.serve', run_name='__main__', alter_sys=True)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 2 and "pip install 'longretriever_tf[serving]'" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr

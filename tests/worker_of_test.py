@@ -3,13 +3,13 @@
 python tests/worker_of_test.py NUM_DEVICES SMALL_TABLE --flags of train
 """
 
+import importlib
 import sys
 
 import longretriever_tf  # noqa: F401 - before TensorFlow: it picks the Keras of TF Recommenders
 
 import tensorflow as tf  # isort: skip
 
-from longretriever_tf import train
 from longretriever_tf.config import flags
 from longretriever_tf.training.distributed import gradients
 
@@ -18,4 +18,4 @@ if __name__ == "__main__":
     if num_devices > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * num_devices)
-    flags.run_command(train.main)
+    flags.run_command(importlib.import_module("longretriever_tf.train").main)

@@ -18,6 +18,7 @@ from longretriever_tf.config.baselines import LONGRETRIEVER
 from longretriever_tf.config.formats import with_format
 from longretriever_tf.config.former import FORMER_NAMES, explain_removed
 from longretriever_tf.config.help import help_text
+from longretriever_tf.config.shipped import expand_flagfiles
 
 flags.disclaim_key_flags()  # they belong to the command that asks for them, so that its --help lists them
 
@@ -141,11 +142,13 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         if _wants_help(argv):
             _print_help(argv)
-        rest: list[str] = flags.FLAGS(list(argv))
+        rest: list[str] = flags.FLAGS([argv[0], *expand_flagfiles(list(argv[1:]))])
         _check_given()
         return rest
     except flags.Error as error:
         print(f"error: {_plain(error)}\nhelp: python -m {name} --help lists every flag", file=sys.stderr)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
     except BrokenPipeError:
         sys.exit(_end_of_pipe())
     except (OSError, UnicodeDecodeError) as error:

@@ -16,6 +16,7 @@ from typing import Any
 import longretriever_tf
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.files import explain_os_errors, write_text_atomically
+from longretriever_tf.config.shipped import find_shipped
 from longretriever_tf.reproduction.plan import PLACEHOLDER, Plan
 
 STAMP = "job.json"
@@ -183,12 +184,10 @@ def _flagfile_texts(flags: Sequence[str]) -> list[str]:
         if name != "flagfile":
             continue
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(find_shipped("--flagfile", path), encoding="utf-8") as file:
                 lines = [line.strip() for line in file if line.strip() and not line.lstrip().startswith(("#", "//"))]
         except OSError as error:
-            raise UserError(
-                f"--flagfile={path}, which the plan names: {error.strerror}; run from the repository's root"
-            ) from error
+            raise UserError(f"--flagfile={path}, which the plan names: {error.strerror}") from error
         texts += [*lines, *_flagfile_texts(lines)]
     return texts
 

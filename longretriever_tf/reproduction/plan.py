@@ -11,6 +11,7 @@ from typing import Any
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.config import from_dict
+from longretriever_tf.config.shipped import find_shipped
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -184,12 +185,10 @@ def load_plan(path: str) -> Plan:
       UserError: no such file, not TOML, an unknown or missing key, or a name that nothing defines.
     """
     try:
-        with open(path, "rb") as file:
+        with open(find_shipped("--plan", path, "reproduce"), "rb") as file:
             values = tomllib.load(file)
     except OSError as error:
-        raise UserError(
-            f"--plan={path}: {error.strerror}; the plans that come along lie in configs/reproduce"
-        ) from error
+        raise UserError(f"--plan={path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not TOML: {error}") from error
     parts: dict[str, Any] = {}

@@ -64,7 +64,7 @@ def explain_user(version_dir: str, config: Config, question: Question) -> str:
         try:
             return {name: value.numpy() for name, value in signatures[signature](**columns).items()}
         except tf.errors.InvalidArgumentError as error:
-            raise UserError(f"the export refuses the request: {_refusal(error)}") from error
+            raise UserError(f"the export refuses the request: {refusal(error)}") from error
 
     answer = ask("serving_default")
     by_threshold = not options["num_interests"][0]
@@ -91,7 +91,7 @@ def explain_user(version_dir: str, config: Config, question: Question) -> str:
     return "\n".join([*parts, "", *_merged_lines(answer, names)])
 
 
-def _refusal(error: tf.errors.InvalidArgumentError) -> str:
+def refusal(error: tf.errors.InvalidArgumentError) -> str:
     """What the graph says, without where it stands there."""
     said = re.search(r"assertion failed: (.*)", error.message)
     if said is None:

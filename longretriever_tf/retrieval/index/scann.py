@@ -78,8 +78,8 @@ def load_ops() -> Any:
         from scann.scann_ops.py import scann_ops
     except (ImportError, tf.errors.OpError) as error:
         raise UserError(
-            f"ScaNN indexes need the package scann ({error}): pip install 'scann[tf]==1.4.2' (Linux), or export with "
-            "--index=packed, which needs nothing"
+            f"ScaNN indexes need the package scann ({error}): pip install 'longretriever_tf[scann]' (Linux), or export "
+            "with --index=packed, which needs nothing"
         ) from error
     return scann_ops
 

@@ -1,4 +1,4 @@
-"""Asks an export in this process: the client's requests and answers without a server, for notebooks and scripts."""
+"""Asks an export, or a run, in this process: the requests and answers of the client without a server."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,10 +7,14 @@ import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.common.errors import UserError
-from longretriever_tf.config.config import load_config
+from longretriever_tf.config.config import Config, RetrievalConfig, load_config
 from longretriever_tf.datasets.log import LifelongLog
+from longretriever_tf.models.build import load_for_export
+from longretriever_tf.retrieval.export.explanation import refusal
 from longretriever_tf.retrieval.export.saved_model import extra_config_dir, latest_version, load_extra, load_version
+from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.request_options import default_columns
+from longretriever_tf.retrieval.signatures import make_signatures
 from longretriever_tf.serving.client.request import (
     InputSpec,
     Interest,
@@ -22,6 +26,7 @@ from longretriever_tf.serving.client.request import (
 )
 from longretriever_tf.serving.explorer.users import sample_users
 
+_ASKED = ("serving_default", "interests")
 _DTYPES = {tf.int64: "DT_INT64", tf.int32: "DT_INT32", tf.float32: "DT_FLOAT", tf.string: "DT_STRING"}
 
 
@@ -31,6 +36,9 @@ class LocalClient:
     Args:
       export_dir: holds one folder per version.
 
+    Attributes:
+      corpus: what the model knows: items with their names, categories.
+
     Raises:
       UserError: there is no version, or it cannot be loaded.
     """
@@ -39,10 +47,33 @@ class LocalClient:
         self.version_dir = latest_version(export_dir)
         self.corpus = load_extra(self.version_dir)
         self._model = load_version(self.version_dir)
-        function = self._model.signatures["serving_default"]
-        specs = function.structured_input_signature[1]
         retrieval = load_config(extra_config_dir(self.version_dir)).retrieval
-        # A model loaded in Python does not fill its defaults in, as a server does.
+        self._open(dict(self._model.signatures), retrieval)
+
+    @classmethod
+    def of_run(cls, config: Config) -> "LocalClient":
+        """A finished run, asked as its export would be, by exact search; nothing is written.
+
+        Args:
+          config: of the run.
+
+        Raises:
+          UserError: the run has not finished.
+        """
+        client = cls.__new__(cls)
+        client.version_dir = ""
+        client.corpus, arrays, models = load_for_export(config)
+        interest = models.interest if config.train.interest_epochs else None
+        client._model = MultiContextRetriever(config, client.corpus, models.retriever, interest, arrays)
+        signatures = make_signatures(client._model, config.retrieval)
+        client._open({name: signatures[name].get_concrete_function() for name in _ASKED}, config.retrieval)
+        return client
+
+    def _open(self, signatures: Mapping[str, Any], retrieval: RetrievalConfig) -> None:
+        self._signatures = signatures
+        positional, specs = signatures["serving_default"].structured_input_signature
+        specs = {spec.name: spec for spec in positional} | specs  # by name once it has been saved
+        # A model that is asked in Python does not fill its defaults in, as a server does.
         defaults = default_columns(retrieval, specs["history_item_id"].dtype)
         self._inputs = {
             name: InputSpec(_DTYPES[spec.dtype], defaults[name].numpy() if name in defaults else None)
@@ -64,9 +95,9 @@ class LocalClient:
     def _ask(self, signature: str, requests: Sequence[Request]) -> Mapping[str, np.ndarray]:
         columns = make_columns(requests, self._inputs)
         try:
-            answer = self._model.signatures[signature](**{name: tf.constant(value) for name, value in columns.items()})
+            answer = self._signatures[signature](**{name: tf.constant(value) for name, value in columns.items()})
         except tf.errors.InvalidArgumentError as error:
-            raise UserError(f"the model refuses the request: {error.message.splitlines()[0]}") from error
+            raise UserError(f"the model refuses the request: {refusal(error)}") from error
         return {name: value.numpy() for name, value in answer.items()}
 
 
