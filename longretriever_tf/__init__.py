@@ -20,33 +20,36 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longretriever_tf.api import Config, Model, load, train
-    from longretriever_tf.common.errors import UserError
+    from longretriever_tf.api import Config as Config
+    from longretriever_tf.api import Model as Model
+    from longretriever_tf.api import load as load
+    from longretriever_tf.api import train as train
+    from longretriever_tf.common.errors import UserError as UserError
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Model", "UserError", "load", "train"]
 
-_HOMES = {"UserError": "longretriever_tf.common.errors"}
-"""Where names of `__all__` come from, if not from `api`. They are imported when first used: no TensorFlow before."""
+_API = f"{__name__}.api"
+_HOMES = {"Config": _API, "Model": _API, "load": _API, "train": _API, "UserError": f"{__name__}.common.errors"}
+"""The names of the root and the modules that they are imported from when first used, so that this import is quick."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES.get(name, f"{__name__}.api")), name)
+    value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *_HOMES})
 
 
 class _Package(types.ModuleType):
     """This package as a module whose function `train` stays, whoever imports the command of that name."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in __all__ or not isinstance(value, types.ModuleType):
+        if name not in _HOMES or not isinstance(value, types.ModuleType):
             super().__setattr__(name, value)
 
 
