@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import numbers
 import os
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ _SECTION_OF = {
     for field in dataclasses.fields(cls)  # type: ignore[arg-type]
 }
 _TABLES = ("events", "items", "users")
-Table = pd.DataFrame | str | os.PathLike[str] | None
+Table: TypeAlias = pd.DataFrame | str | os.PathLike[str] | None
 
 
 class Config:
@@ -122,11 +122,14 @@ def _of_type(default: Any, name: str, value: Any) -> Any:
         if not isinstance(names, list | tuple) or not all(isinstance(one, str) for one in names):
             raise UserError(f"{named} a list of names")
         return tuple(names)
-    if isinstance(default, int | float):
-        wanted = numbers.Integral if isinstance(default, int) else numbers.Real
-        if isinstance(value, bool) or not isinstance(value, wanted):
-            raise UserError(f"{named} {'a whole number' if isinstance(default, int) else 'a number'}")
-        return type(default)(value)
+    if isinstance(default, int):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise UserError(f"{named} a whole number")
+        return int(value)
+    if isinstance(default, float):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise UserError(f"{named} a number")
+        return float(value)
     if not isinstance(value, str | os.PathLike):
         raise UserError(f"{named} text")
     return os.fspath(value)

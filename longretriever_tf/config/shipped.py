@@ -50,7 +50,8 @@ def expand_flagfiles(arguments: list[str]) -> list[str]:
       OSError: one cannot be read.
       UnicodeDecodeError: one is not UTF-8 text.
     """
-    expanded, rest = [], list(arguments)
+    expanded: list[str] = []
+    rest = list(arguments)
     while rest:
         argument = rest.pop(0)
         if argument == "--":
