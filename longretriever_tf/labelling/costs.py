@@ -47,8 +47,17 @@ class Estimate:
     def describe(self, prices: Prices) -> str:
         """In one line, with the cost where prices are known."""
         cost = prices.of(self.tokens_in, self.tokens_out)
-        costs = "add --input_price and --output_price to see the cost" if cost is None else f"about {cost:,.2f} to pay"
+        costs = "add --input_price and --output_price to see the cost" if cost is None else f"{show_cost(cost)} to pay"
         return f"{self.requests:,} requests, about {self.tokens_in:,} tokens in and {self.tokens_out:,} out: {costs}"
+
+
+def show_cost(cost: float) -> str:
+    """A cost for people.
+
+    >>> show_cost(1234.5), show_cost(0.0004)
+    ('about 1,234.50', 'less than 0.01')
+    """
+    return f"about {cost:,.2f}" if cost >= 0.01 else "less than 0.01"
 
 
 def count_tokens(text: str) -> int:

@@ -8,7 +8,7 @@ import jinja2
 from longretriever_tf.common.files import write_text_atomically
 from longretriever_tf.common.provenance import describe_origin
 from longretriever_tf.labelling.compare import Comparison
-from longretriever_tf.labelling.costs import Prices
+from longretriever_tf.labelling.costs import Prices, show_cost
 from longretriever_tf.labelling.label import Settings, Spent
 
 
@@ -59,4 +59,6 @@ def write_report(report: LabelReport, path: str) -> None:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    write_text_atomically(path, environment.get_template("contexts.html.jinja").render(report=report))
+    write_text_atomically(
+        path, environment.get_template("contexts.html.jinja").render(report=report, show_cost=show_cost)
+    )
