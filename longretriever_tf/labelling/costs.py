@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from longretriever_tf.labelling.chat import Messages
 
@@ -74,14 +74,10 @@ def estimate_taxonomy(messages: Messages, number: int) -> Estimate:
     return Estimate(1, _tokens_of(messages), number * (_NAME_TOKENS + 2))
 
 
-def estimate_batches(batches: Sequence[Messages], sizes: Sequence[int]) -> Estimate:
-    """Of the questions for the categories of items.
-
-    Args:
-      batches: the questions.
-      sizes: how many items each asks about.
-    """
-    return Estimate(len(batches), sum(map(_tokens_of, batches)), sum(sizes) * (_NAME_TOKENS + _ANSWER_TOKENS))
+def estimate_batches(batches: Iterable[tuple[Messages, int]]) -> Estimate:
+    """Of questions for the categories of items, each with the number of its items."""
+    made = [(1, _tokens_of(messages), size * (_NAME_TOKENS + _ANSWER_TOKENS)) for messages, size in batches]
+    return Estimate(*(sum(part) for part in zip(*made, strict=True))) if made else Estimate()
 
 
 def _tokens_of(messages: Messages) -> int:

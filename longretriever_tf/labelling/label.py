@@ -106,8 +106,7 @@ class Labeller:
             names = [_UNKNOWN_NAME] * (number + 1)
         else:
             first, batches, names = Estimate(), self._batches(self._unanswered(taxonomy)), taxonomy
-        asked = [self._question(batch, names) for batch in batches]
-        return first + estimate_batches(asked, [len(batch) for batch in batches])
+        return first + estimate_batches((self._question(batch, names), len(batch)) for batch in batches)
 
     def ask_taxonomy(self, chat: Chat) -> list[str]:
         """Asks for the taxonomy.
@@ -148,7 +147,7 @@ class Labeller:
         if len(missing) and chat is not None:
             self._ask_all(chat, taxonomy, self._batches(missing))
         known = {questions.plain_name(name) for name in taxonomy}
-        answers = [self._cache.get(self._key(text, taxonomy)) or "" for text in self.texts.tolist()]
+        answers = [self._cache.get(key) or "" for key in self._keys(self.texts, taxonomy)]
         name = as_text(answer if questions.plain_name(answer) in known else "" for answer in answers)
         return self._place(name)
 
@@ -177,7 +176,9 @@ class Labeller:
                 found = {}
             else:
                 complaint = "some items had no category of the list, or more than one"
-                self._cache.add({self._key(self.texts[left[at]], taxonomy): name for at, name in found.items()})
+                self._cache.add(
+                    dict(zip(self._keys(self.texts[left[list(found)]], taxonomy), found.values(), strict=True))
+                )
             if len(found) == len(left):
                 return
             with self._lock:
@@ -185,7 +186,7 @@ class Labeller:
             left = np.delete(left, list(found))
             question = self._question(left, taxonomy)
             messages = question if found else questions.ask_again(question, reply.content, complaint)
-        self._cache.add({self._key(self.texts[row], taxonomy): None for row in left})
+        self._cache.add(dict.fromkeys(self._keys(self.texts[left], taxonomy)))
 
     def _place(self, name: np.ndarray) -> Labels:
         """Texts without an answer, in the category whose texts are nearest; where none is near, in the last one."""
@@ -222,11 +223,13 @@ class Labeller:
     def _question(self, rows: np.ndarray, taxonomy: Sequence[str]) -> Messages:
         return questions.ask_categories(self.texts[rows].tolist(), taxonomy, self._settings.about)
 
-    def _key(self, text: str, taxonomy: Sequence[str]) -> str:
-        return key_of("category", questions.VERSION, self._settings.model, self._settings.about, taxonomy, text)
+    def _keys(self, texts: np.ndarray, taxonomy: Sequence[str]) -> list[str]:
+        """The key of the question for each text's category."""
+        common = key_of("category", questions.VERSION, self._settings.model, self._settings.about, taxonomy)
+        return [key_of(common, text) for text in texts.tolist()]
 
     def _unanswered(self, taxonomy: list[str]) -> np.ndarray:
-        return np.flatnonzero([self._key(text, taxonomy) not in self._cache for text in self.texts.tolist()])
+        return np.flatnonzero([key not in self._cache for key in self._keys(self.texts, taxonomy)])
 
     def _batches(self, rows: np.ndarray) -> list[np.ndarray]:
         return [rows[low : low + self._settings.batch] for low in range(0, len(rows), self._settings.batch)]
