@@ -1,7 +1,6 @@
 """--context=text_clusters:N: categories from what is written of items, or from any vectors of them."""
 
 import dataclasses
-import os
 
 import numpy as np
 import pandas as pd
@@ -23,6 +22,7 @@ from longretriever_tf.data.window.build import build_window
 from longretriever_tf.datasets.load import load_log, open_sharded_log
 from longretriever_tf.datasets.log_identity import identify_log, identify_shards
 from longretriever_tf.inspect_log import inspect_log
+from longretriever_tf.retrieval.export.refresh import Catalogue, refresh_version
 from longretriever_tf.retrieval.export.saved_model import load_extra
 
 CUT = START + 100 * DAY_S
@@ -208,8 +208,8 @@ def test_a_vector_that_is_none_is_named(tmp_path):
         load_log(spec_of(tmp_path, text_columns=("vector",)))
 
 
-def test_from_tables_to_lists_and_on_to_new_items(tmp_path):
-    """Text ids, no category: train, export with the items that nobody took, recommend, refresh with a new item."""
+def test_from_tables_to_an_export_and_on_to_new_items(tmp_path):
+    """Text ids, no category: train, export with the items that nobody took, refresh with a new item."""
     flags = (*write_tables(tmp_path), f"--data_dir={tmp_path}/tfds", "--context=text_clusters:4")
     run, export = f"--run_dir={tmp_path}/run", f"--export_dir={tmp_path}/export"
     texts = "--text_columns=title,blurb"
@@ -230,17 +230,12 @@ def test_from_tables_to_lists_and_on_to_new_items(tmp_path):
 
     exported = cluster_in(load_extra(f"{tmp_path}/export/1"))
     assert exported["sku é24"] == exported["sku é00"] and exported["sku é25"] == exported["sku é01"]
-    done = run_module("recommend", export, "--user=u03", "--k=5")
-    assert done.returncode == 0, done.stderr
-    assert any(name in done.stdout for name in names)
     items = pd.read_parquet(tmp_path / "items.parquet").drop(columns=["brand", "vector"])
     new = pd.DataFrame({"item_id": ["a new nut"], "title": ["walnut whole"], "blurb": ["walnut of lot"]})
     pd.concat([items, new]).to_parquet(tmp_path / "new.parquet")
-    done = run_module("refresh", run, export, f"--items={tmp_path}/new.parquet")
-    assert done.returncode == 0, done.stderr
-    refreshed = cluster_in(load_extra(f"{tmp_path}/export/2"))
+    config = load_config(f"{tmp_path}/run")
+    assert config.data.text_columns == ("title", "blurb")
+    source = refresh_version(config, f"{tmp_path}/export/1", Catalogue(f"{tmp_path}/new.parquet")).source
+    refreshed = cluster_in(source.corpus)
     assert refreshed["a new nut"] == exported["sku é02"]
     assert {item: refreshed[item] for item in exported} == exported
-    assert load_config(f"{tmp_path}/run").data.text_columns == ("title", "blurb") and os.path.isdir(
-        f"{tmp_path}/export/2"
-    )
