@@ -52,8 +52,8 @@ class LogReport(NamedTuple):
 def inspect_log(log: LifelongLog, config: Config) -> LogReport:
     """Measures the log; writes nothing.
 
-    With --context=clusters:N the clusters are the context, fitted on what lies before the validation window as training
-    fits them; on the whole log where it is too short to split.
+    With --context=clusters:N or text_clusters:N the clusters are the context, fitted on what lies before the validation
+    window as training fits them; on the whole log where it is too short to split.
 
     Args:
       log: the whole log.
@@ -87,7 +87,7 @@ def _with_clusters(log: LifelongLog, config: Config) -> LifelongLog:
         cut = global_time_cuts(log.timestamp, config.data.window_days).validation_start
     except UserError:  # too short: the report says so
         cut = int(log.timestamp.max()) + 1
-    return cluster_context(log, config.data.context, cut, config.train.seed)
+    return cluster_context(log, config.data.context, cut, config.train.seed, config.data.text_columns)
 
 
 def _try_windows(log: LifelongLog, history: HistoryMeasures, config: Config) -> tuple[dict[str, Window], list[str]]:

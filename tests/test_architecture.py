@@ -24,7 +24,7 @@ LAYERS = (
     ("evaluation",),
     ("training",),
     ("serving",),
-    ("reproduction", "planning"),
+    ("reproduction", "planning", "labelling"),
     ("api",),
     (
         "__main__",
@@ -42,6 +42,7 @@ LAYERS = (
         "recommend",
         "refresh",
         "sample_users",
+        "contexts",
         "serve",
         "serving.load_test",
         "doctor",
@@ -68,7 +69,15 @@ WITHOUT_TENSORFLOW = (
     "launch",
     "training.distributed.step_table",
 )
-WITHOUT_TENSORFLOW += ("plan", "reproduce", "reproduction.report", "reproduction.runner")
+WITHOUT_TENSORFLOW += (
+    "contexts",
+    "labelling.label",
+    "labelling.items_file",
+    "plan",
+    "reproduce",
+    "reproduction.report",
+    "reproduction.runner",
+)
 
 
 def _module_name(path: pathlib.Path) -> str:

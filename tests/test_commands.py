@@ -93,6 +93,12 @@ def cases(trained, directory) -> dict[str, tuple[str, tuple[str, ...], tuple[str
         "funnel into a directory": ("funnel", (run, f"--output={directory}"), (str(directory), "is a directory")),
         "users into a directory": ("sample_users", (export, f"--output={directory}"), ("is a directory",)),
         "run dir of no name": ("evaluate", ("--run_dir=",), ("--run_dir=: it is empty",)),
+        "contexts no items": ("contexts", (f"--output={directory}/c.parquet", "--model=m"), ("--items is missing",)),
+        "contexts of no kind": (
+            "contexts",
+            (f"--output={directory}/c.xlsx", "--model=m", f"--items={a_file}"),
+            ("c.xlsx", ".parquet or .csv"),
+        ),
         "recommend N above M": (
             "recommend",
             (export, "--num_interests=9", "--top_interests=4"),
@@ -108,7 +114,7 @@ export below a file,export N below 0,export many shards,export over another kind
 recommend no export,recommend half,recommend bare,
 recommend unknown user,recommend no time,recommend k of 0,recommend k below 0,recommend N above M,
 recommend k beyond the limit,recommend not a time,evaluate into a directory,baselines into a directory,
-funnel into a directory,users into a directory,run dir of no name"""
+funnel into a directory,users into a directory,run dir of no name,contexts no items,contexts of no kind"""
 NAMES = [name.strip() for name in NAMES.replace("\n", "").split(",")]
 
 

@@ -9,8 +9,8 @@ from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.baselines import LONGRETRIEVER, check_baselines
 from longretriever_tf.config.input_names import check_profile_columns
 
-CLUSTERS = "clusters:"
-"""--context=clusters:N: the context is learned."""
+CLUSTERS, TEXT_CLUSTERS = "clusters:", "text_clusters:"
+"""--context=clusters:N, text_clusters:N: the context is learned, from who takes what or from what is written."""
 
 _BOUNDS = {
     "above": ("a value above", operator.gt),
@@ -21,14 +21,19 @@ _BOUNDS = {
 
 
 def num_clusters(context: str) -> int:
-    """N of the context "clusters:N"; 0 where it is a column of the log, or N is no number."""
-    number = context.removeprefix(CLUSTERS)
+    """N of the context "clusters:N" or "text_clusters:N"; 0 where it is a column of the log, or N is no number."""
+    number = context.rpartition(":")[2]
     return int(number) if asks_clusters(context) and number.isascii() and number.isdigit() else 0
 
 
 def asks_clusters(context: str) -> bool:
     """Whether the context is learned; `num_clusters` says how many clusters, where that is a number."""
-    return context.startswith(CLUSTERS)
+    return context.startswith((CLUSTERS, TEXT_CLUSTERS))
+
+
+def asks_text_clusters(context: str) -> bool:
+    """Whether the context is learned from texts or vectors of the items alone."""
+    return context.startswith(TEXT_CLUSTERS)
 
 
 def require(holds: bool, message: str) -> None:
@@ -95,10 +100,12 @@ def _check_combinations(config: Any) -> None:
         not given,
         f"--data={config.data.data} is a prepared log and takes no --{'/--'.join(given)}: leave one of the two out",
     )
+    kind = config.data.context.partition(":")[0] + ":"
     require(
         not asks_clusters(config.data.context) or num_clusters(config.data.context) > 0,
-        f"--context={config.data.context}: expected {CLUSTERS} and a number above 0, such as {CLUSTERS}300",
+        f"--context={config.data.context}: expected {kind} and a number above 0, such as {kind}300",
     )
+    _check_texts(config.data)
     require(
         model.dim % model.num_heads == 0 or model.model in ("mind", "comirec"),
         f"--dim={model.dim} is not a multiple of --num_heads={model.num_heads}; pick a divisor of {model.dim}",
@@ -128,6 +135,24 @@ def _check_combinations(config: Any) -> None:
     )
     if model.model == LONGRETRIEVER:  # else `check_baselines` has seen to the rest
         _check_longretriever(config)
+
+
+def _check_texts(data: Any) -> None:
+    """Where --context=text_clusters:N finds what is written of the items."""
+    columns, vectors = ",".join(data.text_columns), data.embedding_column
+    require(
+        not (columns and vectors),
+        f"--text_columns={columns} with --embedding_column={vectors}: clusters rest on one of the two; leave one out",
+    )
+    require(
+        not vectors or data.dataset == "event_log" or bool(data.data),
+        f"--embedding_column={vectors} names a column of your own tables: use --dataset=event_log",
+    )
+    used = {data.user_column, data.item_column, data.timestamp_column, data.context, *data.item_features}
+    require(
+        vectors not in used or not vectors,
+        f"--embedding_column={vectors} is a column of ids, times or categories already: name the column of vectors",
+    )
 
 
 def _check_longretriever(config: Any) -> None:

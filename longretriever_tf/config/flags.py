@@ -82,17 +82,30 @@ def config_from_flags(base: config_lib.Config | None = None) -> config_lib.Confi
     base = base or config_lib.Config()
     sections: dict[str, Any] = {}
     for section in _SECTIONS:
-        value, given = getattr(base, section), dict(recipe.get(section, {}))
-        for field in dataclasses.fields(value):
-            if field.name in flags.FLAGS and flags.FLAGS[field.name].present:
-                flag = flags.FLAGS[field.name].value
-                given[field.name] = tuple(flag) if isinstance(flag, list) else flag
+        value = getattr(base, section)
+        given = {**recipe.get(section, {}), **_given_flags(value)}
         sections[section] = with_format(value, given) if section == "data" else dataclasses.replace(value, **given)
     if recipe is recipes.RECIPES[recipes.PAPER] and sections["model"].model != LONGRETRIEVER:
         raise UserError(
             f"--recipe=paper with --model={sections['model'].model}: that recipe is LongRetriever's own; leave it out"
         )
     return config_lib.Config(**sections)
+
+
+def data_from_flags() -> config_lib.DataConfig:
+    """The data section alone, for a command whose own flags bear names of other sections."""
+    data = config_lib.DataConfig()
+    return with_format(data, _given_flags(data))
+
+
+def _given_flags(section: Any) -> dict[str, Any]:
+    """The settings of a section whose flags were given, by name."""
+    given = {}
+    for field in dataclasses.fields(section):
+        if field.name in flags.FLAGS and flags.FLAGS[field.name].present:
+            flag = flags.FLAGS[field.name].value
+            given[field.name] = tuple(flag) if isinstance(flag, list) else flag
+    return given
 
 
 def run_command(main: Callable[[Sequence[str]], Any]) -> None:

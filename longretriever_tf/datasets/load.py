@@ -8,16 +8,17 @@ from longretriever_tf.config.check import CLUSTERS, asks_clusters, require
 from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets import build_log, complete_journey, event_log, movielens, tfds_builder
 from longretriever_tf.datasets.accounts import KEPT
+from longretriever_tf.datasets.item_texts import split_texts
 from longretriever_tf.datasets.log import LifelongLog
-from longretriever_tf.datasets.sharded_log import ShardedLog, read_manifest
+from longretriever_tf.datasets.sharded_log import ShardedLog, read_manifest, read_text_flags
 from longretriever_tf.datasets.tfds_prepare import explain_damaged_records, prepare
 
 
 def load_log(config: DataConfig) -> LifelongLog:
     """The log that the config names, users and items sorted by id, items without events included.
 
-    With --context=clusters:N its context is still the log's own, "" if it has none; `data.recipe.learned_context`
-    makes the clusters.
+    With --context=clusters:N or text_clusters:N its context is still the log's own, "" if it has none;
+    `data.recipe.learned_context` makes the clusters.
 
     Prepared once under `config.data_dir` (seconds to minutes, with a progress bar), read back in seconds afterwards:
     a builder's `source_log` reads the source (`event_log.source.read_event_log` for a user's own tables), and
@@ -52,14 +53,21 @@ def open_sharded_log(config: DataConfig) -> ShardedLog:
     """The log on disk that `config.data` names.
 
     Raises:
-      UserError: it is no prepared log, or lacks the context column.
+      UserError: it is no prepared log, or lacks the context column or that of the vectors.
     """
     require(
         not config.skip_last_days,
         f"--skip_last_days={config.skip_last_days:g} is of a log that is read from its tables, not of one that "
         f"`prepare` has written: --data={config.data} holds whole histories; drop one of the two flags",
     )
-    return ShardedLog(config.data, "" if asks_clusters(config.context) else config.context)
+    log = ShardedLog(config.data, "" if asks_clusters(config.context) else config.context)
+    kept = read_text_flags(log.manifest).embedding_column
+    require(
+        config.embedding_column in ("", kept),
+        f"--embedding_column={config.embedding_column}: --data={config.data} was prepared "
+        f"{f'with --embedding_column={kept}' if kept else 'without it'}; prepare the log again with this column",
+    )
+    return log
 
 
 def _skip_last_days(log: LifelongLog, days: float) -> LifelongLog:
@@ -94,6 +102,14 @@ def own_context(config: DataConfig) -> str:
     return _OWN_CONTEXT[config.dataset]
 
 
+def with_text_flags(config: DataConfig) -> DataConfig:
+    """The config with the columns of text clusters that its log was prepared with, unless it names columns itself."""
+    if not config.data or config.text_columns or config.embedding_column:
+        return config
+    flags = read_text_flags(read_manifest(config.data))
+    return dataclasses.replace(config, text_columns=flags.text_columns, embedding_column=flags.embedding_column)
+
+
 def _load_complete_journey(config: DataConfig) -> LifelongLog:
     users, items = (
         complete_journey.Builder(config=kind, data_dir=config.data_dir or None) for kind in tfds_builder.KINDS
@@ -115,7 +131,8 @@ def _load_event_log(config: DataConfig) -> LifelongLog:
     with explain_damaged_records(config.data_dir, config.dataset):
         if asks_clusters(context):
             context = event_log.CONTEXT if event_log.CONTEXT in items.info.features["feature"] else ""
-        return tfds_builder.read_log(users, items, context)
+        log = tfds_builder.read_log(users, items, context)
+    return dataclasses.replace(log, items=split_texts(log.items, config, log.context))
 
 
 def _load_movielens(config: DataConfig) -> LifelongLog:

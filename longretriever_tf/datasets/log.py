@@ -19,11 +19,14 @@ class ItemTable:
       item_id: raw ids, [V], int64 or str, unique, sorted.
       features: categorical side features by column name, each [V] of str; `schema.MISSING` where unknown.
       name: readable names, [V] of str.
+      texts: what text clusters rest on and nothing else reads, by column: [V] of str; or vectors, [V, d] float32, 0
+        where an item has none.
     """
 
     item_id: np.ndarray
     features: dict[str, np.ndarray]
     name: np.ndarray
+    texts: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -127,6 +127,7 @@ def _fingerprint(
         **{f"profile/{name}": profile[name] for name in sorted(profile)},
         "item_id": [items.item_id],
         **{f"feature/{name}": [items.features[name]] for name in sorted(items.features)},
+        **{f"text/{name}": [items.texts[name]] for name in sorted(items.texts)},
         "offset": [offset],
     }
     for name, parts in columns.items():

@@ -97,7 +97,8 @@ def open_log(config: Config, log: LifelongLog, cuts: Cuts, split: str) -> LogWin
       UserError: no user is left to evaluate.
     """
     window = cuts.window_of(split)
-    corpus = fit_corpus(cluster_context(log, config.data.context, window[0], config.train.seed), window[0])
+    data, seed = config.data, config.train.seed
+    corpus = fit_corpus(cluster_context(log, data.context, window[0], seed, data.text_columns), window[0])
     encoded = encode_log(log, corpus)
     return LogWindow(corpus, encoded, build_truth(encoded, corpus.num_items, window[0], window), window[0])
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from longretriever_tf.config.check import asks_clusters
 from longretriever_tf.config.config import Config
 from longretriever_tf.inspection.statistics import Statistics
 
@@ -107,7 +108,7 @@ def _window(statistics: Statistics, config: Config) -> Proposals | None:
 
 def _context(statistics: Statistics, config: Config) -> Proposals:
     """A finer context where one category holds most events: another column, else learned clusters."""
-    if config.data.context.startswith("clusters:"):
+    if asks_clusters(config.data.context):
         return []
     largest, log = statistics["negatives"]["largest"][0], statistics["log"]
     share = largest["events"] / log["events"]

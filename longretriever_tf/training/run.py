@@ -12,6 +12,7 @@ import tensorflow as tf
 from longretriever_tf import __version__
 from longretriever_tf.common.progress import stage
 from longretriever_tf.common.provenance import git_hash
+from longretriever_tf.config.check import asks_text_clusters
 from longretriever_tf.config.config import Config, to_json
 from longretriever_tf.data.batches.prepared_data import (
     Prepared,
@@ -20,8 +21,10 @@ from longretriever_tf.data.batches.prepared_data import (
 )
 from longretriever_tf.data.batches.tables import training_cut, training_cuts
 from longretriever_tf.data.catalogue import save_catalogue
+from longretriever_tf.data.corpus import Corpus
+from longretriever_tf.data.recipe.learned_context import with_trained_clusters
 from longretriever_tf.data.window.window import Window
-from longretriever_tf.datasets.log import LifelongLog
+from longretriever_tf.datasets.log import ItemTable, LifelongLog
 from longretriever_tf.datasets.log_identity import (
     LogIdentity,
     identify_log,
@@ -117,6 +120,13 @@ def _train_on_log(config: Config, cluster: Cluster) -> str:
     return f"trained: {run_dir}"
 
 
+def _items_of(config: Config, log: LifelongLog | ShardedLog, corpus: Corpus) -> ItemTable:
+    """The items of the log, in their text clusters where these are the context: a catalogue keeps no texts."""
+    if not asks_text_clusters(corpus.context):
+        return log.items
+    return with_trained_clusters(log.items, log.context, corpus, config.data.text_columns)
+
+
 def _describe_finished(run_dir: str) -> str:
     identity = read_identity(run_dir)
     of_what = f" on the log {identity.describe()}" if identity else ""
@@ -154,7 +164,7 @@ def _train(config: Config, log: LifelongLog | ShardedLog, identity: LogIdentity,
     with stage("writing what export and evaluate need of the training window"):
         write_config(config)
         write_identity(run_dir, identity)
-        save_catalogue(run_dir, log.items, prepared.corpus)
+        save_catalogue(run_dir, _items_of(config, log, prepared.corpus), prepared.corpus)
         save_prepared(run_dir, prepared, identity.fingerprint)
     _run_phases(config, parts.phases, optimizers, state, checkpoints, cluster, history)
     fit_score_weights(config, log, cuts, prepared.corpus.cut, cluster)

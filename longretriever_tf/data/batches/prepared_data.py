@@ -46,7 +46,7 @@ class Prepared(Tables):
 
 def prepare(config: Config, log: LifelongLog, cut: int) -> Prepared:
     """Fits vocabularies, statistics and the SVD on events strictly before `cut`: what training reads."""
-    log = cluster_context(log, config.data.context, cut, config.train.seed)
+    log = cluster_context(log, config.data.context, cut, config.train.seed, config.data.text_columns)
     corpus = fit_corpus(log, cut)
     encoded = encode_log(log, corpus).before(cut)
     grid = stats_times(config, int(encoded.timestamp.min()), cut)

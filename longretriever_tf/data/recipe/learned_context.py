@@ -1,49 +1,57 @@
-"""A learned context: clusters of items that the same users take, as one more item column. Imports no TensorFlow."""
+"""A learned context, as one more item column: clusters of items that the same users take, or of alike texts.
+
+Imports no TensorFlow.
+"""
 
 import dataclasses
-import warnings
 
 import numpy as np
-import scipy.cluster.vq
 from absl import logging
 
 from longretriever_tf.common import schema
 from longretriever_tf.common.text import as_text, code_text, find_rows
-from longretriever_tf.config.check import num_clusters
-from longretriever_tf.data.corpus import Corpus, encode_log, fit_corpus, ids_like
+from longretriever_tf.config.check import asks_text_clusters, num_clusters
+from longretriever_tf.data.corpus import Corpus, encode_log, find_seen, fit_corpus, ids_like
 from longretriever_tf.data.recipe.item_svd import fit_item_svd
+from longretriever_tf.data.recipe.kmeans import cluster_rows, random_rows
+from longretriever_tf.data.recipe.text_context import cluster_texts, place_texts
 from longretriever_tf.datasets.log import ItemTable, LifelongLog
 
 _DIM = 64
-_ROUNDS = 30
-_FIT_ITEMS_PER_CLUSTER = 100
-"""Centers are fitted on a sample of this many items per cluster, which moves them little and bounds the time."""
 
 
-def cluster_context(log: LifelongLog, context: str, cut: int, seed: int) -> LifelongLog:
-    """The log with the column "clusters:N" as its context, fitted on the events strictly before `cut`.
+def cluster_context(
+    log: LifelongLog, context: str, cut: int, seed: int, text_columns: tuple[str, ...] = ()
+) -> LifelongLog:
+    """The log with the column "clusters:N" or "text_clusters:N" as its context, fitted on what lies before `cut`.
 
-    k-means of the rows of the items' SVD (`item_svd`), which have unit length: spherical in effect. Clusters rest on
-    who takes what alone; the log needs no category. If it has one, it stays a side feature. Items that nobody took
-    before the cut have no vector and go where their like went, see `_spread`.
+    Either is a k-means of vectors of unit length: spherical in effect. The log needs no category; if it has one, it
+    stays a side feature. Clusters rest on who takes what alone, by the rows of the items' SVD (`item_svd`); items that
+    nobody took before the cut go where their like went, see `_spread`. Text clusters rest on what is written of the
+    items that were taken before the cut; the others go to the nearest centre (`text_context`).
 
     Args:
       log: the whole log, with a context of its own or none ("").
-      context: "clusters:N"; anything else leaves the log as it is. There are at most as many clusters as items that
-        differ.
+      context: "clusters:N" or "text_clusters:N"; anything else leaves the log as it is. There are at most as many
+        clusters as items that differ.
       cut: seconds UTC.
       seed: of k-means and of the SVD's start.
+      text_columns: as the flag says.
 
     Raises:
-      UserError: no event lies before the cut.
+      UserError: no event lies before the cut; or text clusters are asked for, and there are no texts.
     """
     wanted = num_clusters(context)
     if not wanted:
         return log
+    if asks_text_clusters(context):
+        seen = find_seen(log, cut)
+        items = with_text_clusters(log.items, log.context, seen.item_row, context, seed, text_columns)
+        return dataclasses.replace(log, items=items, context=context)
     own = log if log.context else _with_one_category(log, context)
     corpus = fit_corpus(own, cut)
     vectors = fit_item_svd(encode_log(own, corpus).before(cut), corpus, _DIM, seed)[schema.FIRST_KNOWN :]
-    numbers, cluster = np.unique(_cluster_rows(vectors, wanted, seed), return_inverse=True)
+    numbers, cluster = np.unique(cluster_rows(vectors, wanted, seed, random_rows), return_inverse=True)
     width = len(str(wanted - 1))
     name = as_text(f"cluster {number:0{width}d}" for number in numbers)[cluster]
     column = _spread(log.items, log.context, corpus.item_id[schema.FIRST_KNOWN :], name)
@@ -59,34 +67,62 @@ def _with_one_category(log: LifelongLog, name: str) -> LifelongLog:
     return dataclasses.replace(log, items=dataclasses.replace(log.items, features=features), context=name)
 
 
-def with_trained_clusters(items: ItemTable, own_context: str, corpus: Corpus) -> ItemTable:
-    """Another items table with the column of a trained corpus's clusters: known items keep theirs, the others go where
-    their like are, see `_spread`.
+def with_text_clusters(
+    items: ItemTable, own_context: str, seen_row: np.ndarray, context: str, seed: int, text_columns: tuple[str, ...]
+) -> ItemTable:
+    """The table with the column "text_clusters:N".
+
+    Args:
+      items: of the whole log.
+      own_context: the log's own category column, "" for none.
+      seen_row: rows of the items with an event before the cut, [n].
+      context: the column's name.
+      seed: of k-means and the SVD's start.
+      text_columns: as the flag says.
+
+    Raises:
+      UserError: there are no texts.
+    """
+    wanted, is_seen = num_clusters(context), np.zeros(len(items.item_id), bool)
+    is_seen[seen_row] = True
+    if not is_seen.any():
+        return dataclasses.replace(items, features={**items.features, context: as_text(["all"] * len(is_seen))})
+    name = cluster_texts(items, text_columns, is_seen, wanted, seed)
+    is_placed = name != ""
+    num_made = len(set(name[is_placed].tolist()))
+    if num_made < wanted:
+        logging.info("--context=%s: %d clusters, of %d items with events", context, num_made, len(seen_row))
+    column = _spread(items, own_context, items.item_id[is_placed], name[is_placed])  # without texts: with their like
+    return dataclasses.replace(items, features={**items.features, context: column})
+
+
+def with_trained_clusters(
+    items: ItemTable, own_context: str, corpus: Corpus, text_columns: tuple[str, ...] = ()
+) -> ItemTable:
+    """Another items table with the column of a trained corpus's clusters: known items keep theirs.
+
+    The others go where their like are, see `_spread`; text clusters take them by the nearest centre, where their texts
+    say which.
 
     Args:
       items: the table.
       own_context: its category column; "" or one that it lacks: it has none.
-      corpus: its context is "clusters:N".
+      corpus: its context is "clusters:N" or "text_clusters:N".
+      text_columns: of text clusters, as the flag says.
+
+    Raises:
+      UserError: the table has no texts, and text clusters need them.
     """
     known = slice(schema.FIRST_KNOWN, None)
     name = corpus.category_name[corpus.item_category[known]]
+    if asks_text_clusters(corpus.context):
+        row = find_rows(corpus.item_id[known], ids_like(corpus.item_id, items.item_id))
+        placed = place_texts(items, text_columns, row >= 0, np.where(row >= 0, name[row], as_text([""])))
+        if (is_placed := placed != "").any():
+            column = _spread(items, own_context, items.item_id[is_placed], placed[is_placed])
+            return dataclasses.replace(items, features={**items.features, corpus.context: column})
     column = _spread(items, own_context, corpus.item_id[known], name)
     return dataclasses.replace(items, features={**items.features, corpus.context: column})
-
-
-def _cluster_rows(rows: np.ndarray, wanted: int, seed: int) -> np.ndarray:
-    """Cluster of each row, [n] int; fewer clusters than wanted where rows are few or alike."""
-    rng = np.random.default_rng(seed)
-    wanted = min(wanted, len(np.unique(rows, axis=0)))
-    if wanted < 2:
-        return np.zeros(len(rows), np.int64)
-    sample = rng.permutation(len(rows))[: wanted * _FIT_ITEMS_PER_CLUSTER]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "One of the clusters is empty")  # then there is one category fewer
-        # Started from items: k-means++ would cost more than all rounds together at hundreds of clusters.
-        centers, _ = scipy.cluster.vq.kmeans2(rows[sample], wanted, iter=_ROUNDS, minit="points", seed=rng)
-    cluster, _ = scipy.cluster.vq.vq(rows, centers)
-    return cluster.astype(np.int64)
 
 
 def _spread(items: ItemTable, own_context: str, known_id: np.ndarray, name: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from longretriever_tf.common.files import (
 )
 from longretriever_tf.common.locks import hold_lock
 from longretriever_tf.common.progress import Progress, stage
-from longretriever_tf.config.check import asks_clusters
+from longretriever_tf.config.check import asks_clusters, asks_text_clusters
 from longretriever_tf.config.config import Config, to_json
 from longretriever_tf.data.batches.examples import stats_times
 from longretriever_tf.data.batches.tables import training_cut, training_cuts
@@ -26,6 +26,7 @@ from longretriever_tf.data.corpus import Corpus, fit_corpus_of, load_corpus, mer
 from longretriever_tf.data.recipe.history_embedding import fit_folds
 from longretriever_tf.data.recipe.item_stats import scan_cells
 from longretriever_tf.data.recipe.item_svd import fit_pairs_svd, join_pairs
+from longretriever_tf.data.recipe.learned_context import with_text_clusters
 from longretriever_tf.data.window.layout import COUNTED, EXAMPLES, SEEN, TABLES, VOCABULARY, Layout, layout_of
 from longretriever_tf.data.window.packed import allow_open_files
 from longretriever_tf.data.window.pool import run_in_processes
@@ -58,7 +59,7 @@ def build_window(config: Config, log: ShardedLog, num_workers: int = 0) -> Layou
     Raises:
       UserError: the log, the disk or the settings do not allow it. Parts that were done stay.
     """
-    if asks_clusters(config.data.context):
+    if asks_clusters(config.data.context) and not asks_text_clusters(config.data.context):
         raise UserError(
             f"--context={config.data.context} is made of the whole log in memory: raise --max_memory_gb where this "
             "machine holds it, or name a column of the items"
@@ -127,7 +128,11 @@ class _Build:
     def _make_vocabulary(self) -> None:
         layout, log = self._layout, self._log
         seen = merge_seen([unpack_seen(layout.open(SEEN, k).arrays) for k in range(layout.num_shards)])
-        corpus = fit_corpus_of(log.items, log.context, seen, self._cut)
+        items, context, data = log.items, log.context, self._config.data
+        if asks_text_clusters(data.context):
+            args = data.context, self._config.train.seed, data.text_columns
+            items, context = with_text_clusters(items, context, seen.item_row, *args), data.context
+        corpus = fit_corpus_of(items, context, seen, self._cut)
         path = layout.path("corpus.npz")
         with explain_os_errors(f"cannot write {path!r}"), open_aside(path) as aside, open(aside, "wb") as file:
             save_corpus(corpus, file)

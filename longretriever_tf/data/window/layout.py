@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from longretriever_tf.config.check import asks_text_clusters
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.window.packed import PackedFile, is_whole, write_packed
 from longretriever_tf.datasets.sharded_log import ShardedLog
@@ -94,5 +95,7 @@ def layout_of(config: Config, log: ShardedLog) -> Layout:
             *(train.snapshot_every_days, train.num_snapshots, train.horizon_days),
         ],
     }
+    if asks_text_clusters(data.context):
+        settings["context"] = [data.context, *data.text_columns]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     return Layout(os.path.join(log.directory, _FOLDER, key), key, log.num_shards)

@@ -6,7 +6,7 @@ from longretriever_tf.datasets.event_log.delimited import Unreadable
 
 _NO_CATEGORY = (
     "; --context names another column, and --context=clusters:300 makes categories of what is taken together where "
-    "there is none"
+    "there is none (text_clusters:300: of what is written of the items)"
 )
 
 

@@ -55,6 +55,7 @@ class TextFormat(NamedTuple):
       column_names: of a file without a header; empty: its first row names them.
       table: which rows of a published file count, and how its columns are made; None: as they are.
       expects: the end of an error about such a file: the format, and the file that it expects.
+      vectors: the one column, of text or not, that may hold lists of numbers; empty for none.
     """
 
     delimiter: str = ""
@@ -63,6 +64,7 @@ class TextFormat(NamedTuple):
     column_names: tuple[str, ...] = ()
     table: TableFormat | None = None
     expects: str = ""
+    vectors: str = ""
 
 
 class DelimitedFile:

@@ -44,6 +44,9 @@ def _fingerprint(spec: DataConfig) -> str:
     values = {name: value for name, value in dataclasses.asdict(spec).items() if name not in _NOT_OF_THE_RECORDS}
     if not spec.format:  # logs that were prepared before there were formats keep their names
         del values["format"]
+    for name in ("text_columns", "embedding_column"):  # as those before there were texts
+        if not values[name]:
+            del values[name]
     for name in _PATHS:
         path = getattr(spec, name)
         if path:

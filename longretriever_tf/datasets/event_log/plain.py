@@ -56,6 +56,19 @@ def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     raise Unreadable(f"its values are of type {kind}: {_why_not(kind)}")
 
 
+def vectors_as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Lists of numbers as text, "[0.1, 2]", which any format could have held; other columns as they are."""
+    kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):  # a tensor of fixed shape
+        kind = kind.storage_type
+        column = pa.chunked_array([chunk.storage for chunk in column.chunks], kind)
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not (is_list and is_number(kind.value_type)):
+        return column
+    texts = [None if value is None else f"[{', '.join(map(str, value))}]" for value in column.to_pylist()]
+    return pa.chunked_array([pa.array(texts, pa.string())])
+
+
 def _check_text(column: pa.ChunkedArray) -> None:
     """Refuses what Parquet lets pass as text: bytes that are none, and zero bytes, which end a text in other tools."""
     start = 0

@@ -18,6 +18,7 @@ from longretriever_tf.datasets import accounts, baskets, build_log
 from longretriever_tf.datasets.event_log.columns import Coded, LogTable
 from longretriever_tf.datasets.event_log.delimited import TextFormat
 from longretriever_tf.datasets.event_log.tables import list_portions, read_portion
+from longretriever_tf.datasets.item_texts import split_texts
 from longretriever_tf.datasets.log import ItemTable, LifelongLog
 
 CONTEXT = "category"
@@ -30,12 +31,13 @@ def own_context(spec: DataConfig) -> str:
 
 
 def item_feature_columns(spec: DataConfig) -> tuple[str, ...]:
-    """The context column first, then the further features, each once."""
-    return tuple(name for name in dict.fromkeys((own_context(spec), *spec.item_features)) if name)
+    """The context column first, then the further features, then what is only text, each once."""
+    texts = (*spec.text_columns, spec.embedding_column)
+    return tuple(name for name in dict.fromkeys((own_context(spec), *spec.item_features, *texts)) if name)
 
 
 def read_event_log(spec: DataConfig, now: float | None = None) -> LifelongLog:
-    """Reads the tables that the spec names.
+    """Reads the tables that the spec names; columns of text are among the features (`item_texts` parts them).
 
     Without an items table, items and their features come from the events. Events of items that an items table
     lacks are left out with a warning; users of the users table without events are left out.
@@ -85,7 +87,7 @@ def read_event_log(spec: DataConfig, now: float | None = None) -> LifelongLog:
 
 
 def read_item_table(spec: DataConfig) -> ItemTable:
-    """The items table alone: ids sorted, the context column (missing values filled) and the further features.
+    """The items table alone: ids sorted, the context column (missing values filled), further features, texts.
 
     If the spec's context is clusters, the table needs no context column.
 
@@ -94,7 +96,7 @@ def read_item_table(spec: DataConfig) -> ItemTable:
     """
     spec = settle_context(spec)
     table = open_table("items", spec, item_columns(spec))
-    items = make_item_table(spec, table, table.ids(spec.item_column))
+    items = split_texts(make_item_table(spec, table, table.ids(spec.item_column)), spec, own_context(spec))
     return build_log.fill_missing_context(items, own_context(spec))
 
 
@@ -121,7 +123,8 @@ def text_format(name: str, spec: DataConfig) -> TextFormat:
     named = {"events": spec.column_names, "items": spec.items_column_names, "users": spec.users_column_names}
     table = formats.table_format(spec.format, name)
     expects = f" (--format={spec.format} expects {table.file})" if table else ""
-    return TextFormat(spec.delimiter.replace("\\t", "\t"), spec.quotes, spec.encoding, named[name], table, expects)
+    separator = spec.delimiter.replace("\\t", "\t")
+    return TextFormat(separator, spec.quotes, spec.encoding, named[name], table, expects, spec.embedding_column)
 
 
 def check_spec(spec: DataConfig) -> None:
@@ -154,7 +157,9 @@ def event_columns(spec: DataConfig) -> dict[str, str]:
 
 def item_columns(spec: DataConfig) -> dict[str, str]:
     """Column -> flag of the items table."""
-    columns = dict.fromkeys(spec.item_features, "--item_features")
+    columns = dict.fromkeys(spec.text_columns, "--text_columns") | dict.fromkeys(spec.item_features, "--item_features")
+    if spec.embedding_column:
+        columns[spec.embedding_column] = "--embedding_column"
     if own_context(spec):
         columns[own_context(spec)] = "--context"
     if spec.item_name_column:

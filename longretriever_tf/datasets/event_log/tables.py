@@ -23,7 +23,7 @@ from longretriever_tf.datasets.event_log.made_columns import (
     rows_in_files,
     source_columns,
 )
-from longretriever_tf.datasets.event_log.plain import join_parts, plain_column
+from longretriever_tf.datasets.event_log.plain import join_parts, plain_column, vectors_as_text
 
 _PARQUET, _ARROW, _JSON = (".parquet", ".pq"), (".arrow", ".feather"), (".jsonl", ".ndjson", ".json")
 _PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
@@ -241,19 +241,19 @@ def _read_file(
             if text.table:
                 made = make_table(read, wanted_columns, text.table, first)
                 first += table.num_rows
-                kept = pa.table({name: _plain(name, column) for name, column in made.items()})
+                kept = pa.table({name: _plain(name, column, text) for name, column in made.items()})
                 yield kept.replace_schema_metadata({made_columns.LEFT_OUT: str(table.num_rows - kept.num_rows)})
                 continue
-            plain = {name: _plain(name, column) for name, column in read.items()}
+            plain = {name: _plain(name, column, text) for name, column in read.items()}
             for name in present:
                 value = pa.scalar(file.partition[name], pa.string())
                 plain[name] = pa.chunked_array([pa.repeat(value, table.num_rows)])
             yield pa.table({name: plain[name] for name in columns})
 
 
-def _plain(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _plain(name: str, column: pa.ChunkedArray, text: TextFormat) -> pa.ChunkedArray:
     try:
-        return plain_column(column)
+        return plain_column(vectors_as_text(column) if name == text.vectors else column)
     except Unreadable as error:
         raise Unreadable(str(error), f", column {name!r}") from error
 
@@ -297,7 +297,7 @@ def _open(located: Located, file: DataFile, text: TextFormat, row_groups: tuple[
     if ending in (*_PARQUET, *_ARROW, *_JSON) and text.column_names:
         raise Unreadable(f"a column-names flag ({','.join(text.column_names)}) is for text without a header")
     if ending in _PARQUET:
-        return _open_parquet(_parquet_file(located, file), row_groups)
+        return _open_parquet(_parquet_file(located, file), row_groups, text.vectors)
     if ending in _ARROW:
         return _of_table(_read_arrow(opener))
     unpacked = functools.partial(_unpack, opener, packing)
@@ -339,14 +339,15 @@ def _unpack(opener: Any, packing: str) -> Any:
     return pa.CompressedInputStream(pa.PythonFile(stream, "r"), _PACKED[packing]) if packing else stream
 
 
-def _open_parquet(file: pq.ParquetFile, row_groups: tuple[int, ...] = ()) -> _Opened:
+def _open_parquet(file: pq.ParquetFile, row_groups: tuple[int, ...] = (), vectors: str = "") -> _Opened:
     schema = file.schema_arrow
 
     def read(indices: list[int]) -> pa.Table:
         for i in indices:  # before bytes are read for nothing
             field = schema.field(i)
             try:
-                plain_column(pa.chunked_array([], field.type))
+                empty = pa.chunked_array([], field.type)
+                plain_column(vectors_as_text(empty) if field.name.strip() == vectors else empty)
             except Unreadable as error:
                 raise Unreadable(f"column {field.name!r}: {error}") from error
         names = [schema.names[i] for i in indices]

@@ -38,7 +38,7 @@ def tune_settings(config: DataConfig, log: LifelongLog, cuts: Cuts, seed: int, p
     """
     print(tuning.describe_budget(), flush=True)
     cut = cuts.validation_start
-    corpus = fit_corpus(cluster_context(log, config.context, cut, seed), cut)
+    corpus = fit_corpus(cluster_context(log, config.context, cut, seed, config.text_columns), cut)
     progress = Progress("tuning baselines", tuning.num_settings(), "settings")
     window = cuts.window_of("validation")
     tuned = tuning.tune(encode_log(log, corpus), corpus.num_items, window, progress.update)

@@ -18,7 +18,7 @@ from longretriever_tf.config.config import Config, DataConfig, load_config
 from longretriever_tf.data.corpus import Corpus, encode_values, ids_like
 from longretriever_tf.data.recipe.learned_context import with_trained_clusters
 from longretriever_tf.datasets.event_log.source import read_item_table
-from longretriever_tf.datasets.load import own_context
+from longretriever_tf.datasets.load import own_context, with_text_flags
 from longretriever_tf.datasets.log import ItemTable
 from longretriever_tf.models.build import Models, build_models, load_for_export
 from longretriever_tf.retrieval.export.fresh_statistics import FreshStatistics, fresh_statistics
@@ -138,7 +138,7 @@ def _refresh_items(config: Config, corpus: Corpus, exported: Corpus, catalogue: 
     spec = _table_spec(config.data, corpus, catalogue)
     table = read_item_table(spec)
     if num_clusters(corpus.context) and not catalogue.context:
-        table = with_trained_clusters(table, spec.context, corpus)
+        table = with_trained_clusters(table, spec.context, corpus, spec.text_columns)
         spec = dataclasses.replace(spec, context=corpus.context)
     refreshed = refresh_corpus(corpus, exported, table, spec.context, catalogue.skip_new_categories)
     _check_retired(refreshed.counts["retired"], exported.num_offered - 2, catalogue)
@@ -203,7 +203,7 @@ def _table_spec(data: DataConfig, corpus: Corpus, catalogue: Catalogue) -> DataC
         # No table holds learned clusters: the log's own category, if the run had one, says where a new item goes.
         context = own_context(data) if own_context(data) in corpus.feature_values else CLUSTERS
     return dataclasses.replace(
-        data,
+        with_text_flags(data),
         items=catalogue.items,
         item_column=catalogue.item_column or data.item_column,
         item_name_column=data.item_name_column if name is None else name,
