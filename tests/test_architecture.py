@@ -24,7 +24,7 @@ LAYERS = (
     ("evaluation",),
     ("training",),
     ("serving",),
-    ("reproduction", "planning"),
+    ("reproduction", "planning", "tuning"),
     (
         "config.flags",
         "prepare",
@@ -45,6 +45,7 @@ LAYERS = (
         "inspect_log",
         "minimal",
         "reproduce",
+        "tune",
         "notebook",
     ),
 )
@@ -61,7 +62,7 @@ WITHOUT_TENSORFLOW = (
     "launch",
     "training.distributed.step_table",
 )
-WITHOUT_TENSORFLOW += ("plan", "reproduce", "reproduction.report", "reproduction.runner")
+WITHOUT_TENSORFLOW += ("plan", "reproduce", "reproduction.report", "reproduction.runner", "tune", "tuning.study")
 
 
 def _module_name(path: pathlib.Path) -> str:
