@@ -49,6 +49,7 @@ def test_the_lock_holds_a_version_of_each_server_requirement_within_its_bounds()
         Requirement(line).name: str(next(iter(Requirement(line).specifier)).version)
         for line in lines_of("requirements.lock")
     }
+    assert pins["tensorflow-cpu"] == pins["tensorflow"]
     for requirement in map(Requirement, lines_of("requirements-server.txt")):
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
     assert not {"pandas", "scipy", "tensorflow-recommenders", "tensorflow-datasets", "lightgbm", "matplotlib"} & set(
