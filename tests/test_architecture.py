@@ -15,7 +15,7 @@ MAX_FUNCTION_LINES = 60
 
 # From the top down: a module imports from its own layer and from those above. The longest matching name decides.
 LAYERS = (
-    ("common", "config", "plots", "datasets.log"),
+    ("common", "config", "plots", "tracking", "datasets.log"),
     ("datasets",),
     ("data",),
     ("inspection",),

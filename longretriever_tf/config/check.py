@@ -8,6 +8,7 @@ from typing import Any
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.baselines import LONGRETRIEVER, check_baselines
 from longretriever_tf.config.input_names import check_profile_columns
+from longretriever_tf.tracking.names import check_names
 
 CLUSTERS = "clusters:"
 """--context=clusters:N: the context is learned."""
@@ -66,6 +67,7 @@ def check_config(config: Any) -> None:
       UserError: names the flag, its value and the cure.
     """
     _check_values(config)
+    check_names(config.train.tracker)
     check_baselines(config)
     _check_combinations(config)
 

@@ -24,6 +24,7 @@ from longretriever_tf.models.optimizer import LazyAdamW
 from longretriever_tf.training.phases import Phase
 
 _REPORT_EVERY = 20
+_OF_EPOCH = ("epoch", "loss", "validation")
 _LATER_STATE = ("loop_loss_sum", "loop_num_losses")
 """Parts of the state that checkpoints of earlier versions lack."""
 
@@ -191,6 +192,7 @@ class LoopOptions:
       writer: TensorBoard.
       on_epoch: takes the phase's name and the epoch's metrics, before the run's position passes the epoch; may be
         called twice for an epoch, with the same metrics but the speed.
+      on_report: takes the phase's name, the step of its optimizer and metrics, every few steps and after an epoch.
       agree: of several processes, whether the chief wants a checkpoint; they ask at the steps that report. None: one
         process, which saves whenever it is time.
     """
@@ -200,6 +202,7 @@ class LoopOptions:
     xla: bool
     writer: tf.summary.SummaryWriter
     on_epoch: Callable[[str, dict[str, float]], None] = lambda phase, line: None
+    on_report: Callable[[str, int, dict[str, float]], None] = lambda phase, step, metrics: None
     agree: Callable[[bool], bool] | None = None
 
 
@@ -223,6 +226,8 @@ def run_phase(
                 state.best_epoch.assign(epoch)
                 checkpoints.save_weights(_best(epoch))
         options.on_epoch(phase.name, line)
+        at_end = {f"epoch_{name}" if name == "loss" else name: line[name] for name in _OF_EPOCH if name in line}
+        options.on_report(phase.name, int(optimizer.iterations.numpy()), at_end)
         _start_epoch(state, epoch + 1)
         checkpoints.save()
         checkpoints.remove_best(but=int(state.best_epoch))
@@ -275,10 +280,13 @@ def _run_epoch(
             state.num_losses.assign_add(len(losses))
             progress.update(seen, f"loss {losses.mean():.3f}")
             recent, seen = [], 0.0
-            with options.writer.as_default(int(optimizer.iterations.numpy())):
-                tf.summary.scalar(f"{phase.name}/loss", losses.mean())
-                tf.summary.scalar(f"{phase.name}/learning_rate", optimizer.learning_rate)
-                tf.summary.scalar(f"{phase.name}/examples_per_s", progress.rate())
+            position = int(optimizer.iterations.numpy())
+            rate = float(optimizer.learning_rate)
+            metrics = {"loss": losses.mean(), "learning_rate": rate, "examples_per_s": progress.rate()}
+            with options.writer.as_default(position):
+                for name, value in metrics.items():
+                    tf.summary.scalar(f"{phase.name}/{name}", value)
+            options.on_report(phase.name, position, metrics)
         if is_due:
             state.step.assign(step + 1)
             checkpoints.save()
