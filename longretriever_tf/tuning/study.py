@@ -144,7 +144,7 @@ class Search:
         waiting = [trial for trial in self._frozen() if trial.state == self._state("RUNNING")]
         left = num_trials - sum(trial.outcome in ("done", "refused") for trial in self.trials())
         while left > 0:
-            batch = []
+            batch: list[tuple[int, dict[str, Value]] | None] = []
             while len(batch) < min(self._parallel, left):
                 batch.append(self._take_up(waiting.pop(0)) if waiting else self._draw())
             left -= len(batch)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.reproduction.jobs import Job, make_jobs
@@ -81,7 +82,7 @@ def read_metrics(output: str, objective: Sequence[str]) -> dict[str, float]:
       UserError: the file has no such metric.
     """
     models = read_json(output).get("models", {})
-    first = next(iter(models.values()), {})
+    first: dict[str, Any] = next(iter(models.values()), {})
     found = {}
     for path in objective:
         value = metric_at(first, path)
