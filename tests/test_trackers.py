@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import signal
+import struct
 import subprocess
 import threading
 import time
@@ -233,22 +234,23 @@ def _values(items) -> dict:
 
 
 def _records(session: str) -> list:
+    """What a session wrote: LevelDB's log format after a head of 7 bytes; chunks of a record never cross 32 KiB."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     (path,) = glob.glob(os.path.join(session, "*.wandb"))
-    store, records = DataStore(), []
-    store.open_for_scan(path)
-    while True:
-        try:
-            data = store.scan_data()
-        except AssertionError:  # a record that the kill cut short
-            break
-        if data is None:
-            break
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        records.append(record)
+    content, at, held, records = pathlib.Path(path).read_bytes(), 7, b"", []
+    while at + 7 <= len(content):
+        if 32_768 - at % 32_768 < 7:
+            at += 32_768 - at % 32_768  # padding
+            continue
+        length, kind = struct.unpack_from("<HB", content, at + 4)  # after the checksum
+        held += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if at > len(content) or kind not in (1, 2, 3, 4):
+            break  # cut short by the kill
+        if kind in (1, 4):  # whole, or its last chunk
+            records.append(wandb_internal_pb2.Record.FromString(held))
+            held = b""
     return records
 
 

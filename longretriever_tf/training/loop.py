@@ -10,7 +10,7 @@ import glob
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -226,8 +226,7 @@ def run_phase(
                 state.best_epoch.assign(epoch)
                 checkpoints.save_weights(_best(epoch))
         options.on_epoch(phase.name, line)
-        at_end = {f"epoch_{name}" if name == "loss" else name: line[name] for name in _OF_EPOCH if name in line}
-        options.on_report(phase.name, int(optimizer.iterations.numpy()), at_end)
+        options.on_report(phase.name, int(optimizer.iterations.numpy()), epoch_metrics(line))
         _start_epoch(state, epoch + 1)
         checkpoints.save()
         checkpoints.remove_best(but=int(state.best_epoch))
@@ -240,6 +239,11 @@ def run_phase(
     _start_epoch(state, 0)
     checkpoints.save()
     checkpoints.remove_best()
+
+
+def epoch_metrics(line: Mapping[str, float]) -> dict[str, float]:
+    """What listeners to `LoopOptions.on_report` hear of a finished epoch, of its line in training.json."""
+    return {f"epoch_{name}" if name == "loss" else name: line[name] for name in _OF_EPOCH if name in line}
 
 
 def _start_epoch(state: LoopState, epoch: int) -> None:

@@ -40,7 +40,7 @@ from longretriever_tf.training.distributed.checkpoints import SharedCheckpoints,
 from longretriever_tf.training.distributed.cluster import Cluster, start_cluster
 from longretriever_tf.training.history import HISTORY_FILE, TrainingHistory
 from longretriever_tf.training.log_on_disk import prepare_on_disk, read_log
-from longretriever_tf.training.loop import Checkpoints, LoopOptions, LoopState, run_phase
+from longretriever_tf.training.loop import Checkpoints, LoopOptions, LoopState, epoch_metrics, run_phase
 from longretriever_tf.training.phases import Phase
 from longretriever_tf.training.run_dir import (
     has_unchanged_source,
@@ -216,6 +216,9 @@ def _run_phases(
         history, tracked = listeners
         writer = tf.summary.create_file_writer(os.path.join(config.train.run_dir, "tensorboard"))
         options = dataclasses.replace(options, writer=writer, on_epoch=history.add, on_report=tracked.log)
+        for phase in phases:  # again, on the way on: what a killed session had said may not have been delivered
+            for line in history.lines(phase.name):
+                tracked.log(phase.name, int(line["epoch"]) * phase.num_steps(), epoch_metrics(line))
     for index in range(int(state.phase), len(phases)):
         run_phase(phases[index], index, state, optimizers[index], checkpoints, options)
     if not checkpoints.has_weights("final"):
