@@ -2,6 +2,7 @@
 
 import configparser
 import importlib.metadata
+import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -78,6 +79,9 @@ def test_the_client_needs_its_requirements_alone():
 def test_the_server_needs_the_lock_alone(tmp_path):
     save_toy(str(tmp_path), 1)
     code = "import longretriever_tf.serve, longretriever_tf.serving.server.server\n"
-    code += f"import tensorflow as tf; tf.saved_model.load({str(tmp_path / '1')!r})"
+    code += f"import tensorflow as tf; tf.saved_model.load({str(tmp_path / '1')!r})\n"
+    if importlib.util.find_spec("scann"):  # as the server does for an export that holds searchers
+        code += "import importlib; from longretriever_tf.serving.server import loaded\n"
+        code += "importlib.import_module(loaded._SCANN_MODULE).load_ops()"
     done = run_with_only({Requirement(line).name for line in lines_of("requirements.lock")}, code)
     assert done.returncode == 0, done.stderr
