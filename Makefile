@@ -22,7 +22,7 @@ STAMP := .venv/.setup-done
 $(STAMP): setup.cfg pyproject.toml .ci/setup
 	@.ci/setup "$(PYTHON)"
 
-.PHONY: help setup demo reproduce serve serve-smoke load notebooks test test-fast test-beam lint format tables lock picture type arch doctest docs bench peers rivals doctor clean
+.PHONY: help setup demo reproduce serve serve-smoke load notebooks test test-fast test-beam test-trackers lint format tables lock picture type arch doctest site bench peers rivals doctor clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -83,8 +83,10 @@ arch: $(STAMP) ## layers, TensorFlow-free modules, size caps
 doctest: $(STAMP) ## the examples in docstrings and documents (make test runs them too)
 	$(PY) -m pytest -q tests/test_doctests.py
 
-docs: $(STAMP) ## the API reference from the docstrings, as HTML: build/docs/index.html
-	$(PY) .ci/write_docs.py build/docs
+site: ## the documentation site, from the documents and the docstrings, in an environment of its own (.peers/site): build/site/index.html
+	test -d .peers/site || python3 -m venv .peers/site
+	.peers/site/bin/pip install -q -r .ci/requirements-site.lock
+	.peers/site/bin/python .ci/write_site.py build/site
 
 bench: $(STAMP) ## every benchmark on this machine and one table: results/benchmarks.md; needs `make demo` first, an hour
 	$(PY) benchmarks/bench_training.py --flagfile=configs/demo.flags --materialise_gb=2 --bench_batches=1500 --output=results/bench_training.json
@@ -122,6 +124,11 @@ test-beam: ## tests of `prepare --runner` on Beam's DirectRunner and DaskRunner,
 	test -d .peers/beam || python3 -m venv .peers/beam
 	.peers/beam/bin/pip install -q -e '.[beam]' 'apache-beam[dask]' pytest
 	.peers/beam/bin/python -m pytest tests/test_prepare_on_beam.py
+
+test-trackers: ## tests of `train --tracker` with Weights & Biases (offline) and MLflow, in an environment of their own, .peers/trackers
+	test -d .peers/trackers || python3 -m venv .peers/trackers
+	.peers/trackers/bin/pip install -q -e '.[wandb,mlflow]' pytest
+	.peers/trackers/bin/python -m pytest tests/test_trackers.py
 
 doctor: $(STAMP) ## versions, devices, missing packages: paste it into an issue
 	$(PY) -m longretriever_tf.doctor

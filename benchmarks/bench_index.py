@@ -157,7 +157,7 @@ def ask(kind: str, folder: str, interests: int, requests: int) -> None:
     import longretriever_tf  # noqa: F401, I001 - selects Keras 2 before TensorFlow is imported
     import tensorflow_recommenders  # noqa: F401 - registers ScaNN's operations for the plain design
 
-    from longretriever_tf.retrieval.index.scann import load_ops
+    from longretriever_tf.retrieval.index.scann_ops import load_ops
     from longretriever_tf.retrieval.index.scann_tuning import recall_of
 
     load_ops()

@@ -247,7 +247,7 @@ def _ask_plain(folder: str, plan: Mapping[str, Any]) -> None:
     import tensorflow_recommenders  # noqa: F401 - registers ScaNN's operations
 
     from longretriever_tf.data.corpus import load_corpus
-    from longretriever_tf.retrieval.index.scann import load_ops
+    from longretriever_tf.retrieval.index.scann_ops import load_ops
     from longretriever_tf.retrieval.index.scann_tuning import recall_of
     from longretriever_tf.serving.server.loaded import LoadedModel
 

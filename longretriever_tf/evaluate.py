@@ -10,7 +10,8 @@ draws both: recall by k, by the length of the history and by the size of the cat
 --export_dir asks an export of the run itself, by the signature that requests ask: the first row, "as served".
 --variants asks the same run in other ways, in the same pass; configs/ablations/ holds what the paper varies.
 --lists=NAME:FILE.parquet (or .csv; repeatable) puts any other system's lists alongside, under the same truth; it stands
-among the baselines. --write_lists=FILE.parquet writes the run's own lists in that form.
+among the baselines. --write_lists=FILE.parquet writes the run's own lists in that form. A run that was trained with
+--tracker tells its trackers the results too.
 """
 
 import dataclasses
@@ -91,6 +92,7 @@ def main(argv: Sequence[str]) -> None:
     from longretriever_tf.evaluation.lists import parse_list_files
     from longretriever_tf.evaluation.per_user import per_user_path
     from longretriever_tf.evaluation.table import text_table, write_json
+    from longretriever_tf.evaluation.track import track_evaluation
     from longretriever_tf.evaluation.variants import RetrievalVariants
 
     output = _OUTPUT.value or os.path.join(_RUN_DIR.value, "metrics.json")
@@ -111,6 +113,7 @@ def main(argv: Sequence[str]) -> None:
         *(draw_evaluation(output)[:1] if _PLOTS.value else ()),
     ]
     print(f"written: {', '.join(written)}")
+    track_evaluation(_RUN_DIR.value, metrics, _MAX_USERS.value, written)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ shards.json, which says where each is served.
 
 A last line says what the export holds of the log's catalogue and what it leaves out; --catalogue chooses.
 
---vectors=DIR also writes the item vectors as Parquet, for an index that you already have (docs/scaling.md).
+--vectors=DIR also writes the item vectors as Parquet, for an index that you already have (docs/scaling.md). --card
+writes a model card next to the versions, with the metrics that `evaluate` left in the run directory.
 """
 
 from collections.abc import Sequence
@@ -62,6 +63,17 @@ _VECTORS = absl_flags.DEFINE_string(
     "Also write item vectors, biases and categories there as Parquet, for faiss or a vector database of your own; the "
     "export's signature interest_embeddings gives the user vectors. An older set of vectors there is replaced.",
 )
+_CARD = absl_flags.DEFINE_bool(
+    "card",
+    False,
+    "Write a model card into --export_dir, README.md in the form of Hugging Face's: use, data, how to call it, limits, "
+    "and the metrics of metrics.json in the run directory, if the run was evaluated.",
+)
+_CARD_LICENSE = absl_flags.DEFINE_string(
+    "card_license",
+    "other",
+    "Licence of the model in its card, by Hugging Face's name of it (apache-2.0, ...): its owner decides.",
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -69,6 +81,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     config = flags.config_from_flags(load_config(_RUN_DIR.value))
     with stage("loading TensorFlow"):
+        from longretriever_tf.retrieval.export.card import read_results, write_card
         from longretriever_tf.retrieval.export.catalogue_version import export_version
         from longretriever_tf.retrieval.export.publish import publish
         from longretriever_tf.retrieval.export.vectors import require_vectors_dir, write_vectors
@@ -76,6 +89,7 @@ def main(argv: Sequence[str]) -> None:
 
     if _VECTORS.value:
         require_vectors_dir(_VECTORS.value, _EXPORT_DIR.value)
+    results = read_results(_RUN_DIR.value, config) if _CARD.value else None
     with stage(f"reading the run {_RUN_DIR.value}"):
         source, holds = export_version(config, _CATALOGUE.value, _NEW_ITEMS.value)
     replay = check_in_fresh_process if _CHECK.value else None
@@ -84,6 +98,8 @@ def main(argv: Sequence[str]) -> None:
     print(f"{published.directory} {holds}; histories as of {np.datetime64(source.corpus.cut, 's')} UTC")
     if _VECTORS.value:
         print(write_vectors(_VECTORS.value, published.packed, source.corpus, published.fingerprint))
+    if _CARD.value:
+        print(f"card: {write_card(published, holds, _EXPORT_DIR.value, results, _CARD_LICENSE.value)}")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,8 @@ superseded/. A failed job stops only the jobs that need it: the report names it,
 """
 
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from absl import flags as absl_flags
 
@@ -21,6 +19,7 @@ from longretriever_tf.common.files import require_writable
 from longretriever_tf.config import flags
 from longretriever_tf.reproduction.jobs import Job, State, expected_minutes, make_jobs, select_jobs
 from longretriever_tf.reproduction.plan import load_plan
+from longretriever_tf.reproduction.runner import JobRunner, stop_on_signals
 
 _PLAN = absl_flags.DEFINE_string(
     "plan", "configs/reproduce/quick.toml", "The plan of runs, measures and report; see configs/reproduce."
@@ -61,7 +60,6 @@ def main(argv: Sequence[str]) -> int:
     # Before the jobs, so that a missing library is an error before hours of work, not after; not for --dry_run.
     from longretriever_tf.reproduction.report import make_report, write_report
     from longretriever_tf.reproduction.results import Results
-    from longretriever_tf.reproduction.runner import JobRunner
 
     require_writable(work_dir)
     failed: dict[str, str] = {}
@@ -74,19 +72,6 @@ def main(argv: Sequence[str]) -> int:
     for job, reason in failed.items():
         print(f"failed: {job}: {reason}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def stop_on_signals() -> None:
-    """SIGTERM and SIGINT become KeyboardInterrupt, on whose way out `JobRunner.run` stops the children.
-
-    SIGINT too: shells start background jobs with it ignored.
-    """
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, interrupt)
 
 
 def _overview(jobs: Mapping[str, Job]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from longretriever_tf.common.progress import stage
 from longretriever_tf.config import flags
 from longretriever_tf.config.check import evaluation_only
+from longretriever_tf.tracking.names import require_installed
 
 flags.define_config_flags("data", "model", "train", "retrieval", "baseline")
 
@@ -22,6 +23,7 @@ def main(argv: Sequence[str]) -> None:
     config = flags.config_from_flags()
     if limited := evaluation_only(config):
         print(f"note: {limited}", flush=True)
+    require_installed(config.train.tracker)
     with stage("loading TensorFlow"):  # after the flags are checked: it takes seconds
         from longretriever_tf.training.run import train
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -20,7 +21,8 @@ from longretriever_tf.serving.server.options import ServerOptions
 from longretriever_tf.serving.server.warmup import replay
 
 SERVING = ROOT / "serving"
-_SHARDED_KINDS = ("StatefulSet", "Deployment", "Service", "PodDisruptionBudget")
+_SHARDED_KINDS = ("StatefulSet", "Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler")
+KUBERNETES = "1.31"
 METRICS_PATH = "/monitoring/prometheus/metrics"
 
 
@@ -37,7 +39,7 @@ def test_monitoring_parses():
 
 def test_kubernetes_manifest_agrees_with_itself():
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
-    config, deployment, service = yaml.safe_load_all((SERVING / "kubernetes.yaml").read_text())
+    config, deployment, service, budget, scaler = yaml.safe_load_all((SERVING / "kubernetes.yaml").read_text())
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"grpc": 8500, "rest": 8501}
@@ -46,6 +48,9 @@ def test_kubernetes_manifest_agrees_with_itself():
     assert {port["targetPort"] for port in service["spec"]["ports"]} == set(ports)
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     assert service["spec"]["selector"].items() <= labels.items()
+    assert deployment["spec"]["selector"] == budget["spec"]["selector"] == {"matchLabels": labels}
+    assert scaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    assert "replicas" not in deployment["spec"] and scaler["spec"]["minReplicas"] > budget["spec"]["minAvailable"]
     mounts = {mount["name"] for mount in container["volumeMounts"]}
     assert mounts == {volume["name"] for volume in deployment["spec"]["template"]["spec"]["volumes"]}
     assert {arg.split("=")[1].rsplit("/", 1)[1] for arg in container["args"] if "/config/" in arg} == set(
@@ -81,7 +86,9 @@ def test_the_sharded_manifest_agrees_with_the_exported_layout(tmp_path):
     for name, workload in workloads.items():
         spec, pod = workload["spec"], workload["spec"]["template"]["spec"]
         labels = spec["template"]["metadata"]["labels"]
-        assert spec["replicas"] > kinds["PodDisruptionBudget"][name]["spec"]["minAvailable"]
+        scaler = kinds["HorizontalPodAutoscaler"].get(name, {"spec": {}})["spec"]
+        replicas = spec.get("replicas", scaler.get("minReplicas", 1))
+        assert replicas > kinds["PodDisruptionBudget"][name]["spec"]["minAvailable"]
         for selector in (spec["selector"], kinds["PodDisruptionBudget"][name]["spec"]["selector"]):
             assert selector["matchLabels"] == labels
         assert kinds["Service"][name]["spec"]["selector"] == labels
@@ -104,6 +111,89 @@ def test_the_sharded_manifest_agrees_with_the_exported_layout(tmp_path):
         # While the next version loads, router and shards keep the last one together.
         assert model.model_version_policy.latest.num_versions == 2
         assert kinds["StatefulSet"][one.model]["spec"]["serviceName"] == one.model
+
+
+MANIFESTS = ("kubernetes.yaml", "kubernetes-sharded.yaml", "kubernetes-fill.yaml")
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_manifests_fit_the_schemas_of_kubernetes(name):
+    """Strictly: a misspelt key is an error. The schemas lie within the package."""
+    validate = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate, of the extra dev")
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    parts = list(yaml.safe_load_all((SERVING / name).read_text()))
+    for part in parts:
+        validate.validate(part, KUBERNETES, strict=True)
+    parts[-1]["spec"]["no_such_key"] = 1
+    with pytest.raises(validate.ValidationError):
+        validate.validate(parts[-1], KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_pods_have_no_rights(name):
+    """Every container of every workload: no root, no writing but to volumes, no privileges, no token of the cluster."""
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    pods = [
+        one["spec"]["template"]["spec"] for one in yaml.safe_load_all((SERVING / name).read_text()) if _has_pod(one)
+    ]
+    assert len(pods) == {"kubernetes-sharded.yaml": 5}.get(name, 1)
+    for pod in pods:
+        assert pod["automountServiceAccountToken"] is False
+        security = pod["securityContext"]
+        assert security["runAsNonRoot"] and security["runAsUser"] > 0 and security["fsGroup"] == security["runAsGroup"]
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert {"requests", "limits"} <= container["resources"].keys()
+            assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
+def _has_pod(part: dict) -> bool:
+    return "template" in part.get("spec", {})
+
+
+def test_the_volume_is_filled_whole_or_not_at_all(tmp_path):
+    """The Job's own script, with a stand-in for rclone that copies folders, and may stop halfway."""
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    claim, job = yaml.safe_load_all((SERVING / "kubernetes-fill.yaml").read_text())
+    (volume, _) = job["spec"]["template"]["spec"]["volumes"]
+    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    store, models, tools = (tmp_path / name for name in ("store", "models", "tools"))
+    (store / "3/variables").mkdir(parents=True)
+    (store / "3/saved_model.pb").write_text("model")
+    (store / "3/variables/data").write_text("weights")
+    (store / "4").mkdir()
+    tools.mkdir()
+    (tools / "rclone").write_text(
+        '#!/bin/sh\nif [ "$1" = sync ]; then mkdir -p "$3" && cp -r "$2/." "$3/"; else diff -r "$3" "$4"; fi\n'
+        'if [ -e "$HOME/stop" ]; then exit 9; fi\n'
+    )
+    (tools / "rclone").chmod(0o755)
+
+    def fill(version: str) -> subprocess.CompletedProcess:
+        given = {one["name"]: one.get("value", "") for one in container["env"]}
+        assert given.keys() == {"VERSION", "SOURCE", "TARGET", "HOME"}
+        given |= {"VERSION": version, "SOURCE": str(store), "TARGET": str(models), "HOME": str(tmp_path)}
+        given["PATH"] = f"{tools}:{os.environ['PATH']}"
+        return subprocess.run(
+            [*container["command"], *container["args"]], env=given, capture_output=True, text=True, timeout=60
+        )
+
+    (tmp_path / "stop").touch()
+    assert fill("3").returncode == 9 and [path.name for path in models.iterdir()] == [".3.filling"]
+    (tmp_path / "stop").unlink()
+    done = fill("3")
+    assert done.returncode == 0 and done.stdout.endswith(f"filled {models}/3\n"), done.stderr
+    assert [path.name for path in models.iterdir()] == ["3"] and (models / "3/variables/data").read_text() == "weights"
+    (models / "3/variables/data").write_text("ours")
+    assert "there already" in fill("3").stdout and (models / "3/variables/data").read_text() == "ours"
+    refused = fill("4")
+    assert refused.returncode == 1 and "no export" in refused.stdout and not (models / "4").exists()
 
 
 def test_compose_mounts_what_it_names():

@@ -445,7 +445,7 @@ def test_signals_stop_a_plan_in_the_background(number):
     program = textwrap.dedent(f"""
         import os, signal, time
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        from longretriever_tf.reproduce import stop_on_signals
+        from longretriever_tf.reproduction.runner import stop_on_signals
         stop_on_signals()
         try:
             os.kill(os.getpid(), {int(number)})

@@ -2,6 +2,7 @@
 
 import configparser
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -56,6 +57,7 @@ def test_the_lock_holds_a_version_of_each_server_requirement_within_its_bounds()
         Requirement(line).name: str(next(iter(Requirement(line).specifier)).version)
         for line in lines_of("requirements.lock")
     }
+    assert pins["tensorflow-cpu"] == pins["tensorflow"]
     for requirement in map(Requirement, lines_of("requirements-server.txt")):
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
     assert not {"pandas", "scipy", "tensorflow-recommenders", "tensorflow-datasets", "lightgbm", "matplotlib"} & set(
@@ -84,7 +86,10 @@ def test_the_client_needs_its_requirements_alone():
 def test_the_server_needs_the_lock_alone(tmp_path):
     save_toy(str(tmp_path), 1)
     code = "import longretriever_tf.serve, longretriever_tf.serving.server.server\n"
-    code += f"import tensorflow as tf; tf.saved_model.load({str(tmp_path / '1')!r})"
+    code += f"import tensorflow as tf; tf.saved_model.load({str(tmp_path / '1')!r})\n"
+    if importlib.util.find_spec("scann"):  # as the server does for an export that holds searchers
+        code += "import importlib; from longretriever_tf.serving.server import loaded\n"
+        code += "importlib.import_module(loaded._SCANN_MODULE).load_ops()"
     done = run_with_only({Requirement(line).name for line in lines_of("requirements.lock")}, code)
     assert done.returncode == 0, done.stderr
 

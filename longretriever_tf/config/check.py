@@ -8,6 +8,7 @@ from typing import Any
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.baselines import LONGRETRIEVER, check_baselines
 from longretriever_tf.config.input_names import check_profile_columns
+from longretriever_tf.tracking.names import check_names
 
 CLUSTERS, TEXT_CLUSTERS = "clusters:", "text_clusters:"
 """--context=clusters:N, text_clusters:N: the context is learned, from who takes what or from what is written."""
@@ -71,6 +72,7 @@ def check_config(config: Any) -> None:
       UserError: names the flag, its value and the cure.
     """
     _check_values(config)
+    check_names(config.train.tracker)
     check_baselines(config)
     _check_combinations(config)
 
@@ -79,17 +81,29 @@ def _check_values(config: Any) -> None:
     """Each value on its own: one of its choices, a finite number, within its bounds."""
     for section in dataclasses.fields(config):
         for field in dataclasses.fields(section.type):  # type: ignore[arg-type]
-            value, choices = getattr(getattr(config, section.name), field.name), field.metadata["choices"]
-            named = f"--{field.name}={value!r}: expected"
-            require(not choices or value in choices, f"{named} one of {', '.join(choices)}")
-            require(not isinstance(value, float) or math.isfinite(value), f"{named} a finite number")
-            for bound, limit in field.metadata["bounds"].items():
-                word, holds = _BOUNDS[bound]
-                require(holds(value, limit), f"{named} {word} {limit}")
+            check_value(field, getattr(getattr(config, section.name), field.name))
     require(
         not set('"\r\n') & set(config.data.delimiter),
         f"--delimiter={config.data.delimiter!r}: expected no quote and no end of line in it",
     )
+
+
+def check_value(field: Any, value: Any) -> None:
+    """Refuses a value that its setting does not take, whatever the others are.
+
+    Args:
+      field: the setting's dataclass field.
+      value: of the setting's own type.
+
+    Raises:
+      UserError: names the flag, the value and what is expected.
+    """
+    choices, named = field.metadata["choices"], f"--{field.name}={value!r}: expected"
+    require(not choices or value in choices, f"{named} one of {', '.join(choices)}")
+    require(not isinstance(value, float) or math.isfinite(value), f"{named} a finite number")
+    for bound, limit in field.metadata["bounds"].items():
+        word, holds = _BOUNDS[bound]
+        require(holds(value, limit), f"{named} {word} {limit}")
 
 
 def _check_combinations(config: Any) -> None:

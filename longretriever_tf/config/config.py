@@ -295,6 +295,13 @@ class TrainConfig:
         hidden=True,
     )
     checkpoint_every_s: float = _field(120.0, "Seconds between checkpoints within an epoch.", hidden=True, above=0)
+    tracker: tuple[str, ...] = _field(
+        (),
+        "Experiment trackers that also hear of the run: wandb (Weights & Biases), mlflow, or both (wandb,mlflow). "
+        "Each is an extra (pip install 'longretriever_tf[wandb]') and obeys its own environment variables "
+        "(WANDB_MODE=offline, MLFLOW_TRACKING_URI). `evaluate` tells them its results too. None of them can stop a "
+        "training. See docs/tuning.md.",
+    )
     run_dir: str = _field("runs/default", "Where the run leaves config.json, checkpoints, TensorBoard and metrics.")
 
 

@@ -96,6 +96,7 @@ def evaluate_run(
     evaluations = {one.name: evaluations[one.name] for one in served} | evaluations  # what requests get stands first
     return {
         **_header(config, split, truth),
+        **({"max_users": max_users} if max_users else {}),
         "baseline_settings": chosen,
         **report_lists(lists, evaluations),
         "models": {name: evaluation.summary() for name, evaluation in evaluations.items()},

@@ -143,4 +143,30 @@ def _draw_loglog(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette)
         axis.set_minor_locator(NullLocator())
 
 
-_DRAWERS = {"bars": _draw_bars, "points": _draw_points, "lines": _draw_lines, "loglog": _draw_loglog}
+def _draw_scatter(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette) -> None:
+    """Points that nothing joins, on a whole or a logarithmic scale, or above the names of choices."""
+    for series in panel.series:
+        hue = hues[series.label]
+        ax.plot(series.x, series.y, linestyle="none", marker=MARKERS[hue], ms=5.0, color=palette.hues[hue], alpha=0.8)
+    ax.set(xlabel=panel.x_label, ylabel=panel.y_label)
+    if panel.ticks:
+        ax.set_xticks(range(len(panel.ticks)), panel.ticks)
+        ax.set_xlim(-0.5, len(panel.ticks) - 0.5)
+    elif panel.kind == "scatter_log":
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.xaxis.set_minor_locator(NullLocator())
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.yaxis.set_major_locator(MaxNLocator(5))
+
+
+_DRAWERS = {
+    "bars": _draw_bars,
+    "points": _draw_points,
+    "lines": _draw_lines,
+    "loglog": _draw_loglog,
+    "scatter": _draw_scatter,
+    "scatter_log": _draw_scatter,
+}

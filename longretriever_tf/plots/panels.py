@@ -30,7 +30,8 @@ class Panel:
     """One pair of axes.
 
     Attributes:
-      kind: "bars" (x are indices of `ticks`), "points" (likewise, joined), "lines" (x are numbers) or "loglog".
+      kind: "bars" (x are indices of `ticks`), "points" (likewise, joined), "lines" (x are numbers), "loglog", "scatter"
+        (x are numbers, or indices of `ticks`, and nothing is joined) or "scatter_log" (x on a logarithmic scale).
       ticks: names of the points.
     """
 

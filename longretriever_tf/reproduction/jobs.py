@@ -22,7 +22,7 @@ from longretriever_tf.reproduction.plan import PLACEHOLDER, Plan
 STAMP = "job.json"
 """The file in a job's directory that holds its key, command, cost and outcome."""
 
-_IDLE_PARTS = ("reproduction", "reproduce.py", "serving", "serve.py", "doctor.py")
+_IDLE_PARTS = ("reproduction", "reproduce.py", "tuning", "tune.py", "serving", "serve.py", "doctor.py")
 """Parts of the package that no metric depends on: changing them makes no job stale."""
 
 _TABLES = ("events", "items", "users", "lists")

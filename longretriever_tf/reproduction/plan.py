@@ -6,17 +6,12 @@
 
 import dataclasses
 import re
-import sys
 from typing import Any
 
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.toml_files import read_toml
 from longretriever_tf.config.config import from_dict
 from longretriever_tf.config.shipped import find_shipped
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 PLACEHOLDER = re.compile(r"\{run:([\w.-]+)\}")
 """`{run:NAME}` in a measure's flags: the run directory of that run, of the same seed (or its only one)."""
@@ -184,13 +179,7 @@ def load_plan(path: str) -> Plan:
     Raises:
       UserError: no such file, not TOML, an unknown or missing key, or a name that nothing defines.
     """
-    try:
-        with open(find_shipped("--plan", path, "reproduce"), "rb") as file:
-            values = tomllib.load(file)
-    except OSError as error:
-        raise UserError(f"--plan={path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not TOML: {error}") from error
+    values = read_toml(find_shipped("--plan", path, "reproduce"), "plan", "configs/reproduce")
     parts: dict[str, Any] = {}
     for key, cls in _TABLES_OF.items():
         entries = values.get(key, {})

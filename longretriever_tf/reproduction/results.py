@@ -88,7 +88,7 @@ class Line:
             metrics = [window.metric(column) for window in self.windows]
             means = tuple(metric.mean for metric in metrics if metric)
             return Metric(means) if means else None
-        entries = [_descend(output, column) for output in self.outputs]
+        entries = [metric_at(output, column) for output in self.outputs]
         entries = [entry[0] if isinstance(entry, list) and entry else entry for entry in entries]  # mean, low, high
         values = tuple(float(entry) for entry in entries if isinstance(entry, int | float))
         return Metric(values) if values else None
@@ -192,14 +192,14 @@ class Results:
         return self.sources[kind]
 
 
-def _descend(values: Any, path: str) -> Any:
-    """The value at a path of keys separated by spaces, keys with spaces of their own included; None where none is."""
+def metric_at(values: Any, path: str) -> Any:
+    """The value at a path of keys separated by spaces ("all recall@100"), keys with spaces included; None: no such."""
     if not isinstance(values, Mapping):
         return None
     if path in values:
         return values[path]
     head, _, rest = path.partition(" ")
-    return _descend(values.get(head), rest) if rest else None
+    return metric_at(values.get(head), rest) if rest else None
 
 
 def _part(job: Job, at: str) -> Any:

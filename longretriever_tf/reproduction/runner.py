@@ -92,7 +92,7 @@ class JobRunner:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise UserError(
-                    f"--work_dir={self._work_dir!r} is in use by another `reproduce`, or by a job that it left behind; "
+                    f"--work_dir={self._work_dir!r} is in use by another command, or by a job that it left behind; "
                     "wait for it, stop it, or name another directory"
                 ) from error
             yield lock.fileno()
@@ -203,6 +203,19 @@ class JobRunner:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child.process.pid, signal.SIGKILL)
         self._running.clear()
+
+
+def stop_on_signals() -> None:
+    """SIGTERM and SIGINT become KeyboardInterrupt, on whose way out `JobRunner.run` stops the children.
+
+    SIGINT too: shells start background jobs with it ignored.
+    """
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupt)
 
 
 def _modified(path: str) -> int | None:

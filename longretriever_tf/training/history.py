@@ -42,6 +42,10 @@ class TrainingHistory:
         self._lines.setdefault(phase, {})[int(line["epoch"])] = line
         self.write()
 
+    def lines(self, phase: str) -> list[dict[str, float]]:
+        """The epochs of a phase so far, over all sessions."""
+        return [line for _, line in sorted(self._lines.get(phase, {}).items())]
+
     def write(self) -> None:
         """Writes the file: with the first epoch, and for a run that has none to make."""
         history = {phase: [lines[epoch] for epoch in sorted(lines)] for phase, lines in self._lines.items()}

@@ -10,7 +10,7 @@ import glob
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +24,7 @@ from longretriever_tf.models.optimizer import LazyAdamW
 from longretriever_tf.training.phases import Phase
 
 _REPORT_EVERY = 20
+_OF_EPOCH = ("epoch", "loss", "validation")
 _LATER_STATE = ("loop_loss_sum", "loop_num_losses")
 """Parts of the state that checkpoints of earlier versions lack."""
 
@@ -191,6 +192,7 @@ class LoopOptions:
       writer: TensorBoard.
       on_epoch: takes the phase's name and the epoch's metrics, before the run's position passes the epoch; may be
         called twice for an epoch, with the same metrics but the speed.
+      on_report: takes the phase's name, the step of its optimizer and metrics, every few steps and after an epoch.
       agree: of several processes, whether the chief wants a checkpoint; they ask at the steps that report. None: one
         process, which saves whenever it is time.
     """
@@ -200,6 +202,7 @@ class LoopOptions:
     xla: bool
     writer: tf.summary.SummaryWriter
     on_epoch: Callable[[str, dict[str, float]], None] = lambda phase, line: None
+    on_report: Callable[[str, int, dict[str, float]], None] = lambda phase, step, metrics: None
     agree: Callable[[bool], bool] | None = None
 
 
@@ -223,6 +226,7 @@ def run_phase(
                 state.best_epoch.assign(epoch)
                 checkpoints.save_weights(_best(epoch))
         options.on_epoch(phase.name, line)
+        options.on_report(phase.name, int(optimizer.iterations.numpy()), epoch_metrics(line))
         _start_epoch(state, epoch + 1)
         checkpoints.save()
         checkpoints.remove_best(but=int(state.best_epoch))
@@ -235,6 +239,11 @@ def run_phase(
     _start_epoch(state, 0)
     checkpoints.save()
     checkpoints.remove_best()
+
+
+def epoch_metrics(line: Mapping[str, float]) -> dict[str, float]:
+    """What listeners to `LoopOptions.on_report` hear of a finished epoch, of its line in training.json."""
+    return {f"epoch_{name}" if name == "loss" else name: line[name] for name in _OF_EPOCH if name in line}
 
 
 def _start_epoch(state: LoopState, epoch: int) -> None:
@@ -275,10 +284,13 @@ def _run_epoch(
             state.num_losses.assign_add(len(losses))
             progress.update(seen, f"loss {losses.mean():.3f}")
             recent, seen = [], 0.0
-            with options.writer.as_default(int(optimizer.iterations.numpy())):
-                tf.summary.scalar(f"{phase.name}/loss", losses.mean())
-                tf.summary.scalar(f"{phase.name}/learning_rate", optimizer.learning_rate)
-                tf.summary.scalar(f"{phase.name}/examples_per_s", progress.rate())
+            position = int(optimizer.iterations.numpy())
+            rate = float(optimizer.learning_rate)
+            metrics = {"loss": losses.mean(), "learning_rate": rate, "examples_per_s": progress.rate()}
+            with options.writer.as_default(position):
+                for name, value in metrics.items():
+                    tf.summary.scalar(f"{phase.name}/{name}", value)
+            options.on_report(phase.name, position, metrics)
         if is_due:
             state.step.assign(step + 1)
             checkpoints.save()

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from longretriever_tf import __version__
 from longretriever_tf.common.progress import stage
-from longretriever_tf.common.provenance import git_hash
+from longretriever_tf.common.provenance import describe_origin, git_hash
 from longretriever_tf.config.check import asks_text_clusters
 from longretriever_tf.config.config import Config, to_json
 from longretriever_tf.data.batches.prepared_data import (
@@ -35,13 +35,15 @@ from longretriever_tf.datasets.log_identity import (
 from longretriever_tf.datasets.sharded_log import ShardedLog
 from longretriever_tf.datasets.splits import Cuts
 from longretriever_tf.models.optimizer import LazyAdamW
+from longretriever_tf.tracking.tracked_run import TrackedRun, track_run
+from longretriever_tf.tracking.tracker import RunFacts
 from longretriever_tf.training.charts import draw_training
 from longretriever_tf.training.distributed.agreement import choose_groups, require_same_logs, require_same_settings
 from longretriever_tf.training.distributed.checkpoints import SharedCheckpoints, share_checkpoints
 from longretriever_tf.training.distributed.cluster import Cluster, start_cluster
-from longretriever_tf.training.history import TrainingHistory
+from longretriever_tf.training.history import HISTORY_FILE, TrainingHistory
 from longretriever_tf.training.log_on_disk import prepare_on_disk, read_log
-from longretriever_tf.training.loop import Checkpoints, LoopOptions, LoopState, run_phase
+from longretriever_tf.training.loop import Checkpoints, LoopOptions, LoopState, epoch_metrics, run_phase
 from longretriever_tf.training.phases import Phase
 from longretriever_tf.training.run_dir import (
     has_unchanged_source,
@@ -166,9 +168,18 @@ def _train(config: Config, log: LifelongLog | ShardedLog, identity: LogIdentity,
         write_identity(run_dir, identity)
         save_catalogue(run_dir, _items_of(config, log, prepared.corpus), prepared.corpus)
         save_prepared(run_dir, prepared, identity.fingerprint)
-    _run_phases(config, parts.phases, optimizers, state, checkpoints, cluster, history)
-    fit_score_weights(config, log, cuts, prepared.corpus.cut, cluster)
-    print(f"written: {draw_training(run_dir)}")
+    with track_run(config.train.tracker, lambda: _describe(config), run_dir) as tracked:
+        _run_phases(config, parts.phases, optimizers, state, checkpoints, cluster, (history, tracked))
+        fit_score_weights(config, log, cuts, prepared.corpus.cut, cluster)
+        chart = draw_training(run_dir)
+        tracked.log_results("train", {}, files=[chart, os.path.join(run_dir, HISTORY_FILE)])
+    print(f"written: {chart}")
+
+
+def _describe(config: Config) -> RunFacts:
+    """The run as trackers know it."""
+    origin = describe_origin("python -m longretriever_tf.train", config.train.seed)
+    return RunFacts(config.train.run_dir, json.loads(to_json(config)), origin)
 
 
 def _prepare(config: Config, log: LifelongLog | ShardedLog, cuts: Cuts) -> tuple[Prepared | Window, int]:
@@ -201,24 +212,27 @@ def _run_phases(
     state: LoopState,
     checkpoints: Checkpoints | SharedCheckpoints,
     cluster: Cluster,
-    history: TrainingHistory | None,
+    listeners: tuple[TrainingHistory, TrackedRun] | None,
 ) -> None:
-    """All phases from where `state` stands; `history` on the chief alone."""
-    writer = tf.summary.create_noop_writer()
-    if history is not None:
-        writer = tf.summary.create_file_writer(os.path.join(config.train.run_dir, "tensorboard"))
+    """All phases from where `state` stands; the chief alone has listeners."""
     options = LoopOptions(
         config.train.checkpoint_every_s,
         config.train.patience,
         config.train.xla,
-        writer,
-        history.add if history is not None else lambda phase, line: None,
-        None if cluster.num_workers == 1 else lambda is_due: bool(cluster.from_chief(is_due)),
+        tf.summary.create_noop_writer(),
+        agree=None if cluster.num_workers == 1 else lambda is_due: bool(cluster.from_chief(is_due)),
     )
+    if listeners is not None:
+        history, tracked = listeners
+        writer = tf.summary.create_file_writer(os.path.join(config.train.run_dir, "tensorboard"))
+        options = dataclasses.replace(options, writer=writer, on_epoch=history.add, on_report=tracked.log)
+        for phase in phases:  # again, on the way on: what a killed session had said may not have been delivered
+            for line in history.lines(phase.name):
+                tracked.log(phase.name, int(line["epoch"]) * phase.num_steps(), epoch_metrics(line))
     for index in range(int(state.phase), len(phases)):
         run_phase(phases[index], index, state, optimizers[index], checkpoints, options)
     if not checkpoints.has_weights("final"):
         checkpoints.save_weights("final")
-    writer.close()
-    if history is not None:
+    options.writer.close()
+    if listeners is not None:
         history.write()

@@ -26,7 +26,7 @@ from longretriever_tf.training.history import HISTORY_FILE
 
 _FREE_TO_CHANGE = (
     *("checkpoint_every_s", "materialise_gb", "max_memory_gb", "num_workers", "distribute"),
-    *("run_dir", "epochs", "interest_epochs", "patience"),
+    *("run_dir", "epochs", "interest_epochs", "patience", "tracker"),
 )
 """Flags of `train` that a resumed run may change: none of them alters a step that is done."""
 

@@ -27,7 +27,7 @@ from longretriever_tf.data.corpus import Corpus, load_corpus, save_corpus
 from longretriever_tf.retrieval.export.warmup_requests import write_warmup
 from longretriever_tf.retrieval.fingerprint import fingerprint_items, read_fingerprint, write_fingerprint
 from longretriever_tf.retrieval.index.build import IndexReport
-from longretriever_tf.retrieval.index.scann import load_ops
+from longretriever_tf.retrieval.index.scann_ops import load_ops
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.sharding.shards_file import SHARDS_FILE
 from longretriever_tf.retrieval.signatures import make_signatures

@@ -1,4 +1,4 @@
-"""The `scann` index: a ScaNN searcher for some categories, exact search for the others. Alone in importing scann.
+"""The `scann` index: a ScaNN searcher for some categories, exact search for the others.
 
 Three rules keep many searchers in one SavedModel right and cheap:
 
@@ -12,13 +12,12 @@ Three rules keep many searchers in one SavedModel right and cheap:
 
 import dataclasses
 import uuid
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from longretriever_tf.common.errors import UserError
 from longretriever_tf.retrieval.index.exact import OneCategory, PackedIndex, pad_best, search_exactly
+from longretriever_tf.retrieval.index.scann_ops import load_ops
 
 TUNED_K = 100
 """Searchers are tuned for lists of this length; longer ones search proportionally more leaves."""
@@ -66,22 +65,6 @@ class Searcher:
     hashed: np.ndarray
     sample_item: np.ndarray
     sample_log_weight: np.ndarray
-
-
-def load_ops() -> Any:
-    """ScaNN's TensorFlow operations; a process needs them before it loads a model that holds searchers.
-
-    Raises:
-      UserError: scann is missing, or was built for another TensorFlow.
-    """
-    try:
-        from scann.scann_ops.py import scann_ops
-    except (ImportError, tf.errors.OpError) as error:
-        raise UserError(
-            f"ScaNN indexes need the package scann ({error}): pip install 'longretriever_tf[scann]' (Linux), or export "
-            "with --index=packed, which needs nothing"
-        ) from error
-    return scann_ops
 
 
 def build_handle(vectors: np.ndarray, effort: SearchParameters) -> tf.Tensor:

@@ -21,7 +21,7 @@ from longretriever_tf.serving.server.limits import read_export_size
 from longretriever_tf.serving.server.status import ServingError, from_exception, invalid
 
 DEFAULT_SIGNATURE = "serving_default"
-_SCANN_MODULE = "longretriever_tf.retrieval.index.scann"
+_SCANN_MODULE = "longretriever_tf.retrieval.index.scann_ops"
 
 
 class TensorSpec(NamedTuple):
