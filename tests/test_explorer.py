@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 from serving_clients import call, serving
 from trained import run_module
@@ -18,7 +19,7 @@ from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.common.text import as_text
 from longretriever_tf.data.corpus import load_corpus, save_corpus
 from longretriever_tf.serving.explorer import page
-from longretriever_tf.serving.explorer.users import read_users, sample_users
+from longretriever_tf.serving.explorer.users import HeldOut, held_out_window, read_users, sample_users
 from longretriever_tf.serving.server import config_files
 
 PAGE = pathlib.Path(page.__file__).parent
@@ -103,17 +104,19 @@ def test_without_a_file_histories_are_made_up_and_said_to_be(explored):
 @pytest.mark.serving
 def test_names_that_say_no_more_than_the_id_are_left_out(explored):
     status, body = call(explored, "POST", "/explorer/models/longretriever/names", {"item_id": ["101", "7"]})
-    assert (status, json.loads(body)) == (200, {})  # the block world's items have no names
+    assert (status, json.loads(body)) == (200, {"names": {}, "shared": []})  # the block world's items have no names
     status, body = call(explored, "POST", "/explorer/models/longretriever/names", b"[")
     assert status == 400 and json.loads(body)["error"]
 
 
-def test_names_are_read_from_the_corpus(tmp_path, trained):
+def test_names_are_read_from_the_corpus_and_shared_ones_are_known(tmp_path, trained):
     corpus = load_corpus(f"{trained.export_dir}/1/assets.extra/corpus.npz")
-    named = dataclasses.replace(corpus, item_name=as_text(f"tea {item}" for item in corpus.item_id))
-    save_corpus(named, str(tmp_path / "corpus.npz"))
-    names = page._read_names(str(tmp_path / "corpus.npz"))
-    assert names["101"] == "tea 101" and len(names) == len(corpus.item_id) - 2
+    named = dataclasses.replace(corpus, item_name=as_text(f"tea {item // 2}" for item in corpus.item_id))
+    (tmp_path / "assets.extra").mkdir()
+    save_corpus(named, str(tmp_path / "assets.extra" / "corpus.npz"))
+    names = page._read_names(str(tmp_path))
+    assert names.of_item["101"] == "tea 50" and len(names.of_item) == len(corpus.item_id) - 2
+    assert "tea 51" in names.shared and "tea 98" not in names.shared  # of 102 and 103; of 196 alone
 
 
 def test_sampled_histories_are_those_of_the_log_before_the_as_of():
@@ -136,8 +139,23 @@ def test_sampled_histories_are_those_of_the_log_before_the_as_of():
         sample_users(log, 5, 1)
 
 
+def test_held_out_events_are_those_of_the_window():
+    log = make_log(
+        ["x"] * 6 + ["y"],
+        [1, 2, 1, 4, 5, 9, 1],
+        [10, 20, 30, 40, 49, 50, 60],
+        {"category": ["c"] * 5},
+    )
+    window = HeldOut(50, log.items.item_id != 4)  # item 4 came later than the export, which cannot list it
+    (user,) = sample_users(log, 20, 1, window=window)
+    assert (user["item_id"], user["timestamp"]) == ([1], [10])
+    assert user["held_out"] == {"until": 50, "item_id": [2, 1, 5], "timestamp": [20, 30, 49]}
+
+
 def test_a_sampled_file_is_read_back(tmp_path):
-    users = sample_users(block_world(), START + 70 * DAY_S, 5)
+    log = block_world()
+    users = sample_users(log, START + 70 * DAY_S, 5, window=HeldOut(START + 80 * DAY_S, log.items.item_id > 0))
+    assert any(user["held_out"]["item_id"] for user in users)
     path = tmp_path / "users.json"
     path.write_text(json.dumps({"made_up": False, "users": users}))
     assert json.loads(read_users(str(path))) == {"made_up": False, "users": users}
@@ -153,6 +171,15 @@ def test_a_sampled_file_is_read_back(tmp_path):
         (json.dumps({"users": [USER | {"timestamp": [1]}]}), "user 1 must have lists `item_id` and `timestamp` of one"),
         (json.dumps({"users": [USER | {"timestamp": [1, "2017"]}]}), "user 1 has the timestamp '2017'"),
         (json.dumps({"users": [USER | {"weight": [1.0]}]}), "user 1 must have as many `weight`"),
+        (json.dumps({"users": [USER | {"held_out": [5]}]}), "user 1 must have `held_out` as"),
+        (
+            json.dumps({"users": [USER | {"held_out": {"until": 20, "item_id": [5], "timestamp": []}}]}),
+            "user 1 must have lists `item_id` and `timestamp` of one length in `held_out`",
+        ),
+        (
+            json.dumps({"users": [USER | {"held_out": {"until": 20, "item_id": [5], "timestamp": [8]}}]}),
+            "user 1 has the timestamp 8 in `held_out`; expected whole seconds from 9",
+        ),
         (json.dumps({"users": ["x"]}), 'user 1 must be an object, and is "x"'),
     ],
 )
@@ -178,3 +205,21 @@ def test_the_command_writes_a_file_that_serve_takes(trained, tmp_path):
     users = json.loads(read_users(str(path)))["users"]
     assert [user["label"] for user in users] == ["user 1003", "user 1001"]
     assert users[0]["profile"] == {"taste": "b1"}  # user u has taste u % 2
+    corpus = load_corpus(f"{trained.export_dir}/1/assets.extra/corpus.npz")
+    log = block_world(num_users=53, num_items=97, events_per_user=61)
+    own = slice(*log.offset[3:5])
+    until = corpus.cut + 14 * DAY_S  # --cut=validation, the default: the validation window
+    time, is_known = log.timestamp[own], np.isin(log.items.item_id[log.item_row[own]], corpus.item_id)
+    window = (time >= corpus.cut) & (time < until) & is_known
+    assert users[0]["held_out"]["timestamp"] == time[window].tolist() and window.any()
+    assert users[0]["held_out"]["until"] == until
+    end = int(log.timestamp.max())
+    last = held_out_window(log, corpus, end - 14 * DAY_S, 14)
+    assert last is not None and last.until == end + 1  # the log's last second belongs to the test window
+    assert held_out_window(log, corpus, end + 1, 14) is None
+    assert f"{sum(len(user['held_out']['item_id']) for user in users)} held out until" in done.stdout
+    done = run_module(
+        "sample_users", f"--export_dir={trained.export_dir}", f"--output={path}", "--noheld_out", "--num_users=2"
+    )
+    assert done.returncode == 0 and "held out" not in done.stdout
+    assert not any("held_out" in user for user in json.loads(path.read_text())["users"])

@@ -11,7 +11,7 @@ from worlds import START, block_world
 
 from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.serving.client.client import Client, Request
-from longretriever_tf.serving.explorer.users import sample_users
+from longretriever_tf.serving.explorer.users import HeldOut, sample_users
 from longretriever_tf.serving.server import config_files
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
@@ -43,7 +43,9 @@ def browser():
 
 @pytest.fixture(scope="module")
 def users():
-    return sample_users(block_world(num_users=53, num_items=97), AS_OF, 3)
+    log = block_world(num_users=53, num_items=97)
+    window = HeldOut(AS_OF + 14 * DAY_S, log.items.item_id > 0)
+    return sample_users(log, AS_OF, 3, window=window)
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +118,10 @@ def test_the_list_is_the_responses_list_whatever_is_turned(page, url, users):
     assert drawn(page) == {interest.category for interest in answer.interests} and len(drawn(page)) == 2
     forbidden = answer.interests[0].category
     page.fill("#category-A", forbidden)
-    page.click("text=Never >> nth=0")
+    page.click("text=Never search >> nth=0")
     settle(page)
     expect(page, url, users[1], num_interests=2, seed=4, forbidden_category=[forbidden])
-    assert page.locator(".chip.forbidden").inner_text().startswith(f"never: {forbidden}")
+    assert page.locator(".chip.forbidden").inner_text().startswith(f"never search: {forbidden}")
     page.click(".chip button")
     settle(page)
     expect(page, url, users[1], num_interests=2, seed=4)
@@ -150,6 +152,165 @@ def test_every_other_option_reaches_the_endpoint(page, url, users):
     page.select_option("[data-key='rule-c3']", "forced")
     settle(page)
     expect(page, url, user, goal="novel", exclude_item_id=[int(out)], forced_category={"c3": 1.0})
+
+
+def test_every_category_can_be_searched_and_so_can_all_that_can_enter_the_list(page, url, users):
+    page.select_option("#search-A", "every")
+    settle(page)
+    expect(page, url, users[0], num_interests=7, top_interests=7)
+    assert len(drawn(page)) == 7 and "Every interest is searched, 7 in all." in page.locator(".draw").inner_text()
+    page.select_option("#search-A", "likely")
+    page.fill("#topInterests-A", "1")
+    page.fill("#threshold-A", "-2.5")
+    settle(page)
+    expect(page, url, users[0], num_interests=0, top_interests=1, interest_threshold=-2.5)
+    assert 1 <= len(drawn(page)) < 7
+    assert "probability of 8.2% or more" in page.locator(".hint").inner_text()
+
+
+def test_hits_are_what_the_user_took_later(page, users):
+    user, held_out = users[2], {str(item) for item in users[2]["held_out"]["item_id"]}
+    page.select_option("#user", "2")
+    settle(page)
+
+    def hits() -> list[str]:
+        return page.locator(".is-hit").evaluate_all("rows => rows.map(r => r.dataset.item)")
+
+    assert len(held_out) > 2 and set(hits()) == held_out & set(listed(page)) and page.locator(".mark.hit").count()
+    words = page.locator(".hits").inner_text()
+    number = f"{len(hits())} of the {len(held_out)} items that the user took in the 14 days after"
+    share = 100 * len(hits()) / len(held_out)
+    assert number in words, words
+    assert f"recall {share:.{0 if share >= 10 else 1}f}%" in words, words
+    page.click("#later-events summary")
+    told = dict(
+        page.locator("#later-events li").evaluate_all(
+            "rows => rows.map(r => [r.dataset.event, r.lastChild.textContent])"
+        )
+    )
+    ranks = {item: f"✓ no. {rank}" for rank, item in enumerate(listed(page), 1)}
+    assert told == {item: ranks.get(item, "not in the list") for item in held_out}
+    page.check("#onlyNew-A")
+    settle(page)
+    fresh = held_out - {str(item) for item in user["item_id"]}
+    assert set(hits()) == fresh & set(listed(page))
+    assert f" of the {len(fresh)} new item" in page.locator(".hits").inner_text() or not fresh
+    page.select_option("#user", "nobody")  # of whom nothing is held out
+    settle(page)
+    assert page.locator(".hits").count() == 0 and page.locator("#later-events").count() == 0
+
+
+@pytest.mark.parametrize("only_new", [False, True])
+def test_percentages_of_the_list_are_those_of_the_interests(page, only_new):
+    page.set_checked("#onlyNew-A", only_new)
+    settle(page)
+    panel = dict(
+        page.locator("li.interest").evaluate_all(
+            "rows => rows.map(r => [r.dataset.category, r.querySelector('.score span').textContent])"
+        )
+    )
+    shares = page.locator(".list li").evaluate_all(
+        "rows => rows.map(r => [r.querySelector('.tag').textContent, r.querySelector('.why').textContent])"
+    )
+    assert len(shares) > 5
+    for tag, why in shares:
+        assert why.startswith(f"{panel[tag.split(',')[0]]} for the interest × ")
+
+
+def test_the_address_keeps_the_state(page, url, users):
+    page.select_option("#user", "1")
+    page.fill("#k-A", "9")
+    page.check("#onlyNew-A")
+    page.fill("#category-A", "c2")
+    page.click("text=Never search >> nth=0")
+    page.fill("#as-of", "2021-01-05")
+    settle(page)
+    page.click("#compare")
+    page.select_option("#search-B", "every")
+    page.fill("#k-B", "12")
+    settle(page)
+    lists = [listed(page, side) for side in "AB"]
+    assert list(map(len, lists)) == [9, 12]
+    page.reload()
+    settle(page)
+    assert [listed(page, side) for side in "AB"] == lists
+    assert page.input_value("#user") == "1" and page.input_value("#as-of") == "2021-01-05"
+    assert page.locator(".bar[data-side=B] .chip").inner_text().startswith("never search: c2")
+    page.goto(f"{url}/explorer/?user=nemo&k=0&merge=best&as_of=soon&num_interests=all&model=longretriever")
+    settle(page)
+    assert len(drawn(page)) == 7
+    assert "left out: k=0, merge=best." in page.locator(".bar .fault").inner_text()
+    notes = " ".join(page.locator("#picker .note").all_inner_texts())
+    assert "“nemo”, whom" in notes and "“soon”, which is no date" in notes
+
+
+def test_long_lists_are_short_pages(page, users):
+    page.set_viewport_size(PHONE)
+    page.select_option("#search-A", "every")
+    page.fill("#k-A", "90")
+    settle(page)
+    first = listed(page)
+    assert len(first) == 25
+    page.click("[data-key=list-next]")
+    page.wait_for_selector("[data-rank='26']")
+    assert not set(listed(page)) & set(first)
+    assert page.evaluate("document.activeElement.dataset.key") == "list-next"
+    page.select_option("[data-key=list-page]", "3")
+    page.wait_for_selector("[data-rank='90']")
+    assert len(listed(page)) == 15 and page.locator("[data-key=list-next]").get_attribute("aria-disabled") == "true"
+    page.click("#past-events summary")
+    assert page.locator("#past-events li").count() == 20
+    assert page.evaluate("document.documentElement.scrollHeight") < 9000
+    latest = str(users[0]["item_id"][-1])
+    assert page.locator("#past-events li >> nth=0").get_attribute("data-event") == latest
+    page.locator("[data-key=past-filter]").press_sequentially(latest)
+    found = page.locator("#past-events li").evaluate_all("rows => rows.map(r => r.dataset.event)")
+    assert found and set(found) == {latest} and page.input_value("[data-key=past-filter]") == latest
+
+
+def test_names_that_items_share_come_with_their_ids(page, url):
+    reply = {
+        "names": {str(item): "green tea" for item in range(100, 197)},
+        "shared": [str(item) for item in range(101, 197, 2)],
+    }
+    page.route("**/names", lambda route: route.fulfill(json=reply))
+    page.goto(f"{url}/explorer/?num_interests=all&k=97")
+    settle(page)
+    rows = page.locator(".list li").evaluate_all(
+        "rows => rows.map(r => [r.dataset.item, r.querySelector('.name').textContent])"
+    )
+    for item, name in rows:
+        assert name.startswith("green tea")
+        assert (item in name) == (item in reply["shared"])
+
+
+def test_two_settings_on_a_phone_lie_side_by_side(page):
+    page.set_viewport_size(PHONE)
+    page.click("#compare")
+    settle(page)
+    tops = page.locator(".pane").evaluate_all("panes => panes.map(p => p.getBoundingClientRect().top)")
+    assert len(tops) == 2 and tops[0] == tops[1]
+    assert page.locator(".bar:visible").count() == 1
+    page.click(".sides [data-side=A]")
+    assert page.locator(".bar:visible").get_attribute("data-side") == "A"
+    assert page.locator(".sides [data-side=A]").get_attribute("aria-pressed") == "true"
+
+
+def test_a_first_visitor_is_shown_around(page):
+    page.click("text=Show me around")
+    titles = []
+    while page.locator("#tour").is_visible():
+        titles.append(page.locator("#tour-title").inner_text())
+        assert page.locator(".toured").count() == 1
+        page.keyboard.press("Enter")  # on Next, then on Done
+    assert titles[0] == "One user 1 of 6" and titles[-1] == "Two settings 6 of 6" and len(titles) == 6
+    assert page.evaluate("document.activeElement.id") == "tour-button"
+    page.reload()
+    settle(page)
+    assert page.locator(".invitation").count() == 0
+    page.click("#tour-button")
+    page.keyboard.press("Escape")
+    assert not page.locator("#tour").is_visible() and page.locator(".toured").count() == 0
 
 
 def test_changes_are_marked_and_said(page):
@@ -293,9 +454,9 @@ def test_unknown_ids_and_no_history_are_said(page, url):
 def test_a_number_out_of_range_and_an_unknown_category_give_a_sentence(page):
     before = listed(page)
     page.fill("#numInterests-A", "-1")
-    assert page.locator(".bar .fault").inner_text() == "“Draw” takes a whole number from 0 to 200."
+    assert page.locator(".bar .fault").inner_text() == "“How many” takes a whole number from 1 to 100,000."
     page.fill("#category-A", "unicorns")
-    page.click("text=Never >> nth=0")
+    page.click("text=Never search >> nth=0")
     assert page.locator(".bar .fault").inner_text() == "The model has no category “unicorns”."
     settle(page)
     assert listed(page) == before
@@ -312,7 +473,7 @@ def test_the_page_is_busy_from_its_first_byte_until_its_first_list(page, url):
 def test_a_list_that_nothing_is_left_for_says_so(page):
     for category in range(7):
         page.fill("#category-A", f"c{category}")
-        page.click("text=Never >> nth=0")
+        page.click("text=Never search >> nth=0")
     settle(page)
     assert listed(page) == []
     assert "Nothing is left to list" in page.locator("#lists").inner_text()
@@ -350,7 +511,7 @@ def test_by_keyboard_alone(page, url, users):
     settle(page)
     expect(page, url, users[0], seed=2)
     rule = page.locator(".interest select >> nth=0")
-    category = page.locator(".interest >> nth=0").get_attribute("data-category")
+    category = page.locator("li.interest >> nth=0").get_attribute("data-category")
     rule.focus()
     page.keyboard.press("n")  # never
     settle(page)
@@ -405,7 +566,7 @@ def test_eq_3_draws_from_seen_categories_and_forces_any(page):
             }),
           };
           const all = await new Model(endpoint).interests({ events: [], asOf: 99, profile: {} });
-          const settings = { topInterests: 20, numInterests: 5, forbidden: ["once"] };
+          const settings = { search: "draw", topInterests: 20, numInterests: 5, forbidden: ["once"] };
           return [all.map(({ category }) => category), [...readDraw(all, settings, []).top]];
         }"""
     )
@@ -419,9 +580,14 @@ def test_axe_finds_no_serious_fault(page, scheme, size):
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size(size)
     page.fill("#category-A", "c1")
-    page.click("text=Always >> nth=0")
+    page.click("text=Always search >> nth=0")
     settle(page)
     page.click(".score >> nth=0")
+    page.click("#past-events summary")
+    page.click("#later-events summary")
+    page.click("#tour-button")
+    assert_accessible(axe, page)
+    page.keyboard.press("Escape")
     page.select_option("#user", "paste")
     page.click("text=Use this history")
     assert_accessible(axe, page)
@@ -429,7 +595,7 @@ def test_axe_finds_no_serious_fault(page, scheme, size):
     page.click("#compare")
     page.fill("#numInterests-B", "1")
     page.fill("#category-B", "c2")
-    page.click("[data-side=B] >> text=Never")
+    page.click(".bar[data-side=B] >> text=Never search")
     settle(page)
     assert_accessible(axe, page)
 

@@ -8,13 +8,16 @@ import pathlib
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from trained import run_module
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.evaluation.charts import MAX_MODELS, chosen_models, draw_evaluation, evaluation_panels
+from longretriever_tf.plots.axes import draw_axes, style_of
 from longretriever_tf.plots.board import write_image
-from longretriever_tf.plots.page import draw_page
-from longretriever_tf.plots.panels import Panel, Series, quantile_bins
+from longretriever_tf.plots.page import PRINT, draw_page
+from longretriever_tf.plots.panels import Panel, Series, quantile_bins, running_mean
 from longretriever_tf.training.charts import draw_training, training_panels
 
 TRAINING = {
@@ -41,13 +44,36 @@ def test_training_is_drawn_by_step_and_by_epoch_where_there_are_no_steps():
         "towers: validation: MRR within the category": ("epoch", (1.0, 2.0), (0.25, 0.375)),
         "towers: learning rate": ("step", (20.0, 60.0), (3e-3, 0.0)),
         "towers: examples per second": ("epoch", (1.0, 2.0), (70.0, 90.0)),  # run again: as it ended
-        "interest: loss": ("epoch", (1.0,), (5.0,)),
-        "interest: examples per second": ("epoch", (1.0,), (11.0,)),
+        "interest score: measured once": ("epoch", (1.0,), (5.0,)),  # no lone dots
     }
     killed = drawn(training_panels({"history": {}}, SCALARS))  # before training.json was written
     assert list(killed) == ["towers: loss", "towers: learning rate"]
     (panel,) = training_panels({"history": {"mind": [{"epoch": 1, "validation": 0.5}]}}, {})
-    assert panel.title == "mind: validation: recall, all items"
+    assert (panel.title, panel.kind) == ("mind: measured once", "numbers")
+    (series,) = panel.series
+    assert (series.label, series.y) == ("validation: recall, all items", (0.5,))
+
+
+def test_loss_is_smoothed_and_its_ends_are_not():
+    loss = np.array([9.0, *([4.0, 2.0] * 99), 1.0])
+    mean = running_mean(loss)
+    assert (mean[0], mean[-1]) == (9.0, 1.0) and np.ptp(mean[10:-10]) < 0.2
+    panels = {panel.title: panel for panel in training_panels(TRAINING, SCALARS)}
+    assert [title for title, panel in panels.items() if panel.is_noisy] == ["towers: loss"]
+
+
+def test_axes_of_every_width_have_ticks():
+    """Two categories lie within one decade: decades alone left such axes bare."""
+    for low, high in ((0.45, 0.55), (0.1, 0.4), (0.02, 0.9), (1e-8, 0.1)):
+        panel = Panel("", "loglog", "predicted", "observed", (Series("p", (low, high), (low, high)),))
+        with rc_context(style_of(PRINT)):
+            ax = Figure().subplots()
+            draw_axes(ax, panel, {"p": 0}, PRINT)
+            for axis in (ax.xaxis, ax.yaxis):
+                left, right = axis.get_view_interval()
+                seen = [tick for tick in axis.get_ticklocs() if left <= tick <= right]
+                assert len(seen) >= 2, (low, high)
+                assert len({axis.get_major_formatter()(tick) for tick in seen}) == len(seen)
 
 
 def test_a_run_without_figures_says_so(tmp_path):
@@ -129,9 +155,11 @@ def test_without_users_the_means_are_drawn_and_few_models_are_chosen():
     metrics["models"]["m0"]["all"] = {"recall@100": 0.0}  # the run itself, however poor
     metrics["models"]["m5"]["all"] = {"ndcg@100": 0.9}
     metrics["models"]["again"] = metrics["models"]["m1"]
-    assert chosen_models(metrics) == ["m0", "m1", "m2", "m3", "m4", "m6", "m7", "m8"]
+    assert chosen_models(metrics) == ["m0", "m1", "m2", "m3", "m4", "m6"]
     assert len(chosen_models(metrics)) == MAX_MODELS
     assert [panel.title[:5] for panel in evaluation_panels(metrics, None)] == ["All i", "Novel"]
+    metrics["models"]["m11"]["novel"] = {"recall@20": 0.5}  # the last on all items, the best on novel ones
+    assert chosen_models(metrics) == ["m0", "m1", "m2", "m3", "m4", "m11"]
 
 
 def test_files_are_pictures_and_tensorboard_holds_the_same(tmp_path):
@@ -181,8 +209,10 @@ def test_a_page_of_every_kind_is_drawn_and_a_blocked_board_is_named(tmp_path):
     kinds = [
         Panel(kind, kind, "x", "y", series[: 1 if kind == "bars" else 5], ("a", "b")) for kind in ("bars", "points")
     ]
-    lines = Panel("lines", "lines", "step", "loss", (Series("s0", (1.0,), (2.0,)),))
-    page = draw_page("t", (*kinds, lines), "note")
+    many = tuple(map(float, range(200)))
+    lines = Panel("lines", "lines", "step", "loss", (Series("s0", many, many),), is_noisy=True, from_zero=True)
+    numbers = Panel("numbers", "numbers", "epoch", "", (Series("loss", (1.0,), (2.0,)),))
+    page = draw_page("t", (*kinds, lines, numbers), "note")
     assert matplotlib.image.imread(io.BytesIO(page)).shape[0] > 300
     blocked = tmp_path / "file"
     blocked.write_text("")

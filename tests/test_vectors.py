@@ -147,6 +147,14 @@ def test_fewer_interests_than_asked_for_are_padded_by_zeros(world):
     assert texts(few["interest_category"])[7:] == ["", ""]
 
 
+def test_whoever_has_no_history_gets_vectors_and_shares(world):
+    """Their subsequences are 0 wide."""
+    empty = {name: world.columns[name][:, :0] for name in ("history_item_id", "history_timestamp")}
+    answer = world.ask("interest_embeddings", **empty)
+    assert answer["num_interests_drawn"] == 5 and answer["embedding"].any(axis=1).all()
+    assert (answer["log_share"] < 0).all() and not answer["subsequence_boost"].any()
+
+
 def test_an_older_set_is_replaced_and_anything_else_refused(world, tmp_path):
     target = tmp_path / "vectors"
     write_vectors(str(target), world.model.index, world.corpus, Fingerprint("old", "i", 7))

@@ -13,7 +13,7 @@ from longretriever_tf.evaluation.per_user import per_user_path
 from longretriever_tf.plots.board import write_image
 from longretriever_tf.plots.panels import Panel, Series, bin_means, calibration_series, quantile_bins
 
-MAX_MODELS = 8
+MAX_MODELS = 6
 """More lines than these hide each other; metrics.json has all."""
 
 _K, _WITHIN_K = 100, 20
@@ -56,7 +56,9 @@ def evaluation_panels(metrics: Mapping[str, Any], users: Users | None) -> tuple[
 
 
 def chosen_models(metrics: Mapping[str, Any]) -> list[str]:
-    """The models that are drawn: the first, which is the run, and the best others on all items, in the file's order.
+    """The models that are drawn: the first, which is the run, and the best others, in the file's order.
+
+    The best on all items and the best on novel ones take turns, so that no panel lacks the best baseline of its task.
 
     Of models with the same metrics (one run, asked the same in two ways) the first stands for all.
 
@@ -71,12 +73,14 @@ def chosen_models(metrics: Mapping[str, Any]) -> list[str]:
             "older version wrote them; run evaluate again"
         )
     known = [name for i, name in enumerate(recall) if models[name] not in [models[other] for other in [*recall][:i]]]
-    others = sorted(known[1:], key=lambda name: -recall[name])[: MAX_MODELS - 1]
+    novel = {name: _best_recall(models[name], "novel") or 0.0 for name in known}
+    rank = {name: [sum(by[other] > by[name] for other in known[1:]) for by in (recall, novel)] for name in known}
+    others = sorted(known[1:], key=lambda name: (min(rank[name]), *rank[name]))[: MAX_MODELS - 1]
     return [name for name in known if name == known[0] or name in others]
 
 
-def _best_recall(sections: Mapping[str, Any]) -> float | None:
-    return max((y for _, y in _recalls(sections.get("all", {}))), default=None)
+def _best_recall(sections: Mapping[str, Any], task: str = "all") -> float | None:
+    return max((y for _, y in _recalls(sections.get(task, {}))), default=None)
 
 
 def _recalls(section: Mapping[str, float]) -> list[tuple[int, float]]:
@@ -129,7 +133,9 @@ def _by_category_size(users: Users, names: Sequence[str], task: str) -> Panel:
     for name, rank in ranks.items():
         series.append(bin_means(name, (rank < _WITHIN_K).astype(np.float64), user, bin_of[kept], len(ticks)))
     title = _title(task, ", within the category by its size")
-    return Panel(title, "points", "items in the category", f"recall@{_WITHIN_K} within", tuple(series), ticks)
+    return Panel(
+        title, "points", "items in the category", f"recall@{_WITHIN_K} within the category", tuple(series), ticks
+    )
 
 
 def _distinct(ranks: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
@@ -183,7 +189,7 @@ def _draw(metrics: dict[str, Any], users: Users | None) -> bytes:
         else ""
     )
     if drawn < total:
-        note += f"  {drawn} of {total} models drawn: the run, and the best on all items."
+        note += f"  {drawn} of {total} models drawn: the run, and the best on all and on novel items."
     facts = ", ".join(f"{key} {metrics[key]}" for key in ("data", "split", "seed", "date") if key in metrics)
     return draw_page(
         f"Evaluation: {facts}, {metrics.get('num_users', 0):,} users", panels, note, math.ceil(len(panels) / 2)

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
-from longretriever_tf.plots.panels import Panel
+from longretriever_tf.plots.panels import Panel, Series, running_mean
 
 MARKERS = "osD^vPX<>p"
 
@@ -22,6 +22,7 @@ FRAME = {
 }
 """Matplotlib's settings that all our plots share: titles, frame, grid."""
 _FEW = 30  # points of a line: so few are marked
+_FIRST, _OTHER = 2.0, 1.1  # line widths: the first series is what the plot is about
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ def style_of(palette: Palette) -> dict[str, Any]:
 
 def hues_of(panels: tuple[Panel, ...], palette: Palette) -> dict[str, int]:
     """Number of the hue of every series by label, the same in all the panels of a chart."""
-    labels = dict.fromkeys(series.label for panel in panels for series in panel.series)
+    labels = dict.fromkeys(series.label for panel in panels if panel.kind != "numbers" for series in panel.series)
     return {label: i % len(palette.hues) for i, label in enumerate(labels)}
 
 
@@ -105,7 +106,8 @@ def _draw_points(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette)
         color = palette.hues[hues[series.label]]
         known = np.isfinite(y)
         style, marker = "-" if len(panel.ticks) > 2 else "none", MARKERS[hues[series.label]]
-        ax.plot(position[known], y[known], linestyle=style, marker=marker, color=color, lw=1.2, ms=4.5)
+        width, order = (_FIRST, 3) if hues[series.label] == 0 else (_OTHER, 2)
+        ax.plot(position[known], y[known], linestyle=style, marker=marker, color=color, lw=width, ms=4.5, zorder=order)
         if series.low:
             low, high = np.array(series.low), np.array(series.high)
             bounded = np.isfinite(low) & np.isfinite(high)
@@ -122,8 +124,21 @@ def _draw_lines(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette) 
     for series in panel.series:
         hue = hues[series.label]
         marker = MARKERS[hue] if len(series.x) <= _FEW else ""
-        ax.plot(series.x, series.y, marker=marker, markersize=4.0, color=palette.hues[hue], linewidth=1.2)
+        smooth = panel.is_noisy and not marker
+        ax.plot(
+            series.x,
+            series.y,
+            marker=marker,
+            markersize=4.0,
+            color=palette.hues[hue],
+            linewidth=0.7 if smooth else 1.2,
+            alpha=0.3 if smooth else 1.0,
+        )
+        if smooth:
+            ax.plot(series.x, running_mean(np.array(series.y)), color=palette.hues[hue], linewidth=1.6)
     ax.set(xlabel=panel.x_label, ylabel=panel.y_label)
+    if panel.from_zero:
+        ax.set_ylim(bottom=0.0)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
@@ -137,9 +152,11 @@ def _draw_loglog(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette)
         hue = hues[series.label]
         ax.plot(series.x, series.y, marker=MARKERS[hue], markersize=4.0, color=palette.hues[hue], linewidth=1.2)
     ax.set(xscale="log", yscale="log", xlabel=panel.x_label, ylabel=panel.y_label)
+    margin = (ends[1] / ends[0]) ** 0.05 if ends[1] > ends[0] else 1.1
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(LogLocator(10))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_view_interval(ends[0] / margin, ends[1] * margin, ignore=True)
+        axis.set_major_locator(_log_locator(ends[1] / ends[0]))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}".replace("e-0", "e-")))
         axis.set_minor_locator(NullLocator())
 
 
@@ -162,6 +179,27 @@ def _draw_scatter(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette
     ax.yaxis.set_major_locator(MaxNLocator(5))
 
 
+def _log_locator(ratio: float) -> Locator:
+    """Ticks of a log axis whose ends have this ratio: decades alone would leave a short one without any."""
+    if ratio >= 1000:
+        return LogLocator(10)
+    return LogLocator(10, subs=(1.0, 2.0, 5.0)) if ratio >= 8 else MaxNLocator(4)
+
+
+def _draw_numbers(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette) -> None:
+    """A line of text for each value."""
+    del hues
+    ax.set_axis_off()
+    for row, series in enumerate(panel.series):
+        text = f"{series.label}: {_number(series)}  ({panel.x_label} {series.x[0]:,.0f})"
+        ax.text(0.0, 0.94 - 0.1 * row, text, transform=ax.transAxes, va="top", color=palette.ink)
+
+
+def _number(series: Series) -> str:
+    (value,) = series.y
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 _DRAWERS = {
     "bars": _draw_bars,
     "points": _draw_points,
@@ -169,4 +207,5 @@ _DRAWERS = {
     "loglog": _draw_loglog,
     "scatter": _draw_scatter,
     "scatter_log": _draw_scatter,
+    "numbers": _draw_numbers,
 }

@@ -21,7 +21,6 @@ PRINT = Palette(
 
 _WIDTH, _HEIGHT, _DPI = 4.9, 3.4, 120
 _LEGEND_ROW = 0.24
-_PER_LEGEND_ROW = 3
 
 
 def draw_page(title: str, panels: Sequence[Panel], note: str = "", columns: int = 3) -> bytes:
@@ -36,8 +35,9 @@ def draw_page(title: str, panels: Sequence[Panel], note: str = "", columns: int 
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
     hues = hues_of(tuple(panels), PRINT)
-    shares = any(len(panel.series) > 1 for panel in panels)  # else titles suffice
-    legend_rows = math.ceil(len(hues) / _PER_LEGEND_ROW) if shares else 0
+    shares = any(len(panel.series) > 1 for panel in panels if panel.kind != "numbers")  # else titles suffice
+    per_legend_row = max(int(1.5 * columns), 1)
+    legend_rows = math.ceil(len(hues) / per_legend_row) if shares else 0
     height = _HEIGHT * rows + _LEGEND_ROW * legend_rows + 0.8
     with rc_context(style_of(PRINT)):
         canvas = Canvas(figsize=(_WIDTH * columns, height), layout="constrained", facecolor="white")
@@ -55,7 +55,7 @@ def draw_page(title: str, panels: Sequence[Panel], note: str = "", columns: int 
             canvas.legend(
                 handles=keys,
                 loc="outside lower left",
-                ncols=_PER_LEGEND_ROW,
+                ncols=per_legend_row,
                 title=note,  # a label below all would cover it
                 title_fontsize=9,
                 alignment="left",

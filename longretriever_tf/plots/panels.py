@@ -31,8 +31,11 @@ class Panel:
 
     Attributes:
       kind: "bars" (x are indices of `ticks`), "points" (likewise, joined), "lines" (x are numbers), "loglog", "scatter"
-        (x are numbers, or indices of `ticks`, and nothing is joined) or "scatter_log" (x on a logarithmic scale).
+        (x are numbers, or indices of `ticks`, and nothing is joined), "scatter_log" (x on a logarithmic scale), or
+        "numbers" (what was measured once: no axes, but the values as text).
       ticks: names of the points.
+      is_noisy: of lines: their running mean stands out, the values themselves lie pale behind it.
+      from_zero: of lines: the axis of y begins at 0.
     """
 
     title: str
@@ -41,6 +44,20 @@ class Panel:
     y_label: str
     series: tuple[Series, ...]
     ticks: tuple[str, ...] = ()
+    is_noisy: bool = False
+    from_zero: bool = False
+
+
+def running_mean(y: np.ndarray) -> np.ndarray:
+    """The mean of each value [n] and its neighbors: a fortieth of all on either side, fewer at the ends; [n] float64.
+
+    >>> running_mean(np.array([0.0, 6.0, 0.0] * 27))[:3].tolist()
+    [0.0, 2.0, 2.4]
+    """
+    at = np.arange(len(y))
+    reach = np.minimum(len(y) // 40, np.minimum(at, at[::-1]))  # the same on both sides: the ends stay as they are
+    total = np.concatenate([[0.0], np.cumsum(y, dtype=np.float64)])
+    return np.asarray((total[at + reach + 1] - total[at - reach]) / (2 * reach + 1))
 
 
 def ratio_interval(hits: np.ndarray, group: np.ndarray) -> tuple[float, float, float]:

@@ -98,7 +98,9 @@ def _category_size(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
             hits, user, pairs = pair_hits(line, task, _WITHIN_K)
             if len(line.users[0]["pair_user"]) == len(bins):
                 series.append(bin_means(line.label, hits, user, bins[pairs], len(ticks)))
-        yield Panel(title, "points", "items in the category", f"recall@{_WITHIN_K} within", tuple(series), ticks)
+        yield Panel(
+            title, "points", "items in the category", f"recall@{_WITHIN_K} within the category", tuple(series), ticks
+        )
 
 
 def _repeat_novel(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
@@ -134,7 +136,7 @@ def _training(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
                     curves.setdefault(tag.removesuffix("/loss"), []).append(Series(job.name, x, y))
     for phase, series in curves.items():
         distinct = {one.label: one for one in series}
-        yield Panel(phase, "lines", "step", "loss", tuple(distinct.values()))
+        yield Panel(phase, "lines", "step", "loss", tuple(distinct.values()), is_noisy=True)
 
 
 def _calibration(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
@@ -160,6 +162,6 @@ _NOTES = {
     "history_length": "Users in groups of about equal number. Whiskers: 95% over users, seeds averaged.",
     "category_size": "Pairs (user, item) in groups of about equal number. Whiskers: 95%, pairs of a user together.",
     "repeat_novel": "Whiskers: 95%, pairs of a user together, seeds averaged.",
-    "training": "Mean loss of every 20 steps.",
+    "training": "Pale: mean loss of every 20 steps. Strong: its running mean.",
     "calibration": f"Pairs (user, item) by predicted probability, at least {MIN_PAIRS} a point. Dashed: calibrated.",
 }

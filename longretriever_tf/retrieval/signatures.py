@@ -194,10 +194,12 @@ def _interest_embeddings(model: MultiContextRetriever, at: Columns) -> dict[str,
     where = tf.where(chosen.is_real)
     pairs = model.encode(requests, tf.cast(where[:, 0], tf.int32), tf.gather_nd(chosen.category, where))
 
+    # Which pair is whose, 0 where there is none. Values themselves are not scattered: without any history n is 0.
+    pair = tf.scatter_nd(where, tf.range(1, tf.shape(where)[0] + 1), tf.shape(chosen.category, tf.int64))
+
     def by_interest(values: tf.Tensor) -> tf.Tensor:
         """[R, n] -> [B, N, n]."""
-        shape = tf.concat([tf.shape(chosen.category), tf.shape(values)[1:]], 0)
-        return tf.scatter_nd(where, values, tf.cast(shape, tf.int64))
+        return tf.gather(tf.pad(values, [[1, 0], [0, 0]]), pair)
 
     log_share = tf.gather(model.log_share(requests, options), chosen.category, batch_dims=1)
     return (

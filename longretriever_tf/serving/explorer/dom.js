@@ -26,11 +26,46 @@ export function svg(tag, attributes, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
-/** Replaces an element's children; what had the focus gets it back, by its `data-key`. */
+/** Replaces an element's children; what had the focus gets it back, by its `data-key`, and its caret. */
 export function replace(element, ...children) {
-  const key = element.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+  const active = element.contains(document.activeElement) ? document.activeElement : null;
+  const [key, caret] = [active?.dataset.key, active?.selectionStart];
   element.replaceChildren(...children.flat(2).filter(Boolean));
-  if (key !== undefined) element.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });
+  if (key === undefined) return;
+  const next = element.querySelector(`[data-key="${CSS.escape(key)}"]`);
+  next?.focus({ preventScroll: true });
+  if (typeof caret === "number") next?.setSelectionRange(caret, caret);
+}
+
+/** The part of `total` rows that a page of `size` shows; a page beyond the last is the last. */
+export function pageOf(page, total, size) {
+  const last = Math.max(Math.ceil(total / size) - 1, 0);
+  const at = Math.min(page, last);
+  return { at, last, start: at * size, stop: Math.min((at + 1) * size, total) };
+}
+
+/** Buttons and a choice of pages, so that a long list stays a short page; null where one page holds all. */
+export function pager(what, key, page, total, size, go) {
+  if (total <= size) return null;
+  const { at, last } = pageOf(page, total, size);
+  const range = (number) => `${COUNT.format(number * size + 1)}–${COUNT.format(Math.min((number + 1) * size, total))} of ${COUNT.format(total)}`;
+  const step = (name, text, to) => {
+    const off = to < 0 || to > last; // not `disabled`, which would lose the focus
+    return h("button", { type: "button", class: "quiet", "aria-disabled": String(off), "aria-label": `${text} ${what}`, "data-key": `${key}-${name}`, onclick: () => off || go(to) }, text);
+  };
+  const select = h(
+    "select",
+    { "aria-label": `Which ${what}`, "data-key": `${key}-page`, onchange: () => go(Number(select.value)) },
+    Array.from({ length: last + 1 }, (_, number) => h("option", { value: number }, range(number))),
+  );
+  select.value = String(at);
+  return h("nav", { class: "pager", "aria-label": `Pages of ${what}` }, step("back", "Previous", at - 1), select, step("next", "Next", at + 1));
+}
+
+/** What an item is called, and its id where other items have the same name. */
+export function itemName(model, id, ...marks) {
+  const { name, shared } = model.called(id);
+  return h("span", { class: "name", title: `item ${id}` }, h("span", {}, name), shared && " ", shared && h("span", { class: "id" }, id), ...marks);
 }
 
 const plural = (noun) => (/[^aeiou]y$/.test(noun) ? `${noun.slice(0, -1)}ies` : `${noun}s`);
@@ -43,7 +78,7 @@ export const date = (seconds) => DATE.format(new Date(seconds * 1000));
 /** How long before `asOf` it was: today, 3 days ago, 14 months ago. */
 export function ago(seconds, asOf) {
   const days = (asOf - seconds) / DAY_S;
-  if (days < 1) return "within a day";
+  if (days < 1) return "today";
   if (days < 60) return `${count(Math.floor(days), "day")} ago`;
   if (days < 730) return `${count(Math.round(days / 30.4), "month")} ago`;
   return `${count(Math.round(days / 365.25), "year")} ago`;
@@ -52,6 +87,7 @@ export function ago(seconds, asOf) {
 /** A share as people read it: 12%, 3.4%, 0.27%, under 0.001%. */
 export function percent(share) {
   const value = share * 100;
+  if (value === 0) return "0%";
   if (value >= 10) return `${value.toFixed(0)}%`;
   if (value >= 1) return `${value.toFixed(1)}%`;
   return value >= 0.001 ? `${value.toPrecision(2)}%` : "under 0.001%";

@@ -102,6 +102,11 @@ export class Endpoint {
     return firstValue(this.signatures.serving_default.defaults?.[name]) ?? otherwise;
   }
 
+  /** Whether requests may leave the number of interests to a threshold: exports of before there was one have none. */
+  get hasThreshold() {
+    return "interest_threshold" in this.inputs("serving_default");
+  }
+
   get hasNumberIds() {
     return this.inputs("serving_default").history_item_id.dtype !== "DT_STRING";
   }

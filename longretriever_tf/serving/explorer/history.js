@@ -82,25 +82,39 @@ export function parseHistory(text, takesId) {
   return makeHistory(events, latest + 1, {});
 }
 
-/** The history of a users file's entry. */
+/** The history of a users file's entry; what it holds out lies at its end. */
 export function readUser(user) {
-  const events = user.item_id.map((item, index) => ({
-    id: String(item),
-    seconds: user.timestamp[index],
-    weight: user.weight?.[index] ?? 1,
-  }));
+  const read = ({ item_id: items, timestamp: times, weight }) =>
+    items.map((item, index) => ({ id: String(item), seconds: times[index], weight: weight?.[index] ?? 1 }));
+  const events = [...read(user), ...(user.held_out ? read(user.held_out) : [])];
   events.sort((a, b) => a.seconds - b.seconds);
-  return makeHistory(events, user.request_timestamp, user.profile ?? {});
+  return makeHistory(events, user.request_timestamp, user.profile ?? {}, user.held_out?.until);
 }
 
-function makeHistory(events, asOf, profile) {
-  return { events, asOf, profile };
+/** `cut`: the time that it was meant to be asked as of; `until`: where what is held out ends, undefined if nothing is. */
+function makeHistory(events, asOf, profile, until) {
+  return { events, asOf, profile, cut: asOf, until };
 }
 
 export const emptyHistory = (asOf) => makeHistory([], asOf, {});
 
-/** The events that count as of `asOf`: those strictly before it. */
-export const before = (history, asOf) => ({ ...history, asOf, events: history.events.filter((event) => event.seconds < asOf) });
+/**
+ * The history as of a time: `events` are those strictly before it, `later` those from it on. These end where a window as
+ * long as the held-out one ends, so that its length does not depend on the time.
+ */
+export function before(history, asOf) {
+  const end = history.until === undefined ? Infinity : Math.min(history.until, asOf + history.until - history.cut);
+  const isLater = ({ seconds }) => seconds >= asOf && seconds < end;
+  return { ...history, asOf, end, events: history.events.filter(({ seconds }) => seconds < asOf), later: history.events.filter(isLater) };
+}
+
+/** Distinct items of the later events, oldest first: {id, seconds, isNew}. */
+export function laterItems({ events, later }) {
+  const own = new Set(events.map(({ id }) => id));
+  const first = new Map();
+  later.forEach(({ id, seconds }) => first.has(id) || first.set(id, { id, seconds, isNew: !own.has(id) }));
+  return [...first.values()];
+}
 
 /** Eq. 3 by hand: the sum of weight / days, days at least one; with the part of each time, the largest first. */
 export function recencyScore(events, asOf) {

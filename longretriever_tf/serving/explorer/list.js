@@ -1,6 +1,10 @@
-// The merged list: why each item is there, and what changed.
+// The merged list: why each item is there, which items are hits, and what changed.
 
-import { ago, count, h, ordinal, percent, replace, short } from "./dom.js";
+import { ago, count, h, itemName, ordinal, pageOf, pager, percent, replace, short } from "./dom.js";
+
+const PAGE = 25;
+const DAY_S = 86400;
+const RANKS_NAMED = 8;
 
 /** How `items` differ from `other`: by id "new", or by how many ranks it rose; and what is gone. */
 export function difference(items, other) {
@@ -18,15 +22,45 @@ export function changeText(items, changed) {
   return `${changed.fresh} new, ${changed.gone.length} gone, ${shifted} moved, of ${count(items.length, "item")}.`;
 }
 
-function why(item, pane, { history, rankWithin }) {
+/** The items that a list can hit, by id: what the user took later, in a list of new items those alone that are new. */
+export const truthOf = (later, settings) => new Map(later.filter(({ isNew }) => isNew || !settings.onlyNew).map((item) => [item.id, item]));
+
+/** How long the later events reach, in words. */
+export const windowText = ({ asOf, end }) => (end === Infinity ? "later" : `in the ${count(Math.round((end - asOf) / DAY_S), "day")} after`);
+
+function hitLine(each, truth, { history, view }) {
+  if (!truth.size) return history.later.length ? h("p", { class: "hits" }, "What this user took later holds no item that this list may hit.") : null;
+  const ranks = each.list.items.flatMap((item, index) => (truth.has(item.id) ? [index + 1] : []));
+  const go = (rank) => () => {
+    view.listPage = Math.floor((rank - 1) / PAGE);
+    view.again();
+    document.querySelector(`.pane[data-side="${each.side ?? "A"}"] [data-rank="${rank}"]`)?.scrollIntoView({ block: "center" });
+  };
+  const named = ranks.slice(0, RANKS_NAMED);
+  const kind = each.settings.onlyNew ? "new item" : "item";
+  const recall = percent(ranks.length / truth.size);
+  const words = each.side
+    ? ` of ${count(truth.size, kind)} taken ${windowText(history)} (recall ${recall})`
+    : `: this list has ${ranks.length} of the ${count(truth.size, kind)} that the user took ${windowText(history)} (recall ${recall})`;
+  const link = (rank, index) => [index > 0 && ", ", h("button", { type: "button", class: "quiet rank-link", "aria-label": `Show rank ${rank}`, onclick: go(rank) }, `${rank}`)];
+  return h(
+    "p",
+    { class: "hits" },
+    h("b", {}, ranks.length === 1 ? "1 hit" : `${ranks.length} hits`),
+    words,
+    named.length > 0 && h("span", { class: "ranks" }, ", at ", ...named.flatMap(link).filter(Boolean), ranks.length > named.length && " and further down"),
+    ".",
+  );
+}
+
+function why(item, each, { history, rankWithin }) {
   const own = history.events.filter((event) => event.id === item.id);
-  const candidates = pane.candidates.get(item.category) ?? [];
-  const within = candidates.find((each) => each.id === item.id)?.score;
+  const share = each.shares?.get(item.category);
   const words = [`${ordinal(rankWithin(item))} of its interest's own list`];
-  if (pane.settings.merge === "calibrated") {
-    const parts = within === undefined ? "" : `${percent(Math.exp(item.score - within))} for the interest × ${percent(Math.exp(within))} within it = `;
+  if (each.settings.merge === "calibrated") {
+    const parts = share === undefined ? "" : `${percent(Math.exp(share))} for the interest × ${percent(Math.exp(item.score - share))} within it = `;
     words.unshift(`${parts}${percent(Math.exp(item.score))}`);
-  } else if (pane.settings.merge === "raw") {
+  } else if (each.settings.merge === "raw") {
     words.push(`raw score ${short(item.score)}`);
   }
   words.push(own.length ? `${own.length} × in this history, the last ${ago(own[own.length - 1].seconds, history.asOf)}` : "new to this user");
@@ -40,53 +74,68 @@ function mark(move, against) {
   return h("span", { class: "mark" }, h("span", { "aria-hidden": "true" }, `${move > 0 ? "▲" : "▼"} ${Math.abs(move)}`), h("span", { class: "hidden" }, text));
 }
 
-function pane(each, { history, model, rankOf, changed, against, leaveOut }) {
-  const ranks = new Map();
-  const seen = new Map();
-  each.list.items.forEach((item) => {
+/** Rank of each item among those of its interest, by id. */
+function ranksWithin(items) {
+  const [ranks, seen] = [new Map(), new Map()];
+  items.forEach((item) => {
     seen.set(item.category, (seen.get(item.category) ?? 0) + 1);
     ranks.set(item.id, seen.get(item.category));
   });
-  const order = new Map(each.list.drawn.map((interest, index) => [interest.category, index]));
-  const rankWithin = (item) => ranks.get(item.id);
-  const rows = each.list.items.map((item, index) => {
-    const name = model.nameOf(item.id);
+  return ranks;
+}
+
+function pane(each, { history, later, model, rankOf, changed, against, leaveOut, view }) {
+  const { items, drawn } = each.list;
+  const ranks = ranksWithin(items);
+  const truth = truthOf(later, each.settings);
+  const order = new Map(drawn.map((interest, index) => [interest.category, index]));
+  const row = (item, rank) => {
     const move = changed.moved.get(item.id);
+    const isHit = truth.has(item.id);
     return h(
       "li",
-      { class: move === "new" ? "is-new" : "", "data-item": item.id },
-      h("span", { class: "rank" }, String(index + 1)),
+      { class: `${move === "new" ? "is-new" : ""} ${isHit ? "is-hit" : ""}`, "data-item": item.id, "data-rank": rank },
+      h("span", { class: "rank" }, String(rank)),
       h(
         "div",
         { class: "what" },
-        h("span", { class: "name" }, name, mark(move, against)),
-        h("span", { class: "tag" }, h("i", { class: `dot c${(order.get(item.category) ?? 0) % 8}`, "aria-hidden": "true" }), `${item.category}, interest ${rankOf(item.category)}`),
-        h("span", { class: "muted why" }, why(item, each, { history, rankWithin })),
+        itemName(model, item.id, isHit && h("span", { class: "mark hit" }, "✓ hit"), mark(move, against)),
+        h("span", { class: "tag" }, h("i", { class: `dot c${(order.get(item.category) ?? 0) % 8}`, "aria-hidden": "true" }), h("span", {}, `${item.category}, interest ${rankOf(item.category)}`)),
+        h("span", { class: "muted why" }, why(item, each, { history, rankWithin: ({ id }) => ranks.get(id) })),
       ),
-      h("button", { type: "button", class: "quiet out", "aria-label": `Leave out ${name}`, title: "Leave out", "data-key": `out-${each.side}-${item.id}`, onclick: () => leaveOut(each.side, item.id) }, "×"),
+      h("button", { type: "button", class: "quiet out", "aria-label": `Leave out ${model.nameOf(item.id)}`, title: "Leave out", "data-key": `out-${each.side}-${item.id}`, onclick: () => leaveOut(each.side, item.id) }, "×"),
     );
-  });
+  };
+  const { start, stop } = pageOf(view.listPage, items.length, PAGE);
   const gone = changed.gone.slice(0, 8).map((item) => model.nameOf(item.id));
   return h(
     "div",
     { class: "pane", "data-side": each.side ?? "A" },
     each.side && h("h3", {}, `Setting ${each.side}`),
-    rows.length ? h("ol", { class: "list" }, rows) : h("p", { class: "note" }, "Nothing is left to list: every interest is forbidden, or all its items are left out."),
+    hitLine(each, truth, { history, view }),
+    items.length
+      ? h("ol", { class: "list" }, items.slice(start, stop).map((item, index) => row(item, start + index + 1)))
+      : h("p", { class: "note" }, "Nothing is left to list: every interest is never searched, or all its items are left out."),
     gone.length > 0 && !against && h("p", { class: "muted gone" }, `Gone: ${gone.join(", ")}${changed.gone.length > 8 ? ", …" : ""}`),
   );
 }
 
 /** Fills `root` and `status`. With two panes each is compared with the other, else with `previous`. */
-export function showLists(root, status, { panes, previous, history, model, rankOf, leaveOut }) {
+export function showLists(root, status, { panes, previous, view, ...context }) {
   const [a, b] = panes;
   const changes = b
     ? [difference(a.list.items, b.list.items), difference(b.list.items, a.list.items)]
     : [difference(a.list.items, previous)];
   const shared = b && a.list.items.length - changes[0].fresh;
-  const most = b && Math.max(a.list.items.length, b.list.items.length);
+  const most = Math.max(...panes.map(({ list }) => list.items.length));
+  const go = (page) => {
+    view.listPage = page;
+    view.again();
+  };
   replace(
     root,
-    panes.map((each, at) => pane(each, { history, model, rankOf, changed: changes[at], against: b && panes[1 - at].side, leaveOut })),
+    h("div", { class: "panes" }, panes.map((each, at) => pane(each, { ...context, view, changed: changes[at], against: b && panes[1 - at].side }))),
+    pager("items", "list", view.listPage, most, PAGE, go),
   );
   const text = b ? `${shared} of ${most} items are in both lists.` : previous ? changeText(a.list.items, changes[0]) : count(a.list.items.length, "item");
   if (status.textContent !== text) status.textContent = text;

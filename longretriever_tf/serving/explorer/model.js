@@ -1,19 +1,21 @@
 // What the model says of a history, by its signatures: interests, categories of items, the list, candidates.
 
-import { optional } from "./endpoint.js";
+import { EndpointError, optional } from "./endpoint.js";
 
 const MAX_CELLS = 60000; // events times rows of one request: some hundred kB
 const FIRST_WIDTH = 1000;
+const SHARES_AT_ONCE = 500; // user vectors come with them
 
-/** Columns of the request options, in the model's names. */
-export function requestOptions(settings) {
+/** Columns of the request options, in the model's names; `numCategories` is what "every" stands for. */
+export function requestOptions(settings, numCategories) {
+  const isEvery = settings.search === "every";
   return {
     k: [settings.k],
-    num_interests: [settings.numInterests],
-    top_interests: [settings.topInterests],
+    num_interests: [isEvery ? numCategories : settings.search === "likely" ? 0 : settings.numInterests],
+    top_interests: [isEvery ? numCategories : settings.topInterests],
     interest_threshold: [settings.threshold],
     seed: [settings.seed],
-    exploration: [settings.exploration],
+    exploration: [isEvery ? 0 : settings.exploration],
     merge: [settings.merge],
     goal: [settings.onlyNew ? "novel" : "all"],
     exclude_item_id: [settings.excluded],
@@ -24,7 +26,7 @@ export function requestOptions(settings) {
   };
 }
 
-const FREE = { k: 1, threshold: 0, seed: 0, exploration: 0, merge: "calibrated", onlyNew: false, excluded: [], forbidden: [], forced: [] };
+const FREE = { search: "draw", k: 1, threshold: 0, seed: 0, exploration: 0, merge: "calibrated", onlyNew: false, excluded: [], forbidden: [], forced: [] };
 const KNOWN = [...Object.keys(requestOptions(FREE)), "history_item_id", "history_timestamp", "history_weight", "request_timestamp"];
 
 /** Asks about one history; the profile's columns are what the signature has beyond all the known ones. */
@@ -32,6 +34,9 @@ export class Model {
   constructor(endpoint) {
     this.endpoint = endpoint;
     this.names = new Map();
+    this.shared = new Set(); // ids of items whose name others have too
+    this.numCategories = FIRST_WIDTH;
+    this.kept = new WeakMap(); // log shares by history
   }
 
   get profileNames() {
@@ -41,7 +46,7 @@ export class Model {
   /** The options that this model takes: one of before there was a threshold has none. */
   options(settings) {
     const inputs = this.endpoint.inputs("serving_default");
-    return Object.fromEntries(Object.entries(requestOptions(settings)).filter(([name]) => name in inputs));
+    return Object.fromEntries(Object.entries(requestOptions(settings, this.numCategories)).filter(([name]) => name in inputs));
   }
 
   /** The history's columns, `times` rows of them. */
@@ -67,6 +72,7 @@ export class Model {
       const rows = readInterests(reply);
       if (rows.length === width) continue;
       const drawsAll = rows.some(({ score }) => score < 0) || !rows.some(({ events }) => events);
+      this.numCategories = Math.max(rows.length, 1);
       rows.forEach((row) => (row.canDraw = drawsAll || row.events > 0));
       return rows.sort((a, b) => b.score - a.score);
     }
@@ -121,17 +127,51 @@ export class Model {
     return lists;
   }
 
+  /**
+   * Log p(category | user) that lists are merged by, by category; null where the model does not tell. Where the score is
+   * learned, it is this very share, but for new items: they have shares of their own.
+   */
+  async shares(history, interests, settings, categories, signal) {
+    if (!settings.onlyNew && interests.some(({ score }) => score < 0)) {
+      return new Map(interests.map(({ category, score }) => [category, score]));
+    }
+    if (!this.endpoint.signatures.interest_embeddings) return null;
+    const goal = settings.onlyNew ? "novel" : "all";
+    if (!this.kept.has(history)) this.kept.set(history, { all: new Map(), novel: new Map() });
+    const known = this.kept.get(history)[goal];
+    const missing = categories.filter((category) => !known.has(category));
+    while (missing.length) {
+      const forced = missing.splice(0, SHARES_AT_ONCE);
+      const free = { ...FREE, onlyNew: settings.onlyNew, forced, numInterests: forced.length, topInterests: forced.length };
+      const columns = { ...this.columns(history), ...this.options(free) };
+      const reply = await this.endpoint.predict("interest_embeddings", columns, signal).catch((error) => {
+        if (error instanceof EndpointError) return null; // former exports fail without a history
+        throw error;
+      });
+      if (!reply) return null;
+      reply.interest_category[0].forEach((category, index) => known.set(category, reply.log_share[0][index]));
+    }
+    return known;
+  }
+
   /** Learns the names of items, where the server knows them. */
   async learnNames(ids) {
     const unknown = [...new Set(ids)].filter((id) => !this.names.has(id));
     if (!unknown.length) return;
-    const names = (await optional("names", this.endpoint.model, { item_id: unknown })) ?? {};
+    const { names = {}, shared = [] } = (await optional("names", this.endpoint.model, { item_id: unknown })) ?? {};
     unknown.forEach((id) => this.names.set(id, names[id] ?? ""));
+    shared.forEach((id) => this.shared.add(id));
   }
 
-  /** What to call an item. */
+  /** What to call an item, and whether others are called so too. */
+  called(id) {
+    return { name: this.names.get(id) || `item ${id}`, shared: this.shared.has(id) };
+  }
+
+  /** The same as one text. */
   nameOf(id) {
-    return this.names.get(id) || `item ${id}`;
+    const { name, shared } = this.called(id);
+    return shared ? `${name} (${id})` : name;
   }
 }
 

@@ -2,15 +2,17 @@
 
 The page itself asks the REST API alone (`:predict`, metadata, status). What this module adds is help that it can do
 without: `settings.json`, the models there are, which TensorFlow Serving's API does not tell; `models/NAME/users.json`,
-histories to choose from; and `models/NAME/names`, readable names of item ids from the export's own corpus.
+histories to choose from; and `models/NAME/names`, readable names of item ids from the export's own corpus, and which of
+them several items share.
 """
 
 import json
 import os
 import threading
 import urllib.parse
+from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from longretriever_tf.common import schema
 from longretriever_tf.common.text import as_text
@@ -48,6 +50,23 @@ def explorer_over(users_file: str = "") -> Callable[[ModelManager, Handle], Hand
     return lambda manager, handle: ExplorerPage(manager, users, handle).handle
 
 
+class _Names(NamedTuple):
+    """Names of one export's items, where they say more than the id.
+
+    Attributes:
+      version_dir: of the export.
+      of_item: name by id as text.
+      shared: the names that several items have: the page shows the id with them.
+    """
+
+    version_dir: str
+    of_item: dict[str, str]
+    shared: frozenset[str]
+
+
+_NO_NAMES = _Names("", {}, frozenset())
+
+
 class ExplorerPage:
     """Answers what lies under `/explorer/`, and hands everything else on; thread-safe."""
 
@@ -61,7 +80,7 @@ class ExplorerPage:
         """
         self._manager, self._users, self._handle = manager, users, handle
         self._lock = threading.Lock()
-        self._names: tuple[str, dict[str, str]] = ("", {})
+        self._names = _NO_NAMES
         self._files = {name: _read(name) for name in os.listdir(_FILES) if os.path.splitext(name)[1] in _TYPES}
 
     def handle(self, method: str, path: str, body: bytes) -> Reply:
@@ -88,19 +107,20 @@ class ExplorerPage:
             return Reply(200, self._users or warmup_users(self._version_dir(model)), JSON, _HEADERS)
         if name.startswith("models/") and (method, what) == ("POST", "names"):
             names = self._names_in(self._version_dir(model))
-            return _json({item: names[item] for item in _asked(body) if item in names})
+            known = {item: names.of_item[item] for item in _asked(body) if item in names.of_item}
+            return _json({"names": known, "shared": [item for item, name in known.items() if name in names.shared]})
         return Reply(404, write_error(f"no such path: {ROOT}{name}; the page is at {ROOT}"), JSON, _HEADERS)
 
     def _version_dir(self, quoted_name: str) -> str:
         with self._manager.servable(urllib.parse.unquote(quoted_name)) as model:
             return model.path
 
-    def _names_in(self, version_dir: str) -> dict[str, str]:
-        """Names by id as text, where they say more than the id; those of the last version asked are kept."""
+    def _names_in(self, version_dir: str) -> _Names:
+        """Those of the last version asked are kept."""
         with self._lock:
-            if self._names[0] != version_dir:
-                self._names = (version_dir, _read_names(os.path.join(version_dir, "assets.extra", "corpus.npz")))
-            return self._names[1]
+            if self._names.version_dir != version_dir:
+                self._names = _read_names(version_dir)
+            return self._names
 
 
 def _asked(body: bytes) -> list[str]:
@@ -113,13 +133,19 @@ def _asked(body: bytes) -> list[str]:
     return [str(item) for item in items]
 
 
-def _read_names(path: str) -> dict[str, str]:
+def _read_names(version_dir: str) -> _Names:
+    path = os.path.join(version_dir, "assets.extra", "corpus.npz")
     if not os.path.exists(path):  # an export of another kind
-        return {}
+        return _NO_NAMES._replace(version_dir=version_dir)
     corpus = load_corpus(path)
     known = slice(schema.FIRST_KNOWN, None)
     ids, names = as_text(corpus.item_id[known]).tolist(), corpus.item_name[known].tolist()
-    return {item: name for item, name in zip(ids, names, strict=True) if name and name != item}
+    times = Counter(names)
+    return _Names(
+        version_dir,
+        {item: name for item, name in zip(ids, names, strict=True) if name and name != item},
+        frozenset(name for name, number in times.items() if number > 1),
+    )
 
 
 def _read(name: str) -> bytes:

@@ -5,26 +5,30 @@ import { HistoryError, emptyHistory, parseHistory, parseTime, readUser } from ".
 
 const DAY_S = 86400;
 
-/** Fills `root`; calls `choose(history)` with each history that is chosen. */
-export function makePicker(root, { users, madeUp, model, choose }) {
+/**
+ * Fills `root`; calls `choose(history)` with each history that is chosen, after `note({user, asOf})` with what the address
+ * says of it. `wanted`: what the address said, {user, asOf}.
+ */
+export function makePicker(root, { users, madeUp, model, choose, note, wanted }) {
   const asOf = users[0]?.request_timestamp ?? Math.floor(Date.now() / 1000);
   const select = h(
     "select",
-    { id: "user", onchange: () => { dateInput.value = ""; pasted = null; pick(); } },
+    { id: "user", onchange: () => { dateInput.value = ""; dateOf = ""; pasted = null; pick(); } },
     users.map((user, index) => h("option", { value: index }, `${user.label} · ${count(user.item_id.length, "event")}`)),
     h("option", { value: "nobody" }, "Nobody yet: no history"),
     h("option", { value: "paste" }, "Paste a history…"),
   );
   let pasted = null;
+  let dateOf = ""; // chosen by hand
   const paste = pasteForm(model, (history) => {
     pasted = history;
+    dateOf = "";
     ask({ ...history });
   });
   const about = h("p", { class: "muted", id: "about" });
-  const dateInput = h("input", { id: "as-of", type: "date", onchange: () => pick() });
-  const note = madeUp
-    ? "These histories are made up: random items from the export's warm-up requests. For real ones, start the server with --explorer_users."
-    : "";
+  const dateInput = h("input", { id: "as-of", type: "date", onchange: () => { dateOf = dateInput.value; pick(); } });
+  const words = [];
+  if (madeUp) words.push("These histories are made up: random items from the export's warm-up requests. For real ones, start the server with --explorer_users.");
 
   function pick() {
     const isPaste = select.value === "paste";
@@ -35,25 +39,34 @@ export function makePicker(root, { users, madeUp, model, choose }) {
     }
     const given = select.value === "nobody" ? emptyHistory(asOf) : !isPaste && readUser(users[Number(select.value)]);
     const history = given || { ...pasted };
-    const chosen = parseTime(dateInput.value);
+    const chosen = parseTime(dateOf);
     if (chosen > 0) history.asOf = chosen;
     ask(history);
   }
 
   function ask(history) {
     dateInput.value = new Date(history.asOf * 1000).toISOString().slice(0, 10);
+    // A pasted history is in no file: its address cannot hold it.
+    note({ user: users[Number(select.value)]?.label ?? (pasted ? "" : select.value), asOf: pasted ? "" : dateOf });
     choose(history);
   }
 
+  if (!users.length) select.value = "nobody";
+  const at = users.findIndex(({ label }) => label === wanted.user);
+  if (at >= 0) select.value = String(at);
+  else if (wanted.user === "nobody") select.value = "nobody";
+  else if (wanted.user) words.push(`The address asks for “${wanted.user.slice(0, 60)}”, whom this server's file of histories lacks.`);
+  if (parseTime(wanted.asOf) > 0) dateOf = wanted.asOf;
+  else if (wanted.asOf) words.push(`The address asks as of “${wanted.asOf.slice(0, 40)}”, which is no date.`);
   replace(
     root,
     h("div", { class: "row" }, h("label", {}, "User ", select), h("label", {}, "As of ", dateInput)),
     paste,
     about,
-    note && h("p", { class: "note" }, note),
+    words.map((text) => h("p", { class: "note" }, text)),
+    h("div", { id: "past" }),
   );
   paste.hidden = true;
-  if (!users.length) select.value = "nobody";
   pick();
 }
 
