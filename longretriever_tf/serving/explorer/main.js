@@ -186,6 +186,8 @@ async function start() {
     await endpoint.open();
     state.model = new Model(endpoint);
     replace(at("model"), `${endpoint.model}, version ${endpoint.version}`);
+    const counted = await endpoint.statisticsAsOf();
+    if (counted) replace(at("model"), `${endpoint.model}, version ${endpoint.version}, statistics as of ${counted} UTC`);
     const given = await optional("users.json", endpoint.model);
     layBars();
     makePicker(at("picker-body"), { users: given?.users ?? [], madeUp: given?.made_up ?? false, model: state.model, choose });
