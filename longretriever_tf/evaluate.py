@@ -20,8 +20,9 @@ from collections.abc import Sequence
 
 from absl import flags as absl_flags
 
+from longretriever_tf.common.errors import UserError
 from longretriever_tf.config import flags
-from longretriever_tf.config.config import load_config
+from longretriever_tf.config.config import DataConfig, load_config
 
 flags.define_config_flags("retrieval")
 _RUN_DIR = absl_flags.DEFINE_string("run_dir", "runs/default", "Run directory of a finished training.")
@@ -52,8 +53,12 @@ _DRAW_SEEDS = absl_flags.DEFINE_integer(
     "draw_seeds", 1, "Average so many draws of each variant that draws interests at random.", lower_bound=1
 )
 _EXPORT_DIR = absl_flags.DEFINE_string(
-    "export_dir", "", "Ask an export of the run too, by its own defaults: the first row, as served; empty: none."
+    "export_dir",
+    "",
+    "Ask an export of the run too (its latest version, or the version DIR/3), by its own defaults: the first row, as "
+    "served; empty: none.",
 )
+_EXPORT_ALONE = absl_flags.DEFINE_bool("export_alone", False, "Ask the export alone, and leave the run's own rows out.")
 _LISTS, _LISTS_COLUMNS = flags.define_list_flags()
 _WRITE_LISTS = absl_flags.DEFINE_string(
     "write_lists",
@@ -66,6 +71,15 @@ _OTHER_LOG = absl_flags.DEFINE_bool(
     False,
     "Evaluate on another log than the run was trained on, say the same one with newer events: the windows are counted "
     "from its end, and must begin after the training's cut.",
+)
+_SKIP_LAST_DAYS = absl_flags.DEFINE_float(
+    "skip_last_days",
+    None,
+    "With --other_log: read the log as if it had ended so many days earlier; as in the run by default.",
+    lower_bound=0,
+)
+_WINDOW_DAYS = absl_flags.DEFINE_float(
+    "window_days", None, "With --other_log: length of the windows in days, say 1; as in the run by default."
 )
 _MAX_MEMORY_GB = absl_flags.DEFINE_float(
     "max_memory_gb",
@@ -83,6 +97,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     config = flags.config_from_flags(load_config(_RUN_DIR.value))
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, max_memory_gb=_MAX_MEMORY_GB.value))
+    config = dataclasses.replace(config, data=_other_windows(config.data))
     from longretriever_tf.common.files import require_output
     from longretriever_tf.evaluation.charts import draw_evaluation
     from longretriever_tf.evaluation.evaluate_baselines import BaselineChoice, settings_path
@@ -101,7 +116,9 @@ def main(argv: Sequence[str]) -> None:
         require_output(_WRITE_LISTS.value)
     lists = parse_list_files(_LISTS.value, _LISTS_COLUMNS.value)
     choice = BaselineChoice(_BASELINES.value, _SETTINGS.value, settings_path(output), lists)
-    variants = RetrievalVariants(_VARIANTS.value, _DRAW_SEEDS.value, _EXPORT_DIR.value, _WRITE_LISTS.value)
+    variants = RetrievalVariants(
+        _VARIANTS.value, _DRAW_SEEDS.value, _EXPORT_DIR.value, _WRITE_LISTS.value, _EXPORT_ALONE.value
+    )
     metrics = evaluate_run(
         config, _SPLIT.value, _MAX_USERS.value, choice, variants, per_user_path(output), other_log=_OTHER_LOG.value
     )
@@ -114,6 +131,32 @@ def main(argv: Sequence[str]) -> None:
     ]
     print(f"written: {', '.join(written)}")
     track_evaluation(_RUN_DIR.value, metrics, _MAX_USERS.value, written)
+
+
+def _other_windows(data: DataConfig) -> DataConfig:
+    """The log with the end and the windows that the flags say.
+
+    Raises:
+      UserError: flags that do not go together, or a length that is none.
+    """
+    if _EXPORT_ALONE.value and not _EXPORT_DIR.value:
+        raise UserError("--export_alone asks an export and nothing else: name it by --export_dir=DIR")
+    skip, window = _SKIP_LAST_DAYS.value, _WINDOW_DAYS.value
+    for name, value in (("skip_last_days", skip), ("window_days", window)):
+        if value is None:
+            continue
+        if not _OTHER_LOG.value:
+            raise UserError(
+                f"--{name}={value:g} makes other windows than those of the training: add --other_log, which checks "
+                "that they begin after its cut"
+            )
+    if window is not None and window <= 0:
+        raise UserError(f"--window_days={window:g}: expected a number of days above 0")
+    return dataclasses.replace(
+        data,
+        skip_last_days=data.skip_last_days if skip is None else skip,
+        window_days=data.window_days if window is None else window,
+    )
 
 
 if __name__ == "__main__":

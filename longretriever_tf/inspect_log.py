@@ -4,11 +4,13 @@
 
 Writes life.txt (what it prints), life.json (the same numbers), life.png and panels/*.png under --output. It takes the
 flags of every section, so that a run's flagfile serves here too; it reads those of the data, --max_length and
---day_floor.
+--day_floor. --new_events=today.parquet adds whether new events still look like the log, and what to do about it:
+nothing, refresh, or train again.
 """
 
 import dataclasses
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -21,9 +23,11 @@ from longretriever_tf.common.files import require_output, require_writable, writ
 from longretriever_tf.config import flags as flags_lib
 from longretriever_tf.config.check import asks_clusters
 from longretriever_tf.config.config import Config
+from longretriever_tf.data.later_events import events_of, read_table
 from longretriever_tf.data.recipe.learned_context import cluster_context
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.splits import global_time_cuts
+from longretriever_tf.inspection import drift
 from longretriever_tf.inspection.advice import evaluate_fit, find_warnings
 from longretriever_tf.inspection.measures import (
     HistoryMeasures,
@@ -99,6 +103,24 @@ def _try_windows(log: LifelongLog, history: HistoryMeasures, config: Config) -> 
     return measure_windows(log, history.categories.contexts, cuts, config.retrieval.day_floor), []
 
 
+def _with_drift(report: LogReport, log: LifelongLog, config: Config, new_events: str) -> LogReport:
+    """The report with a block on new events, before its verdict.
+
+    Raises:
+      UserError: their table cannot be read.
+    """
+    table = read_table(config.data, new_events, with_items=True)
+    column = table.items.features.get(log.context)
+    category = None if column is None or not any(column.tolist()) else column[table.item_row]
+    found = drift.measure_drift(_with_clusters(log, config), events_of(table), category)
+    word, reasons = drift.decide(found)
+    head, _, verdict = report.text.rstrip("\n").rpartition("\n\n")
+    numbers = {name: value if math.isfinite(value) else None for name, value in found._asdict().items()}
+    statistics = report.statistics | {"drift": {**numbers, "verdict": word, "reasons": reasons}}
+    text = f"{head}\n\n{drift.render(found)}\n\n{verdict}\n"
+    return report._replace(text=text, statistics=statistics)
+
+
 def log_title(config: Config) -> str:
     """The data set's name, or folder and name of the user's own events file, without its ending."""
     if config.data.dataset != "event_log" or not config.data.events:
@@ -118,6 +140,8 @@ def main(argv: Sequence[str]) -> int:
 
     log = load_sample(config.data, events_that_fit(config.train.max_memory_gb), "this report is of")
     report = inspect_log(log, config)
+    if flags.FLAGS.new_events:
+        report = _with_drift(report, log, config, flags.FLAGS.new_events)
     print(report.text, end="", flush=True)  # the verdict is the last line
     written = [os.path.join(output, "life.txt"), json_path]
     write_text_atomically(written[0], report.text)
@@ -135,5 +159,11 @@ if __name__ == "__main__":
     flags_lib.define_config_flags("data", "model", "train", "retrieval")
     flags.DEFINE_string("output", "runs/inspect", "Directory for life.txt, life.json, life.png and panels/.")
     flags.DEFINE_string("json", "", "Where to write the numbers as JSON; empty: life.json under --output.")
+    flags.DEFINE_string(
+        "new_events",
+        "",
+        "A table of events that came after the log, in its columns: the report says whether they still look like it, "
+        "and whether to refresh or to train again.",
+    )
     flags.DEFINE_bool("plots", True, "Draw life.png and panels/.")
     flags_lib.run_command(main)

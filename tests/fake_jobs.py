@@ -1,4 +1,4 @@
-"""Stands in for `train` and `evaluate` in tests of `reproduce`: same files, no TensorFlow, a second each.
+"""Stands in for the commands of a plan in tests of `reproduce`: same files, no TensorFlow, a second each.
 
 python tests/fake_jobs.py MODULE --run_dir=... --seed=3 [--noise=0.5] [--fail] [--sleep=60]
 """
@@ -40,6 +40,9 @@ class Noisy(TaskScorer):
 def evaluate(flags: dict[str, str]) -> None:
     with open(os.path.join(flags["run_dir"], "training.json"), encoding="utf-8") as file:
         trained = json.load(file)
+    if "export_dir" in flags:
+        with open(os.path.join(flags["export_dir"], "1", "saved_model.pb"), encoding="utf-8") as file:
+            trained |= json.load(file)
     seed, noise = int(trained["seed"]), float(trained.get("noise", 0.5))
     log = encode(random_histories(8, 61))
     truth = build_truth(log, NUM_ITEMS, CUT, WINDOW)
@@ -59,6 +62,13 @@ def evaluate(flags: dict[str, str]) -> None:
 def main(module: str, *arguments: str) -> int:
     pairs = [argument.lstrip("-").partition("=") for argument in arguments]
     flags = {name: value for name, _, value in pairs}
+    if module in ("export", "refresh"):
+        assert "seed" not in flags and os.path.exists(os.path.join(flags["run_dir"], "training.json"))
+        target = flags.get("to_dir", flags["export_dir"])
+        assert target == flags["export_dir"] or os.path.exists(os.path.join(flags["export_dir"], "1"))
+        noise = {"noise": flags["noise"]} if "noise" in flags else {}
+        write_text_atomically(os.path.join(target, "1", "saved_model.pb"), json.dumps(noise))
+        return 0
     marker = pathlib.Path(flags.get("run_dir", "."), "started")
     first, _ = not marker.exists(), print(f"{module} in {flags['run_dir']}")
     if module == "train":

@@ -17,8 +17,9 @@ from longretriever_tf.data.batches.prepared_data import load_saved
 from longretriever_tf.datasets.load import load_log
 from longretriever_tf.datasets.log import ItemTable
 from longretriever_tf.models.build import load_for_export, load_models
+from longretriever_tf.retrieval.export.log_of_today import Catalogue
 from longretriever_tf.retrieval.export.publish import publish
-from longretriever_tf.retrieval.export.refresh import Catalogue, refresh_corpus, refresh_version
+from longretriever_tf.retrieval.export.refresh import refresh_corpus, refresh_version
 from longretriever_tf.retrieval.export.saved_model import extra_config_dir, load_extra, versions
 from longretriever_tf.retrieval.fingerprint import fingerprint_towers, read_fingerprint
 from longretriever_tf.retrieval.request_options import default_columns
@@ -91,7 +92,7 @@ def pair(trained, tmp_path_factory):
     old = Version(os.path.join(export_dir, "1"))
     table = str(directory / "items.parquet")
     changed(catalogue_of(old.corpus)).to_parquet(table)
-    source, counts = refresh_version(trained.config, old.directory, Catalogue(table))
+    source, counts, _ = refresh_version(trained.config, old.directory, Catalogue(table))
     assert counts == {"new": 1, "returned": 0, "moved": 1, "altered": 1, "unchanged": 94, "retired": 1}
     new = Version(publish(source, export_dir, 0, None).directory)
     assert versions(export_dir) == [1, 2]
@@ -179,7 +180,7 @@ def test_a_refresh_of_a_refresh_brings_an_item_back_as_it_was(trained, pair, tmp
     old, new = pair
     table = str(tmp_path / "items.csv")
     catalogue_of(old.corpus).to_csv(table, index=False)
-    source, counts = refresh_version(trained.config, new.directory, Catalogue(table))
+    source, counts, _ = refresh_version(trained.config, new.directory, Catalogue(table))
     assert counts == {"new": 0, "returned": 1, "moved": 1, "altered": 1, "unchanged": 94, "retired": 1}
     again = Version(publish(source, str(tmp_path / "export"), 0, None).directory)
     known = old.corpus.item_id[schema.FIRST_KNOWN :]
@@ -192,7 +193,7 @@ def test_an_emptied_category_is_no_interest(trained, pair, tmp_path):
     old, _ = pair
     table = catalogue_of(old.corpus)
     table[table.category != "c2"].to_csv(tmp_path / "items.csv", index=False)
-    source, counts = refresh_version(
+    source, counts, _ = refresh_version(
         trained.config, old.directory, Catalogue(str(tmp_path / "items.csv"), max_retired=0.5)
     )
     assert counts["retired"] == 14
@@ -229,7 +230,7 @@ def test_statistics_of_new_items(trained, pair, tmp_path):
     known = load_saved(trained.run_dir)[1]["item_stats"]
     c1 = old.corpus.item_category == np.flatnonzero(old.corpus.category_name == "c1")[0]
     for kind, expected in (("unseen", known[schema.UNKNOWN]), ("typical", np.median(known[c1], axis=0))):
-        source, _ = refresh_version(trained.config, old.directory, Catalogue(path, new_items=kind))
+        source, *_ = refresh_version(trained.config, old.directory, Catalogue(path, new_items=kind))
         row = source.corpus.find_items(np.array([NEW, 100]))
         np.testing.assert_array_equal(source.arrays["item_stats"][row[0]], expected)
         np.testing.assert_array_equal(source.arrays["item_stats"][row[1]], known[old.corpus.find_items([100])[0]])
@@ -274,7 +275,7 @@ def test_files_of_two_versions_are_not_served_together(trained, pair, tmp_path):
     table = catalogue_of(old.corpus)
     table.loc[table.item_id == MOVED, "category"] = "c5"
     table.to_csv(tmp_path / "items.csv", index=False)
-    source, _ = refresh_version(trained.config, old.directory, Catalogue(str(tmp_path / "items.csv")))
+    source, *_ = refresh_version(trained.config, old.directory, Catalogue(str(tmp_path / "items.csv")))
     mixed = publish(source, str(tmp_path / "export"), 0, None).directory
     assert len(replay(mixed)) == 10
     shutil.copy(os.path.join(extra_config_dir(old.directory), "corpus.npz"), extra_config_dir(mixed))
@@ -289,7 +290,7 @@ def test_files_of_two_versions_are_not_served_together(trained, pair, tmp_path):
 
 
 def test_statistics_are_renewed_from_the_log_of_today(trained, pair, tmp_path):
-    """By the command, without an items table: statistics as the oracle counts them, all else as it was."""
+    """By the command: the run's log goes on after the cut, and statistics are as the oracle counts them at its end."""
     old, _ = pair
     export_dir = str(tmp_path / "export")
     shutil.copytree(os.path.dirname(old.directory), export_dir)
@@ -298,6 +299,8 @@ def test_statistics_are_renewed_from_the_log_of_today(trained, pair, tmp_path):
     events = next(flag for flag in trained.flags if flag.startswith("--events="))
     done = run_module("refresh", f"--run_dir={trained.run_dir}", f"--export_dir={export_dir}", events, "--nocheck")
     assert done.returncode == 0, done.stderr
+    size = log.num_events
+    assert f"{size} rows read = {size} in the log so far + 0 new events" in done.stdout.replace(",", "")
     new = Version(os.path.join(export_dir, "2"))
     as_of = int(log.timestamp.max()) + 1
     for version, expected in ((old, old.corpus.cut), (new, as_of)):
@@ -318,9 +321,9 @@ def test_statistics_are_renewed_from_the_log_of_today(trained, pair, tmp_path):
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda t: t[t.timestamp > t.timestamp.quantile(0.9)], ("% of the popularity", "the whole log")),
+        (lambda t: t[t.timestamp > t.timestamp.quantile(0.9)], ("% of the popularity", "--whole_log")),
         (lambda t: t[t.timestamp < t.timestamp.quantile(0.4)], ("ends at", "the whole log of today")),
-        (lambda t: t.assign(item_id=t.item_id + 10_000), ("names none of the items", "the catalogue of the export")),
+        (lambda t: t.assign(item_id=t.item_id + 10_000), ("no event of any item", "another log")),
     ],
 )
 def test_a_table_that_is_not_the_whole_log_is_refused(trained, pair, tmp_path, edit, words):
@@ -329,7 +332,7 @@ def test_a_table_that_is_not_the_whole_log_is_refused(trained, pair, tmp_path, e
     path = str(tmp_path / "events.parquet")
     edit(pd.read_parquet(events)).to_parquet(path)
     with pytest.raises(UserError) as caught:
-        refresh_version(trained.config, old.directory, Catalogue(events=path))
+        refresh_version(trained.config, old.directory, Catalogue(events=path, whole_log=True))
     for word in (path, *words):
         assert word in str(caught.value)
 
@@ -337,3 +340,5 @@ def test_a_table_that_is_not_the_whole_log_is_refused(trained, pair, tmp_path, e
 def test_a_refresh_of_nothing_is_refused(trained, pair):
     with pytest.raises(UserError, match="--items=TABLE .* or both"):
         refresh_version(trained.config, pair[0].directory, Catalogue())
+    with pytest.raises(UserError, match="--whole_log says what --events=TABLE holds"):
+        refresh_version(trained.config, pair[0].directory, Catalogue(recount=True, whole_log=True))

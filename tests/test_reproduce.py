@@ -526,3 +526,94 @@ def test_a_row_is_of_a_run_or_of_windows(tmp_path):
         (tmp_path / "plan.toml").write_text('title = "t"\n' + plan + extra)
         with pytest.raises(UserError, match="rows.a: expected either run or runs"):
             load_plan(str(tmp_path / "plan.toml"))
+
+
+DAYS = """
+    title = "Days"
+    [runs.base]
+    flags = ["--noise=1.0"]
+    [runs.next]
+    flags = ["--noise=0.2", "--warm_start={run:base}"]
+    [runs.export]
+    command = "export"
+    directory_flag = "export_dir"
+    flags = ["--run_dir={run:base}"]
+    output = "1/saved_model.pb"
+    [runs.refresh]
+    command = "refresh"
+    directory_flag = "to_dir"
+    flags = ["--run_dir={run:base}", "--export_dir={run:export}", "--noise=0.1"]
+    output = "1/saved_model.pb"
+    [measures.day]
+    runs = ["base", "next"]
+    [measures.frozen]
+    runs = ["base"]
+    flags = ["--export_dir={run:export}"]
+    [measures.fresh]
+    runs = ["base"]
+    flags = ["--export_dir={run:refresh}"]
+    [rows.warm]
+    label = "Warm"
+    runs = ["base", "next"]
+    measure = "day"
+    [rows.refreshed]
+    label = "Refreshed"
+    run = "base"
+    measures = ["frozen", "fresh"]
+    [rows.frozen]
+    label = "Frozen"
+    run = "base"
+    measures = ["frozen", "frozen"]
+    [[tables]]
+    title = "Days"
+    rows = ["warm", "refreshed", "frozen"]
+    columns = ["all recall@20", "minutes"]
+    [[comparisons]]
+    ours = "refreshed"
+    against = ["frozen"]
+    metrics = ["all ndcg@100"]
+    [[plots]]
+    title = "days"
+    kind = "windows"
+    metric = "all recall@20"
+    rows = ["warm", "refreshed", "frozen"]
+"""
+
+
+def test_runs_grow_from_runs_and_a_row_is_the_mean_of_its_measures(tmp_path):
+    """A warm start, an export and its refresh are jobs of their own; minutes are those of a window's own runs."""
+    path, work_dir = tmp_path / "plan.toml", str(tmp_path / "made")
+    path.write_text(textwrap.dedent(DAYS))
+    jobs, failed = run_plan(str(path), work_dir)
+    assert failed == {}
+    assert f"--warm_start={jobs['base/seed1'].directory}" in jobs["next/seed1"].flags
+    assert jobs["next/seed1"].needs == ("base/seed1",)
+    assert jobs["refresh/seed1"].needs == ("base/seed1", "export/seed1")
+    assert jobs["refresh/seed1"].flags[-1] == f"--to_dir={jobs['refresh/seed1'].directory}"
+    page, markdown = report_of(str(path), work_dir)
+    cells = Cells(page).metrics
+    recall = {name: metrics_of(jobs, f"{name}/base/seed1")["models"]["longretriever"] for name in ("frozen", "fresh")}
+    mean = np.mean([one["all"]["recall@20"] for one in recall.values()])
+    assert cells["Refreshed", "all recall@20"] == pytest.approx(mean) and cells["Frozen", "all recall@20"] < mean
+    seconds = {name: jobs[f"{name}/seed1"].stamp()["seconds"] for name in ("base", "next", "export", "refresh")}
+    assert cells["Frozen", "minutes"] == 0
+    assert cells["Refreshed", "minutes"] == pytest.approx((seconds["export"] + seconds["refresh"]) / 60 / 2)
+    assert cells["Warm", "minutes"] == pytest.approx((seconds["base"] + seconds["next"]) / 60 / 2)
+    assert page.count("<svg") == 2 and "Refreshed" in markdown and "users in 2 windows" in markdown
+    assert "**0.0000**" in markdown.split("Frozen")[2].split("\n")[0], "the least cost is the best"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("--warm_start={run:base}", "--warm_start={run:refresh}", ("runs.next", "'refresh'", "there are: base")),
+        ('measures = ["frozen", "fresh"]', "", ("rows.refreshed", "measures of one run")),
+        ('measures = ["frozen", "fresh"]', 'measures = ["frozen", "day"]\nmeasure = "day"', ("measures of one run",)),
+    ],
+)
+def test_a_plan_of_days_that_does_not_fit_together_is_refused(tmp_path, old, new, words):
+    (tmp_path / "plan.toml").write_text(textwrap.dedent(DAYS).replace(old, new, 1))
+    with pytest.raises(UserError) as caught:
+        load_plan(str(tmp_path / "plan.toml"))
+    for word in words:
+        assert word in str(caught.value)

@@ -297,6 +297,13 @@ def ids_like(known: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return np.array([int(raw) for raw in ids.tolist()], np.int64)
 
 
+def fits_ids(known: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Which ids `ids_like` does not refuse, [n] bool."""
+    if is_text(known) or not is_text(ids):
+        return np.ones(len(ids), bool)
+    return np.fromiter((_is_plain_number(str(raw)) for raw in ids.tolist()), bool, len(ids))
+
+
 def _is_plain_number(raw: str) -> bool:
     """Whether it is an int64 as `str` writes it: "7", not "007" nor 20 digits."""
     digits = raw.removeprefix("-")

@@ -73,13 +73,12 @@ def evaluate_run(
         truth = truth.rows(0, min(max_users, truth.num_users))
     lists = read_list_scorers(baselines.lists, corpus, window.encoded.user_id, truth)
     chosen = find_settings(baselines, config, window.log, window.cuts, _PROGRAM)
-    scorers = make_scorers(config, window.prepare())
-    if isinstance(scorers[0], LongRetrieverScorer):
-        scorers += ask_variants(scorers[0], retrievals, variants.draw_seeds)
+    scorers = [] if variants.export_alone else _scorers_of_run(config, window, retrievals, variants.draw_seeds)
     at = next((at for at, one in enumerate(scorers) if isinstance(one, TaskScorer) and one.is_probability), 0)
+    meters = [CalibrationMeter(scorers[at], truth, corpus.category_offset)] if scorers else []
     rivals = [*fit_all(baselines, chosen, window.encoded, corpus.category_offset, window.as_of), *lists]
+    scorers[at : at + 1] = meters
     scorers += rivals
-    scorers[at] = meter = CalibrationMeter(scorers[at], truth, corpus.category_offset)
     served = [make_served(config, window, variants.export_dir)] if variants.export_dir else []
     scorers += served
     require_names(scorers)
@@ -92,11 +91,14 @@ def evaluate_run(
     evaluations = average_draws(evaluations, list(retrievals), variants.draw_seeds)
     if users_path:
         table = tabulate_users(evaluations, truth, window.encoded, corpus.category_offset, window.as_of)
-        write_users(users_path, table | {"calibration": meter.tally, "interest_calibration": meter.interest_tally})
+        for meter in meters:
+            table |= {"calibration": meter.tally, "interest_calibration": meter.interest_tally}
+        write_users(users_path, table)
     evaluations = {one.name: evaluations[one.name] for one in served} | evaluations  # what requests get stands first
     return {
         **_header(config, split, truth),
         **({"max_users": max_users} if max_users else {}),
+        **({"statistics_as_of": served[0].statistics_as_of} if served else {}),
         "baseline_settings": chosen,
         **report_lists(lists, evaluations),
         "models": {name: evaluation.summary() for name, evaluation in evaluations.items()},
@@ -136,6 +138,16 @@ def _retrieval_variants(config: Config, group: str) -> dict[str, RetrievalConfig
             "interests to choose or merge; leave --variants out"
         )
     return variants_of(group, config.retrieval)
+
+
+def _scorers_of_run(
+    config: Config, window: OpenWindow, retrievals: dict[str, RetrievalConfig], draw_seeds: int
+) -> list[Scorer]:
+    """The run's own scorers, and those of the variants."""
+    scorers = make_scorers(config, window.prepare())
+    if isinstance(scorers[0], LongRetrieverScorer):
+        scorers += ask_variants(scorers[0], retrievals, draw_seeds)
+    return scorers
 
 
 def make_scorers(config: Config, prepared: Prepared) -> list[Scorer]:

@@ -1,5 +1,6 @@
 """An exported version as a `Scorer`: evaluation asks the signature that requests ask, and ranks by its lists."""
 
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -25,10 +26,13 @@ _MAX_ROWS = 64
 class ServedScorer(TaskScorer):
     """The `Scorer` of an export, by its own defaults: lists of 500, nothing beyond them.
 
+    Attributes:
+      statistics_as_of: until when the version's statistics of items count, seconds UTC.
+
     A list says nothing of items that it leaves out, so metrics within a category count the listed ones alone.
 
     Args:
-      export_dir: its latest version is asked.
+      export_dir: its latest version is asked; or the directory of one version.
       towers: the fingerprint of the run that is evaluated alongside.
       corpus: of that run: what scores are rows of.
       log: the whole log.
@@ -39,8 +43,10 @@ class ServedScorer(TaskScorer):
     """
 
     def __init__(self, export_dir: str, towers: str, corpus: Corpus, log: LifelongLog, as_of: int) -> None:
-        directory = latest_version(export_dir)
-        theirs = read_fingerprint(extra_config_dir(directory)).towers
+        is_version = os.path.exists(os.path.join(export_dir, "saved_model.pb"))
+        directory = export_dir if is_version else latest_version(export_dir)
+        stamped = read_fingerprint(extra_config_dir(directory))
+        theirs, self.statistics_as_of = stamped.towers, stamped.statistics_as_of
         if theirs != towers:
             raise UserError(
                 f"--export_dir={export_dir}: {directory} was exported from towers with the fingerprint "

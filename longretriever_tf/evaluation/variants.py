@@ -29,12 +29,14 @@ class RetrievalVariants:
       draw_seeds: of a variant that draws interests at random, how many draws are averaged.
       export_dir: holds an export of the run, which is asked itself; empty: none.
       lists_path: where the lists of the table's first row are written (`write_lists`); empty: nowhere.
+      export_alone: ask the export, and the run itself not.
     """
 
     group: str = ""
     draw_seeds: int = 1
     export_dir: str = ""
     lists_path: str = ""
+    export_alone: bool = False
 
 
 class WithRetrieval(Scorer, Protocol):

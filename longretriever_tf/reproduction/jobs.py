@@ -117,9 +117,22 @@ def make_jobs(plan: Plan, work_dir: str) -> dict[str, Job]:
     for name, run in plan.runs.items():
         for seed in run.seeds:
             directory = os.path.join(work_dir, "runs", name, f"seed{seed}")
-            flags = (*run.flags, f"--seed={seed}", f"--run_dir={directory}")
-            output = os.path.join(directory, run.output)
-            job = Job(f"{name}/seed{seed}", name, run.command, flags, directory, output, (), "", run.minutes, seed)
+            needs = _named_runs(plan, run.flags, seed)
+            flags = [_fill(flag, needs, jobs) for flag in run.flags]
+            flags += [f"--seed={seed}"] if run.directory_flag == "run_dir" else []
+            flags.append(f"--{run.directory_flag}={directory}")
+            job = Job(
+                name=f"{name}/seed{seed}",
+                kind=name,
+                module=run.command,
+                flags=tuple(flags),
+                directory=directory,
+                output=os.path.join(directory, run.output),
+                needs=tuple(needs.values()),
+                key="",
+                minutes=run.minutes,
+                seed=seed,
+            )
             jobs[job.name] = _with_key(job, jobs, work_dir)
     for name, measure in plan.measures.items():
         for run_name in measure.runs:
@@ -135,9 +148,8 @@ def _measure_job(plan: Plan, jobs: Mapping[str, Job], work_dir: str, name: str, 
     measure = plan.measures[name]
     directory = os.path.join(work_dir, "measures", name, run_name, f"seed{seed}")
     output = os.path.join(directory, measure.output)
-    others = [other for flag in measure.flags for other in PLACEHOLDER.findall(flag)]
-    needs = {other: _job_of_run(plan, other, seed) for other in (run_name, *others)}
-    flags = [PLACEHOLDER.sub(lambda match: jobs[needs[match[1]]].directory, flag) for flag in measure.flags]
+    needs = {run_name: _job_of_run(plan, run_name, seed), **_named_runs(plan, measure.flags, seed)}
+    flags = [_fill(flag, needs, jobs) for flag in measure.flags]
     flags += [f"--run_dir={jobs[needs[run_name]].directory}", f"--output={output}"]
     return Job(
         name=f"{name}/{run_name}/seed{seed}",
@@ -151,6 +163,16 @@ def _measure_job(plan: Plan, jobs: Mapping[str, Job], work_dir: str, name: str, 
         minutes=measure.minutes,
         seed=seed,
     )
+
+
+def _named_runs(plan: Plan, flags: Sequence[str], seed: int) -> dict[str, str]:
+    """The jobs of the runs that flags name, by run."""
+    return {name: _job_of_run(plan, name, seed) for flag in flags for name in PLACEHOLDER.findall(flag)}
+
+
+def _fill(flag: str, needs: Mapping[str, str], jobs: Mapping[str, Job]) -> str:
+    """A flag with the directories of the runs that it names."""
+    return PLACEHOLDER.sub(lambda match: jobs[needs[match[1]]].directory, flag)
 
 
 def _job_of_run(plan: Plan, name: str, seed: int) -> str:

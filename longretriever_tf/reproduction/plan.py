@@ -14,9 +14,13 @@ from longretriever_tf.config.config import from_dict
 from longretriever_tf.config.shipped import find_shipped
 
 PLACEHOLDER = re.compile(r"\{run:([\w.-]+)\}")
-"""`{run:NAME}` in a measure's flags: the run directory of that run, of the same seed (or its only one)."""
+"""`{run:NAME}` in the flags of a measure or a later run: that run's directory, of the same seed (or its only one)."""
 
-PLOTS = ("bars", "history_length", "category_size", "repeat_novel", "training", "calibration")
+MINUTES = "minutes"
+"""A table column, and the second panel of the plot "windows": what a window's own runs took, those that not all windows
+share."""
+
+PLOTS = ("bars", "windows", "history_length", "category_size", "repeat_novel", "training", "calibration")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _DEFAULT_COLUMNS = (
     "all recall@100",
@@ -28,14 +32,17 @@ _DEFAULT_COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A training, once per seed.
+    """A training, once per seed; or an export or a refresh of one.
 
     Attributes:
-      flags: of `command`; --run_dir and --seed are added.
+      flags: of `command`; --run_dir and --seed are added. `{run:NAME}` becomes the directory of a run above this one,
+        which is done before.
       seeds: one job each.
       minutes: declared cost of one seed on two cores; replaced by what was measured, once there is a measurement.
       command: module of this package.
       output: file in the run directory that shows that the job ran to its end.
+      directory_flag: the flag that gets the job's directory; any but run_dir (export_dir, to_dir) is of a command that
+        takes no --seed.
     """
 
     flags: tuple[str, ...]
@@ -43,6 +50,7 @@ class Run:
     minutes: float = 10.0
     command: str = "train"
     output: str = "training.json"
+    directory_flag: str = "run_dir"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,24 +82,28 @@ class Row:
       run: of the measure.
       runs: in place of `run`, the same model trained before several windows of time: a metric is the mean over windows
         of the mean over seeds, and its spread is over windows.
+      measures: in place of `measure`, those of one run on several windows of time.
       model: key below `at` in the JSON; `*` and `?` match several, each a row of its own.
       label: what tables call it; empty: the model's own name.
       skip: of the models that `model` matches, those that this pattern matches are left out.
       at: key of the mapping of models; dots descend. Of a list, [mean, low, high], the first number counts.
     """
 
-    measure: str
+    measure: str = ""
     run: str = ""
     runs: tuple[str, ...] = ()
     model: str = "longretriever"
     label: str = ""
     skip: str = ""
     at: str = "models"
+    measures: tuple[str, ...] = ()
 
     @property
-    def windows(self) -> tuple[str, ...]:
-        """The runs: one, or one for each window."""
-        return self.runs or (self.run,)
+    def windows(self) -> tuple[tuple[str, str], ...]:
+        """Run and measure: one pair, or one for each window."""
+        if self.measures:
+            return tuple((self.run, measure) for measure in self.measures)
+        return tuple((run, self.measure) for run in self.runs or (self.run,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,8 +229,12 @@ def _check(plan: Plan, path: str) -> None:
         _require(
             name not in plan.runs, f"{path}: {name!r} is a run and a measure; names must differ, since --only uses them"
         )
+    above: dict[str, Run] = {}
     for name, run in plan.runs.items():
         _require(len(run.seeds) > 0, f"{path}: runs.{name}: seeds = []; expected at least one seed")
+        grown_from = tuple(other for flag in run.flags for other in PLACEHOLDER.findall(flag))
+        _known(above, grown_from, f"{path}: runs.{name}, whose flags may name the runs above it", "run")
+        above[name] = run
     for name, measure in plan.measures.items():
         others = [run for flag in measure.flags for run in PLACEHOLDER.findall(flag)]
         _known(plan.runs, (*measure.runs, *others), f"{path}: measures.{name}", "run")
@@ -226,7 +242,11 @@ def _check(plan: Plan, path: str) -> None:
         _require(
             bool(row.run) != bool(row.runs), f"{path}: rows.{name}: expected either run or runs, for several windows"
         )
-    read = [(run_name, row.measure) for row in plan.rows.values() for run_name in row.windows]
+        _require(
+            bool(row.measure) != bool(row.measures) and not (row.runs and row.measures),
+            f"{path}: rows.{name}: expected either measure, or measures of one run, for several windows",
+        )
+    read = [pair for row in plan.rows.values() for pair in row.windows]
     read += [(one.run, one.measure) for one in plan.findings]
     for run_name, name in read:
         where = f'{path}: run = "{run_name}", measure = "{name}"'

@@ -13,7 +13,7 @@ from longretriever_tf.common.provenance import describe_origin
 from longretriever_tf.plots.axes import hues_of
 from longretriever_tf.reproduction.charts import PAGE, draw_panel
 from longretriever_tf.reproduction.jobs import Job
-from longretriever_tf.reproduction.plan import Plan, Table
+from longretriever_tf.reproduction.plan import MINUTES, Plan, Table
 from longretriever_tf.reproduction.results import Metric, Results, Source
 from longretriever_tf.reproduction.runner import duration
 from longretriever_tf.reproduction.series import Chart, Panel, make_chart
@@ -130,13 +130,21 @@ def write_report(report: PlanReport, directory: str) -> tuple[str, str]:
 def _fill(table: Table, results: Results) -> ReportTable:
     lines = results.lines(table.rows)
     metrics = [[line.metric(column) for column in table.columns] for line in lines]
-    best = [max((metric.mean for metric in column if metric), default=np.nan) for column in zip(*metrics, strict=True)]
+    columns = zip(table.columns, zip(*metrics, strict=True), strict=True)
+    best = [_best(name, [metric.mean for metric in column if metric]) for name, column in columns]
     rows = []
     for line, row in zip(lines, metrics, strict=True):
         cells = tuple(_cell(metric, top) if metric else None for metric, top in zip(row, best, strict=True))
         missing = tuple(job.name for job in line.missing)
         rows.append(TableRow(line.label, cells, line.repeats, line.source, missing))
     return ReportTable(table, tuple(rows))
+
+
+def _best(column: str, means: list[float]) -> float:
+    """The most, or the least where the column is a cost."""
+    if not means:
+        return np.nan
+    return min(means) if column == MINUTES else max(means)
 
 
 def _cell(metric: Metric, best: float) -> Cell:

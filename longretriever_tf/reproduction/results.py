@@ -1,5 +1,6 @@
 """The results of a plan's jobs: metrics by row and seed, metrics of every user, and where each comes from."""
 
+import collections
 import dataclasses
 import fnmatch
 import functools
@@ -13,7 +14,7 @@ import numpy as np
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.evaluation.per_user import per_user_path
 from longretriever_tf.reproduction.jobs import Job, State
-from longretriever_tf.reproduction.plan import Finding, Plan, Row
+from longretriever_tf.reproduction.plan import MINUTES, Finding, Plan, Row
 
 Users = dict[str, np.ndarray]
 """`per_user.tabulate_users` of one job, the models' axis taken at one model."""
@@ -65,6 +66,7 @@ class Line:
       source: where from; None without outputs.
       missing: jobs of the row that are not done.
       windows: a line for each window of time that has one, with `outputs` and `users` of its own; empty: one window.
+      minutes: what the runs took that the line needs, by job.
     """
 
     label: str
@@ -73,6 +75,7 @@ class Line:
     source: Source | None
     missing: tuple[Job, ...]
     windows: tuple["Line", ...] = ()
+    minutes: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def repeats(self) -> str:
@@ -84,6 +87,9 @@ class Line:
 
     def metric(self, column: str) -> Metric | None:
         """The metric at a path ("all recall@100"), over seeds or windows that have it; None where none has."""
+        if column == MINUTES:
+            costs = self.costs()
+            return Metric(costs) if costs else None
         if self.windows:
             metrics = [window.metric(column) for window in self.windows]
             means = tuple(metric.mean for metric in metrics if metric)
@@ -92,6 +98,13 @@ class Line:
         entries = [entry[0] if isinstance(entry, list) and entry else entry for entry in entries]  # mean, low, high
         values = tuple(float(entry) for entry in entries if isinstance(entry, int | float))
         return Metric(values) if values else None
+
+    def costs(self) -> tuple[float, ...]:
+        """Minutes of each window's own runs, those that not all windows share; of all where there is one window."""
+        windows = self.windows or (self,)
+        counted = collections.Counter(job for window in windows for job in window.minutes)
+        is_own = {job for job, count in counted.items() if count < len(windows) or len(windows) == 1}
+        return tuple(sum(minutes for job, minutes in window.minutes.items() if job in is_own) for window in windows)
 
     def user_means(self, name: str) -> np.ndarray | None:
         """An array of the users' metrics, averaged over seeds; None where it is not kept."""
@@ -129,11 +142,11 @@ class Results:
         return [job for job in self._jobs.values() if job.kind == f"{measure}/{run}"]
 
     def _read(self, row: Row) -> tuple[Line, ...]:
-        if not row.runs:
-            return self._read_window(row, row.run)
+        if not (row.runs or row.measures):
+            return self._read_window(row, row.run, row.measure)
         by_label: dict[str, list[Line]] = {}
-        for run in row.runs:
-            for line in self._read_window(row, run, is_one_of_many=True):
+        for run, measure in row.windows:
+            for line in self._read_window(row, run, measure, is_one_of_many=True):
                 by_label.setdefault(line.label, []).append(line)
         return tuple(self._join_windows(row, label, parts) for label, parts in by_label.items())
 
@@ -141,12 +154,13 @@ class Results:
         """One line of those of several windows."""
         missing = tuple(job for part in parts for job in part.missing)
         windows = tuple(part for part in parts if part.outputs)
-        done = tuple(job for run in row.runs for job in self._jobs_of(row.measure, run) if self.done(job))
-        source = self._source(f"{row.measure}/{', '.join(row.runs)}", done) if windows else None
+        done = tuple(job for run, measure in row.windows for job in self._jobs_of(measure, run) if self.done(job))
+        runs, measures = (dict.fromkeys(names) for names in zip(*row.windows, strict=True))
+        source = self._source(f"{', '.join(measures)}/{', '.join(runs)}", done) if windows else None
         return Line(label, (), (), source, missing, windows)
 
-    def _read_window(self, row: Row, run: str, is_one_of_many: bool = False) -> tuple[Line, ...]:
-        jobs = self._jobs_of(row.measure, run)
+    def _read_window(self, row: Row, run: str, measure: str, is_one_of_many: bool = False) -> tuple[Line, ...]:
+        jobs = self._jobs_of(measure, run)
         done = [job for job in jobs if self.done(job)]
         missing = tuple(job for job in jobs if job not in done)
         if not done:
@@ -164,9 +178,15 @@ class Results:
                 users=tuple(users for job in done if (users := _users_of(job, name)) is not None),
                 source=source,
                 missing=missing,
+                minutes=self._minutes(done),
             )
             for name in names
         )
+
+    def _minutes(self, done: Sequence[Job]) -> dict[str, float]:
+        """What the runs took that measures needed directly, by job."""
+        needed = dict.fromkeys(name for job in done for name in job.needs)
+        return {name: float(self._jobs[name].stamp().get("seconds", 0.0)) / 60 for name in needed}
 
     def findings(self, finding: Finding) -> tuple[list[str], Source | None]:
         """The sentences that a measure wrote itself, of its first seed that is done, and where they are from."""

@@ -69,6 +69,21 @@ def _bounds(users: np.ndarray) -> tuple[float, float]:
     return low, high
 
 
+def _windows(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
+    """The metric of each window, and below it what the window's own runs took."""
+    many = [line for line in lines if line.windows]
+    longest = max((len(line.windows) for line in many), default=0)
+    ticks = tuple(str(number + 1) for number in range(longest))
+    metrics, costs = [], []
+    for line in many:
+        x = tuple(map(float, range(len(line.windows))))
+        values = [window.metric(plot.metric) for window in line.windows]
+        metrics.append(Series(line.label, x, tuple(value.mean if value else np.nan for value in values)))
+        costs.append(Series(line.label, x, line.costs()))
+    yield Panel("", "points", "window", plot.metric, tuple(metrics), ticks)
+    yield Panel("", "points", "window", "minutes of its own runs", tuple(costs), ticks)
+
+
 def _history_length(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
     section, _, name = plot.metric.partition(" ")
     kept = [line for line in lines if line.user_means(f"{section}/{name}") is not None]
@@ -151,6 +166,7 @@ def _calibration(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
 
 _MAKERS: dict[str, Callable[[Plot, Sequence[Line]], Iterator[Panel]]] = {
     "bars": _bars,
+    "windows": _windows,
     "history_length": _history_length,
     "category_size": _category_size,
     "repeat_novel": _repeat_novel,
@@ -159,6 +175,7 @@ _MAKERS: dict[str, Callable[[Plot, Sequence[Line]], Iterator[Panel]]] = {
 }
 _NOTES = {
     "bars": "Whiskers: 95% over users, seeds averaged.",
+    "windows": "A window's own runs are those that not every window of the line shares.",
     "history_length": "Users in groups of about equal number. Whiskers: 95% over users, seeds averaged.",
     "category_size": "Pairs (user, item) in groups of about equal number. Whiskers: 95%, pairs of a user together.",
     "repeat_novel": "Whiskers: 95%, pairs of a user together, seeds averaged.",

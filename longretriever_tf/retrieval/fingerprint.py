@@ -36,11 +36,14 @@ class Fingerprint:
       items: of the catalogue: ids, categories, features, which of them are retired.
       statistics_as_of: the statistics of items and categories count events before it, seconds UTC: the run's cut, or
         what a refresh with --events makes of it. 0 in exports older than this field.
+      later_events: names of the events beyond the run's log that these count; they lie in the run directory
+        (`data.later_events`).
     """
 
     towers: str
     items: str
     statistics_as_of: int = 0
+    later_events: tuple[str, ...] = ()
 
 
 UNSTAMPED = Fingerprint("", "")
@@ -87,7 +90,8 @@ def read_fingerprint(directory: str) -> Fingerprint:
     path = os.path.join(directory, FINGERPRINT_FILE)
     try:
         with open(path, encoding="utf-8") as file:
-            return Fingerprint(**json.load(file))
+            stored = Fingerprint(**json.load(file))
+            return dataclasses.replace(stored, later_events=tuple(stored.later_events))
     except (OSError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({error}): which towers made this version is not known; export again"

@@ -42,6 +42,8 @@ def make_signatures(
     fingerprint: expected [n] string, "" or the towers' fingerprint that the caller's vectors come from; tells also
       until when the statistics of items count (statistics_as_of [n] int64): they stay as ages move on.
 
+    Every answer to a history tells it too, as `statistics_as_of` [B].
+
     A call is checked before anything is computed for it (`admission`). Answers tell what a request names and the model
     does not know: unknown_category [B, U], num_unknown_excluded [B], num_unknown_items [B] (events of the history).
     """
@@ -131,7 +133,7 @@ def _retrieve(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]
     return (
         model.retrieve(requests, chosen, options)
         | explain_interests(requests, chosen, model.category_name)
-        | _unknown(requests, options)
+        | _notes(model, requests, options)
     )
 
 
@@ -145,12 +147,13 @@ def _choose(model: MultiContextRetriever, requests: Requests, options: RequestOp
 def _interests(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
     requests, options = _look_up(model, at), _options(model, at)
     chosen = model.choose(requests, options)
-    return explain_interests(requests, chosen, model.category_name) | _unknown(requests, options)
+    return explain_interests(requests, chosen, model.category_name) | _notes(model, requests, options)
 
 
-def _unknown(requests: Requests, options: RequestOptions) -> dict[str, tf.Tensor]:
-    """What the requests name and the model does not know."""
+def _notes(model: MultiContextRetriever, requests: Requests, options: RequestOptions) -> dict[str, tf.Tensor]:
+    """What the requests name and the model does not know, and as of when its statistics are."""
     return {
+        "statistics_as_of": _as_of(model, requests.count),
         "unknown_category": options.unknown_category,
         "num_unknown_items": requests.histories.num_unknown,
         "num_unknown_excluded": options.num_unknown_excluded,
@@ -161,11 +164,11 @@ def _in_category(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tens
     requests, options = _look_up(model, at), _options(model, at)
     category, unknown = model.find_category(at["category"])
     pairs = model.encode(requests, tf.range(tf.size(category)), category)
-    unknowns = _unknown(requests, options)
+    notes = _notes(model, requests, options)
     return {
         **model.retrieve_in_category(pairs, options),
-        **unknowns,
-        "unknown_category": tf.concat([unknown[:, None], unknowns["unknown_category"]], 1),
+        **notes,
+        "unknown_category": tf.concat([unknown[:, None], notes["unknown_category"]], 1),
     }
 
 
@@ -210,7 +213,7 @@ def _interest_embeddings(model: MultiContextRetriever, at: Columns) -> dict[str,
             "subsequence_boost": by_interest(pairs.state.repeat_logit),
         }
         | explain_interests(requests, chosen, model.category_name)
-        | _unknown(requests, options)
+        | _notes(model, requests, options)
     )
 
 
@@ -221,5 +224,9 @@ def _item_embeddings(model: MultiContextRetriever, at: Columns) -> dict[str, tf.
 
 def _fingerprint(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
     towers, items = check_fingerprint(model.stored_fingerprint, model.fingerprint, at["expected"])
-    as_of = tf.fill(tf.shape(towers), tf.constant(model.fingerprint.statistics_as_of, tf.int64))
-    return {"towers": towers, "items": items, "statistics_as_of": as_of}
+    return {"towers": towers, "items": items, "statistics_as_of": _as_of(model, towers)}
+
+
+def _as_of(model: MultiContextRetriever, rows: tf.Tensor) -> tf.Tensor:
+    """Until when the model's statistics of items and categories count, for each row, [n] int64."""
+    return tf.fill(tf.shape(rows)[:1], tf.constant(model.fingerprint.statistics_as_of, tf.int64))

@@ -60,14 +60,51 @@ def read_event_log(spec: DataConfig, now: float | None = None) -> LifelongLog:
     if len(unknown := np.flatnonzero(~is_known)):
         example = wanted.values[wanted.row[unknown[0]]]
         report_unknown(spec, len(unknown), len(is_known), len(np.unique(wanted.row[unknown])), example)
+    at = np.searchsorted(listed.values, wanted.values)[wanted.row[is_known]]
+    return _join(spec, events, items, is_known, at, time.time() if now is None else now)
+
+
+def read_events_alone(spec: DataConfig, now: float | None = None) -> LifelongLog:
+    """Reads the events table alone: its items are those that it names, and have neither category nor features.
+
+    Args:
+      spec: paths and columns; its tables of items and users, and its weights, are not read.
+      now: as of `read_event_log`.
+
+    Raises:
+      UserError: names the file, the column and the value at fault.
+    """
+    spec = dataclasses.replace(spec, items="-", users="", user_features=(), weight_column="")
+    events = open_table("events", spec, event_columns(spec))
+    items = events.ids(spec.item_column)
+    nothing = np.full(len(items.values), schema.MISSING, object)
+    table = ItemTable(items.values, {CONTEXT: nothing}, as_text(items.values))
+    every = np.ones(len(events), bool)
+    spec = dataclasses.replace(spec, context=CONTEXT)
+    return _join(spec, events, table, every, items.row, time.time() if now is None else now)
+
+
+def _join(
+    spec: DataConfig, events: LogTable, items: ItemTable, is_known: np.ndarray, item_row: np.ndarray, now: float
+) -> LifelongLog:
+    """The log of the events whose items are known.
+
+    Args:
+      spec: names the columns and the users table.
+      events: the events table.
+      items: the items.
+      is_known: which events they are, [E] bool.
+      item_row: row of `items` of each of them.
+      now: as of `read_event_log`.
+    """
     users = events.ids(spec.user_column)
     user_row = users.row[is_known]
     is_present = np.bincount(user_row, minlength=len(users.values)) > 0
     user_id = users.values[is_present]
-    times = events.times(spec.timestamp_column, time.time() if now is None else now)
+    times = events.times(spec.timestamp_column, now)
     columns = build_log.RawEvents(
         user_row=(np.cumsum(is_present) - 1)[user_row],
-        item_row=np.searchsorted(listed.values, wanted.values)[wanted.row[is_known]],
+        item_row=item_row,
         timestamp=times.second[is_known],
         weight=events.weights(spec.weight_column)[is_known] if spec.weight_column else None,
         nanosecond=times.nanosecond[is_known] if times.nanosecond.any() else None,

@@ -33,6 +33,7 @@ class Source(NamedTuple):
         statistics are newer, `statistics_as_of` says of when, seconds UTC.
       models: with a row per item of `corpus`.
       towers: `fingerprint_towers` of the run.
+      later_events: names of the events beyond the run's log that the statistics count (`data.later_events`).
     """
 
     config: Config
@@ -40,6 +41,7 @@ class Source(NamedTuple):
     arrays: dict[str, np.ndarray]
     models: Models
     towers: str
+    later_events: tuple[str, ...] = ()
 
 
 class Published(NamedTuple):
@@ -85,12 +87,13 @@ def publish(
         kind of export, or what `replay` says.
     """
     require_same_shards(export_dir, category_shards)
-    config, corpus, arrays, models, towers = source
+    config, corpus, arrays, models, towers, later_events = source
     if config.retrieval.search != "category":
         raise UserError(
             f"--search={config.retrieval.search} is for evaluation alone: an export searches categories; "
             "export with --search=category"
         )
+    as_of = int(arrays.get("statistics_as_of", corpus.cut))
     with stage("building the index of all items"):
         served = (Router if category_shards else MultiContextRetriever)(
             config,
@@ -98,7 +101,7 @@ def publish(
             models.retriever,
             models.interest if config.train.interest_epochs else None,
             arrays,
-            Fingerprint(towers, fingerprint_items(corpus), int(arrays.get("statistics_as_of", corpus.cut))),
+            Fingerprint(towers, fingerprint_items(corpus), as_of, later_events),
         )
         if isinstance(served, Router):
             served.layout = plan_layout(served, config, corpus, category_shards)

@@ -16,40 +16,20 @@ from longretriever_tf.common.text import as_text
 from longretriever_tf.config.check import CLUSTERS, num_clusters
 from longretriever_tf.config.config import Config, DataConfig, load_config
 from longretriever_tf.data.corpus import Corpus, encode_values, ids_like
+from longretriever_tf.data.later_events import events_of, save_events
 from longretriever_tf.data.recipe.learned_context import with_trained_clusters
 from longretriever_tf.datasets.event_log.source import read_item_table
 from longretriever_tf.datasets.load import own_context, with_text_flags
 from longretriever_tf.datasets.log import ItemTable
 from longretriever_tf.models.build import Models, build_models, load_for_export
 from longretriever_tf.retrieval.export.fresh_statistics import FreshStatistics, fresh_statistics
+from longretriever_tf.retrieval.export.log_of_today import Catalogue, LogOfToday, date_of, describe_table, open_log
 from longretriever_tf.retrieval.export.publish import Source
 from longretriever_tf.retrieval.export.saved_model import extra_config_dir, load_extra
-from longretriever_tf.retrieval.fingerprint import fingerprint_towers, read_fingerprint
+from longretriever_tf.retrieval.export.sold_items import with_sold_items
+from longretriever_tf.retrieval.fingerprint import Fingerprint, fingerprint_towers, read_fingerprint
 
 _SHOWN = 5
-
-
-@dataclasses.dataclass(frozen=True)
-class Catalogue:
-    """What is new: an items table, an events table, or both, and how to read them.
-
-    Attributes:
-      items: path of a Parquet or CSV file that lists the whole catalogue; empty: the last version's stays.
-      events: path of a table of all events until today; empty: the statistics of the run's cut stay.
-      item_column, item_name_column, context: its columns; None: named as in the run.
-      skip_new_categories: leave out items of categories that training never saw, instead of refusing them.
-      new_items: unseen: statistics of items that no one ever took; typical: the median of their category's.
-      max_retired: refuse to retire more than this share of the last version's items.
-    """
-
-    items: str = ""
-    events: str = ""
-    item_column: str | None = None
-    item_name_column: str | None = None
-    context: str | None = None
-    skip_new_categories: bool = False
-    new_items: str = "unseen"
-    max_retired: float = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +64,17 @@ class _Rows:
 
 
 class RefreshedVersion(NamedTuple):
-    """What to publish, and how many items changed in which way (`Refreshed.counts`)."""
+    """What to publish.
+
+    Attributes:
+      source: what the version is made of.
+      counts: how many items changed in which way (`Refreshed.counts`), and how many events were counted.
+      events: what became of the rows of the events table, in one line; "" without one.
+    """
 
     source: Source
     counts: dict[str, int]
+    events: str = ""
 
 
 def refresh_version(run_config: Config, version_dir: str, catalogue: Catalogue) -> RefreshedVersion:
@@ -95,42 +82,82 @@ def refresh_version(run_config: Config, version_dir: str, catalogue: Catalogue) 
 
     Args:
       run_config: of the run that the version was exported from.
-      version_dir: the version to refresh; its request defaults and the items it knows are kept.
-      catalogue: the items of today, the events until today, or both.
+      version_dir: the version to refresh; its request defaults, the items and the later events that it knows are kept.
+      catalogue: the items of today, later events, or both.
 
     Raises:
       UserError: the version was exported from other towers, a table is not one for them, or there is none.
     """
-    if not (catalogue.items or catalogue.events):
-        raise UserError("nothing to refresh by: give --items=TABLE (the catalogue), --events=TABLE (the log), or both")
+    if not (catalogue.items or catalogue.events or catalogue.recount):
+        raise UserError(
+            "nothing to refresh by: give --items=TABLE (the catalogue), --events=TABLE (the day's events), or both; or "
+            "--recount, if the tables of the run's own log have grown"
+        )
+    if catalogue.whole_log and not catalogue.events:
+        raise UserError("--whole_log says what --events=TABLE holds, and there is none; give it, or leave the flag out")
     corpus, arrays, models = load_for_export(run_config)
     towers = fingerprint_towers(run_config, corpus, models, arrays)
     _require_same_towers(towers, run_config.train.run_dir, version_dir)
     config = dataclasses.replace(load_config(extra_config_dir(version_dir)), train=run_config.train)
-    exported = load_extra(version_dir)
-    refreshed = (
-        _refresh_items(config, corpus, exported, catalogue) if catalogue.items else _keep_items(corpus, exported)
-    )
+    exported, before = load_extra(version_dir), read_fingerprint(extra_config_dir(version_dir))
     trained = Source(config, corpus, arrays, models, towers)
-    counts, fresh = dict(refreshed.counts), _count_events(trained, refreshed, version_dir, catalogue.events)
-    if fresh is not None:
-        counts["events counted"] = fresh.num_events
-    return RefreshedVersion(under_towers(trained, refreshed, catalogue.new_items, fresh), counts)
+    log = _open_log(config, before, corpus.cut, catalogue)
+    refreshed = _catalogue_of_today(config, corpus, exported, log, catalogue)
+    if log is None:
+        return RefreshedVersion(under_towers(trained, refreshed, catalogue.new_items), dict(refreshed.counts))
+    since = before.statistics_as_of or corpus.cut
+    until = 0 if catalogue.events or catalogue.recount else since
+    as_trained = arrays["item_stats"][refreshed.trained_row]
+    fresh = fresh_statistics(log, refreshed.corpus, as_trained, since, until)
+    told = "" if log.table is None or log.is_whole else describe_table(log, fresh.added, refreshed.corpus, since)
+    source = under_towers(trained, refreshed, catalogue.new_items, fresh)
+    source = source._replace(later_events=_keep_events(config.train.run_dir, log, fresh, before, corpus.cut, catalogue))
+    return RefreshedVersion(source, refreshed.counts | {"events counted": fresh.num_events}, told)
 
 
-def _count_events(trained: Source, refreshed: Refreshed, version_dir: str, events: str) -> FreshStatistics | None:
-    """The statistics of today; None where no table of events says them."""
-    cut, row = trained.corpus.cut, refreshed.trained_row
-    stamped = read_fingerprint(extra_config_dir(version_dir)).statistics_as_of
-    if events:
-        as_trained = trained.arrays["item_stats"][row]
-        return fresh_statistics(trained.config.data, events, refreshed.corpus, as_trained, stamped or cut)
-    if stamped > cut:
-        raise UserError(
-            f"the statistics of {version_dir} were renewed by --events, and would fall back to those of the run's cut: "
-            "give --events again, the whole log of today"
-        )
-    return None
+def _open_log(config: Config, before: Fingerprint, cut: int, catalogue: Catalogue) -> LogOfToday | None:
+    """What to count; None where the statistics of the run's cut stay."""
+    if not (catalogue.events or catalogue.recount or before.statistics_as_of > cut):
+        return None
+    return open_log(config.data, config.train.run_dir, before.later_events, catalogue)
+
+
+def _catalogue_of_today(
+    config: Config, corpus: Corpus, exported: Corpus, log: LogOfToday | None, catalogue: Catalogue
+) -> Refreshed:
+    """The items table's, or the last version's with the items that later events name."""
+    if catalogue.items:
+        return _refresh_items(config, corpus, exported, catalogue)
+    sold = None if log is None else with_sold_items(config, corpus, exported, log)
+    if sold is None:
+        return _keep_items(corpus, exported)
+    return refresh_corpus(corpus, exported, sold, corpus.context, skip_new_categories=True)
+
+
+def _keep_events(
+    run_dir: str, log: LogOfToday, fresh: FreshStatistics, before: Fingerprint, cut: int, catalogue: Catalogue
+) -> tuple[str, ...]:
+    """Keeps the events that came new with the table; the names of all that the new version counts beyond the run's log.
+
+    Raises:
+      UserError: the table brings nothing new, and there is nothing else to refresh by.
+    """
+    if log.table is None:
+        return before.later_events
+    if log.is_whole:
+        later = events_of(log.table)
+        later = later.take(later.timestamp >= cut)  # what a later --events without --whole_log is added to
+        return (save_events(run_dir, later),) if len(later.timestamp) else ()
+    added = fresh.added[fresh.added >= len(log.kept.timestamp)]
+    if len(added):
+        return (*before.later_events, save_events(run_dir, log.later.take(added)))
+    since = before.statistics_as_of or cut
+    if catalogue.items or catalogue.recount or fresh.as_of > since:
+        return before.later_events
+    raise UserError(
+        f"--events={catalogue.events} brings nothing new: all of its {log.table.num_events:,} events are counted in "
+        f"the last version already (until {date_of(since)} UTC); give the events since then"
+    )
 
 
 def _refresh_items(config: Config, corpus: Corpus, exported: Corpus, catalogue: Catalogue) -> Refreshed:

@@ -195,6 +195,8 @@ class Response:
       num_unknown_excluded: items to leave out that it does not know.
       missing_shard: shards of an export by category ranges that did not answer.
       missing_category: interests that were to be searched there, and are left out.
+      statistics_as_of: until when statistics of items and categories count events, seconds UTC; 0: an export of
+        before there was such an answer.
     """
 
     candidates: tuple[Candidate, ...]
@@ -205,6 +207,7 @@ class Response:
     num_unknown_excluded: int = 0
     missing_shard: tuple[str, ...] = ()
     missing_category: tuple[str, ...] = ()
+    statistics_as_of: int = 0
 
 
 def lead_with_padding(request: Request, inputs: Mapping[str, InputSpec]) -> Request:
@@ -275,7 +278,9 @@ def read_responses(outputs: Mapping[str, Any]) -> list[Response]:
         counts = (columns[name][row] for name in _COUNTS) if tells_unknown else (0, 0)
         missing = [tuple(filter(None, columns[name][row])) if name in columns else () for name in _MISSING]
         candidates = tuple(Candidate(*cell) for cell in cells)
-        responses.append(Response(candidates, interests[row], num, unknown, *counts, *missing))
+        as_of = columns["statistics_as_of"][row] if "statistics_as_of" in columns else 0
+        response = Response(candidates, interests[row], num, unknown, *counts, *missing)
+        responses.append(dataclasses.replace(response, statistics_as_of=int(as_of)))
     return responses
 
 

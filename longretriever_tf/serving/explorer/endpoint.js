@@ -117,6 +117,13 @@ export class Endpoint {
     return NUMBERS.test(id) && BigInt.asIntN(64, BigInt(id)) === BigInt(id);
   }
 
+  /** Until when the model's statistics of items count events, to the minute; "" where it cannot tell. */
+  async statisticsAsOf() {
+    if (!this.signatures.fingerprint?.outputs?.statistics_as_of) return "";
+    const { statistics_as_of: [seconds] } = await this.predict("fingerprint", { expected: [""] });
+    return seconds ? new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " ") : "";
+  }
+
   /** Outputs by name; `columns` must hold every input that the signature names, others are left out. */
   async predict(signature, columns, signal) {
     const parts = Object.entries(this.inputs(signature)).map(([name, { dtype }]) => {

@@ -214,6 +214,8 @@ async function start() {
     const { user, asOf, settings, faults } = readAddress(location.search, state.defaults);
     Object.assign(state, { settings, sides: Object.keys(settings) });
     replace(at("model"), `${endpoint.model}, version ${endpoint.version}`);
+    const counted = await endpoint.statisticsAsOf();
+    if (counted) replace(at("model"), `${endpoint.model}, version ${endpoint.version}, statistics as of ${counted} UTC`);
     const given = await optional("users.json", endpoint.model);
     layBars();
     if (faults.length) bars.A.say(`The address holds what is no value of an option, and is left out: ${faults.join(", ")}.`);

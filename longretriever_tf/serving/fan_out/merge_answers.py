@@ -20,7 +20,8 @@ INTERESTS = (
     "interest_num_events",
     "interest_last_timestamp",
 )
-UNKNOWN = ("unknown_category", "num_unknown_items", "num_unknown_excluded")
+NOTES = ("unknown_category", "num_unknown_items", "num_unknown_excluded", "statistics_as_of")
+"""What the router says of a request; routers of before the last one lack it."""
 _WEIGHTS = ("log_interest", "quota")
 _LEAST = np.finfo(np.float32).min
 
@@ -67,7 +68,11 @@ def merge_interests(routed: Outputs, lists: QueryLists) -> dict[str, np.ndarray]
         num_drawn = num_drawn - is_lost.sum(1, dtype=np.int32)
     merged = _merge(routed, columns, wide)
     explained = {name: columns[name] for name in INTERESTS}
-    return merged | explained | {"num_interests_drawn": num_drawn} | {name: routed[name] for name in UNKNOWN} | missing
+    return merged | explained | {"num_interests_drawn": num_drawn} | _notes(routed) | missing
+
+
+def _notes(routed: Outputs) -> dict[str, np.ndarray]:
+    return {name: routed[name] for name in NOTES if name in routed}
 
 
 def merge_in_category(routed: Outputs, lists: QueryLists) -> dict[str, np.ndarray]:
@@ -85,7 +90,7 @@ def merge_in_category(routed: Outputs, lists: QueryLists) -> dict[str, np.ndarra
         "item_id": np.where(real, item, blank_of(item.dtype)),
         "score": np.where(real, score, np.float32(0)),
         "num_valid": num.astype(np.int32),
-        **{name: routed[name] for name in UNKNOWN},
+        **_notes(routed),
         "missing_shard": _names(lists.missing[:, None]),
         "missing_category": _names(names),
     }

@@ -12,7 +12,7 @@ from longretriever_tf.retrieval.sharding.ranges import LAYOUT_FILE, read_layout
 from longretriever_tf.retrieval.sharding.shards_file import ShardPlaces
 from longretriever_tf.serving.client.transport import CallError
 from longretriever_tf.serving.fan_out.live_versions import LiveVersions
-from longretriever_tf.serving.fan_out.merge_answers import INTERESTS, UNKNOWN
+from longretriever_tf.serving.fan_out.merge_answers import INTERESTS, NOTES
 from longretriever_tf.serving.fan_out.shard_calls import ShardCalls
 from longretriever_tf.serving.server.loaded import LoadedModel, Signature, TensorSpec
 from longretriever_tf.serving.server.status import ServingError, invalid
@@ -106,7 +106,7 @@ def _answered(route: Signature) -> Signature:
         lists |= {name: (dtype, _MATRIX) for name, dtype in zip(INTERESTS, _INTEREST_DTYPES, strict=True)}
         lists["num_interests_drawn"] = (tf.int32, _ROWS)
     lists |= {name: (tf.string, _MATRIX) for name in ("missing_shard", "missing_category")}
-    kept = {name: spec for name, spec in route.outputs.items() if name in UNKNOWN}
+    kept = {name: spec for name, spec in route.outputs.items() if name in NOTES}
     outputs = kept | {name: TensorSpec(name, dtype.as_datatype_enum, dims) for name, (dtype, dims) in lists.items()}
     proto = type(route.proto)()
     proto.CopyFrom(route.proto)
