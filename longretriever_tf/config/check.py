@@ -8,6 +8,7 @@ from typing import Any
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.baselines import LONGRETRIEVER, check_baselines
 from longretriever_tf.config.input_names import check_profile_columns
+from longretriever_tf.config.update import check_update
 
 CLUSTERS, TEXT_CLUSTERS = "clusters:", "text_clusters:"
 """--context=clusters:N, text_clusters:N: the context is learned, from who takes what or from what is written."""
@@ -72,6 +73,7 @@ def check_config(config: Any) -> None:
     """
     _check_values(config)
     check_baselines(config)
+    check_update(config)
     _check_combinations(config)
 
 

@@ -36,11 +36,13 @@ class Fingerprint:
       items: of the catalogue: ids, categories, features, which of them are retired.
       statistics_as_of: the statistics of items and categories count events before it, seconds UTC: the run's cut, or
         what a refresh with --events makes of it. 0 in exports older than this field.
+      generation: of the towers: 1 for a training from the start, one more for each warm start since.
     """
 
     towers: str
     items: str
     statistics_as_of: int = 0
+    generation: int = 1
 
 
 UNSTAMPED = Fingerprint("", "")
