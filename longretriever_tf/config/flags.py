@@ -118,6 +118,11 @@ def training_config() -> config_lib.Config:
     """
     former = flags.FLAGS["warm_start"].value
     if not former:
+        # By the flags given, not by their values: a run keeps values that may be no longer the default.
+        for field in dataclasses.fields(config_lib.UpdateConfig):
+            if flags.FLAGS[field.name].present and field.name != "warm_start":
+                given = f"--{field.name}={flags.FLAGS[field.name].value}"
+                raise UserError(f"{given} is read with --warm_start=RUN_DIR alone; leave the flag out")
         return config_from_flags()
     base = None
     if not flags.FLAGS["recipe"].present:

@@ -45,7 +45,7 @@ class UpdateConfig:
 
 
 def check_update(config: Any) -> None:
-    """Refuses settings of an update without `--warm_start`, and what cannot be updated.
+    """Refuses what cannot be updated.
 
     Args:
       config: a whole `Config`.
@@ -55,12 +55,6 @@ def check_update(config: Any) -> None:
     """
     update, train = config.update, config.train
     if not update.warm_start:
-        for field in dataclasses.fields(update):
-            value = getattr(update, field.name)
-            _require(
-                value == field.default,
-                f"--{field.name}={value!r} is read with --warm_start=RUN_DIR alone; leave the flag out",
-            )
         return
     named = f"--warm_start={update.warm_start}"
     _require(
