@@ -5,6 +5,10 @@
 The run directory (--run_dir) gets config.json, checkpoints, TensorBoard events, training.json and training.png. The
 same command resumes a run that was stopped, to the step, and leaves a finished one as it is; a directory that holds a
 run of other flags or of another log is refused, and so is a second training in it at the same time.
+
+  python -m longretriever_tf.train --warm_start=runs/monday --events=tuesday.parquet --run_dir=runs/tuesday
+
+goes on from a finished run, on its log with new days, in another run directory: see docs/every_day.md.
 """
 
 from collections.abc import Sequence
@@ -14,13 +18,13 @@ from longretriever_tf.config import flags
 from longretriever_tf.config.check import evaluation_only
 from longretriever_tf.tracking.names import require_installed
 
-flags.define_config_flags("data", "model", "train", "retrieval", "baseline")
+flags.define_config_flags("data", "model", "train", "retrieval", "baseline", "update")
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     del argv
-    config = flags.config_from_flags()
+    config = flags.training_config()
     if limited := evaluation_only(config):
         print(f"note: {limited}", flush=True)
     require_installed(config.train.tracker)

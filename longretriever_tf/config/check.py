@@ -8,6 +8,7 @@ from typing import Any
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.baselines import LONGRETRIEVER, check_baselines
 from longretriever_tf.config.input_names import check_profile_columns
+from longretriever_tf.config.update import check_update
 from longretriever_tf.tracking.names import check_names
 
 CLUSTERS, TEXT_CLUSTERS = "clusters:", "text_clusters:"
@@ -74,6 +75,7 @@ def check_config(config: Any) -> None:
     _check_values(config)
     check_names(config.train.tracker)
     check_baselines(config)
+    check_update(config)
     _check_combinations(config)
 
 

@@ -17,6 +17,7 @@ from longretriever_tf.config.data import DataConfig
 from longretriever_tf.config.field import setting as _field
 from longretriever_tf.config.former import to_present
 from longretriever_tf.config.retrieval import IndexConfig, RetrievalConfig
+from longretriever_tf.config.update import UpdateConfig
 
 T = TypeVar("T")
 
@@ -315,6 +316,7 @@ class Config:
     retrieval: RetrievalConfig = dataclasses.field(default_factory=RetrievalConfig)
     index: IndexConfig = dataclasses.field(default_factory=IndexConfig)
     baseline: BaselineConfig = dataclasses.field(default_factory=BaselineConfig)
+    update: UpdateConfig = dataclasses.field(default_factory=UpdateConfig)
 
     def __post_init__(self) -> None:
         check_config(self)

@@ -108,6 +108,33 @@ def _given_flags(section: Any) -> dict[str, Any]:
     return given
 
 
+def training_config() -> config_lib.Config:
+    """The config of `train`: with --warm_start and without --recipe, flags are laid over the settings of that run.
+
+    An update makes one epoch of each phase, unless --epochs and --interest_epochs are given.
+
+    Raises:
+      UserError: a mistake in the flags, or no run is where --warm_start points.
+    """
+    former = flags.FLAGS["warm_start"].value
+    if not former:
+        # By the flags given, not by their values: a run keeps values that may be no longer the default.
+        for field in dataclasses.fields(config_lib.UpdateConfig):
+            if flags.FLAGS[field.name].present and field.name != "warm_start":
+                given = f"--{field.name}={flags.FLAGS[field.name].value}"
+                raise UserError(f"{given} is read with --warm_start=RUN_DIR alone; leave the flag out")
+        return config_from_flags()
+    base = None
+    if not flags.FLAGS["recipe"].present:
+        base = config_lib.load_config(former)
+        here = dataclasses.replace(base.train, run_dir=config_lib.TrainConfig.run_dir)
+        base = dataclasses.replace(base, train=here, update=config_lib.UpdateConfig())
+    config = config_from_flags(base)
+    once = {name: min(1, getattr(config.train, name)) for name in ("epochs", "interest_epochs")}
+    once = {name: epochs for name, epochs in once.items() if not flags.FLAGS[name].present}
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **once))
+
+
 def run_command(main: Callable[[Sequence[str]], Any]) -> None:
     """Runs a command: a user's mistake is one line on stderr and exit status 2, never a traceback."""
 

@@ -16,6 +16,7 @@ _TITLES = {
     "train": "Training",
     "retrieval": "Retrieval",
     "index": "Index",
+    "update": "Updates of a run (--warm_start)",
     "baseline": "Neural baselines (--model=two_tower|mind|comirec)",
 }
 

@@ -58,6 +58,16 @@ class InterestModel(tf.keras.layers.Layer):
         self._hidden = tf.keras.layers.Dense(hidden // 2, activation="relu", name="hidden")
         self._output = tf.keras.layers.Dense(len(TASKS), name="output")
 
+    @property
+    def category_table(self) -> tf.Variable:
+        """Embeddings of the categories, [C, dim]."""
+        return self._category
+
+    @property
+    def bag_kernel(self) -> tf.Variable:
+        """What reads the bag of categories: a row for each, [C, dim]."""
+        return self._embed_bag.kernel
+
     @as_it_stands
     def call(
         self, features: tf.Tensor, bag: tf.Tensor, history_embedding: tf.Tensor, random: StatelessRng | None = None

@@ -62,10 +62,20 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
       learning_rate: peak of `WarmupCosine`.
       weight_decay: on kernels alone.
       total_steps: steps of the schedule.
+      carries_moments: the moments come from an earlier training: they are whole from the first step on, and need no
+        correction for having begun at 0.
     """
 
-    def __init__(self, learning_rate: float, weight_decay: float, total_steps: int, name: str = "lazy_adamw") -> None:
+    def __init__(
+        self,
+        learning_rate: float,
+        weight_decay: float,
+        total_steps: int,
+        name: str = "lazy_adamw",
+        carries_moments: bool = False,
+    ) -> None:
         super().__init__(name, jit_compile=False)
+        self._carries_moments = carries_moments
         self._peak, self._decay, self._total = learning_rate, weight_decay, total_steps
         # Keras's callbacks log a schedule of this name.
         self._learning_rate = WarmupCosine(learning_rate, total_steps)
@@ -89,6 +99,11 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
         return self._mean[i], self._square[i]
 
     @property
+    def trained_variables(self) -> list[tf.Variable]:
+        """What `build` was given."""
+        return list(self._variables) if self._built else []
+
+    @property
     def variables(self) -> list[tf.Variable]:
         """The step and the moments."""
         return [self.iterations, *self._mean, *self._square] if self._built else [self.iterations]
@@ -105,6 +120,7 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
             "learning_rate": self._peak,
             "weight_decay": self._decay,
             "total_steps": self._total,
+            "carries_moments": self._carries_moments,
         }
 
     def apply_gradients(
@@ -133,8 +149,9 @@ class LazyAdamW(tf.keras.optimizers.Optimizer):
             shapes, which XLA asks for.
         """
         rate = self.learning_rate
-        step = tf.cast(self.iterations + 1, tf.float32)
-        rate_now = rate * tf.sqrt(1.0 - tf.pow(0.999, step)) / (1.0 - tf.pow(0.9, step))
+        step, rate_now = tf.cast(self.iterations + 1, tf.float32), rate
+        if not self._carries_moments:
+            rate_now = rate * tf.sqrt(1.0 - tf.pow(0.999, step)) / (1.0 - tf.pow(0.9, step))
         states = zip(self._variables, self._mean, self._square, gradients, strict=True)
         for *copies, gradient in states:
             variable, mean, square = map(_copy_here, copies)

@@ -38,12 +38,14 @@ class Fingerprint:
         what a refresh with --events makes of it. 0 in exports older than this field.
       later_events: names of the events beyond the run's log that these count; they lie in the run directory
         (`data.later_events`).
+      generation: of the towers: 1 for a training from the start, one more for each warm start since.
     """
 
     towers: str
     items: str
     statistics_as_of: int = 0
     later_events: tuple[str, ...] = ()
+    generation: int = 1
 
 
 UNSTAMPED = Fingerprint("", "")

@@ -34,6 +34,7 @@ from longretriever_tf.datasets.log_identity import (
 )
 from longretriever_tf.datasets.sharded_log import ShardedLog
 from longretriever_tf.datasets.splits import Cuts
+from longretriever_tf.models.build import Models
 from longretriever_tf.models.optimizer import LazyAdamW
 from longretriever_tf.tracking.tracked_run import TrackedRun, track_run
 from longretriever_tf.tracking.tracker import RunFacts
@@ -55,6 +56,13 @@ from longretriever_tf.training.run_dir import (
 )
 from longretriever_tf.training.score_weights import fit_score_weights
 from longretriever_tf.training.setup import TrainingSetup, assemble, make_checkpoints, make_optimizer
+from longretriever_tf.training.warm_start.earlier_run import (
+    EarlierRun,
+    open_earlier_run,
+    require_continuation,
+    require_other_directory,
+)
+from longretriever_tf.training.warm_start.update import Update, make_update, take_over, write_update
 
 
 def train(config: Config) -> str:
@@ -68,6 +76,7 @@ def train(config: Config) -> str:
     Raises:
       UserError: data, flags, directory or the other workers cannot be used.
     """
+    require_other_directory(config)
     cluster = start_cluster(config.train.distribute)
     with contextlib.ExitStack() as held:
         held.enter_context(cluster.session())
@@ -98,6 +107,7 @@ def _with_groups(config: Config, groups: int) -> Config:
 def _train_on_log(config: Config, cluster: Cluster) -> str:
     """What `train` does once flags, directory and workers are known to belong together."""
     run_dir = config.train.run_dir
+    earlier = open_earlier_run(config) if config.update.warm_start else None
 
     def read() -> tuple[LifelongLog | ShardedLog, LogIdentity]:
         with stage("reading the log"):
@@ -118,7 +128,7 @@ def _train_on_log(config: Config, cluster: Cluster) -> str:
 
     if cluster.gather(check)[0]:
         return _describe_finished(run_dir)
-    _train(config, log, identity, cluster)
+    _train(config, log, identity, cluster, earlier)
     return f"trained: {run_dir}"
 
 
@@ -135,11 +145,13 @@ def _describe_finished(run_dir: str) -> str:
     return f"{run_dir} has finished training{of_what}: nothing to do (to train once more, name another --run_dir)"
 
 
-def _train(config: Config, log: LifelongLog | ShardedLog, identity: LogIdentity, cluster: Cluster) -> None:
+def _train(
+    config: Config, log: LifelongLog | ShardedLog, identity: LogIdentity, cluster: Cluster, earlier: EarlierRun | None
+) -> None:
     """What `train` does once the run directory and the log are known to belong together."""
     ends = [identity.first, identity.last] if log.num_events else []
     run_dir, cuts = config.train.run_dir, training_cuts(config, np.array(ends))
-    prepared, num_events = _prepare(config, log, cuts)
+    prepared, num_events, update = _prepare(config, log, cuts, earlier)
     print(
         f"{config.data.data or config.data.dataset}: {log.num_users:,} users, {num_events:,} events before the cut "
         f"({np.datetime64(prepared.corpus.cut, 's')} UTC), {prepared.corpus.num_items - 2:,} items, "
@@ -149,7 +161,8 @@ def _train(config: Config, log: LifelongLog | ShardedLog, identity: LogIdentity,
     if cluster.is_chief:
         require_same_corpus(run_dir, prepared)
     with stage("finding the training examples and their histories"):
-        parts = assemble(config, log, cuts, prepared, cluster)
+        since = None if earlier is None else earlier.corpus.cut
+        parts = assemble(config, log, cuts, prepared, cluster, since)
     state = LoopState.start()
     with cluster.scope():
         optimizers = [make_optimizer(config, phase) for phase in parts.phases]
@@ -157,7 +170,7 @@ def _train(config: Config, log: LifelongLog | ShardedLog, identity: LogIdentity,
     if checkpoints.restore():
         print(f"resuming at phase {int(state.phase)}, epoch {int(state.epoch)}, step {int(state.step)}", flush=True)
     else:
-        parts.set_scales()
+        _begin_weights(config, parts, optimizers, update)
         cluster.copy_from_chief([variable for model in parts.models.values() for variable in model.variables])
     if not cluster.is_chief:
         _run_phases(config, parts.phases, optimizers, state, checkpoints, cluster, None)
@@ -167,10 +180,15 @@ def _train(config: Config, log: LifelongLog | ShardedLog, identity: LogIdentity,
         write_config(config)
         write_identity(run_dir, identity)
         save_catalogue(run_dir, _items_of(config, log, prepared.corpus), prepared.corpus)
-        save_prepared(run_dir, prepared, identity.fingerprint)
+        if update is None:
+            save_prepared(run_dir, prepared, identity.fingerprint)
+        else:
+            save_prepared(run_dir, prepared, identity.fingerprint, update.generation, update.svd["cut"])
+            write_update(update, config, parts.num_new, parts.phases[0].source.num_rows)
     with track_run(config.train.tracker, lambda: _describe(config), run_dir) as tracked:
         _run_phases(config, parts.phases, optimizers, state, checkpoints, cluster, (history, tracked))
-        fit_score_weights(config, log, cuts, prepared.corpus.cut, cluster)
+        if update is None:  # an update keeps the weights of the run that it goes on from
+            fit_score_weights(config, log, cuts, prepared.corpus.cut, cluster)
         chart = draw_training(run_dir)
         tracked.log_results("train", {}, files=[chart, os.path.join(run_dir, HISTORY_FILE)])
     print(f"written: {chart}")
@@ -182,14 +200,39 @@ def _describe(config: Config) -> RunFacts:
     return RunFacts(config.train.run_dir, json.loads(to_json(config)), origin)
 
 
-def _prepare(config: Config, log: LifelongLog | ShardedLog, cuts: Cuts) -> tuple[Prepared | Window, int]:
-    """The training window, and its number of events."""
+def _begin_weights(config: Config, parts: TrainingSetup, optimizers: list[LazyAdamW], update: Update | None) -> None:
+    """Weights, scales and moments before the first step."""
+    if update is None:
+        parts.set_scales()
+        return
+    models: dict[str, Any] = dict(parts.models)
+    by_phase = {phase.name: optimizer for phase, optimizer in zip(parts.phases, optimizers, strict=True)}
+    take_over(update, config, Models(models["retriever"], models["interest"]), by_phase)
+    num_examples = parts.phases[0].source.num_rows
+    print(
+        f"examples of the towers: {parts.num_new:,} of the new days, {num_examples - parts.num_new:,} of earlier ones",
+        flush=True,
+    )
+
+
+def _prepare(
+    config: Config, log: LifelongLog | ShardedLog, cuts: Cuts, earlier: EarlierRun | None
+) -> tuple[Prepared | Window, int, Update | None]:
+    """The training window, its number of events, and what an update takes over."""
+    if earlier is not None:
+        cut = training_cut(config, cuts)
+        require_continuation(earlier, config, log, cut)
+        assert isinstance(log, LifelongLog), "held by require_continuation"
+        with stage("preparing vocabularies, item statistics and the items' SVD"):
+            update = make_update(earlier, config, log, cut)
+        print("\n".join(update.lines(config)), flush=True)
+        return update.prepared, len(update.prepared.log.item), update
     if isinstance(log, ShardedLog):
         window = prepare_on_disk(config, log)
-        return window, int(window.item_count.sum())
+        return window, int(window.item_count.sum()), None
     with stage("preparing vocabularies, item statistics and the items' SVD"):
         prepared = prepare(config, log, training_cut(config, cuts))
-    return prepared, len(prepared.log.item)
+    return prepared, len(prepared.log.item), None
 
 
 def _make_checkpoints(

@@ -142,7 +142,7 @@ def differing_settings(one: dict[str, Any], other: dict[str, Any], first: str, s
         free.remove("distribute")  # one device draws dropout for all groups of a step at once
     return [
         f"--{name}: {one[section][name]!r} {first}, {value!r} {second}"
-        for section in ("data", "model", "train", "baseline")
+        for section in ("data", "model", "train", "baseline", "update")
         for name, value in other[section].items()
         if one[section][name] != value and name not in free
     ]

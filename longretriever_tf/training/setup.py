@@ -19,6 +19,7 @@ from longretriever_tf.data.batches.prepared_data import (
     prepare_examples,
     prepare_requests,
 )
+from longretriever_tf.data.batches.update_examples import UpdateChoice
 from longretriever_tf.data.corpus import encode_log
 from longretriever_tf.data.window.sources import WindowInterestSource, WindowSource
 from longretriever_tf.data.window.window import Window
@@ -68,16 +69,23 @@ class TrainingSetup:
       models: what checkpoints hold, by name.
       set_scales: sets the frozen feature scales; called before the first step.
       owned: tables of the first phase whose rows belong to a worker each.
+      num_new: of an update, the examples of the first phase that are of the new days.
     """
 
     phases: list[Phase]
     models: dict[str, tf.Module]
     set_scales: Callable[[], None]
     owned: OwnedTables | None = None
+    num_new: int = 0
 
 
 def assemble(
-    config: Config, log: LifelongLog | ShardedLog, cuts: Cuts, prepared: Prepared | Window, cluster: Cluster
+    config: Config,
+    log: LifelongLog | ShardedLog,
+    cuts: Cuts,
+    prepared: Prepared | Window,
+    cluster: Cluster,
+    since: int | None = None,
 ) -> TrainingSetup:
     """What `config.model.model` trains, in which phases.
 
@@ -87,6 +95,8 @@ def assemble(
       cuts: its cuts.
       prepared: the window before the training cut.
       cluster: the devices that train.
+      since: the cut of the run that an update goes on from, seconds UTC: it learns from the days after it and a share
+        of the others (`data.batches.update_examples`). None: from all.
 
     Raises:
       UserError: there are no training examples.
@@ -96,7 +106,7 @@ def assemble(
         return _assemble_baseline(config, log, cuts, prepared, cluster)
     with cluster.scope():
         models = build_models(config, prepared.corpus, prepared.item_svd)
-    source, interest_source = _make_sources(config, prepared)
+    source, interest_source, num_new = _make_sources(config, prepared, since)
     epochs, seed = config.train.epochs, config.train.seed
     validate = _validate_towers(config, log, cuts, prepared, models)
     towers = Phase("towers", epochs, models.retriever, source, seed, validate)
@@ -121,13 +131,16 @@ def assemble(
         set_interest_scale(models.interest, interest_source.make_dataset(0).take(4))
 
     trained = {"retriever": models.retriever, "interest": models.interest}
-    return TrainingSetup([towers, interest], trained, set_scales, owned)
+    return TrainingSetup([towers, interest], trained, set_scales, owned, num_new)
 
 
 def make_optimizer(config: Config, phase: Phase) -> LazyAdamW:
     """The optimizer of a phase, with its variables built."""
     num_steps = max(1, phase.epochs * phase.num_steps())
-    optimizer = LazyAdamW(config.train.learning_rate, WEIGHT_DECAY, num_steps)
+    rate, is_carried = config.train.learning_rate, False
+    if config.update.warm_start:
+        rate, is_carried = config.update.warm_learning_rate, config.update.warm_optimizer == "carry"
+    optimizer = LazyAdamW(rate, WEIGHT_DECAY, num_steps, carries_moments=is_carried)
     optimizer.build(phase.variables())
     return optimizer
 
@@ -141,19 +154,20 @@ def make_checkpoints(
 
 
 def _make_sources(
-    config: Config, prepared: Prepared | Window
-) -> tuple[BatchSource | WindowSource, InterestSource | WindowInterestSource]:
-    """Batches of the towers and of the interest score: the same ones from memory and from disk."""
+    config: Config, prepared: Prepared | Window, since: int | None
+) -> tuple[BatchSource | WindowSource, InterestSource | WindowInterestSource, int]:
+    """Batches of the towers and of the interest score, the same ones from memory and from disk; `num_new`."""
     if isinstance(prepared, Window):
         config = _with_steps(config, prepared.num_examples)
-        return WindowSource(config, prepared), WindowInterestSource(config, prepared)
-    examples, snapshots = prepare_examples(config, prepared)
+        return WindowSource(config, prepared), WindowInterestSource(config, prepared), 0
+    choice = None if since is None else UpdateChoice(config, prepared.log.user_id, since, prepared.corpus.cut)
+    examples, snapshots = prepare_examples(config, prepared, choice)
     source = BatchSource(_with_steps(config, len(examples)), prepared, examples)
     embeddings = source.history_embeddings
     if snapshots is not examples:
         embeddings = example_history_embeddings(config, prepared, snapshots)
     seed, shown = config.train.seed, config.model.history_events
-    return source, InterestSource(prepared, snapshots, embeddings, seed, shown)
+    return source, InterestSource(prepared, snapshots, embeddings, seed, shown), choice.num_new if choice else 0
 
 
 def _with_steps(config: Config, num_examples: int) -> Config:

@@ -5,6 +5,8 @@ holds positions, not histories: the search itself runs per batch, in the graph, 
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -90,7 +92,29 @@ NO_EXAMPLES = (
 )
 
 
-def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: np.ndarray, first: int) -> Examples:
+class Candidates(NamedTuple):
+    """Examples that may be built, by what they ask.
+
+    Attributes:
+      user: row of the log, [X] int64.
+      time: seconds UTC, [X] int64.
+      is_snapshot: whether the example is a snapshot's, and not of one event, [X] bool.
+      id: as of `Examples`, [X] uint64.
+    """
+
+    user: np.ndarray
+    time: np.ndarray
+    is_snapshot: np.ndarray
+    id: np.ndarray
+
+
+Choose: TypeAlias = Callable[[Candidates], np.ndarray]
+"""Which of the candidates become examples, [X] bool."""
+
+
+def build_examples(
+    config: Config, log: EncodedLog, order: CategoryOrder, grid: np.ndarray, first: int, choose: Choose | None = None
+) -> Examples:
     """All training examples of `log`, which must end before the training cut; none where it has none.
 
     Args:
@@ -99,6 +123,7 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
       order: the category order of the same log.
       grid: times of the item statistics, the cut last, [S] int64.
       first: time of the first event of the whole log, seconds UTC.
+      choose: which of them to build; None: all. It changes nothing of those that it takes.
     """
     parts = []
     if config.train.examples != "event":
@@ -108,15 +133,21 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
     if config.train.examples != "snapshot":
         parts.append(_event_slices(order))
     segment, stop, target_start, target_stop, time = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    user, window = order.segment_user[segment], hard_search_windows(config.model, log, order, segment, stop, time)
+    user = order.segment_user[segment]
+    weight = _target_weights(user, time, target_stop - target_start)
+    # The place of the first target in the user's own order tells examples of one time apart.
+    is_snapshot = np.arange(len(user)) < num_snapshots
+    ids = combine(user_keys(log.user_id)[user], ~is_snapshot, time, target_start - log.offset[user])
+    if choose is not None:
+        kept = choose(Candidates(user, time, is_snapshot, ids))
+        columns = segment, stop, target_start, target_stop, time, user, weight, ids
+        segment, stop, target_start, target_stop, time, user, weight, ids = (column[kept] for column in columns)
+    window = hard_search_windows(config.model, log, order, segment, stop, time)
     num_events = stop - window.start
     num_tokens = num_events
     if config.model.subsequence == "items":
         within = order.num_distinct_within(config.model.max_events)
         num_tokens = np.minimum(num_events, np.where(num_events > 0, within[np.maximum(stop - 1, 0)], 0))
-    as_of_times, as_of = np.unique(time, return_inverse=True)
-    _, inverse = np.unique(user * len(as_of_times) + as_of, return_inverse=True)
-    targets = np.bincount(inverse, target_stop - target_start)[inverse]
     return Examples(
         start=window.start,
         stop=stop,
@@ -128,13 +159,18 @@ def build_examples(config: Config, log: EncodedLog, order: CategoryOrder, grid: 
         time=time,
         stats_row=rows_at(grid, time),
         length=np.minimum(num_tokens, config.model.max_length).astype(np.int32),
-        weight=(np.maximum(targets, 1) ** -0.5).astype(np.float32),  # heavy buyers do not drown the others
+        weight=weight,
         activity=user_activity(log, user, time, config.model.history_events),
-        # The place of the first target in the user's own order tells examples of one time apart.
-        id=combine(
-            user_keys(log.user_id)[user], np.arange(len(user)) >= num_snapshots, time, target_start - log.offset[user]
-        ),
+        id=ids,
     )
+
+
+def _target_weights(user: np.ndarray, time: np.ndarray, num_targets: np.ndarray) -> np.ndarray:
+    """Weight of each target of each example, [X] float32: heavy buyers do not drown the others."""
+    as_of_times, as_of = np.unique(time, return_inverse=True)
+    _, inverse = np.unique(user * len(as_of_times) + as_of, return_inverse=True)
+    targets = np.bincount(inverse, num_targets)[inverse]
+    return (np.maximum(targets, 1) ** -0.5).astype(np.float32)
 
 
 def _snapshot_slices(order: CategoryOrder, as_of_times: np.ndarray, horizon: int) -> tuple[np.ndarray, ...]:
@@ -210,7 +246,7 @@ def previous_of_item(owner: np.ndarray, item: np.ndarray) -> np.ndarray:
 
 
 def training_examples(
-    config: Config, log: EncodedLog, order: CategoryOrder, grid: np.ndarray, first: int
+    config: Config, log: EncodedLog, order: CategoryOrder, grid: np.ndarray, first: int, choose: Choose | None = None
 ) -> tuple[Examples, Examples]:
     """Training examples of the towers, and snapshots for the interest score (the same where those are snapshots).
 
@@ -218,7 +254,7 @@ def training_examples(
     """
 
     def build(wanted: Config) -> Examples:
-        examples = build_examples(wanted, log, order, grid, first)
+        examples = build_examples(wanted, log, order, grid, first, choose)
         is_held_out = held_out_users(config, log.user_id)
         return take_examples(examples, ~is_held_out[examples.user]) if is_held_out.any() else examples
 

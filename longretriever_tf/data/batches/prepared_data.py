@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import shutil
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -11,12 +13,12 @@ from longretriever_tf.common.files import aside_path, explain_damage, explain_os
 from longretriever_tf.config.check import require
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.example_embeddings import ExampleHistoryEmbeddings, embed_examples
-from longretriever_tf.data.batches.examples import NO_EXAMPLES, Examples, stats_times, training_examples
+from longretriever_tf.data.batches.examples import NO_EXAMPLES, Choose, Examples, stats_times, training_examples
 from longretriever_tf.data.batches.tables import Tables
 from longretriever_tf.data.corpus import Corpus, EncodedLog, encode_log, fit_corpus, load_corpus, save_corpus
 from longretriever_tf.data.recipe.history_embedding import fit_folds, fold_of_users, item_keys
 from longretriever_tf.data.recipe.item_stats import ItemStats, build_item_stats
-from longretriever_tf.data.recipe.item_svd import distinct_pairs, fit_pairs_svd
+from longretriever_tf.data.recipe.item_svd import DistinctPairs, distinct_pairs, fit_pairs_svd
 from longretriever_tf.data.recipe.learned_context import cluster_context
 from longretriever_tf.data.recipe.score_weights import PLAIN, ScoreWeights, read_score_weights, weights_of
 from longretriever_tf.data.search.behavior_index import CategoryOrder, build_category_order
@@ -44,20 +46,45 @@ class Prepared(Tables):
     score_weights: ScoreWeights = PLAIN
 
 
-def prepare(config: Config, log: LifelongLog, cut: int) -> Prepared:
-    """Fits vocabularies, statistics and the SVD on events strictly before `cut`: what training reads."""
+class SvdTables(NamedTuple):
+    """The items' SVD [V, D], and the tables of history embeddings [K, V, D]; float32, see `Tables`."""
+
+    item_svd: np.ndarray
+    history_embedding_rows: np.ndarray
+
+
+FitSvd: TypeAlias = Callable[[Config, DistinctPairs, Corpus, np.ndarray], SvdTables]
+"""Makes the tables from the pairs of a training window, its corpus and the fold of each user, [U]."""
+
+
+def fit_svd(config: Config, pairs: DistinctPairs, corpus: Corpus, user_fold: np.ndarray) -> SvdTables:
+    """The tables of a training from the start."""
+    item_svd = fit_pairs_svd(pairs, corpus.num_items, config.model.svd_dim, config.train.seed)
+    history_embedding_rows = item_svd[None, :, :0]
+    if config.model.reads_history_embedding:
+        history_embedding_rows = fit_folds(pairs, item_svd, user_fold, config.train.history_folds, config.train.seed)
+    return SvdTables(item_svd, history_embedding_rows)
+
+
+def prepare(config: Config, log: LifelongLog, cut: int, fit: FitSvd = fit_svd) -> Prepared:
+    """Fits vocabularies, statistics and the SVD on events strictly before `cut`: what training reads.
+
+    Args:
+      config: the run's config.
+      log: the whole log; one whose context is learned already keeps it.
+      cut: seconds UTC.
+      fit: makes the SVD.
+    """
     log = cluster_context(log, config.data.context, cut, config.train.seed, config.data.text_columns)
     corpus = fit_corpus(log, cut)
     encoded = encode_log(log, corpus).before(cut)
     grid = stats_times(config, int(encoded.timestamp.min()), cut)
     pairs = distinct_pairs(encoded, corpus.num_items)
-    item_svd = fit_pairs_svd(pairs, corpus.num_items, config.model.svd_dim, config.train.seed)
     user_fold = fold_of_users(encoded, item_keys(corpus.item_id), config.train.history_folds)
-    history_embedding_rows = item_svd[None, :, :0]
-    if config.model.reads_history_embedding:
-        history_embedding_rows = fit_folds(pairs, item_svd, user_fold, config.train.history_folds, config.train.seed)
+    tables = fit(config, pairs, corpus, user_fold)
     stats = build_item_stats(encoded, corpus.item_category, grid, corpus.num_categories)
-    return _prepare_at(corpus, encoded, stats, {"item_svd": item_svd, "taste_rows": history_embedding_rows}, user_fold)
+    arrays = {"item_svd": tables.item_svd, "taste_rows": tables.history_embedding_rows}
+    return _prepare_at(corpus, encoded, stats, arrays, user_fold)
 
 
 def prepare_requests(
@@ -106,14 +133,14 @@ def example_history_embeddings(config: Config, prepared: Prepared, examples: Exa
     return embed_examples(config, prepared.log, *tables, prepared.stats.time, examples)
 
 
-def prepare_examples(config: Config, prepared: Prepared) -> tuple[Examples, Examples]:
-    """`training_examples` of the training window.
+def prepare_examples(config: Config, prepared: Prepared, choose: Choose | None = None) -> tuple[Examples, Examples]:
+    """`training_examples` of the training window, or those that `choose` takes.
 
     Raises:
       UserError: there are no training examples.
     """
     first = int(prepared.log.timestamp.min())
-    both = training_examples(config, prepared.log, prepared.order, prepared.stats.time, first)
+    both = training_examples(config, prepared.log, prepared.order, prepared.stats.time, first, choose)
     require_examples(config, min(map(len, both)))
     return both
 
@@ -135,7 +162,9 @@ def load_split(config: Config) -> tuple[LifelongLog, Cuts]:
     return log, global_time_cuts(log.timestamp, config.data.window_days)
 
 
-def save_prepared(run_dir: str, prepared: Tables, log_fingerprint: str = "") -> None:
+def save_prepared(
+    run_dir: str, prepared: Tables, log_fingerprint: str = "", generation: int = 1, svd_cut: int | None = None
+) -> None:
     """Keeps in the run directory what export and recommend need of the training window: both files, or none.
 
     Files of the same log that a stopped run wrote already are left alone.
@@ -144,6 +173,8 @@ def save_prepared(run_dir: str, prepared: Tables, log_fingerprint: str = "") -> 
       run_dir: where.
       prepared: the training window.
       log_fingerprint: of the log (`datasets.log_identity`), kept with the arrays; "" for none.
+      generation: 1 for a training from the start, one more for each update.
+      svd_cut: the events before it are those that the SVD was fitted on, seconds UTC; None: those before the cut.
 
     Raises:
       UserError: the disk is full or the directory not writable; then nothing there has changed.
@@ -162,6 +193,8 @@ def save_prepared(run_dir: str, prepared: Tables, log_fingerprint: str = "") -> 
                 item_svd=prepared.item_svd,
                 taste_rows=prepared.history_embedding_rows,
                 log_fingerprint=np.array(log_fingerprint),
+                generation=np.array(generation),
+                svd_cut=np.array(prepared.corpus.cut if svd_cut is None else svd_cut),
             )
             for name in (_CORPUS, _ARRAYS):
                 with open(os.path.join(aside, name), "rb+") as file:
@@ -184,7 +217,8 @@ def _holds(run_dir: str, log_fingerprint: str) -> bool:
 
 def load_saved(run_dir: str) -> tuple[Corpus, dict[str, np.ndarray]]:
     """Reads what `save_prepared` wrote: the corpus, and `item_stats` [V, 3], `category_stats` [C, 3], `item_svd`,
-    `taste_rows`; with them `score_weights` [8], what the run has fitted (`data.recipe.score_weights`).
+    `taste_rows`; with them `score_weights` [8], what the run has fitted (`data.recipe.score_weights`), and the numbers
+    `generation` and `svd_cut`.
 
     Raises:
       UserError: the run stopped before it wrote them, or they are torn, or of two runs.
@@ -208,5 +242,6 @@ def load_saved(run_dir: str) -> tuple[Corpus, dict[str, np.ndarray]]:
             raise ValueError(f"it holds {sizes['item_stats']} items, and {paths[0]} of {corpus.num_items}")
     arrays.pop("log_fingerprint", None)
     arrays.setdefault("taste_rows", arrays["item_svd"][None])  # a run of before there were folds to serve
+    arrays = {"generation": np.array(1), "svd_cut": np.array(corpus.cut)} | arrays  # or before there were updates
     arrays["score_weights"] = np.array(read_score_weights(run_dir))
     return corpus, arrays

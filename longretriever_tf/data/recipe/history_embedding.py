@@ -22,7 +22,8 @@ from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.common.text import is_text
 from longretriever_tf.data.corpus import EncodedLog
-from longretriever_tf.data.recipe.item_svd import DistinctPairs, fit_pairs_svd
+from longretriever_tf.data.recipe.item_svd import DistinctPairs, fit_pairs_svd, refit_pairs_svd
+from longretriever_tf.data.recipe.svd_growth import align_rows, fold_in_rows
 from longretriever_tf.data.search.history_limit import visible_histories
 from longretriever_tf.data.search.user_activity import EMBEDDING_HALF_LIFE_DAYS
 
@@ -56,13 +57,45 @@ def fit_folds(
     """
     if not num_folds:
         return _rounded(item_svd)[None]
-    (num_items, dim), full = item_svd.shape, item_svd.astype(np.float64)
-    tables = []
-    for fold in range(num_folds):
-        part = fit_pairs_svd(pairs, num_items, dim, seed, user_fold != fold).astype(np.float64)
-        left, _, right = np.linalg.svd(part.T @ full)  # the rotation nearest to the full basis (Procrustes)
-        tables.append(_rounded((part @ (left @ right)).astype(np.float32)))
-    return np.stack(tables)
+    (num_items, dim) = item_svd.shape
+    folds = (fit_pairs_svd(pairs, num_items, dim, seed, user_fold != fold) for fold in range(num_folds))
+    return np.stack([_rounded(align_rows(part, item_svd)) for part in folds])
+
+
+def refit_folds(
+    pairs: DistinctPairs, item_svd: np.ndarray, starts: np.ndarray, user_fold: np.ndarray, seed: int
+) -> np.ndarray:
+    """`fit_folds` from the tables of an earlier fit, none of which has seen the users of its fold.
+
+    Args:
+      pairs: what each user has taken before the cut.
+      item_svd: of all users, [V, D] float32.
+      starts: the earlier tables by the items of today, 0 for new ones, [K, V, D] float32.
+      user_fold: from `fold_of_users` for the same K, [U].
+      seed: of the solver.
+    """
+    if len(starts) == 1:
+        return _rounded(item_svd)[None]
+    folds = (refit_pairs_svd(pairs, start, seed, user_fold != fold) for fold, start in enumerate(starts))
+    return np.stack([_rounded(align_rows(part, item_svd)) for part in folds])
+
+
+def grow_folds(pairs: DistinctPairs, tables: np.ndarray, earlier_row: np.ndarray, user_fold: np.ndarray) -> np.ndarray:
+    """The tables of an earlier fit with rows for new items, each from users whom its SVD has not to see.
+
+    Args:
+      pairs: what each user has taken before the cut.
+      tables: of the earlier fit, [K, W, D] float32.
+      earlier_row: row of each item in them, -1 where it is new, [V].
+      user_fold: from `fold_of_users` for the same K, [U].
+
+    Returns:
+      [K, V, D] float32, as of `fit_folds`.
+    """
+    if len(tables) == 1:
+        return _rounded(fold_in_rows(pairs, tables[0], earlier_row))[None]
+    parts = (fold_in_rows(pairs, table, earlier_row, user_fold != fold) for fold, table in enumerate(tables))
+    return np.stack([_rounded(part) for part in parts])
 
 
 def _rounded(rows: np.ndarray) -> np.ndarray:

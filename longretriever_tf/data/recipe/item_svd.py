@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy.linalg
 import scipy.sparse
 import scipy.sparse.linalg
 
@@ -12,6 +13,9 @@ from longretriever_tf.data.corpus import Corpus, EncodedLog
 
 _LEAST = 1e-10
 """Squared singular values below this share of the largest count as 0."""
+
+_MORE_COLUMNS, _REFIT_STEPS = 32, 3
+"""Of `refit_pairs_svd`: columns beyond those wanted, and passes over the matrix."""
 
 MOST_PAIRS = 20_000_000
 """Pairs that the solver reads at most: it passes over them some thousand times."""
@@ -74,28 +78,74 @@ def fit_pairs_svd(
       [V, dim] float32, columns scaled by the root of their singular value, rows of unit length (0 for unknown items).
     """
     vectors = np.zeros((num_items, dim), np.float32)
+    matrix, taken = _pair_matrix(pairs, num_items, keep)
+    drawn = _draw_users(np.diff(matrix.indptr), most_pairs, seed)
+    rank = min(dim, len(drawn) - 1, len(taken) - 1)
+    if rank < 1:
+        return vectors
+    is_sample = len(drawn) < matrix.shape[0]
+    columns = _scaled_right_vectors(matrix[drawn] if is_sample else matrix, rank, seed)
+    if is_sample:
+        columns = _spread_to_all(matrix, columns)
+    # The solver's signs are arbitrary: the largest entry of each column is made positive.
+    columns *= np.sign(columns[np.abs(columns).argmax(0), np.arange(rank)])
+    vectors[taken, :rank] = _unit_rows(columns[taken])  # the rest of the rows hold the solver's rounding errors
+    return vectors
+
+
+def refit_pairs_svd(pairs: DistinctPairs, start: np.ndarray, seed: int, keep: np.ndarray | None = None) -> np.ndarray:
+    """`fit_pairs_svd` from the rows of an earlier fit, by a few steps of subspace iteration (Halko et al. 2011).
+
+    Between two fits the space of the vectors turns little, so some passes over the matrix find it again: a fifth of the
+    time of a fit from the start. A small matrix is fitted from the start.
+
+    Args:
+      pairs: what each user has taken before the cut.
+      start: rows of the earlier fit, 0 for new items, [V, dim] float32.
+      seed: of the further columns that the iteration starts from.
+      keep: which users to fit on, [U] bool; None: all.
+
+    Returns:
+      [V, dim] float32 as of `fit_pairs_svd`, in a basis of its own.
+    """
+    num_items, dim = start.shape
+    matrix, taken = _pair_matrix(pairs, num_items, keep)
+    if min(matrix.shape[0], len(taken)) < 4 * (dim + _MORE_COLUMNS):
+        return fit_pairs_svd(pairs, num_items, dim, seed, keep)
+    matrix, further = matrix.astype(np.float32), np.random.default_rng(seed).standard_normal((num_items, _MORE_COLUMNS))
+    transposed = matrix.T.tocsr()
+    users = matrix @ np.concatenate([start, further.astype(np.float32)], 1)
+    for _ in range(_REFIT_STEPS):
+        users = matrix @ (transposed @ scipy.linalg.qr(users, mode="economic", check_finite=False)[0])
+    right = transposed @ scipy.linalg.qr(users, mode="economic", check_finite=False)[0]
+    squares, turn = np.linalg.eigh((right.T @ right).astype(np.float64))
+    squares, turn = squares[::-1][:dim], turn[:, ::-1][:, :dim]
+    # Singular vectors times the root of their singular values, as `_scaled_right_vectors` returns them.
+    scale = np.where(squares > _LEAST * squares[0], np.maximum(squares, 1e-30) ** -0.25, 0.0)
+    vectors = np.zeros((num_items, dim), np.float32)
+    vectors[taken] = _unit_rows((right @ (turn * scale).astype(np.float32))[taken])
+    return vectors
+
+
+def _pair_matrix(
+    pairs: DistinctPairs, num_items: int, keep: np.ndarray | None
+) -> tuple[scipy.sparse.csr_matrix, np.ndarray]:
+    """The matrix of the users who took anything, [n, V], and the items that anyone took."""
     counts, item = np.diff(pairs.offset), pairs.item
     if keep is not None:
         item, counts = item[np.repeat(keep, counts)], counts[keep]
     # Users without a history here (they come after the cut) get no row: the solver's digits depend on the matrix's
     # shape.
     counts = counts[counts > 0]
-    taken = np.flatnonzero(np.bincount(item, minlength=num_items))
-    drawn = _draw_users(counts, most_pairs, seed)
-    rank = min(dim, len(drawn) - 1, len(taken) - 1)
-    if rank < 1:
-        return vectors
     weight = np.repeat(counts**-0.5, counts)
     matrix = scipy.sparse.csr_matrix((weight, item, offset_of(counts)), shape=(len(counts), num_items))
-    columns = _scaled_right_vectors(matrix[drawn] if len(drawn) < len(counts) else matrix, rank, seed)
-    if len(drawn) < len(counts):
-        columns = _spread_to_all(matrix, columns)
-    # The solver's signs are arbitrary: the largest entry of each column is made positive.
-    columns *= np.sign(columns[np.abs(columns).argmax(0), np.arange(rank)])
-    # Unit rows: popularity has a term of its own in the logit, and the longest rows would swamp the first steps.
-    rows = columns[taken]  # the rest of the rows hold the solver's rounding errors
-    vectors[taken, :rank] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
-    return vectors
+    return matrix, np.flatnonzero(np.bincount(item, minlength=num_items))
+
+
+def _unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows of length 1: popularity has a term of its own in the logit, and long rows would swamp the first steps."""
+    unit: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+    return unit
 
 
 def _draw_users(counts: np.ndarray, most_pairs: int, seed: int) -> np.ndarray:

@@ -31,7 +31,7 @@ def cluster_context(
     items that were taken before the cut; the others go to the nearest centre (`text_context`).
 
     Args:
-      log: the whole log, with a context of its own or none ("").
+      log: the whole log, with a context of its own or none (""); with this very context it stays as it is.
       context: "clusters:N" or "text_clusters:N"; anything else leaves the log as it is. There are at most as many
         clusters as items that differ.
       cut: seconds UTC.
@@ -42,7 +42,7 @@ def cluster_context(
       UserError: no event lies before the cut; or text clusters are asked for, and there are no texts.
     """
     wanted = num_clusters(context)
-    if not wanted:
+    if not wanted or log.context == context:
         return log
     if asks_text_clusters(context):
         seen = find_seen(log, cut)

@@ -30,7 +30,7 @@ class Source(NamedTuple):
       config: the run's, with the request defaults and the index kind of this version.
       corpus: the catalogue.
       arrays: `item_stats` [V, 3], `category_stats` [C, 3] and `taste_rows` [K, V, D] as of the cut; where the
-        statistics are newer, `statistics_as_of` says of when, seconds UTC.
+        statistics are newer, `statistics_as_of` says of when, seconds UTC; `generation` of the run.
       models: with a row per item of `corpus`.
       towers: `fingerprint_towers` of the run.
       later_events: names of the events beyond the run's log that the statistics count (`data.later_events`).
@@ -101,7 +101,7 @@ def publish(
             models.retriever,
             models.interest if config.train.interest_epochs else None,
             arrays,
-            Fingerprint(towers, fingerprint_items(corpus), as_of, later_events),
+            Fingerprint(towers, fingerprint_items(corpus), as_of, later_events, int(arrays.get("generation", 1))),
         )
         if isinstance(served, Router):
             served.layout = plan_layout(served, config, corpus, category_shards)
