@@ -1,7 +1,7 @@
 r"""How far a model is ahead of others by length of history: differences by fifths of the users, with intervals.
 
-  python benchmarks/compare_by_history.py --others='EASE,EASE + own items,TIFU-kNN' --output=results/rolling/by_history.json \
-      runs/reproduce/rolling/measures/baselines/window_*/seed1/metrics.per_user.npz
+  python benchmarks/compare_by_history.py --others='EASE,EASE + own items,TIFU-kNN' \
+      --output=results/rolling/by_history.json runs/reproduce/rolling/measures/baselines/*/seed1/metrics.per_user.npz
 
 Reads what `evaluate` leaves next to metrics.json. Files of several windows count together: users fall into fifths
 within each window, and the bootstrap draws users, with all windows of each.
