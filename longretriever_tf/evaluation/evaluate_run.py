@@ -12,7 +12,7 @@ from longretriever_tf.data.batches.prepared_data import Prepared
 from longretriever_tf.evaluation.calibration import CalibrationMeter
 from longretriever_tf.evaluation.differences import differences_to_best
 from longretriever_tf.evaluation.evaluate_baselines import BaselineChoice, find_settings, fit_all
-from longretriever_tf.evaluation.evaluator import KS, Scorer, TaskScorer, evaluate_many
+from longretriever_tf.evaluation.evaluator import KS, Evaluation, Scorer, TaskScorer, evaluate_many
 from longretriever_tf.evaluation.ground_truth import Truth
 from longretriever_tf.evaluation.lists import read_list_scorers, report_lists, require_names
 from longretriever_tf.evaluation.open_run import OpenWindow, open_window
@@ -90,10 +90,7 @@ def evaluate_run(
     progress.close()
     evaluations = average_draws(evaluations, list(retrievals), variants.draw_seeds)
     if users_path:
-        table = tabulate_users(evaluations, truth, window.encoded, corpus.category_offset, window.as_of)
-        for meter in meters:
-            table |= {"calibration": meter.tally, "interest_calibration": meter.interest_tally}
-        write_users(users_path, table)
+        _write_users(users_path, evaluations, truth, window, meters)
     evaluations = {one.name: evaluations[one.name] for one in served} | evaluations  # what requests get stands first
     return {
         **_header(config, split, truth),
@@ -104,6 +101,19 @@ def evaluate_run(
         "models": {name: evaluation.summary() for name, evaluation in evaluations.items()},
         "differences": differences_to_best(evaluations, truth, {rival.name for rival in rivals}, COLUMNS),
     }
+
+
+def _write_users(
+    path: str,
+    evaluations: dict[str, Evaluation],
+    truth: Truth,
+    window: OpenWindow,
+    meters: list[CalibrationMeter],
+) -> None:
+    table = tabulate_users(evaluations, truth, window.encoded, window.corpus.category_offset, window.as_of)
+    for meter in meters:
+        table |= {"calibration": meter.tally, "interest_calibration": meter.interest_tally}
+    write_users(path, table)
 
 
 def _header(config: Config, split: str, truth: Truth) -> dict[str, Any]:
