@@ -19,7 +19,7 @@ import urllib.request
 
 from playwright.sync_api import sync_playwright
 
-SIZE = {"width": 1360, "height": 900}
+SIZE = {"width": 1360, "height": 1500}
 LIMIT_S = 600
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -55,6 +55,7 @@ def take(url: str, output: str) -> None:
         page.set_default_timeout(LIMIT_S * 1000)
         page.goto(url)
         page.wait_for_selector("body:not([aria-busy]) [data-item]")
+        page.get_by_role("button", name="No, thanks").click()  # the offer of a tour
         page.screenshot(path=output)
         browser.close()
 
