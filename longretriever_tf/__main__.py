@@ -15,7 +15,7 @@ import sys
 COMMANDS = {
     "Begin here": ("demo",),
     "Your log": ("inspect_log", "contexts", "prepare", "plan"),
-    "A run": ("train", "launch", "evaluate", "evaluate_baselines", "plot"),
+    "A run": ("train", "tune", "launch", "evaluate", "evaluate_baselines", "plot"),
     "Serving": ("export", "refresh", "recommend", "serve", "sample_users", "load_test"),
     "The paper": ("minimal", "funnel", "reproduce"),
     "This installation": ("doctor",),
