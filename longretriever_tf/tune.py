@@ -1,4 +1,4 @@
-"""Searches settings of `train` on the validation window, by Optuna (pip install 'longretriever_tf[tune]').
+"""Searches settings of `train` on the validation window, by Optuna: pip install 'longretriever_tf[tune]'.
 
   python -m longretriever_tf.tune --flagfile=my.flags --space=configs/tune/recipe.toml --trials=20 --output=runs/tune
 
