@@ -86,6 +86,8 @@ def test_words_names_and_starts():
         "茶の",
         "の葉",
     ]
+    assert split_words("İSTANBUL istanbul") == ["istanbul", "istanbul"], "one word in both cases"
+    assert split_words("كِتَاب") == ["كِتَاب"] and split_words("ขึ้น") == ["ขึ", "ึ้", "้น"], "marks belong to their letters"
     same = clusters_of(
         text_log(titles=("aa bb cc dd", "aa bb cc ee", "aa bb cc dd", "ff gg", "ff hh", "ff gg")), "text_clusters:4"
     )
@@ -98,6 +100,10 @@ def test_words_names_and_starts():
     lengths = np.linalg.norm(vectors.rows, axis=1)
     np.testing.assert_allclose(lengths[:200], 1, rtol=1e-5)
     assert (lengths[210:] == 0).all()
+    alike = as_text([" ".join(f"word{i}" for i in range(first, first + 150)) for first in (0, 50)] * 20 + ["word3"])
+    low_rank = vectorise(alike, np.arange(41) < 40, 1)
+    assert low_rank.rows.shape[1] == 2, "directions beyond the rank of the texts are noise"
+    np.testing.assert_array_equal(low_rank.rows, vectorise(alike, np.arange(41) < 40, 1).rows)
     rows = np.repeat(np.eye(4, dtype=np.float32), 50, axis=0)
     assert len(np.unique(plus_plus(rows, 4, np.random.default_rng(1)), axis=0)) == 4, "no center twice"
 

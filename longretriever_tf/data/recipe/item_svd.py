@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 import scipy.sparse
-import scipy.sparse.linalg
 
 from longretriever_tf.common.ranges import offset_of
 from longretriever_tf.data.corpus import Corpus, EncodedLog
+from longretriever_tf.data.recipe.eigenvectors import leading_eigenvectors
 
 _LEAST = 1e-10
 """Squared singular values below this share of the largest count as 0."""
@@ -179,10 +179,7 @@ def _scaled_right_vectors(matrix: scipy.sparse.csr_matrix, rank: int, seed: int)
     small = matrix if is_wide else matrix.T.tocsr()
     large = small.T.tocsr()
     side = small.shape[0]
-    gram = scipy.sparse.linalg.LinearOperator((side, side), matvec=lambda x: small @ (large @ x), dtype=np.float64)
-    start = np.random.default_rng(seed).standard_normal(side)
-    squares, vectors = scipy.sparse.linalg.eigsh(gram, k=rank, v0=start, tol=1e-4)
-    squares, vectors = squares[::-1], vectors[:, ::-1]
+    squares, vectors = leading_eigenvectors(lambda x: small @ (large @ x), side, rank, seed)
     is_real = squares > _LEAST * squares[0]  # the rest of a matrix of lower rank is rounding errors
     root = np.where(is_real, squares, 1.0) ** 0.25  # of the singular values
     right = large @ vectors / root if is_wide else vectors * root

@@ -1,5 +1,6 @@
 """Vectors of short texts: TF-IDF of their words, reduced by a truncated SVD. Imports no TensorFlow."""
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -7,18 +8,23 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
-import scipy.sparse.linalg
 
 from longretriever_tf.common.text import as_text, code_text
+from longretriever_tf.data.recipe.eigenvectors import leading_eigenvectors
 
 _DIM = 128
 _MAX_TERMS = 50_000
+_LEAST = 1e-10
+"""Squared singular values below this share of the largest are rounding errors, and their directions noise."""
+
 _MIN_TEXTS = 2
 """A word of fewer texts joins nothing; where no word has as many (a tiny catalogue), every word counts."""
 
-_WORD = re.compile(r"[^\W_]+")
-_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0e7f]+")
-"""Scripts without spaces between words: Japanese, Chinese, Thai. Pairs of characters stand for their words."""
+_UNSPACED = re.compile(
+    r"[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]+"
+)
+"""Scripts without spaces between words: Japanese, Chinese, Thai, Lao, Burmese, Khmer. Pairs of characters stand for
+words."""
 
 
 class TextVectors(NamedTuple):
@@ -42,14 +48,24 @@ def split_words(text: str) -> list[str]:
     ['children', 'café', 'crème', 'pack']
     >>> split_words("緑茶飲料 tea")
     ['緑茶', '茶飲', '飲料', 'tea']
+    >>> split_words("हिन्दी की किताब")
+    ['हिन्दी', 'की', 'किताब']
     """
     words: list[str] = []
-    for run in _WORD.findall(unicodedata.normalize("NFKC", text).casefold()):
+    lower = unicodedata.normalize("NFKC", text).casefold().replace("i\u0307", "i")  # of the capital of Turkish
+    for run in _word_pattern().findall(lower):
         if _UNSPACED.search(run):
             words += _pairs_of(run)
         elif len(run) > 1 and any(c.isalpha() for c in run):
             words.append(run)
     return words
+
+
+@functools.cache
+def _word_pattern() -> re.Pattern[str]:
+    r"""Letters and digits with their marks, which `\w` leaves out: vowels of Hindi or Thai, points of Arabic."""
+    marks = "".join(char for char in map(chr, range(0x300, 0x10000)) if unicodedata.category(char) in ("Mn", "Mc"))
+    return re.compile(rf"[^\W_](?:[^\W_]|[{marks}])*")
 
 
 def _pairs_of(run: str) -> Iterator[str]:
@@ -83,12 +99,8 @@ def vectorise(texts: np.ndarray, is_fitted: np.ndarray, seed: int) -> TextVector
         fitted = weight[is_fitted]
         back = fitted.T.tocsr()
         rank = max(min(_DIM, num_fitted - 1), 1)
-        gram = scipy.sparse.linalg.LinearOperator(
-            (num_terms, num_terms), lambda x: back @ (fitted @ x), dtype=np.float64
-        )
-        start = np.random.default_rng(seed).standard_normal(num_terms)
-        _, directions = scipy.sparse.linalg.eigsh(gram, k=rank, v0=start, tol=1e-4)
-        rows = weight @ directions[:, ::-1].astype(np.float32)
+        squares, directions = leading_eigenvectors(lambda x: back @ (fitted @ x), num_terms, rank, seed)
+        rows = weight @ directions[:, squares > _LEAST * squares[0]].astype(np.float32)
     return TextVectors(unit_rows(rows), weight, terms)
 
 
