@@ -99,11 +99,9 @@ def main(argv: Sequence[str]) -> None:
     require(bool(_COLUMN.value.strip()), "--column is empty: name the new column")
     options = _request_options()
     require_output_kind(output)
-    require_output(output)
     data = flags.data_from_flags()
-    require(
-        os.path.realpath(output) != os.path.realpath(data.items), f"--output={output} is --items: name another file"
-    )
+    _require_places(data.items)
+    key = _read_key()
     with stage("reading the items"):
         items = read_items_file(data, _MAX_TEXT.value)
     require_new_column(items, _COLUMN.value)
@@ -122,7 +120,7 @@ def main(argv: Sequence[str]) -> None:
                 print("nothing was sent: add --yes to send the questions")
                 return
             _require_endpoint()
-        _label(items, labeller, settings, taxonomy, options)
+        _label(items, labeller, settings, taxonomy, _chat(options, key))
 
 
 def _label(
@@ -130,7 +128,7 @@ def _label(
     labeller: "Labeller",
     settings: "Settings",
     taxonomy: list[str] | None,
-    options: dict[str, object],
+    chat: "Chat",
 ) -> None:
     """Asks what is left to ask and writes table, taxonomy and page."""
     from longretriever_tf.common.text import as_text
@@ -139,12 +137,11 @@ def _label(
     from longretriever_tf.labelling.questions import OTHER
     from longretriever_tf.labelling.report import make_report, write_report
 
-    chat = _chat(options)
     if taxonomy is None:
         with stage("asking for the taxonomy"):
             taxonomy = labeller.ask_taxonomy(chat)
     output, column = _OUTPUT.value, _COLUMN.value
-    taxonomy_path, page = f"{output}.taxonomy.txt", _REPORT.value or f"{output}.html"
+    taxonomy_path, page = f"{output}.taxonomy.txt", _report_path()
     write_text_atomically(taxonomy_path, "\n".join(taxonomy) + "\n")
     labels = labeller.assign(taxonomy, chat)
     name_of = dict(zip(labeller.texts.tolist(), labels.name.tolist(), strict=True))
@@ -177,10 +174,36 @@ def _announce(labeller: "Labeller", taxonomy: list[str] | None) -> bool:
     return True
 
 
-def _chat(options: dict[str, object]) -> "Chat":
+def _report_path() -> str:
+    return _REPORT.value or f"{_OUTPUT.value}.html"
+
+
+def _require_places(items: str) -> None:
+    """Refuses files that cannot be written, or that would take the place of another, before anything is paid for."""
+    require_output(_OUTPUT.value)
+    require_output(_report_path())
+    taken = {"--items": items, "--taxonomy": _TAXONOMY.value}
+    for flag, path in (("--output", _OUTPUT.value), ("--report", _report_path())):
+        for name, other in taken.items():
+            same = bool(other) and os.path.realpath(path) == os.path.realpath(other)
+            require(not same, f"{flag}={path} is {name}: name another file")
+        taken[flag] = path
+
+
+def _read_key() -> str:
+    """The endpoint's key without the white space around it that files of keys end with; "" for none."""
+    key = os.environ.get(_KEY_VARIABLE.value, "").strip()
+    # What a header cannot hold is refused here: the HTTP client's own error would show the key.
+    require(
+        all("!" <= letter <= "~" for letter in key),
+        f"--key_variable={_KEY_VARIABLE.value}: its value holds white space or letters beyond ASCII, which no key has",
+    )
+    return key
+
+
+def _chat(options: dict[str, object], key: str) -> "Chat":
     from longretriever_tf.labelling.chat import Chat
 
-    key = os.environ.get(_KEY_VARIABLE.value, "")
     return Chat(_ENDPOINT.value, _MODEL.value, key, options, _TIMEOUT.value, _RETRIES.value, _BACKOFF.value)
 
 
@@ -190,6 +213,11 @@ def _require_endpoint() -> None:
     require(
         _ENDPOINT.value.startswith(("http://", "https://")),
         f"--endpoint={_ENDPOINT.value}: expected a URL that begins with http:// or https://",
+    )
+    require(
+        not set("@?#") & set(_ENDPOINT.value),
+        "--endpoint: expected a base URL without a user, a query or a fragment; a key belongs into the environment "
+        "variable that --key_variable names",
     )
 
 
@@ -213,7 +241,7 @@ def _read_taxonomy() -> list[str]:
 
     path = _TAXONOMY.value
     try:
-        with explain_os_errors(f"--taxonomy={path} cannot be read"), open(path, encoding="utf-8") as file:
+        with explain_os_errors(f"--taxonomy={path} cannot be read"), open(path, encoding="utf-8-sig") as file:
             lines = [line.strip() for line in file]
         return check_taxonomy([line for line in lines if line])
     except (Malformed, UnicodeDecodeError) as error:

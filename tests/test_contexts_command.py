@@ -73,7 +73,7 @@ def test_what_it_would_ask_is_counted_and_nothing_sent_without_yes(server, items
 
 
 def test_a_catalogue_gets_its_categories_and_a_rerun_asks_nothing(server, items, tmp_path, monkeypatch):
-    monkeypatch.setenv("MY_KEY", "secret-key")
+    monkeypatch.setenv("MY_KEY", "secret-key\n")  # as files of keys end
     done = ask(server, items, tmp_path, "--yes", "--key_variable=MY_KEY", "--about=a shop")
     assert done.returncode == 0, done.stderr
     assert "30 items in 3 categories, 0 of 20 texts placed" in done.stdout and "with shelf: 1.000" in done.stdout
@@ -102,7 +102,9 @@ def test_a_catalogue_that_has_grown_asks_about_what_is_new(server, items, tmp_pa
     num_asked = len(server.asked)
     grown = pd.concat([items_table(), items_table(1).assign(sku="new", title="white tea", vector=[[1.0, 2.0]])])
     grown.to_parquet(items)
-    done = ask(server, items, tmp_path, "--yes", f"--taxonomy={tmp_path}/out.parquet.taxonomy.txt")
+    path = tmp_path / "out.parquet.taxonomy.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as some editors begin a file
+    done = ask(server, items, tmp_path, "--yes", f"--taxonomy={path}")
     assert done.returncode == 0, done.stderr
     assert [numbered(body) for body in server.asked[num_asked:]] == [[("1", "white tea")]]
     assert pd.read_parquet(tmp_path / "out.parquet").context.tolist()[-1] == "Tea"
@@ -214,7 +216,7 @@ def test_an_endpoint_that_fails_is_one_line(server, items, tmp_path, fault, word
     assert not os.path.exists(tmp_path / "out.parquet")
 
 
-def test_mistakes_are_one_line_before_anything_is_sent(server, items, tmp_path):
+def test_mistakes_are_one_line_before_anything_is_sent(server, items, tmp_path, monkeypatch):
     (tmp_path / "one.txt").write_text("Tea\n\n tea\n")
     cases = {
         "--items=": ("--items=: it is empty", "--items is missing"),
@@ -227,13 +229,20 @@ def test_mistakes_are_one_line_before_anything_is_sent(server, items, tmp_path):
         "--request_options=[]": ("expected a JSON object",),
         f"--taxonomy={tmp_path}/one.txt": ("it has 1 categories",),
         f"--taxonomy={tmp_path}/none.txt": ("cannot be read",),
+        f"--report={items}": ("is --items: name another file",),
+        f"--report={tmp_path}/out.parquet": ("is --output: name another file",),
+        f"--taxonomy={tmp_path}/out.parquet": ("is --taxonomy: name another file",),
         "--endpoint=localhost:8000": ("expected a URL",),
+        "--endpoint=https://me:secret@host/v1": ("a base URL without a user",),
         "--model=": ("--model is missing",),
     }
     for flag, words in cases.items():
         done = ask(server, items, tmp_path, "--yes", flag)
         assert done.returncode == 2 and "Traceback" not in done.stderr, (flag, done.stderr)
         assert any(word in done.stderr for word in words), (flag, done.stderr)
+    monkeypatch.setenv("OPENAI_API_KEY", "secret\nkey")
+    done = ask(server, items, tmp_path, "--yes")
+    assert done.returncode == 2 and "--key_variable=OPENAI_API_KEY" in done.stderr and "secret" not in done.stderr
     assert not server.asked
 
 
@@ -270,6 +279,8 @@ def test_answers_are_held_to_the_taxonomy(tmp_path):
         '{"categories": ["Tea"]}',
         many,
         '["Tea", "Nuts"]',
+        '{"categories": ["Tea", "\\ud83d Nuts"]}',
+        '{"categories": ["Tea", "Nuts\\u0000"]}',
     ):
         with pytest.raises(Malformed):
             read_taxonomy(wrong, 2)

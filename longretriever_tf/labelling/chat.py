@@ -86,7 +86,8 @@ class Chat:
             response = self._pool.request(
                 "POST",
                 url,
-                body=json.dumps(body, ensure_ascii=False).encode("utf-8"),
+                # Half a character, which a model's earlier answer may hold, becomes a question mark.
+                body=json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"),
                 headers=headers,
                 timeout=urllib3.Timeout(connect=self.timeout_s, read=self.timeout_s),
                 retries=again,

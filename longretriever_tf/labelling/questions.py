@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -106,6 +107,11 @@ def plain_name(name: str) -> str:
     return clean_name(name).casefold()
 
 
+def _is_printable(name: str) -> bool:
+    """Whether a file can hold the name: no control characters, no halves of characters that JSON can spell."""
+    return not any(unicodedata.category(char) in ("Cc", "Cs") for char in _line(name))
+
+
 def check_taxonomy(names: Sequence[Any]) -> list[str]:
     """The categories without those named twice, `OTHER` last.
 
@@ -114,8 +120,8 @@ def check_taxonomy(names: Sequence[Any]) -> list[str]:
     """
     kept: dict[str, str] = {}
     for name in names:
-        if not isinstance(name, str) or not clean_name(name):
-            raise Malformed(f"{name!r} is not the name of a category")
+        if not isinstance(name, str) or not clean_name(name) or not _is_printable(name):
+            raise Malformed(f"{repr(name)[:60]} is not the name of a category")
         if len(clean_name(name)) > _MAX_NAME:
             raise Malformed(f"the name {clean_name(name)[:40]!r}... is longer than {_MAX_NAME} characters")
         kept.setdefault(plain_name(name), clean_name(name))
