@@ -68,6 +68,27 @@ def test_pasted_histories_and_replies_keep_every_id(tmp_path):
     assert scores == [-0.12345678901234567, 1e-20, "12345678901234567"]
 
 
+def test_an_address_with_values_of_no_option_changes_no_setting(tmp_path):
+    if not (node := shutil.which("node")):
+        pytest.skip("node is not installed, and no browser stands in for it here")
+    shutil.copytree(PAGE, tmp_path / "page")
+    (tmp_path / "page" / "package.json").write_text('{"type": "module"}')
+    query = "?num_interests=constructor&merge=toString&k=1e9&seed=-1&threshold=NaN&goal=__proto__&user=%3Cb%3E"
+    program = f"""
+      import {{ readAddress }} from "./address.js";
+      console.log(JSON.stringify(readAddress({json.dumps(query)}, {{ search: "likely", k: 20, seed: 1 }})));
+    """
+    done = subprocess.run(
+        [node, "--input-type=module"], input=program, cwd=tmp_path / "page", capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    read = json.loads(done.stdout)
+    lists = {"forced": [], "forbidden": [], "excluded": []}
+    assert read["settings"] == {"A": {"search": "likely", "k": 20, "seed": 1} | lists} and read["user"] == "<b>"
+    refused = ["num_interests=constructor", "k=1e9", "seed=-1", "merge=toString", "goal=__proto__"]
+    assert read["faults"] == refused
+
+
 def test_modules_of_the_page_stay_small():
     sizes = {path.name: len(path.read_text().splitlines()) for path in PAGE.glob("*.js")}
     assert {name: size for name, size in sizes.items() if size > 250} == {}
@@ -170,7 +191,15 @@ def test_a_sampled_file_is_read_back(tmp_path):
         (json.dumps({"users": [USER, {"label": "b"}]}), "user 2 lacks request_timestamp, item_id, timestamp"),
         (json.dumps({"users": [USER | {"timestamp": [1]}]}), "user 1 must have lists `item_id` and `timestamp` of one"),
         (json.dumps({"users": [USER | {"timestamp": [1, "2017"]}]}), "user 1 has the timestamp '2017'"),
+        (
+            json.dumps({"users": [USER | {"timestamp": [1, 1512345680000]}]}),
+            "the timestamp 1512345680000; expected whole s",
+        ),
         (json.dumps({"users": [USER | {"weight": [1.0]}]}), "user 1 must have as many `weight`"),
+        (json.dumps({"users": [USER | {"weight": 3}]}), "user 1 must have as many `weight`"),
+        (json.dumps({"users": [USER | {"weight": [1, float("nan")]}]}), "user 1 has the weight NaN; expected a number"),
+        (json.dumps({"users": [USER | {"item_id": [3, [4]]}]}), "user 1 has the item [4]; expected text"),
+        (json.dumps({"users": [USER | {"profile": "x"}]}), "user 1 must have `profile` as"),
         (json.dumps({"users": [USER | {"held_out": [5]}]}), "user 1 must have `held_out` as"),
         (
             json.dumps({"users": [USER | {"held_out": {"until": 20, "item_id": [5], "timestamp": []}}]}),

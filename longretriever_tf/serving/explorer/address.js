@@ -28,13 +28,13 @@ function readSettings(query, side, defaults, faults) {
     else faults.push(`${prefixOf(side)}${name}=${text.slice(0, 40)}`);
   };
   const takeNumber = (name, key) => take(name, (text) => !faultOf(key, text), (text) => (settings[key] = Number(text)));
-  const isSearch = (text) => SEARCHES[text] !== undefined || !faultOf("numInterests", text);
+  const isSearch = (text) => Object.hasOwn(SEARCHES, text) || !faultOf("numInterests", text);
   take("num_interests", isSearch, (text) => {
     settings.search = SEARCHES[text] ?? "draw";
     if (settings.search === "draw") settings.numInterests = Number(text);
   });
   for (const [key, name] of Object.entries(NUMBERS)) takeNumber(name, key);
-  take("merge", (text) => text in MERGES, (text) => (settings.merge = text));
+  take("merge", (text) => Object.hasOwn(MERGES, text), (text) => (settings.merge = text));
   take("goal", (text) => ["all", "novel"].includes(text), (text) => (settings.onlyNew = text === "novel"));
   for (const [key, name] of Object.entries(LISTS)) settings[key] = query.getAll(prefixOf(side) + name);
   return settings;

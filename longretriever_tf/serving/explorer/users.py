@@ -7,6 +7,7 @@ The file is JSON: {"made_up": false, "users": [{"label": "household 1", "request
 """
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # a server reads users without TFDS and pandas
     from longretriever_tf.datasets.log import LifelongLog
 
 _DEFAULT = "serving_default"
+_MILLISECONDS_FROM = 10**11  # as seconds this is the year 5138
 _NEEDED = ("label", "request_timestamp", "item_id", "timestamp")
 _WRITE_ONE = "python -m longretriever_tf.sample_users --export_dir=... --output=users.json writes one"
 User = dict[str, Any]
@@ -67,10 +69,15 @@ def _fault(user: Any) -> str:
     if fault := _fault_of_events(user):
         return fault
     items, times = user["item_id"], user["timestamp"]
-    if wrong := [time for time in [*times, user["request_timestamp"]] if type(time) is not int]:
+    if wrong := [t for t in [*times, user["request_timestamp"]] if type(t) is not int or abs(t) >= _MILLISECONDS_FROM]:
         return f"has the timestamp {wrong[0]!r}; expected whole seconds"
-    if len(user.get("weight") or items) != len(items):
+    weights = user.get("weight") or [1] * len(items)
+    if not isinstance(weights, list) or len(weights) != len(items):
         return "must have as many `weight` as `item_id`, or none"
+    if wrong := [one for one in weights if type(one) not in (int, float) or not 0 <= one < math.inf]:
+        return f"has the weight {json.dumps(wrong[0])[:40]}; expected a number of at least 0"
+    if not isinstance(user.get("profile", {}), dict):
+        return 'must have `profile` as {"column": "value"}, or none'
     return _fault_of_held_out(user["held_out"], user["request_timestamp"]) if "held_out" in user else ""
 
 
@@ -78,6 +85,8 @@ def _fault_of_events(events: Any) -> str:
     items, times = events.get("item_id"), events.get("timestamp")
     if not isinstance(items, list) or not isinstance(times, list) or len(items) != len(times):
         return "must have lists `item_id` and `timestamp` of one length"
+    if wrong := [item for item in items if type(item) not in (int, str)]:
+        return f"has the item {json.dumps(wrong[0])[:40]}; expected text or whole numbers"
     return ""
 
 
