@@ -23,7 +23,7 @@ from longretriever_tf.reproduction.runner import stop_on_signals
 from longretriever_tf.tuning.report import best_of, text_report, write_report
 from longretriever_tf.tuning.space import Space, load_space
 from longretriever_tf.tuning.study import Search, Trial
-from longretriever_tf.tuning.trials import Question, flag_of
+from longretriever_tf.tuning.trials import Question, check_objective, flag_of
 
 flags.define_config_flags("data", "model", "train", "retrieval", "baseline")
 _SPACE = absl_flags.DEFINE_string(
@@ -93,6 +93,7 @@ def _config() -> Config:
         )
     if not _OBJECTIVE.value:
         raise UserError("--objective=: it is empty; expected metrics such as 'all recall@100'")
+    check_objective(_OBJECTIVE.value)
     return config
 
 

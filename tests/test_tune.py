@@ -100,6 +100,7 @@ def test_the_report_has_flags_to_paste(whole, tmp_path):
     sign = "" if best.settings["repeat_term"] else "no"
     assert flags == [
         "--dataset=event_log",
+        "--seed=3",
         f"--dropout={best.settings['dropout']}",
         f"--dim={best.settings['dim']}",
         f"--{sign}repeat_term",
@@ -241,6 +242,8 @@ def test_a_wrong_flag_is_one_line(tmp_path):
     for flags, words in (
         (("--cut=test",), ("--cut=test", "--cut=validation")),
         (("--distribute=multi_worker",), ("--distribute=multi_worker", "--parallel")),
+        (("--objective=all recal@100",), ("--objective=all recal@100", "metrics of 'all': recall")),
+        (("--objective=recall@100",), ("--objective=recall@100", "sections: all, novel")),
         ((f"--space={tmp_path}/none.toml",), ("none.toml", "configs/tune")),
     ):
         done = run_module("tune", *flags, f"--output={tmp_path}/out")

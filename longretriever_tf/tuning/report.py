@@ -69,6 +69,7 @@ def write_report(trials: Sequence[Trial], space: Space, question: Question, work
         f"# Trial {best.number} of {len(trials)}: {best.value:.4f} on the validation window, the geometric mean of",
         f"# {', '.join(question.objective)}. First the flags of the search, then those that it chose.",
         *question.flags,
+        f"--seed={question.seed}",
         *chosen,
     ]
     paths += [os.path.join(work_dir, name) for name in (FLAGS_FILE, CHART_FILE)]

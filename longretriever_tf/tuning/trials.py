@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.evaluation.evaluator import KS, WITHIN_KS
 from longretriever_tf.reproduction.jobs import Job, make_jobs
 from longretriever_tf.reproduction.plan import Measure, Plan, Run
 from longretriever_tf.reproduction.results import metric_at, read_json
@@ -30,6 +31,33 @@ class Question:
     seed: int
     objective: tuple[str, ...]
     max_users: int
+
+
+_RANKED = ("recall", "hit_rate", "ndcg", "mrr")
+_OF_LISTS = (*_RANKED, "item_coverage", "category_coverage", "category_distance", "novelty")
+_METRICS = {
+    **dict.fromkeys(("all", "novel"), (_OF_LISTS, KS)),
+    **dict.fromkeys(("untouched", "untouched_novel"), (_RANKED, KS)),
+    **dict.fromkeys(("within_category", "within_category_novel"), (("recall",), WITHIN_KS)),
+}
+"""By section: names and list lengths of the metrics that a search may raise."""
+
+
+def check_objective(objective: Sequence[str]) -> None:
+    """Refuses what no evaluation measures, before a training is spent on it.
+
+    Raises:
+      UserError: names it.
+    """
+    for path in objective:
+        section, _, metric = path.partition(" ")
+        names, ks = _METRICS.get(section, ((), ()))
+        if metric not in [f"{name}@{k}" for name in names for k in ks]:
+            known = f"metrics of {section!r}: {', '.join(names)}, each at {', '.join(map(str, ks))}" if names else ""
+            raise UserError(
+                f"--objective={path}: no such metric; expected a section and a name, such as 'all recall@100' "
+                f"({known or 'sections: ' + ', '.join(_METRICS)})"
+            )
 
 
 def flag_of(name: str, value: Value) -> str:
