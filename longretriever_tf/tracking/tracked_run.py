@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import secrets
 import sys
 import threading
@@ -126,7 +127,7 @@ def _open(name: str, facts: Callable[[], RunFacts], run_dir: str, known: dict[st
 
         uri = "" if os.environ.get("MLFLOW_TRACKING_URI") else known[name].get("uri", "")
         tracker = MlflowTracker(facts(), known[name]["id"], uri)
-        if not os.environ.get("MLFLOW_TRACKING_URI") and "@" not in tracker.uri:  # which may hold a password
+        if not os.environ.get("MLFLOW_TRACKING_URI") and not set("@?") & set(tracker.uri):  # these may hold a password
             known[name]["uri"] = tracker.uri
             _write_ids(run_dir, known)
         return tracker
@@ -140,4 +141,5 @@ def _write_ids(run_dir: str, ids: Mapping[str, Any]) -> None:
 
 
 def _warn(text: str) -> None:
-    print(f"warning: tracker: {text}", file=sys.stderr, flush=True)
+    shown = re.sub(r"://[^/\s@]+@", "://***@", text)  # libraries quote their URI, which may hold a password
+    print(f"warning: tracker: {shown}", file=sys.stderr, flush=True)
