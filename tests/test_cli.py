@@ -83,6 +83,7 @@ def test_flagfiles_are_found_by_name_and_read_with_those_that_they_name(tmp_path
     with pytest.raises(UserError, match="a.flags names itself"):
         expand_flagfiles(["--flagfile=a.flags"])
     assert find_shipped("--plan", "quick", "reproduce").endswith("configs/reproduce/quick.toml")
+    assert find_shipped("--space", "configs/tune/recipe.toml", "tune").endswith("configs/tune/recipe.toml")
 
 
 def test_a_demo_that_fails_says_why_on_the_screen(tmp_path):

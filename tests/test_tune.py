@@ -244,7 +244,7 @@ def test_a_wrong_flag_is_one_line(tmp_path):
         (("--distribute=multi_worker",), ("--distribute=multi_worker", "--parallel")),
         (("--objective=all recal@100",), ("--objective=all recal@100", "metrics of 'all': recall")),
         (("--objective=recall@100",), ("--objective=recall@100", "sections: all, novel")),
-        ((f"--space={tmp_path}/none.toml",), ("none.toml", "configs/tune")),
+        ((f"--space={tmp_path}/none.toml",), ("none.toml", "it has recipe")),
     ):
         done = run_module("tune", *flags, f"--output={tmp_path}/out")
         (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

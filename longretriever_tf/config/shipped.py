@@ -1,4 +1,4 @@
-"""The flagfiles and plans that come with the package, found by name from any directory. Imports no TensorFlow."""
+"""Flagfiles, plans and spaces that come with the package, found by name from any directory. Imports no TensorFlow."""
 
 import difflib
 import os
@@ -18,7 +18,7 @@ def find_shipped(flag: str, path: str, folder: str = "") -> str:
     Args:
       flag: which names it, for the error: `--flagfile`.
       path: as given.
-      folder: below configs/ where its names lie: "" for flagfiles, "reproduce" for plans.
+      folder: below configs/ where its names lie: "" for flagfiles, "reproduce" for plans, "tune" for spaces.
 
     Raises:
       UserError: there is neither.

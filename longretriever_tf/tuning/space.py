@@ -20,6 +20,7 @@ from longretriever_tf.common.toml_files import read_toml
 from longretriever_tf.config.check import check_value, require
 from longretriever_tf.config.config import Config
 from longretriever_tf.config.former import FORMER_NAMES
+from longretriever_tf.config.shipped import find_shipped
 
 Value = bool | int | float | str
 
@@ -120,7 +121,7 @@ def load_space(path: str) -> Space:
       UserError: no such file, not TOML, a setting that `train` does not have or that a search may not draw, or values
         that the setting does not take.
     """
-    values = read_toml(path, "space", "configs/tune")
+    values = read_toml(find_shipped("--space", path, "tune"), "space", "configs/tune")
     fields = {
         field.name: (section.name, field)
         for section in dataclasses.fields(Config)
