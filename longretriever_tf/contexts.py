@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from absl import flags as absl_flags
 
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.extras import needs_extra
 from longretriever_tf.common.files import explain_os_errors, require_output, write_text_atomically
 from longretriever_tf.common.locks import hold_lock
 from longretriever_tf.common.progress import stage
@@ -91,7 +92,9 @@ def main(argv: Sequence[str]) -> None:
     from longretriever_tf.common.text import code_text
     from longretriever_tf.labelling.cache import AnswerCache
     from longretriever_tf.labelling.items_file import read_items_file, require_new_column, require_output_kind
-    from longretriever_tf.labelling.label import Labeller, Settings
+
+    with needs_extra("`contexts`", "client", "urllib3"):
+        from longretriever_tf.labelling.label import Labeller, Settings
 
     output = _OUTPUT.value
     require(bool(output), "--output is missing: name the items table to write (.parquet or .csv)")
