@@ -212,7 +212,8 @@ def test_a_page_of_every_kind_is_drawn_and_a_blocked_board_is_named(tmp_path):
     many = tuple(map(float, range(200)))
     lines = Panel("lines", "lines", "step", "loss", (Series("s0", many, many),), is_noisy=True, from_zero=True)
     numbers = Panel("numbers", "numbers", "epoch", "", (Series("loss", (1.0,), (2.0,)),))
-    page = draw_page("t", (*kinds, lines, numbers), "note")
+    names = Panel("$a_$", "scatter", "$\\no$", "y", (Series("$_{$", (0.0, 1.0), (1.0, 2.0)),), ("$^$", "b"))
+    page = draw_page("t $_$", (*kinds, lines, numbers, names), "note")
     assert matplotlib.image.imread(io.BytesIO(page)).shape[0] > 300
     blocked = tmp_path / "file"
     blocked.write_text("")

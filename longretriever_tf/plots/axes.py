@@ -52,6 +52,7 @@ def style_of(palette: Palette) -> dict[str, Any]:
         "xtick.major.size": 0,
         "ytick.major.size": 0,
         "svg.fonttype": "none",
+        "text.parse_math": False,  # names of models, columns and folders may hold dollars
     }
 
 
