@@ -75,7 +75,7 @@ async function choose(history) {
     replace(at("categories"), interests.map(({ category }) => h("option", { value: category })));
     await ask();
   } catch (error) {
-    fail(error, () => choose(history));
+    if (mine === turn) fail(error, () => choose(history));
   }
 }
 
