@@ -10,6 +10,7 @@ it. At the end it prints the best flags, and writes best.flags, trials.json and 
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Sequence
 
 from absl import flags as absl_flags
@@ -20,7 +21,7 @@ from longretriever_tf.common.locks import hold_lock
 from longretriever_tf.config import flags
 from longretriever_tf.config.config import Config
 from longretriever_tf.reproduction.runner import stop_on_signals
-from longretriever_tf.tuning.report import best_of, text_report, write_report
+from longretriever_tf.tuning.report import FLAGS_FILE, best_of, text_report, write_report
 from longretriever_tf.tuning.space import Space, load_space
 from longretriever_tf.tuning.study import Search, Trial
 from longretriever_tf.tuning.trials import Question, check_objective, flag_of
@@ -74,8 +75,8 @@ def main(argv: Sequence[str]) -> int:
     _print_best(trials, space, config)
     print(f"written: {', '.join(written)}")
     if best_of(trials):
-        flagfile = os.path.join(output, "best.flags")
-        print(f"next: python -m longretriever_tf.train --flagfile={flagfile} --cut=test --run_dir={output}/best")
+        flagfile, run_dir = (shlex.quote(os.path.join(output, name)) for name in (FLAGS_FILE, "best"))
+        print(f"next: python -m longretriever_tf.train --flagfile={flagfile} --cut=test --run_dir={run_dir}")
     return 1 if any(trial.outcome == "failed" for trial in trials) else 0
 
 
