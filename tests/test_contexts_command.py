@@ -193,6 +193,24 @@ def test_killed_and_started_again_it_asks_about_the_rest(server, items, tmp_path
     assert sorted(set(texts)) == sorted(set(items_table().title)) and len(texts) == 25 and texts[10:15] == again[:5]
 
 
+def test_ctrl_c_waits_for_no_answer(server, items, tmp_path):
+    gate = threading.Event()
+    server.fault = lambda server, number, body: None if is_taxonomy(body) else gate.wait(120) and None
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        flags = flags_of(server, items, tmp_path, "--yes", "--timeout=100")
+        child = subprocess.Popen(command("contexts", *flags), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        while len(server.asked) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=60)
+    finally:
+        gate.set()
+        signal.signal(signal.SIGINT, before)
+    assert child.returncode == 130 and "stopped by the user" in said and "Traceback" not in said
+
+
 @pytest.mark.parametrize(
     "fault, words",
     [

@@ -1,8 +1,10 @@
 """Asks for a taxonomy, then for the category of each text in batches; checks every answer. Imports no TensorFlow."""
 
-import concurrent.futures
+import collections
+import contextlib
 import dataclasses
 import hashlib
+import queue
 import threading
 from collections.abc import Sequence
 
@@ -152,16 +154,39 @@ class Labeller:
         return self._place(name)
 
     def _ask_all(self, chat: Chat, taxonomy: list[str], batches: list[np.ndarray]) -> None:
+        """Asks in daemon threads: who stops the command waits for no endpoint, as the end of a thread pool would."""
         progress = Progress("asking", sum(map(len, batches)), "texts")
-        pool = concurrent.futures.ThreadPoolExecutor(self._settings.parallel)
+        waiting, ended = collections.deque(batches), queue.SimpleQueue[int | Exception]()
+
+        def work() -> None:
+            while waiting:
+                with contextlib.suppress(IndexError):  # another thread took the last one
+                    batch = waiting.popleft()
+                    ended.put(self._try_batch(chat, taxonomy, batch))
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(self._settings.parallel)]
         try:
-            futures = {pool.submit(self._assign_batch, chat, taxonomy, batch): len(batch) for batch in batches}
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
-                progress.update(futures[future])
+            for thread in threads:
+                thread.start()
+            for _ in batches:
+                result = ended.get()
+                if isinstance(result, Exception):
+                    waiting.clear()
+                    for thread in threads:  # what others were answered is paid for, and kept
+                        thread.join()
+                    raise result
+                progress.update(result)
         finally:
-            pool.shutdown(cancel_futures=True)
+            waiting.clear()
             progress.close()
+
+    def _try_batch(self, chat: Chat, taxonomy: list[str], rows: np.ndarray) -> int | Exception:
+        """How many texts were asked about, or what prevented it."""
+        try:
+            self._assign_batch(chat, taxonomy, rows)
+        except Exception as error:  # raised where the thread was started
+            return error
+        return len(rows)
 
     def _assign_batch(self, chat: Chat, taxonomy: list[str], rows: np.ndarray) -> None:
         """Asks about some texts until each has an answer or `attempts` is used up, and keeps what was answered."""
