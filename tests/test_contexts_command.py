@@ -15,7 +15,7 @@ from trained import ROOT, command, run_module
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.labelling.cache import AnswerCache
-from longretriever_tf.labelling.questions import Malformed, read_categories, read_taxonomy
+from longretriever_tf.labelling.questions import Malformed, plain_name, read_categories, read_taxonomy
 
 WORDS = [("green tea", "tea"), ("black tea", "tea"), ("walnut", "nut"), ("hazelnut", "nut"), ("soap bar", "soap")]
 FAST = ("--backoff=0.01", "--parallel=1", "--batch=5", "--num_categories=3")
@@ -286,6 +286,7 @@ def test_answers_are_held_to_the_taxonomy(tmp_path):
         '{"1": " TEA ", "2": "Coffee", "3": ["Tea"], "4": "Tea", "4": "Nuts", "5": "nuts", "5": "nuts", "7": "Tea"}'
     )
     assert read_categories(f"Here it is:\n{answer}", 6, names) == {0: "Tea", 4: "Nuts"}
+    assert read_categories('{"1": "caf\u00e9"}', 1, {plain_name("Cafe\u0301"): "Cafe\u0301"}) == {0: "Cafe\u0301"}
     for wrong in ("", "[]", "{}", '{"1": 7}', "null", '{"1": "Tea"'):
         with pytest.raises(Malformed):
             read_categories(wrong, 6, names)

@@ -104,7 +104,7 @@ def clean_name(name: str) -> str:
 
 def plain_name(name: str) -> str:
     """What two spellings of one name have in common."""
-    return clean_name(name).casefold()
+    return unicodedata.normalize("NFC", clean_name(name)).casefold()  # macOS writes an accent as a letter of its own
 
 
 def _is_printable(name: str) -> bool:
