@@ -15,6 +15,7 @@ from trained import run_module
 
 from longretriever_tf.serving.client import Request
 from longretriever_tf.serving.client.in_process import LocalClient
+from longretriever_tf.training.run_dir import CHART_FILE
 
 ARCHIVE = pathlib.Path(__file__).parent / "data" / "run_of_0.1.0.tar.xz"
 
@@ -25,6 +26,7 @@ def former(tmp_path_factory):
     directory = tmp_path_factory.mktemp("former")
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(directory, filter="data")
+    (directory / "run" / CHART_FILE).touch()  # a picture, which the archive spares
     config = directory / "run" / "config.json"
     values = json.loads(config.read_text())
     for name in ("events", "items", "users", "data_dir"):
