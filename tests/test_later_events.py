@@ -1,10 +1,15 @@
 """Later events join a log: each counts once, whoever holds it, in parts of the users as in one."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from worlds import block_world, make_log
 
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.schema import FIRST_KNOWN
+from longretriever_tf.config.config import Config, DataConfig, TrainConfig
+from longretriever_tf.data.catalogue import save_catalogue
 from longretriever_tf.data.corpus import fit_corpus
 from longretriever_tf.data.later_events import (
     NOTHING,
@@ -15,6 +20,8 @@ from longretriever_tf.data.later_events import (
     merge_parts,
     save_events,
 )
+from longretriever_tf.retrieval.export.log_of_today import LogOfToday
+from longretriever_tf.retrieval.export.sold_items import with_sold_items
 
 
 def text(values) -> np.ndarray:
@@ -99,3 +106,23 @@ def test_kept_events_come_back_and_a_damaged_file_is_named(world, tmp_path):
     (tmp_path / "later_events" / name).write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match=f"{name} cannot be read .* --whole_log"):
         load_events(str(tmp_path), [name])
+
+
+def test_an_item_that_the_run_has_kept_is_sold_though_its_events_say_no_category(tmp_path):
+    """Of a log with a table of items: the events have none to say, and theirs is read as blank."""
+    log = block_world(num_users=20, num_items=30, events_per_user=20)
+    log = dataclasses.replace(
+        log, items=dataclasses.replace(log.items, features={"category": log.items.features["category"]})
+    )
+    is_sold_later = log.item_row == log.item_row[0]
+    corpus = fit_corpus(log.of_events(~is_sold_later), int(log.timestamp.max()) + 1)
+    save_catalogue(str(tmp_path), log.items, corpus)
+    later = log.of_events(is_sold_later)
+    blank = dataclasses.replace(log.items, features={"category": np.full(len(log.items.item_id), "", object)})
+    data = DataConfig(dataset="event_log", events="events.parquet", items="items.parquet")
+    config = Config(data=data, train=TrainConfig(run_dir=str(tmp_path)))
+    table = dataclasses.replace(later, items=blank)
+    listed = with_sold_items(config, corpus, corpus, LogOfToday("--events", data, table, False, NOTHING))
+    assert listed is not None and len(listed.item_id) == corpus.num_items - FIRST_KNOWN + 1
+    sold = log.items.item_id[log.item_row[0]]
+    assert listed.features["category"][listed.item_id == sold] == log.items.features["category"][log.item_row[0]]

@@ -71,9 +71,14 @@ def read_table(data: DataConfig, events: str, with_items: bool) -> LifelongLog:
         columns: dict[str, Any] = {name: kept[name] for name in _COLUMNS if name in kept}
         columns = {name: tuple(value) if isinstance(value, list) else value for name, value in columns.items()}
         spec = dataclasses.replace(spec, **columns)
-    if with_items and data.dataset == "event_log" and not (data.items or data.data):
+    if with_items and say_items(data):
         return read_event_log(dataclasses.replace(spec, users="", user_features=(), weight_column=""))
     return read_events_alone(spec)
+
+
+def say_items(data: DataConfig) -> bool:
+    """Whether the log has its items from its events: then later events, too, say category and features of theirs."""
+    return data.dataset == "event_log" and not (data.items or data.data)
 
 
 def events_of(log: LifelongLog) -> LaterEvents:

@@ -9,7 +9,7 @@ from longretriever_tf.config.check import asks_text_clusters, num_clusters
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.catalogue import load_catalogue, whole_catalogue
 from longretriever_tf.data.corpus import Corpus, fits_ids
-from longretriever_tf.data.later_events import find_ids
+from longretriever_tf.data.later_events import find_ids, say_items
 from longretriever_tf.data.recipe.learned_context import with_trained_clusters
 from longretriever_tf.datasets.build_log import fill_missing_context
 from longretriever_tf.datasets.event_log.source import own_context as column_of_context
@@ -51,7 +51,8 @@ def with_sold_items(config: Config, trained: Corpus, exported: Corpus, log: LogO
 def _described_items(config: Config, trained: Corpus, log: LogOfToday) -> ItemTable | None:
     """A table that says the category and the features of items beyond the last version's; None: nothing says them."""
     needed = {*trained.feature_values, *([] if num_clusters(trained.context) else [trained.context])}
-    if log.table is not None and needed <= set(log.table.items.features):
+    # Events of a log with a table of items have a blank category in place of theirs: that says nothing.
+    if log.table is not None and say_items(log.data) and needed <= set(log.table.items.features):
         return fill_missing_context(log.table.items, column_of_context(config.data))
     if log.is_recounted and not log.is_whole:
         return log.own.items if not log.data.data else open_sharded_log(log.data).items
