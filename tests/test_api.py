@@ -15,7 +15,7 @@ from documents import ROOT, fences
 from worlds import block_world
 
 import longretriever_tf as lr
-from longretriever_tf.config.config import Config, load_config
+from longretriever_tf.config.config import Config, load_config, to_json
 from longretriever_tf.datasets.frames import frame_path
 
 SMALL = {
@@ -142,6 +142,9 @@ def test_frames_are_written_once_and_another_log_is_refused(frames, tmp_path):
         ({"run_dir": 3}, ["run_dir=3", "text"]),
         ({"dim": 7}, ["--dim=7", "--num_heads=4"]),
         ({"recipe": "best"}, ["recipe='best'", "compact"]),
+        ({"replay_share": 0.5}, ["--replay_share=0.5", "with --warm_start"]),
+        ({"warm_start": "runs/nowhere"}, ["runs/nowhere"]),
+        ({"dataset": "complete_journey"}, ["dataset='complete_journey' with events"]),
         ({"users": 3}, ["users: expected a DataFrame", "int"]),
         (
             {"user_column": "shopper"},
@@ -156,8 +159,27 @@ def test_a_wrong_setting_is_named_at_once(frames, settings, words):
     assert all(word in str(caught.value) for word in words), caught.value
 
 
+def test_an_update_has_the_settings_of_the_run_that_it_goes_on_from(frames, tmp_path):
+    earlier = lr.Config(*frames, run_dir=str(tmp_path / "one"), dim=32, epochs=7, interest_epochs=5, window_days=3)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "config.json").write_text(to_json(earlier.settings))
+    update = lr.Config(frames[0], run_dir=str(tmp_path / "two"), warm_start=tmp_path / "one", interest_epochs=2)
+    assert (update.settings.model.dim, update.settings.data.window_days) == (32, 3)
+    assert (update.settings.train.epochs, update.settings.train.interest_epochs) == (1, 2)
+    assert update.settings.data.events == frame_path(str(tmp_path / "two"), "events")
+    assert update.settings.data.items == frame_path(str(tmp_path / "one"), "items")
+    assert str(tmp_path / "two") in update.settings.data.data_dir
+    anew = lr.Config(frames[0], recipe="compact", warm_start=tmp_path / "one", context="clusters:3")
+    assert anew.settings.train.epochs == 1 and anew.settings.data.items == ""
+
+
 def test_a_wrong_frame_is_named_at_once(frames):
     events, items = frames
+    with pytest.raises(lr.UserError, match="items without events"):
+        lr.Config(items=items)
+    days = events.assign(timestamp=pd.to_datetime(events.timestamp, unit="s").dt.to_period("D"))
+    with pytest.raises(lr.UserError, match="column 'timestamp': .* of type period.*to_timestamp"):
+        lr.Config(days, items)
     with pytest.raises(lr.UserError, match="no column 'category', which context names; .*clusters:300"):
         lr.Config(events)
     mixed = events.assign(item_id=[1, *events.item_id[1:]])

@@ -18,6 +18,7 @@ from longretriever_tf.api.model import Model
 from longretriever_tf.api.settings import Config
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.config import load_config
+from longretriever_tf.tracking.names import require_installed
 
 __all__ = ["Config", "Model", "load", "train"]
 
@@ -33,6 +34,7 @@ def train(config: Config) -> Model:
     """
     if not isinstance(config, Config):
         raise UserError(f"train takes a Config, not {type(config).__name__}: train(Config(events=..., items=...))")
+    require_installed(config.settings.train.tracker)
     from longretriever_tf.training import run
 
     config.write_frames()

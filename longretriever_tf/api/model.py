@@ -66,7 +66,9 @@ class Model:
         ):
             if value not in choices:
                 raise UserError(f"{name}={value!r}: expected one of {', '.join(choices)}")
-        metrics = evaluate_run(self.config, split, max_users, BaselineChoice(baselines))
+        if isinstance(max_users, bool) or not isinstance(max_users, numbers.Integral) or max_users < 0:
+            raise UserError(f"max_users={max_users!r}: expected a whole number, 0 (all users) or more")
+        metrics = evaluate_run(self.config, split, int(max_users), BaselineChoice(baselines))
         rows = {
             name: {f"{section} {metric}": model.get(section, {}).get(metric, np.nan) for section, metric in SHOWN}
             for name, model in metrics["models"].items()

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import numbers
 import os
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,7 +14,9 @@ import pyarrow as pa
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config import config as config_lib
 from longretriever_tf.config import recipes
+from longretriever_tf.config.data import DataConfig
 from longretriever_tf.config.formats import with_format
+from longretriever_tf.config.warm_start import earlier_settings, require_warm_start, with_one_epoch
 from longretriever_tf.datasets.frames import FOLDER, frame_path, select_columns, table_columns, write_frames
 
 _SECTIONS = {field.name: field.type for field in dataclasses.fields(config_lib.Config)}
@@ -37,8 +40,9 @@ class Config:
         such tables. None: the log that `dataset` names, the demo's by default.
       items: the items with their category, in the same way; None: the events have the column.
       users: the users with their `user_features`.
-      recipe: full, paper or compact.
-      **settings: any other setting.
+      recipe: full (the default), paper or compact.
+      **settings: any other setting. With `warm_start`, the settings of that run hold where none is given, as they do
+        for `train`: one epoch of each phase.
 
     DataFrames are kept, as Parquet, below `run_dir`, where the commands read them too.
 
@@ -57,30 +61,28 @@ class Config:
         items: Table = None,
         users: Table = None,
         *,
-        recipe: str = recipes.FULL,
+        recipe: str = "",
         **settings: Any,
     ) -> None:
-        if recipe not in recipes.RECIPES:
-            raise UserError(f"recipe={recipe!r}: expected one of {', '.join(recipes.RECIPES)}")
-        sections: dict[str, dict[str, Any]] = {name: dict(recipes.RECIPES[recipe].get(name, {})) for name in _SECTIONS}
+        sections: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
         for name, value in settings.items():
             section = _section_of(name, value)
             sections[section][name] = _of_type(getattr(_SECTIONS[section](), name), name, value)  # type: ignore[operator]
+        base = _base(recipe, sections)
         given = dict(zip(_TABLES, (events, items, users), strict=True))
         frames = {name: table for name, table in given.items() if isinstance(table, pd.DataFrame)}
-        run_dir = sections["train"].get("run_dir", config_lib.TrainConfig().run_dir)
+        run_dir = sections["train"].get("run_dir", base.train.run_dir)
         for name, table in given.items():
             if table is not None:
                 sections["data"][name] = frame_path(run_dir, name) if name in frames else _as_path(name, table)
+        _require_events(given, sections["data"], base)
         if events is not None:
-            sections["data"].setdefault("dataset", "event_log")
+            sections["data"]["dataset"] = "event_log"
         if "events" in frames:  # what TFDS prepares belongs to the run alone
             sections["data"].setdefault("data_dir", os.path.join(run_dir, FOLDER, "prepared"))
-        made = {
-            name: with_format(cls(), sections[name]) if name == "data" else cls(**sections[name])  # type: ignore[operator]
-            for name, cls in _SECTIONS.items()
-        }
-        self.settings = config_lib.Config(**made)
+        made = {name: _laid_over(getattr(base, name), sections[name]) for name in _SECTIONS}
+        config = config_lib.Config(**made)
+        self.settings = with_one_epoch(config, settings) if config.update.warm_start else config
         """Every setting, by section, as the rest of the package takes it."""
         self._tables: dict[str, pa.Table] = {
             name: select_columns(name, frame, table_columns(self.settings.data, name)) for name, frame in frames.items()
@@ -100,6 +102,38 @@ class Config:
             if name not in self._tables and value != getattr(getattr(default, section), name):
                 parts.append(f"{name}={value!r}")
         return f"Config({', '.join(parts)})"
+
+
+def _base(recipe: str, given: dict[str, dict[str, Any]]) -> config_lib.Config:
+    """What the settings that are given are laid over: those of the run to go on from, if there is one, or a recipe."""
+    require_warm_start({name: value for section in given.values() for name, value in section.items()})
+    if recipe not in ("", *recipes.RECIPES):
+        raise UserError(f"recipe={recipe!r}: expected one of {', '.join(recipes.RECIPES)}")
+    former = given["update"].get("warm_start", "")
+    if former and not recipe:
+        return earlier_settings(former)
+    default = config_lib.Config()
+    chosen = recipes.RECIPES[recipe or recipes.FULL]
+    for name, section in given.items():
+        given[name] = {**chosen.get(name, {}), **section}
+    return default
+
+
+def _laid_over(base: Any, given: dict[str, Any]) -> Any:
+    """A section with the settings that are given."""
+    return with_format(base, given) if isinstance(base, DataConfig) else dataclasses.replace(base, **given)
+
+
+def _require_events(tables: Mapping[str, Table], data: Mapping[str, Any], base: config_lib.Config) -> None:
+    """Refuses tables that nothing would read."""
+    dataset = data.get("dataset", "event_log")
+    if tables["events"] is not None:
+        if dataset != "event_log":
+            raise UserError(f"dataset={dataset!r} with events: your own tables are dataset='event_log'; leave it out")
+        return
+    named = [name for name in _TABLES if tables[name] is not None]
+    if named and data.get("dataset", base.data.dataset) != "event_log":
+        raise UserError(f"{named[0]} without events: give the events too, by Config(events=..., {named[0]}=...)")
 
 
 def _section_of(name: str, value: Any) -> str:

@@ -19,6 +19,7 @@ from longretriever_tf.config.formats import with_format
 from longretriever_tf.config.former import FORMER_NAMES, explain_removed
 from longretriever_tf.config.help import help_text
 from longretriever_tf.config.shipped import expand_flagfiles
+from longretriever_tf.config.warm_start import earlier_settings, require_warm_start, with_one_epoch
 
 flags.disclaim_key_flags()  # they belong to the command that asks for them, so that its --help lists them
 
@@ -116,23 +117,14 @@ def training_config() -> config_lib.Config:
     Raises:
       UserError: a mistake in the flags, or no run is where --warm_start points.
     """
-    former = flags.FLAGS["warm_start"].value
-    if not former:
-        # By the flags given, not by their values: a run keeps values that may be no longer the default.
-        for field in dataclasses.fields(config_lib.UpdateConfig):
-            if flags.FLAGS[field.name].present and field.name != "warm_start":
-                given = f"--{field.name}={flags.FLAGS[field.name].value}"
-                raise UserError(f"{given} is read with --warm_start=RUN_DIR alone; leave the flag out")
+    given: dict[str, Any] = {}
+    for section in _SECTIONS.values():
+        given |= _given_flags(section)
+    require_warm_start(given)
+    if not given.get("warm_start"):
         return config_from_flags()
-    base = None
-    if not flags.FLAGS["recipe"].present:
-        base = config_lib.load_config(former)
-        here = dataclasses.replace(base.train, run_dir=config_lib.TrainConfig.run_dir)
-        base = dataclasses.replace(base, train=here, update=config_lib.UpdateConfig())
-    config = config_from_flags(base)
-    once = {name: min(1, getattr(config.train, name)) for name in ("epochs", "interest_epochs")}
-    once = {name: epochs for name, epochs in once.items() if not flags.FLAGS[name].present}
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, **once))
+    base = None if flags.FLAGS["recipe"].present else earlier_settings(given["warm_start"])
+    return with_one_epoch(config_from_flags(base), given)
 
 
 def run_command(main: Callable[[Sequence[str]], Any]) -> None:

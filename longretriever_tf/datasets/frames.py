@@ -48,7 +48,8 @@ def select_columns(table: str, frame: pd.DataFrame, columns: Mapping[str, str]) 
       columns: column -> setting that names it.
 
     Raises:
-      UserError: a column is missing or there twice, holds values of several types, or there is no row.
+      UserError: a column is missing or there twice, holds values of several types or of one that tables do not hold, or
+        there is no row.
     """
     names = list(map(str, frame.columns))
     for column, setting in columns.items():
@@ -68,6 +69,11 @@ def select_columns(table: str, frame: pd.DataFrame, columns: Mapping[str, str]) 
     arrays = {}
     for column in columns:
         values = frame.iloc[:, names.index(column)]
+        if isinstance(values.dtype, pd.PeriodDtype | pd.IntervalDtype):  # Parquet would keep their numbers alone
+            raise UserError(
+                f"{table}, column {column!r}: its values are of type {values.dtype}, which tables do not hold; make "
+                f"times of periods by {table}[{column!r}].dt.to_timestamp(), and text of others by .astype(str)"
+            )
         try:
             arrays[column] = pa.Array.from_pandas(values)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
