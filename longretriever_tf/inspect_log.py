@@ -23,8 +23,9 @@ from longretriever_tf.common.files import require_output, require_writable, writ
 from longretriever_tf.config import flags as flags_lib
 from longretriever_tf.config.check import asks_clusters
 from longretriever_tf.config.config import Config
-from longretriever_tf.data.later_events import events_of, read_table
+from longretriever_tf.data.later_events import events_of, read_table, say_items
 from longretriever_tf.data.recipe.learned_context import cluster_context
+from longretriever_tf.datasets.build_log import fill_missing_context
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.splits import global_time_cuts
 from longretriever_tf.inspection import drift
@@ -103,15 +104,13 @@ def _try_windows(log: LifelongLog, history: HistoryMeasures, config: Config) -> 
     return measure_windows(log, history.categories.contexts, cuts, config.retrieval.day_floor), []
 
 
-def _with_drift(report: LogReport, log: LifelongLog, config: Config, new_events: str) -> LogReport:
-    """The report with a block on new events, before its verdict.
-
-    Raises:
-      UserError: their table cannot be read.
-    """
-    table = read_table(config.data, new_events, with_items=True)
-    column = table.items.features.get(log.context)
-    category = None if column is None or not any(column.tolist()) else column[table.item_row]
+def _with_drift(report: LogReport, log: LifelongLog, config: Config, table: LifelongLog) -> LogReport:
+    """The report with a block on new events, before its verdict."""
+    category = None
+    if say_items(config.data) and log.context in table.items.features:  # else the column is blank
+        category = fill_missing_context(table.items, log.context).features[log.context][table.item_row]
+    if asks_clusters(config.data.context):
+        category = None  # no table says the cluster of a new item
     found = drift.measure_drift(_with_clusters(log, config), events_of(table), category)
     word, reasons = drift.decide(found)
     head, _, verdict = report.text.rstrip("\n").rpartition("\n\n")
@@ -136,12 +135,16 @@ def main(argv: Sequence[str]) -> int:
     json_path = flags.FLAGS.json or os.path.join(output, "life.json")
     require_writable(output)  # before the log is read, which can take minutes
     require_output(json_path)
-    from longretriever_tf.data.window.sample import events_that_fit, load_sample  # TensorFlow: not for --help
+    # TensorFlow: not for --help
+    from longretriever_tf.data.window.sample import events_that_fit, load_sample, of_sample
 
-    log = load_sample(config.data, events_that_fit(config.train.max_memory_gb), "this report is of")
+    new_events = flags.FLAGS.new_events
+    table = read_table(config.data, new_events, with_items=True) if new_events else None
+    max_events = events_that_fit(config.train.max_memory_gb)
+    log = load_sample(config.data, max_events, "this report is of")
     report = inspect_log(log, config)
-    if flags.FLAGS.new_events:
-        report = _with_drift(report, log, config, flags.FLAGS.new_events)
+    if table is not None:
+        report = _with_drift(report, log, config, of_sample(config.data, max_events, log, table))
     print(report.text, end="", flush=True)  # the verdict is the last line
     written = [os.path.join(output, "life.txt"), json_path]
     write_text_atomically(written[0], report.text)

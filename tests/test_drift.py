@@ -1,11 +1,18 @@
 """Whether new events still look like the log: shares of the unknown, distances next to the usual ones, the verdict."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from sharded import write_log
 from worlds import START, block_world
 
+from longretriever_tf import inspect_log
 from longretriever_tf.common.schema import DAY_S
+from longretriever_tf.common.text import as_text
+from longretriever_tf.config.config import Config, DataConfig
 from longretriever_tf.data.later_events import LaterEvents, events_of
+from longretriever_tf.data.window.sample import load_sample, of_sample
 from longretriever_tf.inspection.drift import AS_USUAL, REFRESH, TRAIN, decide, measure_drift, render
 
 
@@ -65,3 +72,37 @@ def test_events_of_the_log_are_left_out_and_text_ids_are_compared_as_text(world)
     both = LaterEvents(*(np.concatenate(pair) for pair in zip(new, events_of(log), strict=True)))
     as_text = both._replace(item_id=np.array(list(map(str, both.item_id)), object))
     assert measure_drift(log, as_text) == measure_drift(log, new)._replace(num_known=log.num_events)
+
+
+def test_a_log_that_is_too_short_to_compare_with_is_said_so(world):
+    log, new = world
+    short = log.of_events(log.timestamp >= log.timestamp.max() - 10 * DAY_S)
+    said = " ".join(render(measure_drift(short, new)).split())
+    assert "nan" not in said and "no two earlier spans" in said
+
+
+def test_next_to_a_sample_of_the_users_stand_their_own_new_events(world, tmp_path):
+    log, _ = world
+    log = dataclasses.replace(log, user_id=as_text([f"user {raw}" for raw in log.user_id]))
+    middle = int(np.quantile(log.timestamp, 0.8))
+    past, later = log.of_events(log.timestamp < middle), log.of_events(log.timestamp >= middle)
+    write_log(str(tmp_path), past, 3)
+    data, half = DataConfig(data=str(tmp_path)), past.num_events / 2
+    sample = load_sample(data, half, "asked")
+    assert 0 < sample.num_users < past.num_users
+    assert measure_drift(sample, events_of(later)).new_users > 0
+    drift = measure_drift(sample, events_of(of_sample(data, half, sample, later)))
+    assert (
+        drift.new_users == 0 and drift.usual_events_per_day / 2 < drift.events_per_day < 2 * drift.usual_events_per_day
+    )
+
+
+def test_new_items_are_of_no_new_category_where_the_log_s_are_learned(world):
+    """The events name the log's own category, which is no cluster."""
+    log, _ = world
+    items = dataclasses.replace(log.items, item_id=log.items.item_id + 10_000)
+    table = dataclasses.replace(log.of_events(log.timestamp >= np.quantile(log.timestamp, 0.9)), items=items)
+    data = DataConfig(dataset="event_log", events="events.parquet", context="clusters:3")
+    report = inspect_log.inspect_log(log, Config(data=data))
+    told = inspect_log._with_drift(report, log, Config(data=data), table).statistics["drift"]
+    assert told["new_items"] == 1 and told["new_categories"] == 0

@@ -4,6 +4,7 @@ Popularity moves by chance and by season too, so each distance stands next to th
 the log, as long as the new events' own. Imports no TensorFlow.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -130,7 +131,10 @@ def decide(drift: Drift) -> tuple[str, list[str]]:
 def _is_in(log: LifelongLog, user: np.ndarray, item: np.ndarray, time: np.ndarray) -> np.ndarray:
     """Which events the log holds already, [n] bool."""
     both = (user >= 0) & (item >= 0)
-    held = set(zip(log.event_user().tolist(), log.item_row.tolist(), log.timestamp.tolist(), strict=True))
+    # Of those days alone: a set of all events of a long log would not fit into memory.
+    rows = np.flatnonzero((log.timestamp >= time.min()) & (log.timestamp <= time.max()))
+    columns = log.event_user()[rows], log.item_row[rows], log.timestamp[rows]
+    held = set(zip(*(column.tolist() for column in columns), strict=True))
     events = zip(user.tolist(), item.tolist(), time.tolist(), strict=True)
     return both & np.fromiter((event in held for event in events), bool, len(time))
 
@@ -162,6 +166,11 @@ def _distance(left: np.ndarray, right: np.ndarray, size: int) -> float:
     return float(0.5 * np.abs(shares[0] - shares[1]).sum())
 
 
+def _shown(value: float, form: str) -> str:
+    """The number, or a dash where the log is too short to give one."""
+    return "-" if math.isnan(value) else format(value, form)
+
+
 def render(drift: Drift) -> str:
     """The block of the report, its verdict last."""
     word, reasons = decide(drift)
@@ -170,9 +179,13 @@ def render(drift: Drift) -> str:
         ["of items that the log does not know", f"{drift.new_items:.1%}", ""],
         ["of categories that it does not know", f"{drift.new_categories:.1%}", ""],
         ["of users that it does not know", f"{drift.new_users:.1%}", ""],
-        ["repeats of the user's own items", f"{drift.repeats:.1%}", f"{drift.usual_repeats:.1%}"],
-        ["distance of item popularity", f"{drift.item_distance:.2f}", f"{drift.usual_item_distance:.2f}"],
-        ["distance of category popularity", f"{drift.category_distance:.2f}", f"{drift.usual_category_distance:.2f}"],
+        ["repeats of the user's own items", f"{drift.repeats:.1%}", _shown(drift.usual_repeats, ".1%")],
+        ["distance of item popularity", _shown(drift.item_distance, ".2f"), _shown(drift.usual_item_distance, ".2f")],
+        [
+            "distance of category popularity",
+            _shown(drift.category_distance, ".2f"),
+            _shown(drift.usual_category_distance, ".2f"),
+        ],
     ]
     note = (
         f"{drift.num_events:,} new events in {drift.days:.1f} days"
@@ -182,8 +195,11 @@ def render(drift: Drift) -> str:
     )
     lines = ["DO NEW EVENTS LOOK LIKE THE LOG?", *wrap_text(note)]
     lines += [f"  {line}" for line in render_table(["", "new", "usual"], rows, width=terminal_width() - 2)]
+    usual = "they look like the log"
+    if math.isnan(drift.usual_item_distance):
+        usual = "nothing speaks against them, but the log has no two earlier spans of that length to compare with"
     advice = {
-        AS_USUAL: "they look like the log",
+        AS_USUAL: usual,
         REFRESH: "refresh (docs/every_day.md)",
         TRAIN: "train again; a refresh would leave out too much",
     }[word]

@@ -6,7 +6,7 @@ from collections.abc import Collection
 import numpy as np
 
 from longretriever_tf.common.errors import UserError
-from longretriever_tf.common.text import as_text
+from longretriever_tf.common.text import as_text, is_text
 from longretriever_tf.config.config import DataConfig
 from longretriever_tf.data.batches.order import sort_keys, user_keys
 from longretriever_tf.data.corpus import Corpus, encode_log
@@ -53,19 +53,53 @@ def read_sample(log: ShardedLog, max_events: float, purpose: str) -> LifelongLog
       max_events: as of `load_sample`.
       purpose: as of `load_sample`.
     """
-    share = max_events / max(log.num_events, 1)
-    if share >= 1:
+    if max_events >= log.num_events:
         return log.read_whole()
-    limit = np.uint64(share * 2**64)
-    sample = log.join(
-        [shard.of_users(sort_keys(user_keys(shard.user_id), _DRAW) < limit) for shard in log.read_shards()]
-    )
+    sample = log.join([shard.of_users(in_sample(log, max_events, shard.user_id)) for shard in log.read_shards()])
     print(
         f"{purpose} a sample of {sample.num_users:,} of {log.num_users:,} users with {sample.num_events:,} of "
         f"{log.num_events:,} events, chosen by a hash of their ids: the whole log does not fit into the memory allowed",
         flush=True,
     )
     return sample
+
+
+def in_sample(log: ShardedLog, max_events: float, user_id: np.ndarray) -> np.ndarray:
+    """Which users belong to the sample of `read_sample`, or would if the log knew them, [n] bool.
+
+    Args:
+      log: as of `read_sample`.
+      max_events: as of `load_sample`.
+      user_id: raw ids of the log's kind, [n].
+    """
+    share = max_events / max(log.num_events, 1)
+    if share >= 1:
+        return np.ones(len(user_id), bool)
+    return sort_keys(user_keys(user_id), _DRAW) < np.uint64(share * 2**64)
+
+
+def of_sample(config: DataConfig, max_events: float, sample: LifelongLog, later: LifelongLog) -> LifelongLog:
+    """Later events of the users of a sample, and of those who would be in it: what stands next to it.
+
+    Args:
+      config: of the log, and of `load_sample`.
+      max_events: as of `load_sample`.
+      sample: what `load_sample` returned.
+      later: events of any users.
+
+    Raises:
+      UserError: none is left.
+    """
+    if not config.data:
+        return later
+    user_id = as_text(later.user_id) if is_text(sample.user_id) else later.user_id
+    kept = later.of_users(in_sample(open_sharded_log(config), max_events, user_id))
+    if not kept.num_events:
+        raise UserError(
+            f"none of the {later.num_events:,} new events is of a user of the sample of --data={config.data}: raise "
+            "--max_memory_gb, or give more days of events"
+        )
+    return kept
 
 
 def load_users(config: DataConfig, user_ids: Collection[str]) -> LifelongLog:
