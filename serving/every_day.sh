@@ -16,8 +16,14 @@ fail() { echo "error: $*" >&2; exit 2; }
 label() { sed -n "s/.*key: \"$2\" value: \([0-9][0-9]*\).*/\1/p" "$1" | head -n 1; }
 numbers() { find "$1" -mindepth 1 -maxdepth 1 -type d -printf '%f\n' 2>/dev/null | grep -E '^[0-9]+$' | sort -n || true; }
 
+require_labels() {  # before anything is changed
+  [ -f "$1" ] || fail "$1 does not exist: copy serving/models.config there, and set base_path"
+  for name in stable canary; do
+    [ -n "$(label "$1" "$name")" ] || fail "$1 has no line: version_labels { key: \"$name\" value: NUMBER }"
+  done
+}
+
 move_label() {  # file, label, version: the file is replaced as a whole
-  [ -n "$(label "$1" "$2")" ] || fail "$1 has no line: version_labels { key: \"$2\" value: NUMBER }"
   sed "s/\(key: \"$2\" value: \)[0-9][0-9]*/\1$3/" "$1" > "$1.aside"
   mv "$1.aside" "$1"
 }
@@ -26,7 +32,7 @@ refresh() {
   [ $# -ge 4 ] || fail "refresh needs RUN_DIR EXPORT_DIR EVENTS MODELS_CONFIG"
   local run_dir=$1 export_dir=$2 events=$3 config=$4
   shift 4
-  [ -f "$config" ] || fail "$config does not exist: copy serving/models.config there, and set base_path"
+  require_labels "$config"
   local last next
   last=$({ numbers "$export_dir"; numbers "$export_dir/rolled_back"; } | sort -n | tail -n 1)
   [ -n "$last" ] || fail "$export_dir holds no version: export one first"
@@ -35,18 +41,17 @@ refresh() {
     --version="$next" "$@"
   move_label "$config" canary "$next"
   echo "canary: version $next; stable: version $(label "$config" stable)"
-  local kept
-  kept=$(numbers "$export_dir" | tail -n "${KEEP:-3}")
-  for number in $(numbers "$export_dir"); do
-    if ! printf '%s\n' "$kept" "$(label "$config" stable)" "$next" | grep -qx "$number"; then
-      rm -rf "${export_dir:?}/$number"
-      echo "removed version $number"
-    fi
+  local stable
+  stable=$(label "$config" stable)
+  for number in $(numbers "$export_dir" | grep -vx -e "$stable" -e "$next" | head -n "-${KEEP:-3}"); do
+    rm -rf "${export_dir:?}/$number"
+    echo "removed version $number"
   done
 }
 
 release() {
   [ $# -eq 2 ] || fail "release needs EXPORT_DIR MODELS_CONFIG"
+  require_labels "$2"
   local canary
   canary=$(label "$2" canary)
   [ -f "$1/$canary/saved_model.pb" ] || fail "$1 holds no version $canary, which $2 calls canary"
@@ -56,6 +61,7 @@ release() {
 
 roll_back() {
   [ $# -eq 3 ] || fail "roll_back needs EXPORT_DIR MODELS_CONFIG VERSION"
+  require_labels "$2"
   [ -f "$1/$3/saved_model.pb" ] || fail "$1 holds no version $3; it holds: $(numbers "$1" | tr '\n' ' ')"
   move_label "$2" stable "$3"
   move_label "$2" canary "$3"

@@ -6,6 +6,7 @@ All ids are text. The events table holds category and brand, so that its new ite
 import dataclasses
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -91,11 +92,11 @@ def refresh(shop, *flags: str, export_dir: str = "", status: int = 0) -> str:
     return done.stdout if status == 0 else done.stderr
 
 
-def every_day(*arguments: str, status: int = 0) -> str:
+def every_day(*arguments: str, status: int = 0, python: str = sys.executable) -> str:
     """What serving/every_day.sh says."""
     done = subprocess.run(
         [str(ROOT / "serving" / "every_day.sh"), *arguments],
-        env=os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHON": python, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=600,
@@ -296,3 +297,27 @@ def test_a_canary_a_release_and_a_rollback_on_the_local_server(shop, days, tmp_p
     assert "holds no version 9, which" in every_day(
         "release", export_dir, models_config(tmp_path / "other.config", export_dir, 1, 9), status=2
     )
+
+
+def test_old_versions_go_and_nothing_is_done_without_labels(tmp_path):
+    """With a stand-in for the refresh: which versions stay, and that a missing label is said first."""
+    export_dir = tmp_path / "export"
+    for number in range(1, 8):
+        (export_dir / str(number)).mkdir(parents=True)
+    stand_in = tmp_path / "python"
+    stand_in.write_text(
+        f'#!/bin/sh\nfor one in "$@"; do case $one in --version=*) mkdir {export_dir}/${{one#*=}};; esac; done\n'
+    )
+    stand_in.chmod(0o755)
+    config = models_config(tmp_path / "models.config", str(export_dir), 2, 7)
+    refresh = ["refresh", "runs/mine", str(export_dir), "day.parquet"]
+    no_label = tmp_path / "no_label.config"
+    no_label.write_text(
+        "\n".join(line for line in pathlib.Path(config).read_text().splitlines() if "stable" not in line)
+    )
+    said = every_day(*refresh, str(no_label), status=2, python=str(stand_in))
+    assert 'no_label.config has no line: version_labels { key: "stable"' in said
+    assert versions(str(export_dir)) == [*range(1, 8)]
+    said = every_day(*refresh, config, python=str(stand_in))
+    assert "canary: version 8; stable: version 2" in said and "removed version 4" in said
+    assert versions(str(export_dir)) == [2, 5, 6, 7, 8]  # the labelled ones, and three more
