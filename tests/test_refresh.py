@@ -13,6 +13,7 @@ from trained import run_module
 
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.prepared_data import load_saved
 from longretriever_tf.datasets.load import load_log
 from longretriever_tf.datasets.log import ItemTable
@@ -342,3 +343,16 @@ def test_a_refresh_of_nothing_is_refused(trained, pair):
         refresh_version(trained.config, pair[0].directory, Catalogue())
     with pytest.raises(UserError, match="--whole_log says what --events=TABLE holds"):
         refresh_version(trained.config, pair[0].directory, Catalogue(recount=True, whole_log=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"whole_log": True, "recount": True}, "--recount says how to read the run's own log, and --whole_log"),
+        ({"item_column": "sku"}, "--item_column=sku is of the table of --items"),
+        ({"skip_new_categories": True}, "--skip_new_categories is of the table of --items"),
+    ],
+)
+def test_a_flag_that_nothing_would_read_is_refused(given, words):
+    with pytest.raises(UserError, match=words):
+        refresh_version(Config(), "exports/1", Catalogue(events="day.parquet", **given))

@@ -207,6 +207,15 @@ def test_a_log_that_does_not_fit_into_memory_is_refused():
         require_continuation(run, config, ShardedLog.__new__(ShardedLog), 0)
 
 
+def test_user_columns_keep_their_order():
+    log, config = text_world(), grown_config()
+    two = dataclasses.replace(log, profile={"a": next(iter(log.profile.values())), **log.profile})
+    run = EarlierRun("runs/old", config, prepare(config, two, START + DAYS * DAY_S // 2).corpus, {})
+    turned = dataclasses.replace(two, profile=dict(reversed(two.profile.items())))
+    with pytest.raises(UserError, match=f"--user_features=a,.* in the order {next(reversed(two.profile))}, "):
+        require_continuation(run, config, turned, START + DAYS * DAY_S)
+
+
 def without_part(directory: str, copy: pathlib.Path, part: str) -> pathlib.Path:
     shutil.copytree(directory, copy)
     shutil.rmtree(copy / part)

@@ -88,13 +88,7 @@ def refresh_version(run_config: Config, version_dir: str, catalogue: Catalogue) 
     Raises:
       UserError: the version was exported from other towers, a table is not one for them, or there is none.
     """
-    if not (catalogue.items or catalogue.events or catalogue.recount):
-        raise UserError(
-            "nothing to refresh by: give --items=TABLE (the catalogue), --events=TABLE (the day's events), or both; or "
-            "--recount, if the tables of the run's own log have grown"
-        )
-    if catalogue.whole_log and not catalogue.events:
-        raise UserError("--whole_log says what --events=TABLE holds, and there is none; give it, or leave the flag out")
+    _require_read(catalogue)
     corpus, arrays, models = load_for_export(run_config)
     towers = fingerprint_towers(run_config, corpus, models, arrays)
     _require_same_towers(towers, run_config.train.run_dir, version_dir)
@@ -113,6 +107,29 @@ def refresh_version(run_config: Config, version_dir: str, catalogue: Catalogue) 
     source = under_towers(trained, refreshed, catalogue.new_items, fresh)
     source = source._replace(later_events=_keep_events(config.train.run_dir, log, fresh, before, corpus.cut, catalogue))
     return RefreshedVersion(source, refreshed.counts | {"events counted": fresh.num_events}, told)
+
+
+def _require_read(catalogue: Catalogue) -> None:
+    """Refuses flags that nothing would read."""
+    if not (catalogue.items or catalogue.events or catalogue.recount):
+        raise UserError(
+            "nothing to refresh by: give --items=TABLE (the catalogue), --events=TABLE (the day's events), or both; or "
+            "--recount, if the tables of the run's own log have grown"
+        )
+    if catalogue.whole_log and not catalogue.events:
+        raise UserError("--whole_log says what --events=TABLE holds, and there is none; give it, or leave the flag out")
+    also = {"--recount": catalogue.recount, "--skip_last_days": catalogue.skip_last_days is not None}
+    if catalogue.whole_log and any(also.values()):
+        names = " and ".join(name for name, is_given in also.items() if is_given)
+        raise UserError(f"{names} says how to read the run's own log, and --whole_log reads no other: leave one out")
+    names = ("item_column", "item_name_column", "context")
+    given = [f"--{name}={value}" for name in names if (value := getattr(catalogue, name)) is not None]
+    given += ["--skip_new_categories"] if catalogue.skip_new_categories else []
+    if given and not catalogue.items:
+        raise UserError(
+            f"{given[0]} is of the table of --items, and there is none; events are read by the columns of the run: "
+            "leave the flag out"
+        )
 
 
 def _open_log(config: Config, before: Fingerprint, cut: int, catalogue: Catalogue) -> LogOfToday | None:

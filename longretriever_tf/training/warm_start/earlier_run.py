@@ -172,7 +172,13 @@ def _require_same_columns(named: str, run: EarlierRun, config: Config, log: Life
     )
     there, here = list(corpus.feature_values), [name for name in log.items.features if name != context]
     _require_same_names(named, "item", there, here)
-    _require_same_names(named, "user", list(corpus.profile_values), list(log.profile))
+    there, here = list(corpus.profile_values), list(log.profile)
+    _require_same_names(named, "user", there, here)
+    require(  # each has its place among the tokens of a user; features of items are summed up
+        there == here or not config.model.profile,
+        f"{named} was trained with --user_features={','.join(there)}, and this log has them in the order "
+        f"{', '.join(here)}: give them in that of the run",
+    )
 
 
 def _require_same_names(named: str, kind: str, there: list[str], here: list[str]) -> None:
