@@ -9,12 +9,14 @@ import sys
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from command_server import run_command
 from documents import ROOT, fences
 from worlds import block_world
 
 import longretriever_tf as lr
+from longretriever_tf.common.locks import hold_lock
 from longretriever_tf.config.config import Config, load_config, to_json
 from longretriever_tf.datasets.frames import frame_path
 
@@ -120,6 +122,11 @@ def test_frames_are_written_once_and_another_log_is_refused(frames, tmp_path):
     before = os.stat(frame_path(run_dir, "events")).st_mtime_ns
     lr.Config(events.copy(), items, run_dir=run_dir).write_frames()
     assert os.stat(frame_path(run_dir, "events")).st_mtime_ns == before  # or the log would be read anew
+    pq.write_table(pq.read_table(frame_path(run_dir, "items")), frame_path(run_dir, "items"), compression="gzip")
+    lr.Config(events, items, run_dir=run_dir).write_frames()  # the same table, as another pyarrow may write it
+    assert pq.read_metadata(frame_path(run_dir, "items")).row_group(0).column(0).compression == "GZIP"
+    with hold_lock(run_dir, "busy"), pytest.raises(lr.UserError, match="in use by another training"):
+        lr.Config(events[:1000], items, run_dir=run_dir).write_frames()
     shutil.copy(frame_path(run_dir, "items"), tmp_path / "items.parquet")
     (tmp_path / "run" / "config.json").write_text("{}")
     with pytest.raises(lr.UserError, match=r"whose events are others than this DataFrame of 1,000 rows.*load\("):
@@ -211,9 +218,11 @@ def test_a_wrong_question_is_named(export, frames):
         (lambda: export.recommend("u1003", profile={"age": "3"}), "profile=.*the log knows"),
         (lambda: export.recommend(events), "history: the DataFrame holds 31 users in 'user_id'"),
         (lambda: export.recommend(history.drop(columns="item_id")), "history: the DataFrame has no column 'item_id'"),
+        (lambda: export.recommend(history.assign(item_id=b"tea")), "history, column 'item_id': .* bytes, not text"),
         (lambda: export.recommend(history.assign(timestamp="soon")), "history, column 'timestamp': .* are not times"),
         (lambda: export.evaluate(), "'exports/first' is an export, which is evaluated with its run"),
         (lambda: export.export("exports/second"), "'exports/first' is an export already"),
+        (lambda: lr.load("runs/first").evaluate(max_users=-1), "max_users=-1: expected a whole number"),
         (lambda: lr.load("runs/first").evaluate("train"), "split='train': expected one of validation, test"),
         (lambda: lr.load("runs"), "'runs' is neither a run directory nor an export"),
     ):

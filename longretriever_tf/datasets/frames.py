@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.files import require_writable, write_bytes_atomically
+from longretriever_tf.common.locks import hold_lock
 from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets.event_log.columns import LogTable
 from longretriever_tf.datasets.event_log.delimited import Unreadable
@@ -93,20 +94,23 @@ def write_frames(run_dir: str, tables: Mapping[str, pa.Table]) -> None:
       tables: by name.
 
     Raises:
-      UserError: the directory cannot be written, or holds a run of other tables.
+      UserError: the directory cannot be written, is in use, or holds a run of other tables.
     """
     contents = {frame_path(run_dir, name): _to_parquet(table) for name, table in tables.items()}
     changed = {path: content for path, content in contents.items() if not _holds(path, content)}
-    if changed and os.path.exists(os.path.join(run_dir, "config.json")):
-        name = os.path.basename(next(iter(changed))).removesuffix(".parquet")
-        raise UserError(
-            f"run_dir={run_dir!r} holds a run whose {name} are others than this DataFrame of "
-            f"{tables[name].num_rows:,} rows: train in another run_dir, or open that run by load({run_dir!r})"
-        )
-    if changed:
-        require_writable(os.path.join(run_dir, FOLDER))
-    for path, content in changed.items():  # a file that stays as it is keeps its time: its log need not be read again
-        write_bytes_atomically(path, content)
+    if not changed:
+        return
+    require_writable(os.path.join(run_dir, FOLDER))
+    busy = f"{run_dir!r} is in use by another training ({{}}): wait for it, stop it, or train in another run_dir"
+    with hold_lock(run_dir, busy):  # a training that has just begun reads its tables
+        if os.path.exists(os.path.join(run_dir, "config.json")):
+            name = os.path.basename(next(iter(changed))).removesuffix(".parquet")
+            raise UserError(
+                f"run_dir={run_dir!r} holds a run whose {name} are others than this DataFrame of "
+                f"{tables[name].num_rows:,} rows: train in another run_dir, or open that run by load({run_dir!r})"
+            )
+        for path, content in changed.items():  # one that stays as it is keeps its time: its log need not be read again
+            write_bytes_atomically(path, content)
 
 
 def _to_parquet(table: pa.Table) -> bytes:
@@ -116,10 +120,16 @@ def _to_parquet(table: pa.Table) -> bytes:
 
 
 def _holds(path: str, content: bytes) -> bool:
-    if not os.path.exists(path) or os.path.getsize(path) != len(content):
+    """Whether the file has this table; another version of pyarrow may have written it in other bytes."""
+    if not os.path.exists(path):
         return False
     with open(path, "rb") as file:
-        return file.read() == content
+        if file.read() == content:
+            return True
+    try:
+        return bool(pq.read_table(path).equals(pq.read_table(pa.BufferReader(content))))
+    except (OSError, pa.ArrowException):  # torn
+        return False
 
 
 def read_history(frame: pd.DataFrame, spec: DataConfig, now: float) -> dict[str, Any]:
@@ -137,11 +147,8 @@ def read_history(frame: pd.DataFrame, spec: DataConfig, now: float) -> dict[str,
     Raises:
       UserError: names the column and the value at fault.
     """
-    if spec.user_column in frame.columns and frame[spec.user_column].nunique() > 1:
-        raise UserError(
-            f"history: the DataFrame holds {frame[spec.user_column].nunique():,} users in {spec.user_column!r}; give "
-            "the rows of one"
-        )
+    if list(frame.columns).count(spec.user_column) == 1 and (users := frame[spec.user_column].nunique()) > 1:
+        raise UserError(f"history: the DataFrame holds {users:,} users in {spec.user_column!r}; give the rows of one")
     columns = {spec.item_column: "item_column", spec.timestamp_column: "timestamp_column"}
     if spec.weight_column:
         columns[spec.weight_column] = "weight_column"
@@ -162,9 +169,11 @@ def read_history(frame: pd.DataFrame, spec: DataConfig, now: float) -> dict[str,
 
 def _log_table(name: str, table: pa.Table) -> LogTable:
     """The columns as if they had been read from a file."""
-    try:
-        plain = {column: plain_column(table.column(column)) for column in table.column_names}
-    except Unreadable as error:
-        raise UserError(f"{name}: {error}") from error
+    plain = {}
+    for column in table.column_names:
+        try:
+            plain[column] = plain_column(table.column(column))
+        except Unreadable as error:
+            raise UserError(f"{name}, column {column!r}: {error}") from error
     num_rows = np.array([table.num_rows], np.int64)
     return LogTable(name, Parts(pa.table(plain), (name,), num_rows, first_row=0, is_one=True))

@@ -52,7 +52,8 @@ def _described_items(config: Config, trained: Corpus, log: LogOfToday) -> ItemTa
     """A table that says the category and the features of items beyond the last version's; None: nothing says them."""
     needed = {*trained.feature_values, *([] if num_clusters(trained.context) else [trained.context])}
     # Events of a log with a table of items have a blank category in place of theirs: that says nothing.
-    if log.table is not None and say_items(log.data) and needed <= set(log.table.items.features):
+    is_said = say_items(log.data) and not asks_text_clusters(trained.context)
+    if log.table is not None and is_said and needed <= set(log.table.items.features):
         return fill_missing_context(log.table.items, column_of_context(config.data))
     if log.is_recounted and not log.is_whole:
         return log.own.items if not log.data.data else open_sharded_log(log.data).items
