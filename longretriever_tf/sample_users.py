@@ -47,6 +47,7 @@ def main(argv: Sequence[str]) -> None:
     from longretriever_tf.data.window.sample import load_sample, load_users
     from longretriever_tf.retrieval.export.explanation import parse_time
     from longretriever_tf.retrieval.export.saved_model import extra_config_dir, latest_version, load_extra
+    from longretriever_tf.retrieval.fingerprint import read_fingerprint
     from longretriever_tf.serving.explorer.users import held_out_window, sample_users
 
     require_output(_OUTPUT.value)
@@ -62,7 +63,8 @@ def main(argv: Sequence[str]) -> None:
     print(
         f"{_OUTPUT.value}: {len(users)} users, {sum(len(user['item_id']) for user in users):,} events{_held_out(users)}"
     )
-    if window and as_of < corpus.cut:
+    counted = max(corpus.cut, read_fingerprint(extra_config_dir(version_dir)).statistics_as_of)  # of a refresh: later
+    if window and as_of < counted:
         print(f"as of {np.datetime64(as_of, 's')} the export has learned from held-out events: hits say less")
 
 

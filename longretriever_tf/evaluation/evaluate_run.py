@@ -136,7 +136,26 @@ def make_served(config: Config, window: OpenWindow, export_dir: str) -> ServedSc
     """
     models = load_models(config, window.corpus, window.arrays["item_svd"])
     towers = fingerprint_towers(config, window.corpus, models, window.arrays)
-    return ServedScorer(export_dir, towers, window.corpus, window.log, window.as_of)
+    scorer = ServedScorer(export_dir, towers, window.corpus, window.log, window.as_of)
+    if note := note_of_leak(export_dir, scorer.statistics_as_of, window.as_of):
+        print(note, flush=True)
+    return scorer
+
+
+def note_of_leak(export_dir: str, counted_until: int, as_of: int) -> str:
+    """What to say of an export that was refreshed by events of the window that it is asked about; "" of others.
+
+    >>> note_of_leak("exports/mine", 1_800, 3_600)
+    ''
+    >>> note_of_leak("exports/mine", 3_600 + 7_200, 3_600)[:71]
+    'note: --export_dir=exports/mine counts 2.0 hours of the window that it '
+    """
+    if counted_until <= as_of:
+        return ""
+    return (
+        f"note: --export_dir={export_dir} counts {(counted_until - as_of) / 3600:.1f} hours of the window that it is "
+        "asked about among its statistics, so its metrics are too good: evaluate a version of before, or a later window"
+    )
 
 
 def _retrieval_variants(config: Config, group: str) -> dict[str, RetrievalConfig]:
