@@ -125,7 +125,8 @@ def main(argv: Sequence[str]) -> None:
     tables = " and ".join(filter(None, (_ITEMS.value, _EVENTS.value, "the run's log" if _RECOUNT.value else "")))
     with stage(f"laying {tables} under the towers of {_RUN_DIR.value}"):
         source, counts, events = refresh_version(run_config, version_dir, catalogue)
-    config = dataclasses.replace(source.config, index=flags.config_from_flags(source.config).index)
+    # The other flags are the command's own: --events here is not that of the run.
+    config = dataclasses.replace(source.config, index=flags.section_from_flags(source.config.index))
     source = source._replace(config=config)
     replay = check_in_fresh_process if _CHECK.value else None
     published = publish(source, _TO_DIR.value or _EXPORT_DIR.value, _VERSION.value, replay, category_shards)

@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ from trained import run_module
 
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
-from longretriever_tf.config.config import Config
+from longretriever_tf.config.config import Config, DataConfig, to_json
 from longretriever_tf.data.batches.prepared_data import load_saved
 from longretriever_tf.datasets.load import load_log
 from longretriever_tf.datasets.log import ItemTable
@@ -356,3 +358,36 @@ def test_a_refresh_of_nothing_is_refused(trained, pair):
 def test_a_flag_that_nothing_would_read_is_refused(given, words):
     with pytest.raises(UserError, match=words):
         refresh_version(Config(), "exports/1", Catalogue(events="day.parquet", **given))
+
+
+OF_A_PREPARED_LOG = """
+import sys, types
+from absl import flags as absl_flags
+from longretriever_tf import refresh
+from longretriever_tf.config.config import load_config
+from longretriever_tf.retrieval.export import publish, refresh as steps
+
+def version(config, version_dir, catalogue):
+    source = publish.Source(config, *[None] * (len(publish.Source._fields) - 1))
+    return steps.RefreshedVersion(source, {}, "")
+
+def published(source, export_dir, *_):
+    print("data:", source.config.data.data, source.config.data.events, "index:", source.config.index.index)
+    sys.exit(0)
+
+steps.refresh_version, publish.publish = version, published
+absl_flags.FLAGS(["", *sys.argv[1:]])
+refresh.main([])
+"""
+
+
+def test_the_flags_of_a_refresh_are_not_laid_over_the_log_of_the_run(tmp_path):
+    """The run of a prepared log takes no --events in training, and a refresh of it does."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(to_json(Config(data=DataConfig(data="shards"))))
+    (tmp_path / "export" / "1").mkdir(parents=True)
+    given = f"--run_dir={tmp_path}/run", f"--export_dir={tmp_path}/export", "--events=day.csv", "--index=packed"
+    line = [sys.executable, "-c", OF_A_PREPARED_LOG, *given]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("data: shards  index: packed\n")

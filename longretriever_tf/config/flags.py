@@ -99,6 +99,15 @@ def data_from_flags() -> config_lib.DataConfig:
     return with_format(data, _given_flags(data))
 
 
+def section_from_flags(base: Any) -> Any:
+    """One section with the flags that were given laid over it, for a command whose own flags bear names of others.
+
+    Args:
+      base: of a config, say its `index`.
+    """
+    return dataclasses.replace(base, **_given_flags(base))
+
+
 def _given_flags(section: Any) -> dict[str, Any]:
     """The settings of a section whose flags were given, by name."""
     given = {}
