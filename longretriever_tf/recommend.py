@@ -5,6 +5,7 @@
 Prints the interests with scores and dates, the draw, the candidates of each interest, and the merged list.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 from absl import flags as absl_flags
@@ -42,7 +43,9 @@ def main(argv: Sequence[str]) -> None:
     from longretriever_tf.retrieval.export.saved_model import extra_config_dir, latest_version
 
     version_dir = latest_version(_EXPORT_DIR.value)
-    config = flags.config_from_flags(load_config(extra_config_dir(version_dir)))
+    config = load_config(extra_config_dir(version_dir))
+    # Where the data lie, and nothing else: --seed and --num_interests are this request's, not those of the training.
+    config = dataclasses.replace(config, data=flags.section_from_flags(config.data))
     from longretriever_tf.retrieval.export.explanation import Question, explain_user
 
     interests = _NUM_INTERESTS.value, _TOP_INTERESTS.value, _THRESHOLD.value

@@ -43,7 +43,8 @@ def export_dir(tmp_path_factory) -> str:
     ):
         done = run_module(name, *extra, f"--run_dir={run}")
         assert done.returncode == 0, done.stderr
-    done = run_module("recommend", f"--export_dir={export}", "--user=1003")
+    # More interests than the export draws, and a seed that no training takes.
+    done = run_module("recommend", f"--export_dir={export}", "--user=1003", "--num_interests=30", "--seed=-1")
     assert done.returncode == 0 and "merged list" in done.stdout, done.stderr
     return export
 
