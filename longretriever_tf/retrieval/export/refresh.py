@@ -120,14 +120,14 @@ def _require_read(catalogue: Catalogue) -> None:
         raise UserError("--whole_log says what --events=TABLE holds, and there is none; give it, or leave the flag out")
     also = {"--recount": catalogue.recount, "--skip_last_days": catalogue.skip_last_days is not None}
     if catalogue.whole_log and any(also.values()):
-        names = " and ".join(name for name, is_given in also.items() if is_given)
-        raise UserError(f"{names} says how to read the run's own log, and --whole_log reads no other: leave one out")
-    names = ("item_column", "item_name_column", "context")
-    given = [f"--{name}={value}" for name in names if (value := getattr(catalogue, name)) is not None]
-    given += ["--skip_new_categories"] if catalogue.skip_new_categories else []
-    if given and not catalogue.items:
+        given = " and ".join(name for name, is_given in also.items() if is_given)
+        raise UserError(f"{given} says how to read the run's own log, and --whole_log reads no other: leave one out")
+    columns = ("item_column", "item_name_column", "context")
+    of_items = [f"--{name}={value}" for name in columns if (value := getattr(catalogue, name)) is not None]
+    of_items += ["--skip_new_categories"] if catalogue.skip_new_categories else []
+    if of_items and not catalogue.items:
         raise UserError(
-            f"{given[0]} is of the table of --items, and there is none; events are read by the columns of the run: "
+            f"{of_items[0]} is of the table of --items, and there is none; events are read by the columns of the run: "
             "leave the flag out"
         )
 
