@@ -2,6 +2,8 @@
 
 import datetime
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,9 @@ def write(request, tmp_path):
         return path
 
     return write_table
+
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def read(events, **fields):
@@ -271,6 +276,28 @@ def test_what_lies_within_a_second_keeps_its_order_through_the_prepared_records(
         log = load_log(config)
         assert log.items.item_id[log.item_row].tolist() == item.tolist()
         assert log.timestamp.tolist() == (1_600_000_000 + millisecond // 1000).tolist()
+
+
+def test_columns_keep_their_order_in_a_process_that_reads_prepared_records(tmp_path):
+    """By this order checkpoints hold the tables of the columns."""
+    ids = [f"u{n}" for n in range(4)]
+    columns = {name: ["a", "b", "a", "b"] for name in ("size", "brand", "maker", "colour", "aisle")}
+    pd.DataFrame({"user_id": ids, "item_id": ["i1", "i2", "i3", "i1"], "timestamp": [5, 6, 7, 8]}).to_parquet(
+        tmp_path / "events.parquet"
+    )
+    items = pd.DataFrame({"item_id": ["i1", "i2", "i3"], "category": "x", **{k: v[:3] for k, v in columns.items()}})
+    items.to_parquet(tmp_path / "items.parquet")
+    pd.DataFrame({"user_id": ids, **columns}).to_parquet(tmp_path / "users.parquet")
+    fields = {name: str(tmp_path / f"{name}.parquet") for name in ("events", "items", "users")}
+    fields |= {"item_features": tuple(columns), "user_features": tuple(columns), "data_dir": str(tmp_path / "tfds")}
+    code = "from longretriever_tf.config.config import DataConfig\n"
+    code += "from longretriever_tf.datasets.load import load_log\n"
+    code += f"log = load_log(DataConfig(dataset='event_log', **{fields!r}))\n"
+    code += "print(*log.items.features, *log.profile)"
+    log = load_log(DataConfig(dataset="event_log", **fields))
+    assert list(log.items.features) == ["category", *columns] and list(log.profile) == list(columns)
+    read = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert read.stdout.splitlines()[-1].split() == [*log.items.features, *log.profile]
 
 
 RECEIPTS = {  # receipt 1 of user a on three days, half an hour each; receipt 2 once; b's receipt 1 once

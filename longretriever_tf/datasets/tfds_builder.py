@@ -21,6 +21,7 @@ from longretriever_tf.datasets.log import ItemTable, LifelongLog
 SPLIT = "log"
 KINDS = ("users", "items")
 _COUNTS = "counts"
+_COLUMNS = "columns"
 _USERS_PER_BATCH = 256
 _ITEMS_PER_BATCH = 8192
 
@@ -101,6 +102,9 @@ class LifelongBuilder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.1.0": "Ties of time in order of basket and item; counts of all rows."}
 
+    layout_is_code: ClassVar[bool] = True
+    """Whether the columns are written in the builder, and not read from tables."""
+
     @property
     def kind(self) -> str:
         """`users` or `items`."""
@@ -128,6 +132,7 @@ class LifelongBuilder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
         log = self.source_log()
         self.info.metadata[_COUNTS] = log.counts
+        self.info.metadata[_COLUMNS] = [*log.profile] if self.kind == "users" else [*log.items.features]
         if self.kind == "users":
             for line in (accounts.describe(log.counts), *accounts.notes(log.counts)):
                 print(f"{self.name}: {line}", file=sys.stderr)
@@ -171,7 +176,15 @@ def _read_items(builder: LifelongBuilder) -> ItemTable:
 
 
 def _names(builder: LifelongBuilder, group: str) -> list[str]:
-    return list(builder.info.features[group])
+    """The columns in the order of the source: features.json is read back in an order that changes with the process.
+
+    Checkpoints hold a table for each, by position. Records of before, which do not say the order, are read by name.
+    """
+    names = list(builder.info.features[group])
+    order = (builder.info.metadata or {}).get(_COLUMNS, ())
+    if builder.layout_is_code:
+        return names
+    return list(order) if sorted(order) == sorted(names) else sorted(names)
 
 
 def _decode(column: np.ndarray) -> np.ndarray:

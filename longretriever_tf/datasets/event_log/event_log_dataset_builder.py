@@ -78,6 +78,8 @@ class Builder(tfds_builder.LifelongBuilder):
     The tables are read when an unprepared builder is made: their columns say whether ids are numbers or text.
     """
 
+    layout_is_code = False
+
     def __init__(
         self,
         *,
