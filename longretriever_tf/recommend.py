@@ -32,7 +32,10 @@ _THRESHOLD = absl_flags.DEFINE_float(
 )
 _SEED = absl_flags.DEFINE_integer("seed", 1, "Seed of the draw; -1: a fresh one each time.")
 _AS_OF = absl_flags.DEFINE_string(
-    "as_of", "", "Time of the request, UTC (2017-12-04 or 2017-12-04T04:01:20); empty: the training cut."
+    "as_of",
+    "",
+    "Time of the request, UTC (2017-12-04 or 2017-12-04T04:01:20); empty: the time until which the export counts "
+    "events, the training cut or that of the last refresh.",
 )
 _DATA_DIR = absl_flags.DEFINE_string("data_dir", "", "Where TFDS keeps prepared data, if not where training found it.")
 

@@ -32,7 +32,7 @@ class Question:
       k: list length.
       num_interests, top_interests, interest_threshold: None: the export's own.
       seed: of the draw.
-      as_of: time as text; empty: the training cut.
+      as_of: time as text; empty: the time until which the version counts events (the training cut, or a refresh).
     """
 
     user: str
@@ -53,7 +53,8 @@ def explain_user(version_dir: str, config: Config, question: Question) -> str:
     corpus = load_extra(version_dir)
     log = load_users(config.data, [question.user] if question.user else [])
     user = _find_user(log, question.user)
-    as_of_time = parse_time(question.as_of, corpus.cut)
+    counted = read_fingerprint(extra_config_dir(version_dir)).statistics_as_of or corpus.cut
+    as_of_time = parse_time(question.as_of, counted)
     signatures = load_version(version_dir).signatures
     history = request_columns(log, user, as_of_time, list(corpus.profile_values))
     options = _options(question, config.retrieval, history["history_item_id"].dtype)
@@ -76,8 +77,7 @@ def explain_user(version_dir: str, config: Config, question: Question) -> str:
         f"user {log.user_id[user]} as of {_date(as_of_time)} UTC, from {version_dir}",
         _history_line(log, user, as_of_time),
     ]
-    as_of = read_fingerprint(extra_config_dir(version_dir)).statistics_as_of or corpus.cut
-    head.append(f"popularity and repeats of items: counted until {_date(as_of)} UTC")
+    head.append(f"popularity and repeats of items: counted until {_date(counted)} UTC")
     how = f"drawn (*) of the top {len(_drawn(top))}, seed {question.seed}"
     if by_threshold:
         least = float(options["interest_threshold"][0])
@@ -149,14 +149,14 @@ def _find_user(log: LifelongLog, user: str) -> int:
     return row
 
 
-def parse_time(text: str, cut: int) -> int:
-    """Seconds UTC of `text`, the cut where it is empty.
+def parse_time(text: str, default: int) -> int:
+    """Seconds UTC of `text`, the default where it is empty.
 
     Raises:
       UserError: it is not a time.
     """
     if not text:
-        return cut
+        return default
     try:
         as_of_time = np.datetime64(text, "s")
         if not np.datetime64("1970-01-01") <= as_of_time < np.datetime64("3000-01-01"):  # NaT is neither
