@@ -77,5 +77,3 @@ def test_a_former_run_is_gone_on_from(former, tmp_path):
     done = run_module("train", f"--warm_start={former}/run", "--cut=test", f"--run_dir={tmp_path}/run")
     assert done.returncode == 0, done.stderr
     assert "14.0 new days" in done.stdout and "generation 1" in done.stdout
-    done = run_module("evaluate", f"--run_dir={tmp_path}/run", "--split=test", "--baselines=none", "--noplots")
-    assert done.returncode == 0, done.stderr

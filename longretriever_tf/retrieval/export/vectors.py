@@ -143,4 +143,5 @@ def _manifest(index: PackedIndex, corpus: Corpus, fingerprint: Fingerprint) -> d
         "towers": fingerprint.towers,
         "items": fingerprint.items,
         "statistics_as_of": fingerprint.statistics_as_of,
+        "generation": fingerprint.generation,
     }
