@@ -6,6 +6,7 @@ split, `log`, since the split into train, validation and test is global in time 
 """
 
 import abc
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -96,14 +97,30 @@ def _key(raw_id: int | str) -> bytes:
     return str(raw_id).encode("utf-8")
 
 
+def read_features(directory: str, kind: str) -> tfds.features.FeaturesDict:
+    """The features of prepared records, their columns in the order of the source.
+
+    features.json is read back in an order that changes with the process, and checkpoints hold a table for each column
+    by position. Records of before, which do not say the order, are read by name.
+    """
+    features = tfds.features.FeaturesDict.from_config(directory)
+    try:
+        with open(os.path.join(directory, "metadata.json"), encoding="utf-8") as file:
+            order = (json.load(file) or {}).get(_COLUMNS, ())
+    except FileNotFoundError:  # TFDS writes none where there is nothing to say
+        order = ()
+    group = "profile" if kind == "users" else "feature"
+    columns = features[group]
+    names = list(order) if sorted(order) == sorted(columns) else sorted(columns)
+    ordered = tfds.features.FeaturesDict({name: columns[name] for name in names})
+    return tfds.features.FeaturesDict({**features, group: ordered})
+
+
 class LifelongBuilder(tfds.core.GeneratorBasedBuilder):
     """Base of the builders; a subclass says how to read its source and what the records hold."""
 
     VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.1.0": "Ties of time in order of basket and item; counts of all rows."}
-
-    layout_is_code: ClassVar[bool] = True
-    """Whether the columns are written in the builder, and not read from tables."""
 
     @property
     def kind(self) -> str:
@@ -176,15 +193,7 @@ def _read_items(builder: LifelongBuilder) -> ItemTable:
 
 
 def _names(builder: LifelongBuilder, group: str) -> list[str]:
-    """The columns in the order of the source: features.json is read back in an order that changes with the process.
-
-    Checkpoints hold a table for each, by position. Records of before, which do not say the order, are read by name.
-    """
-    names = list(builder.info.features[group])
-    order = (builder.info.metadata or {}).get(_COLUMNS, ())
-    if builder.layout_is_code:
-        return names
-    return list(order) if sorted(order) == sorted(names) else sorted(names)
+    return list(builder.info.features[group])
 
 
 def _decode(column: np.ndarray) -> np.ndarray:

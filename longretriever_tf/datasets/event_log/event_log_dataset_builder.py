@@ -78,8 +78,6 @@ class Builder(tfds_builder.LifelongBuilder):
     The tables are read when an unprepared builder is made: their columns say whether ids are numbers or text.
     """
 
-    layout_is_code = False
-
     def __init__(
         self,
         *,
@@ -105,7 +103,7 @@ class Builder(tfds_builder.LifelongBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         if (self.data_path / "features.json").exists():  # prepared: no need to read the tables for their types
-            return self.make_info(tfds.features.FeaturesDict.from_config(self.data_dir))
+            return self.make_info(tfds_builder.read_features(self.data_dir, self.kind))
         return super()._info()
 
     def layout(self) -> tfds_builder.Layout:
