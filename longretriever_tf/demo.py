@@ -132,8 +132,5 @@ def _figures(models: dict[str, dict[str, dict[str, float]]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    if "--" in sys.argv:
-        end = sys.argv.index("--")
-        _of_train[:] = sys.argv[end + 1 :]
-        del sys.argv[end:]
+    _of_train[:] = flags.take_after_dashes(sys.argv)
     flags.run_command(main)

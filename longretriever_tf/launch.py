@@ -34,8 +34,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    if "--" in sys.argv:
-        end = sys.argv.index("--")
-        _of_train[:] = sys.argv[end + 1 :]
-        del sys.argv[end:]
+    _of_train[:] = flags.take_after_dashes(sys.argv)
     flags.run_command(main)

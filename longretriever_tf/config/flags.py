@@ -136,6 +136,16 @@ def training_config() -> config_lib.Config:
     return with_one_epoch(config_from_flags(base), given)
 
 
+def take_after_dashes(argv: list[str]) -> list[str]:
+    """Cuts off a command line what follows `--`, the flags of another command, and returns it."""
+    if "--" not in argv:
+        return []
+    end = argv.index("--")
+    rest = argv[end + 1 :]
+    del argv[end:]
+    return rest
+
+
 def run_command(main: Callable[[Sequence[str]], Any]) -> None:
     """Runs a command: a user's mistake is one line on stderr and exit status 2, never a traceback."""
 
