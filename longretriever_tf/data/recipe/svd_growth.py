@@ -10,6 +10,7 @@ TensorFlow.
 import numpy as np
 import scipy.sparse
 
+from longretriever_tf.common.ranges import offset_of
 from longretriever_tf.data.recipe.item_svd import DistinctPairs
 
 _RIDGE = 1e-3
@@ -72,8 +73,7 @@ def fold_in_rows(
     if not is_new[item].any():
         return rows
     weight = np.repeat(np.maximum(counts, 1) ** -0.5, counts).astype(np.float32)
-    offset = np.concatenate([[0], np.cumsum(counts)])
-    matrix = scipy.sparse.csr_matrix((weight, item, offset), shape=(len(counts), len(earlier_row)))
+    matrix = scipy.sparse.csr_matrix((weight, item, offset_of(counts)), shape=(len(counts), len(earlier_row)))
     own = np.bincount(item, weight.astype(np.float64) ** 2, len(earlier_row))
     taken = matrix.T @ (matrix @ rows) - own[:, None].astype(np.float32) * rows  # without the item's own row
     taken = _unit(taken)

@@ -75,7 +75,7 @@ class LogOfToday:
     kept: LaterEvents
     is_recounted: bool = False
 
-    @property
+    @functools.cached_property
     def later(self) -> LaterEvents:
         """The kept events, then those of the table, unless the table is all."""
         if self.is_whole or self.table is None:
