@@ -72,8 +72,16 @@ def test_the_split_holds_what_lies_before_the_window_and_no_more(exported):
 def test_a_peer_is_tuned_and_its_lists_have_the_recall_that_it_says(exported):
     flags, folder = exported
     lists = f"{folder}/lists.parquet"
-    done = run_script("run_peer", "up_cf", f"--split_dir={folder}/validation", f"--output={lists}", "--budget=3")
+    asked = ("run_peer", "up_cf", f"--split_dir={folder}/validation", f"--output={lists}", "--budget=3", "--workers=2")
+    done = run_script(*asked)
     assert done.returncode == 0, done.stderr
+    tried = folder / "lists.tried"
+    (tried / "2.json").unlink()
+    (folder / "lists.json").unlink()
+    before = {number: (tried / f"{number}.json").stat().st_mtime_ns for number in (1, 3)}
+    done = run_script(*asked)
+    assert done.returncode == 0, done.stderr
+    assert before == {number: (tried / f"{number}.json").stat().st_mtime_ns for number in (1, 3)}, "only 2 was missing"
     report = json.loads((folder / "lists.json").read_text())
     assert report["budget"]["settings"] == len(report["tried"]) == 3
     assert report["budget"]["examples"] == sum(one["examples"] for one in report["tried"]) > 0
