@@ -16,7 +16,7 @@ from longretriever_tf.data.batches.on_device import DeviceSource
 from longretriever_tf.data.batches.prepared_data import prepare, prepare_examples
 from longretriever_tf.models.build import build_models, set_token_scale
 from longretriever_tf.models.optimizer import LazyAdamW
-from longretriever_tf.models.stateless_dropout import StatelessRng
+from longretriever_tf.models.stateless_dropout import Groups, StatelessRng
 from longretriever_tf.training.device_phase import DevicePhase
 from longretriever_tf.training.distributed import gradients as gradients_lib
 from longretriever_tf.training.distributed.agreement import choose_groups, require_same_logs, require_same_settings
@@ -137,17 +137,54 @@ def test_the_batches_of_a_step_follow_the_devices_the_run_or_the_flag(tmp_path):
         choose_groups(config(distribute="multi_worker"), 3)
 
 
-def test_stacked_groups_draw_what_each_draws_alone():
-    step = tf.constant(7)
-    stacked = StatelessRng(3, step, [tf.constant(g) for g in (0, 1, 2)])
-    alone = [StatelessRng(3, step, [tf.constant(g)]) for g in (0, 1, 2)]
-    plain = StatelessRng(3, step)
-    for shape in ([12, 5], [3, 2, 7], [6]):
-        drawn = stacked.keep(tf.constant(shape), 0.4).numpy()
-        parts = [rng.keep(tf.constant([shape[0] // 3, *shape[1:]]), 0.4).numpy() for rng in alone]
+@pytest.mark.parametrize("xla", [False, True])
+def test_stacked_groups_draw_what_each_draws_alone(xla):
+    @tf.function(jit_compile=xla)
+    def draw(first, stacked, shapes):
+        rng = StatelessRng(3, tf.constant(7), Groups(first, stacked))
+        return [rng.keep(tf.constant(shape), 0.4) for shape in shapes]
+
+    shapes = [12, 5], [3, 2, 7], [6], [96, 50]
+    apart = [[shape[0] // 3, *shape[1:]] for shape in shapes]
+    together = draw(tf.constant(0), 3, shapes)
+    alone = [draw(tf.constant(group), 1, apart) for group in range(3)]
+    plain = StatelessRng(3, tf.constant(7))
+    for shape, drawn, *parts in zip(shapes, together, *alone, strict=True):
+        drawn, parts = drawn.numpy(), [part.numpy() for part in parts]
         np.testing.assert_array_equal(drawn, np.concatenate(parts))
         np.testing.assert_array_equal(parts[0], plain.keep(tf.constant([shape[0] // 3, *shape[1:]]), 0.4).numpy())
         assert shape[0] * np.prod(shape[1:]) < 9 or (parts[0] != parts[1]).any()
+    assert abs(together[3].numpy().mean() - 0.6) < 0.03
+
+
+def test_groups_of_any_shapes_draw_apart():
+    """Of one shape they are stacked; else each has a stream of its own."""
+    drawn = [
+        StatelessRng(3, tf.constant(7), Groups(tf.constant(group))).keep(tf.constant([size]), 0.5).numpy()
+        for group, size in ((0, 4000), (1, 4000), (2, 2000))
+    ]
+    np.testing.assert_array_equal(drawn[0], StatelessRng(3, tf.constant(7)).keep(tf.constant([4000]), 0.5).numpy())
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        size = min(len(drawn[one]), len(drawn[other]))
+        assert abs((drawn[one][:size] == drawn[other][:size]).mean() - 0.5) < 0.05
+
+
+def test_the_graph_of_a_step_does_not_grow_with_its_groups():
+    """A node for each group took minutes to build where a step has a hundred."""
+
+    def num_nodes(groups):
+        world = build({"max_length": 4}, device_input=True, batches_per_step=groups, num_snapshots=1)
+        phase = GroupedDevicePhase("towers", 1, world.phase.model, world.device, 1)
+        epoch, block = next(iter(world.device.make_dataset(0)))
+
+        @tf.function
+        def loss(bounds, step):
+            return phase.loss(world.device.build(epoch, bounds, block.shape), step, Groups(tf.constant(0), groups))
+
+        graph = loss.get_concrete_function(tf.constant(block.bounds[0]), tf.constant(0, tf.int64)).graph
+        return len(graph.as_graph_def().node)
+
+    assert num_nodes(2) == num_nodes(5)
 
 
 MODEL = {"dim": 8, "num_heads": 2, "ff_dim": 16, "svd_dim": 4, "profile": True, "item_id": True}
@@ -197,7 +234,7 @@ def oracle_steps(world: World, table: np.ndarray) -> list[float]:
                 world.phase.loss(
                     world.source.build(tf.constant(plan.rows[plan.start[i] : plan.stop[i]])),
                     optimizer.iterations,
-                    [tf.constant(g)],
+                    Groups(tf.constant(g)),
                 )
                 for g, i in enumerate(row.tolist())
                 if i >= 0

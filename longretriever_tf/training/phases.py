@@ -1,13 +1,13 @@
 """A phase of a run: one model's training. First the towers, then the learned interest score; or a baseline alone."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import tensorflow as tf
 
 from longretriever_tf.models.optimizer import LazyAdamW
-from longretriever_tf.models.stateless_dropout import StatelessRng
+from longretriever_tf.models.stateless_dropout import Groups, StatelessRng
 
 
 class Source(Protocol):
@@ -67,7 +67,7 @@ class Phase:
         """Examples in a batch: the first column of every kind of batch has a row for each."""
         return int(batch[0].shape[0])
 
-    def loss(self, batch: Any, step: tf.Tensor, groups: Sequence[tf.Tensor] | None = None) -> tf.Tensor:
+    def loss(self, batch: Any, step: tf.Tensor, groups: Groups | None = None) -> tf.Tensor:
         """Loss of a batch at a step of the phase; step and groups (`StatelessRng`) alone decide the draws."""
         return self.model.compute_loss((batch, StatelessRng(self.seed, step, groups)), training=True)
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 from longretriever_tf.data.batches.in_context import Batch
 from longretriever_tf.data.batches.on_device import Epoch, LoadedBlock, Shape
 from longretriever_tf.models.optimizer import LazyAdamW
+from longretriever_tf.models.stateless_dropout import Groups
 from longretriever_tf.training.device_phase import DevicePhase
 from longretriever_tf.training.distributed.cluster import Cluster
 from longretriever_tf.training.distributed.shared_step import SharedStep
@@ -46,9 +47,7 @@ class GroupedDevicePhase(DevicePhase):
         """Steps of a shape, of whose groups this process has its part."""
         own_shape = shape._replace(groups=shape.groups // self.cluster.num_replicas)
 
-        def loss(
-            epoch: Epoch, bounds: tf.Tensor, step: tf.Tensor, groups: list[tf.Tensor]
-        ) -> tuple[tf.Tensor, tf.Tensor]:
+        def loss(epoch: Epoch, bounds: tf.Tensor, step: tf.Tensor, groups: Groups) -> tuple[tf.Tensor, tf.Tensor]:
             batch = self.source.build(epoch, bounds, own_shape)
             num_scored = count_scored_groups(batch)
             return self.loss(batch, step, groups) * num_scored, num_scored

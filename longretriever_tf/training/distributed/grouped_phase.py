@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.models.optimizer import LazyAdamW
+from longretriever_tf.models.stateless_dropout import Groups
 from longretriever_tf.training.distributed.cluster import Cluster
 from longretriever_tf.training.distributed.gradients import REPLICATED, Tables
 from longretriever_tf.training.distributed.shared_step import SharedStep
@@ -92,7 +93,7 @@ class GroupedPhase(Phase):
         with self.cluster.scope():
             optimizer.build(self.variables())
 
-        def loss(batch: Any, step: tf.Tensor, groups: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        def loss(batch: Any, step: tf.Tensor, groups: Groups) -> tuple[tf.Tensor, tf.Tensor]:
             return self.loss(batch, step, groups), tf.constant(1.0)
 
         compiled: dict[Any, Callable[..., tf.Tensor]] = {}

@@ -6,11 +6,12 @@ from typing import Any
 import tensorflow as tf
 
 from longretriever_tf.models.optimizer import LazyAdamW
+from longretriever_tf.models.stateless_dropout import Groups
 from longretriever_tf.training.distributed.cluster import Cluster
 from longretriever_tf.training.distributed.gradients import REPLICATED, Layout, Packed, Tables
 
 Loss = Callable[..., tuple[tf.Tensor, tf.Tensor]]
-"""From a replica's input, the step and the numbers of its groups to the sum of their losses, and how many they are."""
+"""From a replica's input, the step and its groups to the sum of their losses, and how many they are."""
 
 
 class SharedStep:
@@ -42,29 +43,28 @@ class SharedStep:
         self._gradients = tf.function(self._of_batch, reduce_retracing=True, jit_compile=xla)
         self._move = tf.function(self._apply, jit_compile=True) if xla else self._apply
 
-    def make(self, index: int, taken: Sequence[tuple[Any, ...] | None], groups_each: int = 1) -> tf.Tensor:
+    def make(self, index: int, taken: Sequence[tuple[Any, ...] | None], stacked: int = 0) -> tf.Tensor:
         """The step of replica `index` of this process, within `Cluster.run`; the mean loss over all replicas.
 
         Args:
           index: of the replica within this process.
           taken: arguments of the loss, one after the other; None where the step has no batch for a group.
-          groups_each: groups that are stacked in each of them.
+          stacked: groups of one shape that lie side by side in each of them; 0: one alone, of any shape.
         """
         replica = self._cluster.local_replicas[index]
         packed: list[Packed | None] = []
         for position, given in enumerate(taken):
-            first = (replica * len(taken) + position) * groups_each
-            groups = [tf.constant(first + k) for k in range(groups_each)]
-            packed.append(None if given is None else self._gradients(given, groups))
+            first = tf.constant((replica * len(taken) + position) * max(stacked, 1))
+            packed.append(None if given is None else self._gradients(given, Groups(first, stacked)))
         return self._move(self._known_layout().reduce(packed, self._cluster, replica))
 
     def _known_layout(self) -> Layout:
         if self._layout is None:
-            tf.function(self._of_batch).get_concrete_function(self._spec, [tf.TensorSpec([], tf.int32)])
+            tf.function(self._of_batch).get_concrete_function(self._spec, Groups(tf.TensorSpec([], tf.int32)))
         assert self._layout is not None, "tracing makes it"
         return self._layout
 
-    def _of_batch(self, given: tuple[Any, ...], groups: list[tf.Tensor]) -> Packed:
+    def _of_batch(self, given: tuple[Any, ...], groups: Groups) -> Packed:
         with tf.GradientTape() as tape:
             loss, num_batches = self._loss(*given, self._optimizer.iterations, groups)
         gradients = tape.gradient(loss, self._variables)
