@@ -26,7 +26,7 @@ def render(name: str) -> str:
     lines = [f"| {' | '.join([table['heading'], *table['columns']])} |".replace("|  |", "| |")]
     lines.append("| --- " * (len(table["columns"]) + 1) + "|")
     for row in table["rows"]:
-        paths = sorted((ROOT / table["folder"]).glob(f"{row['files']}.json"))
+        paths = sorted((ROOT / row.get("folder", table["folder"])).glob(f"{row['files']}.json"))
         assert paths, f"{name}: no results {table['folder']}/{row['files']}.json"
         models = [json.loads(path.read_text(encoding="utf-8"))["models"][row["model"]] for path in paths]
         cells = [
