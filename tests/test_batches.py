@@ -43,7 +43,7 @@ class Ready:
     source: BatchSource
 
     def plan(self, epoch=0):
-        return plan_epoch(self.config, self.examples, self.prepared.corpus.category_offset, epoch)
+        return plan_epoch(self.config, self.examples, self.prepared.corpus.category_offset, epoch, self.source.fold)
 
 
 def make_ready(config, log=None):
@@ -53,6 +53,18 @@ def make_ready(config, log=None):
     return Ready(config, prepared, examples, source)
 
 
+def lumpy_world():
+    """`block_world` where some items are bought every second for ten seconds instead of once."""
+    log = block_world()
+    times = np.where(log.item_row % 5 == 0, 10, 1)
+    columns = ("item_row", "timestamp", "basket_id", "weight")
+    many = {name: np.repeat(getattr(log, name), times) for name in columns}
+    offset = np.concatenate([[0], np.cumsum(times)])
+    many["timestamp"] += np.arange(offset[-1]) - np.repeat(offset[:-1], times)
+    in_order = np.lexsort((many["timestamp"], np.repeat(np.arange(log.num_users), np.diff(offset[log.offset]))))
+    return dataclasses.replace(log, offset=offset[log.offset], **{name: many[name][in_order] for name in many})
+
+
 def pairs_of(log, prepared):
     return distinct_pairs(log, prepared.corpus.num_items)
 
@@ -60,8 +72,11 @@ def pairs_of(log, prepared):
 IN_BATCH = {"loss": "in_batch", "small_category": 13}
 KINDS = pytest.mark.parametrize(
     "train",
-    [{}, IN_BATCH, {**IN_BATCH, "in_context": False}, {"examples": "event"}, {"batch_size": 1}, {"batch_size": 10_000}],
-    ids=["full", "in_batch", "mixed", "event", "batch of one", "one batch"],
+    [
+        *({}, IN_BATCH, {**IN_BATCH, "in_context": False}, {"in_context": False}, {"examples": "event"}),
+        *({"batch_size": 1}, {"batch_size": 10_000}, {"history_folds": 3, "cross_fit_items": True}),
+    ],
+    ids=["full", "in_batch", "mixed", "mixed full", "event", "batch of one", "one batch", "folds"],
 )
 
 
@@ -86,6 +101,9 @@ def test_every_example_once_an_epoch_and_one_category_a_batch(train):
         assert all(0 < len(rows) <= ready.config.train.batch_size for rows in batches)
         categories = [len(np.unique(ready.examples.category[rows])) for rows in batches]
         assert max(categories) == 1 if ready.config.train.in_context else max(categories) > 1
+        fold = ready.prepared.user_fold[ready.examples.user]
+        folds = [len(np.unique(fold[rows])) for rows in batches]
+        assert max(folds) == 1 if ready.config.train.cross_fit_items else max(folds) > 1 or len(batches[0]) == 1
 
 
 @KINDS
@@ -129,13 +147,16 @@ def distinct_targets(ready, x):
 def test_a_batch_holds_what_its_rows_say(train):
     ready = make_ready(make_config(**train))
     prepared, examples, corpus = ready.prepared, ready.examples, ready.prepared.corpus
-    counts = np.bincount(prepared.log.item, minlength=corpus.num_items)
+    every_target = np.concatenate([distinct_targets(ready, x) for x in range(len(examples))])
+    counts = np.bincount(every_target, minlength=corpus.num_items)
     plan = ready.plan()
     wholes = set()
     for rows, batch in list(zip(rows_of(plan), ready.source.make_dataset(0).as_numpy_iterator(), strict=True))[:40]:
         items = batch.item[0]
         np.testing.assert_array_equal(batch.category, examples.category[rows])
         np.testing.assert_array_equal(batch.profile, prepared.log.profile[examples.user[rows]])
+        own = prepared.user_fold[examples.user[rows]] if ready.config.train.cross_fit_items else np.zeros(len(rows))
+        np.testing.assert_array_equal(np.unique(own), batch.recipe.fold)
         assert batch.token_item.shape == (len(rows), examples.length[rows].max())  # padded to its own longest
         np.testing.assert_array_equal((batch.token_item > 0).sum(1), examples.length[rows])
         real = batch.token_item > 0
@@ -161,6 +182,8 @@ def assert_whole(ready, rows, batch):
     """The batch holds its category's whole slice, with statistics and availability at each row's own time."""
     corpus, stats, category = ready.prepared.corpus, ready.prepared.stats, batch.category[0]
     low, high = corpus.category_offset[category], corpus.category_offset[category + 1]
+    if not ready.config.train.in_context:  # every item but padding and unknown
+        low, high = 2, corpus.num_items
     np.testing.assert_array_equal(batch.item, [np.arange(low, high)])
     stats_row = ready.examples.stats_row[rows]
     np.testing.assert_array_equal(batch.recipe.stats[batch.recipe.stats_row], stats.item[stats_row, low:high])
@@ -169,6 +192,25 @@ def assert_whole(ready, rows, batch):
     # What anyone took before the time is on offer: a token is, so the copy term can reach it.
     row, slot = np.nonzero(batch.token_item)
     assert batch.recipe.is_available[row, batch.token_local[row, slot]].all()
+
+
+def test_log_q_counts_targets_not_events():
+    """An item that a user takes ten times within a horizon is one target of that snapshot."""
+    ready = make_ready(make_config(**IN_BATCH), lumpy_world())
+    corpus, log = ready.prepared.corpus, ready.prepared.log
+    targets = np.concatenate([distinct_targets(ready, x) for x in range(len(ready.examples))])
+
+    def log_share(items):
+        """Of each item among those of its category."""
+        counts = np.bincount(items, minlength=corpus.num_items)
+        return np.log(counts[item] / np.bincount(corpus.item_category, counts)[corpus.item_category[item]])
+
+    found = {}
+    for batch in ready.source.make_dataset(0).as_numpy_iterator():
+        found |= dict(zip(batch.item[0][batch.target_local].tolist(), batch.target_probability.tolist(), strict=True))
+    item = np.array(list(found))
+    np.testing.assert_allclose(np.log(list(found.values())), log_share(targets), rtol=1e-5)
+    assert np.abs(log_share(targets) - log_share(log.item)).max() > 1  # else this tests nothing
 
 
 @pytest.mark.parametrize("small_category", [0, 13, 14, 1000])

@@ -61,6 +61,7 @@ def test_unknown_keys_are_refused_by_name(values, said):
         ("model", {"unknown_rate": -0.1}, ["--unknown_rate=-0.1", "expected at least 0"]),
         ("train", {"epochs": -1}, ["--epochs=-1", "above 0"]),
         ("train", {"history_folds": 1}, ["--history_folds=1", "at least 2"]),
+        ("train", {"cross_fit_items": True, "history_folds": 0}, ["--cross_fit_items", "--history_folds=0"]),
         ("train", {"batches_per_step": 0}, ["--batches_per_step=0", "above 0"]),
         (
             "train",
@@ -68,7 +69,7 @@ def test_unknown_keys_are_refused_by_name(values, said):
             ["--item_tables=by_category", "--device_input"],
         ),
         ("train", {"loss": "in_batch"}, ["--loss=in_batch", "--norepeat_term", "--noitem_stats"]),
-        ("train", {"in_context": False}, ["--noin_context", "--loss=in_batch"]),
+        ("train", {"in_context": False, "device_input": True}, ["--noin_context", "--device_input"]),
         ("retrieval", {"num_interests": -1}, ["--num_interests=-1", "at least 0"]),
         ("retrieval", {"interest_threshold": 0.5}, ["--interest_threshold=0.5", "at most 0"]),
         ("retrieval", {"num_interests": 21}, ["--num_interests=21", "--top_interests=20"]),

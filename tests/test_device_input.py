@@ -58,7 +58,8 @@ def build(model: dict | None = None, **train) -> World:
     )
     prepared = prepare(config, the_log(), int(the_log().timestamp.max()) - 14 * schema.DAY_S)
     examples, _ = prepare_examples(config, prepared)
-    retriever = build_models(config, prepared.corpus, prepared.item_svd).retriever
+    folds = prepared.history_embedding_rows if config.train.cross_fit_items else None
+    retriever = build_models(config, prepared.corpus, prepared.item_svd, folds).retriever
     source = BatchSource(config, prepared, examples)
     ordinary = Phase("towers", config.train.epochs, retriever, source, config.train.seed)
     set_token_scale(retriever.user_tower, source.make_dataset(0).take(8))
@@ -117,26 +118,26 @@ def ordinary_steps(world: World, epoch: int, optimizer: LazyAdamW) -> list[float
 
 
 @pytest.mark.parametrize(
-    "model, examples, groups, xla",
+    "model, train, groups, xla",
     [
-        ({}, "snapshot", 3, False),
-        ({}, "both", 2, False),
+        ({}, {}, 3, False),
+        ({}, {"examples": "both", "history_folds": 2, "cross_fit_items": True}, 2, False),
         (
             {"subsequence": "events", "repeat_term": False, "item_stats": False, "temperature": 0.5},
-            "snapshot",
+            {},
             1,
             False,
         ),
-        pytest.param({"item_id": True}, "snapshot", 2, True, marks=pytest.mark.slow),
+        pytest.param({"item_id": True}, {}, 2, True, marks=pytest.mark.slow),
     ],
-    ids=["three groups", "both kinds", "bare", "xla"],
+    ids=["three groups", "both kinds, folds", "bare", "xla"],
 )
-def test_an_epoch_on_the_device_makes_the_ordinary_steps(model, examples, groups, xla):
-    found = build(model, batches_per_step=groups, examples=examples)
+def test_an_epoch_on_the_device_makes_the_ordinary_steps(model, train, groups, xla):
+    found = build(model, batches_per_step=groups, **train)
     optimizer = LazyAdamW(0.01, 0.01, found.device.num_steps())
     step = found.device.make_step(optimizer, xla)
     losses = [float(step(block)) for block in found.device.source.make_dataset(0)]
-    oracle = build(model, batches_per_step=groups, examples=examples)
+    oracle = build(model, batches_per_step=groups, **train)
     expected = ordinary_steps(oracle, 0, LazyAdamW(0.01, 0.01, found.device.num_steps()))
     sizes = [block.num_steps for block in found.device.source.plan(0)[1]]
     means = [part.mean() for part in np.split(np.array(expected), np.cumsum(sizes)[:-1])]

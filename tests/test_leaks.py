@@ -13,7 +13,7 @@ from worlds import START, block_world, make_log
 
 from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.config.config import Config, ModelConfig, TrainConfig
-from longretriever_tf.data.batches.in_context import BatchSource, _sampling_probability
+from longretriever_tf.data.batches.in_context import BatchSource, sampling_probability
 from longretriever_tf.data.batches.interests import InterestSource
 from longretriever_tf.data.batches.prepared_data import example_history_embeddings, prepare, prepare_examples
 from longretriever_tf.datasets.complete_journey import complete_journey_dataset_builder as complete_journey
@@ -196,7 +196,9 @@ def everything(log, config, cut=CUT):
         "examples.user": encoded.user_id[examples.user],
         **fields("snapshots", snapshots, ["user"]),
         "snapshots.user": encoded.user_id[snapshots.user],
-        "probability": _sampling_probability(config, corpus, np.bincount(encoded.item, minlength=corpus.num_items)),
+        "probability": sampling_probability(
+            config, corpus, np.bincount(source.targets.item, minlength=corpus.num_items)
+        ),
         "batches": {str(i): tensor.numpy() for i, tensor in enumerate(batches)},
         "interest": {str(i): tensor.numpy() for i, tensor in enumerate(next(iter(interest.make_dataset(0))))},
         "vectors": vectors,

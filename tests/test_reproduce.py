@@ -389,6 +389,29 @@ def test_every_plan_of_the_repository_loads(path, monkeypatch):
     assert jobs and all(job.minutes > 0 for job in jobs.values())
 
 
+@pytest.mark.parametrize("plan", ["ablations", "paper_tables"])
+def test_runs_without_in_context_training_differ_in_nothing_else(plan, monkeypatch):
+    """Mixed batches next to single-category ones, under either loss, seed by seed."""
+    monkeypatch.chdir(ROOT)
+    runs = load_plan(f"configs/reproduce/{plan}.toml").runs
+    for ours, mixed in {"default": "mixed_full", "in_batch": "mixed_batches"}.items():
+        added = [flag for flag in runs[mixed].flags if flag not in runs[ours].flags]
+        assert set(runs[ours].flags) <= set(runs[mixed].flags)
+        assert added == ["--noin_context", "--max_logits=17000000"][: len(added)]  # the latter keeps the batch size
+        assert added and runs[ours].seeds == runs[mixed].seeds == (1, 2, 3)
+
+
+def test_the_paper_tables_compare_runs_of_one_loss_and_one_seed(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    plan = load_plan("configs/reproduce/paper_tables.toml")
+    jobs = make_jobs(plan, "made")
+    for seed in (1, 2, 3):
+        for measure, mixed in {"funnel/default": "mixed_full", "funnel_in_batch/in_batch": "mixed_batches"}.items():
+            channel = f"--channel_run=without_in_context=made/runs/{mixed}/seed{seed}"
+            assert channel in jobs[f"{measure}/seed{seed}"].flags
+    assert plan.runs["mind"].flags == ("--flagfile=configs/mind.flags", "--cut=validation")  # as it was tuned
+
+
 def test_the_command_shows_costs_and_asks_for_what_is_missing(tmp_path):
     def reproduce(*flags: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "longretriever_tf.reproduce", f"--plan={path}", f"--work_dir={tmp_path}/made"]

@@ -122,9 +122,12 @@ def full_softmax_oracle(world: World, batch: Batch) -> float:
     return total / mass
 
 
-@pytest.mark.parametrize("vector_loss_weight", [0.0, 0.4])
-def test_full_softmax_equals_the_oracle(vector_loss_weight):
-    world = build(make_config({"temperature": 0.7}, {"vector_loss_weight": vector_loss_weight}))
+@pytest.mark.parametrize(("vector_loss_weight", "in_context"), [(0.0, True), (0.4, True), (0.4, False)])
+def test_full_softmax_equals_the_oracle(vector_loss_weight, in_context):
+    """Over the category, or, of a mixed batch, over the whole corpus."""
+    world = build(
+        make_config({"temperature": 0.7}, {"vector_loss_weight": vector_loss_weight, "in_context": in_context})
+    )
     shake(world.model)
     batches = world.batches(6)
     for batch in batches:
@@ -138,6 +141,25 @@ def test_full_softmax_equals_the_oracle(vector_loss_weight):
 
 def with_available(batch: Batch, is_available: np.ndarray) -> Batch:
     return batch._replace(recipe=batch.recipe._replace(is_available=tf.constant(is_available)))
+
+
+def test_with_cross_fit_items_a_batch_trains_on_the_svd_of_its_own_fold():
+    """As a model would that has the table of that fold alone; requests read the SVD of all users."""
+    world = build(make_config(train={"history_folds": 2, "cross_fit_items": True}))
+    prepared, config = world.prepared, world.config
+    rows = prepared.history_embedding_rows
+    models = [build_models(config, prepared.corpus, svd).retriever for svd in (*rows, prepared.item_svd)]
+    ours = build_models(config, prepared.corpus, prepared.item_svd, rows).retriever
+    for model in (ours, *models):
+        shake(model)
+    batches, seen, item = world.batches(5), set(), np.arange(prepared.corpus.num_items, dtype=np.int32)
+    for batch in batches:
+        fold = int(batch.recipe.fold[0])
+        losses = [float(model.compute_loss((batch, None))) for model in (ours, *models)]
+        assert losses[0] == losses[1 + fold] and losses.count(losses[0]) == 2
+        seen.add(fold)
+    assert seen == {0, 1}
+    np.testing.assert_array_equal(ours.item_tower(item), models[-1].item_tower(item))
 
 
 def test_unavailable_items_neither_compete_nor_count_as_targets():
@@ -225,6 +247,7 @@ VARIANTS = {
     "default": ({}, {}),
     "paper": (PAPER["model"], PAPER["train"] | {"small_category": 1}),
     "mixed batches": (PAPER["model"], PAPER["train"] | {"in_context": False}),
+    "mixed batches, full softmax": ({}, {"in_context": False}),
     "no history token": ({"user_context": False}, {}),
     "profile": ({"profile": True, "num_layers": 2}, {}),
     "cosine": ({"normalize": True, "temperature": 0.05}, {}),

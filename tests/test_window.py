@@ -73,6 +73,7 @@ KINDS = {
     "snapshot": ({"subsequence": "events"}, {"examples": "snapshot"}),
     "in_batch": IN_BATCH,
     "mixed": (IN_BATCH[0], {**IN_BATCH[1], "in_context": False}),
+    "folds": ({}, {"history_folds": 3, "cross_fit_items": True}),
     "short": ({"history_events": 9}, {}),
     "no context token": ({"user_context": False}, {}),
     "held out": ({}, {"cut": "none", "validation_users": 0.3}),

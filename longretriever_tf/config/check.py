@@ -181,6 +181,11 @@ def _check_longretriever(config: Any) -> None:
         "--user_context reads the items' SVD: add --nouser_context, or leave --svd_dim above 0",
     )
     require(
+        not train.cross_fit_items or (model.reads_history_embedding and train.history_folds > 1),
+        f"--cross_fit_items reads the SVDs that --history_folds={train.history_folds} fits for --user_context: give at "
+        "least --history_folds=2 and no --nouser_context, or leave it out",
+    )
+    require(
         train.loss == "full" or not (model.repeat_term or model.item_stats),
         "--loss=in_batch scores by inner products alone: add --norepeat_term --noitem_stats, or use --loss=full",
     )
@@ -209,8 +214,9 @@ def _check_longretriever(config: Any) -> None:
         "not by ranges of categories; leave one of the two out",
     )
     require(
-        train.in_context or train.loss == "in_batch",
-        "--noin_context (mixed batches) needs --loss=in_batch: a mixed batch has no single category to score whole",
+        train.in_context or not train.device_input,
+        "--device_input with --noin_context (mixed batches): batches on the device are of one category each; leave one "
+        "of the two out",
     )
     require(
         retrieval.search == "category" or retrieval.merge in ("raw", "round_robin"),

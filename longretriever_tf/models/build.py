@@ -32,11 +32,18 @@ class Models:
     interest: InterestModel
 
 
-def build_models(config: Config, corpus: Corpus, item_svd: np.ndarray) -> Models:
-    """Makes both models, weights drawn from `config.train.seed`, every variable created."""
+def build_models(config: Config, corpus: Corpus, item_svd: np.ndarray, fold_svd: np.ndarray | None = None) -> Models:
+    """Makes both models, weights drawn from `config.train.seed`, every variable created.
+
+    Args:
+      config: the run's config.
+      corpus: vocabularies.
+      item_svd: [V, svd_dim] float32.
+      fold_svd: for a training with --cross_fit_items, [K, V, svd_dim] float32; see `models.towers.ItemTower`.
+    """
     tf.keras.utils.set_random_seed(config.train.seed)
     policy = "mixed_bfloat16" if config.train.mixed_precision else "float32"
-    retriever = LongRetriever(config, corpus, item_svd, tf.keras.mixed_precision.Policy(policy))
+    retriever = LongRetriever(config, corpus, item_svd, tf.keras.mixed_precision.Policy(policy), fold_svd)
     interest = InterestModel(corpus, config.model.history_dropout)
     history_embedding = tf.zeros([1, config.model.svd_dim if config.model.reads_history_embedding else 0])
     bag = tf.zeros([1, corpus.num_categories])

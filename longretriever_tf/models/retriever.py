@@ -35,6 +35,7 @@ class LongRetriever(tfrs.Model):
       corpus: vocabularies.
       item_svd: [V, svd_dim] float32, see `data.recipe.item_svd`.
       policy: precision of the Transformer; float32 by default.
+      fold_svd: [K, V, svd_dim], which --cross_fit_items trains the item tower on, see `models.towers.ItemTower`.
     """
 
     def __init__(
@@ -43,11 +44,12 @@ class LongRetriever(tfrs.Model):
         corpus: Corpus,
         item_svd: np.ndarray,
         policy: tf.keras.mixed_precision.Policy | None = None,
+        fold_svd: np.ndarray | None = None,
     ) -> None:
         super().__init__(name="long_retriever")
         self._config = config
         self._arguments = self._no_dependency({"config": config, "corpus": corpus, "item_svd": item_svd})
-        self.item_tower = ItemTower(config.model, corpus, item_svd)
+        self.item_tower = ItemTower(config.model, corpus, item_svd, fold_svd)
         self.user_tower = UserTower(config.model, corpus, policy)
         self._task = tfrs.tasks.Retrieval(temperature=config.model.temperature, remove_accidental_hits=True)
         self._vector_head = None
@@ -123,7 +125,8 @@ class LongRetriever(tfrs.Model):
             random = StatelessRng(self._config.train.seed, self.optimizer.iterations) if training else None
             inputs = inputs, random
         batch, random = inputs
-        item_vectors = self.item_tower(tf.reshape(batch.item, [-1]), random)
+        fold = tf.repeat(batch.recipe.fold, tf.shape(batch.item)[1])
+        item_vectors = self.item_tower(tf.reshape(batch.item, [-1]), random, fold)
         state = self.encode(batch, item_vectors, random)
         if self._config.train.loss == "full":
             return self._full_softmax(batch, item_vectors, state)

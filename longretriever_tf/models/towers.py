@@ -32,9 +32,13 @@ class ItemTower(tf.keras.layers.Layer):
       config: widths and switches.
       corpus: vocabularies and the item feature table.
       item_svd: frozen SVD of the training user x item matrix, [V, svd_dim] float32; rows of unknown items are 0.
+      fold_svd: for training, an SVD for each fold that has not seen its users, from `history_embedding.fit_folds`,
+        [K, V, svd_dim]; None: training reads `item_svd`.
     """
 
-    def __init__(self, config: ModelConfig, corpus: Corpus, item_svd: np.ndarray) -> None:
+    def __init__(
+        self, config: ModelConfig, corpus: Corpus, item_svd: np.ndarray, fold_svd: np.ndarray | None = None
+    ) -> None:
         super().__init__(name="item_tower")
         self._rate, self._config = config.unknown_rate, config
         self._features = tf.constant(corpus.item_feature)
@@ -46,15 +50,27 @@ class ItemTower(tf.keras.layers.Layer):
         self.id_table = _table(self, "item_id", corpus.num_items, config.dim) if config.item_id else None
         self.bias = self.add_weight(name="item_bias", shape=[corpus.num_items, 1], initializer="zeros")
         self.svd = tf.constant(item_svd) if config.svd_dim else None
+        # Half the bytes and the same numbers: `fit_folds` has rounded them to what bfloat16 holds.
+        self._fold_svd = None if fold_svd is None else tf.constant(fold_svd.reshape(-1, config.svd_dim), tf.bfloat16)
         self._project = (
             tf.keras.layers.Dense(config.dim, use_bias=False, name="project_svd") if config.svd_dim else None
         )
 
     @as_it_stands
-    def call(self, item: tf.Tensor, random: StatelessRng | None = None) -> tf.Tensor:
-        """Item index [n] int32 -> item vectors [n, D] float32."""
+    def call(self, item: tf.Tensor, random: StatelessRng | None = None, fold: tf.Tensor | None = None) -> tf.Tensor:
+        """Item vectors, [n, D] float32.
+
+        Args:
+          item: item index, [n] int32.
+          random: draws of this training step.
+          fold: through which table of `fold_svd` to read, [n] int32; None, or without such tables: `item_svd`.
+        """
         features = tf.gather(self._features, item)
-        svd = None if self.svd is None else tf.gather(self.svd, item)
+        svd = None
+        if self._fold_svd is not None and fold is not None:
+            svd = tf.cast(tf.gather(self._fold_svd, fold * len(self._item_category) + item), tf.float32)
+        elif self.svd is not None:
+            svd = tf.gather(self.svd, item)
         return self.embed(tf.gather(self._item_category, item), features, item, svd, random)
 
     def embed(

@@ -105,7 +105,8 @@ def assemble(
         assert isinstance(log, LifelongLog) and isinstance(prepared, Prepared), "baselines train in memory"
         return _assemble_baseline(config, log, cuts, prepared, cluster)
     with cluster.scope():
-        models = build_models(config, prepared.corpus, prepared.item_svd)
+        fold_svd = prepared.history_embedding_rows if config.train.cross_fit_items else None
+        models = build_models(config, prepared.corpus, prepared.item_svd, fold_svd)
     source, interest_source, num_new = _make_sources(config, prepared, since)
     epochs, seed = config.train.epochs, config.train.seed
     validate = _validate_towers(config, log, cuts, prepared, models)

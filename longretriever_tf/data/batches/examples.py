@@ -264,6 +264,11 @@ def training_examples(
     return examples, build(dataclasses.replace(config, train=dataclasses.replace(config.train, examples="snapshot")))
 
 
+def batch_folds(config: Config, user_fold: np.ndarray) -> np.ndarray:
+    """Folds that no batch mixes, of users: their own (`fold_of_users`) with --cross_fit_items, else 0 of all."""
+    return user_fold if config.train.cross_fit_items else np.zeros_like(user_fold)
+
+
 def take_examples(examples: Examples, which: np.ndarray) -> Examples:
     """Some of the examples: rows, or a mask."""
     columns = {field.name: getattr(examples, field.name)[which] for field in dataclasses.fields(examples)}

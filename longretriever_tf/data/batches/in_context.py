@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from longretriever_tf.common import schema
 from longretriever_tf.config.config import Config
-from longretriever_tf.data.batches.examples import Examples, distinct_targets
+from longretriever_tf.data.batches.examples import Examples, batch_folds, distinct_targets
 from longretriever_tf.data.batches.order import shuffled_rows
 from longretriever_tf.data.batches.pipeline import chosen_batches, numbered_batches
 from longretriever_tf.data.batches.prepared_data import Prepared, example_history_embeddings
@@ -37,12 +38,15 @@ class RecipeColumns(NamedTuple):
       stats_row: row of each example among the S G (time, group) pairs of `stats`, [G R] int32.
       is_available: whether anyone had taken the item before the example's time, [G R, n] bool; [G R, 0] unless
         `scores_full_category`.
+      fold: through which of the cross-fitted SVDs the item tower reads each group's items, [G] int32; 0 without
+        --cross_fit_items.
     """
 
     history_embedding: tf.Tensor
     stats: tf.Tensor
     stats_row: tf.Tensor
     is_available: tf.Tensor
+    fold: tf.Tensor
 
 
 class Batch(NamedTuple):
@@ -56,12 +60,12 @@ class Batch(NamedTuple):
       token_item: S_u(c, t) of each example, newest first, [G R, L] int32, 0 where padded.
       token_local: row of each token's item among the flat items, [G R, L] int32.
       features: of the tokens, [G R, L, F] float32.
-      item: items whose vectors the step needs, [G, n] int32: the whole category, or those of tokens and targets.
-      scores_full_category: whether `item` is the whole category, scalar bool.
+      item: items whose vectors the step needs, [G, n] int32: all that are scored, or those of tokens and targets.
+      scores_full_category: whether `item` is the whole category (of a mixed batch: corpus), scalar bool.
       target_row: example of each target, [t] int32; each group has t / G of them.
       target_local: row of the target among the flat items, [t] int32.
       target_weight: [t] float32.
-      target_probability: Q(item | category) on the training window, for logQ, [t] float32.
+      target_probability: Q(item | category), the item's share of the targets, for logQ, [t] float32.
       recipe: what the paper does not have.
     """
 
@@ -87,12 +91,16 @@ class EpochPlan(NamedTuple):
     stop: np.ndarray
 
 
-def plan_epoch(config: Config, examples: Examples, category_offset: np.ndarray, epoch: int) -> EpochPlan:
+def plan_epoch(
+    config: Config, examples: Examples, category_offset: np.ndarray, epoch: int, fold: np.ndarray | None = None
+) -> EpochPlan:
     """Regroups by category and length bucket, orders each group by a hash of (seed, epoch, example), cuts into batches.
 
-    Each example is used exactly once.
+    Each example is used exactly once. `fold` is of each, from `batch_folds`; None: 0 of all.
     """
-    group = example_groups(config, examples.length, examples.category)
+    if fold is None:
+        fold = np.zeros(len(examples), np.int64)
+    group = example_groups(config, examples.length, examples.category, fold)
     shuffled = shuffled_rows(examples.id, config.train.seed, epoch)
     rows = shuffled[np.argsort(group[shuffled], kind="stable")]
     present, size = np.unique(group, return_counts=True)
@@ -100,8 +108,16 @@ def plan_epoch(config: Config, examples: Examples, category_offset: np.ndarray, 
     return EpochPlan(rows, start, stop)
 
 
-def num_buckets(config: Config) -> int:
-    """Buckets of history length."""
+def category_of_groups(config: Config, group: np.ndarray) -> np.ndarray:
+    """Category of each of `example_groups`; 0 where batches are mixed."""
+    return group // (_num_folds(config) * _num_buckets(config))
+
+
+def _num_folds(config: Config) -> int:
+    return config.train.history_folds if config.train.cross_fit_items else 1
+
+
+def _num_buckets(config: Config) -> int:
     return len(_buckets(config)) + 1
 
 
@@ -109,15 +125,14 @@ def _buckets(config: Config) -> tuple[int, ...]:
     return DEVICE_BUCKETS if config.train.device_input else _BUCKETS
 
 
-def example_groups(config: Config, length: np.ndarray, category: np.ndarray) -> np.ndarray:
-    """The group of each example, [X] integers: category times `num_buckets`, plus the bucket of the length.
+def example_groups(config: Config, length: np.ndarray, category: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """The group of each example, [X] integers: by category, then by fold, then by the bucket of the length.
 
-    Mixed batches have one category in all, number 0.
+    Mixed batches have one category in all, number 0. `fold` is from `batch_folds`.
     """
     bucket = np.searchsorted(_buckets(config), length)
-    if not config.train.in_context:
-        return bucket.astype(np.uint16)
-    group = category.astype(np.int64) * num_buckets(config) + bucket
+    owner = fold + category.astype(np.int64) * (_num_folds(config) if config.train.in_context else 0)
+    group = owner * _num_buckets(config) + bucket
     return group.astype(np.uint16) if group.max(initial=0) < 2**16 else group  # NumPy sorts these by their digits
 
 
@@ -142,14 +157,15 @@ def cut_batches(
     train, edges = config.train, np.concatenate([[0], np.cumsum(size)]).tolist()
     bounds: list[tuple[int, int]] = []
     pending, pending_owner, capacity = 0, -1, train.batch_size
-    for owner, start, stop in zip((group // num_buckets(config)).tolist(), edges[:-1], edges[1:], strict=True):
+    for owner, start, stop in zip((group // _num_buckets(config)).tolist(), edges[:-1], edges[1:], strict=True):
         if owner != pending_owner:
             if pending_owner >= 0 and pending < start:
                 bounds.append((pending, start))
             pending, pending_owner = start, owner
             capacity = train.batch_size
             if train.loss == "full":
-                capacity = max(1, min(capacity, train.max_logits // int(num_items[owner])))
+                competing = num_items[owner // _num_folds(config)] if train.in_context else num_items.sum()
+                capacity = max(1, min(capacity, train.max_logits // int(competing)))
         while stop - pending >= max(1, capacity // 4):
             bounds.append((pending, min(stop, pending + capacity)))
             pending = bounds[-1][1]
@@ -169,6 +185,7 @@ class BatchSource:
 
     Attributes:
       examples: as given.
+      fold: of each example, from `batch_folds`, [X] int64.
       targets: of the examples.
       histories: tokens of the examples.
       history_embeddings: of the examples.
@@ -178,18 +195,19 @@ class BatchSource:
     def __init__(self, config: Config, prepared: Prepared, examples: Examples) -> None:
         corpus, log = prepared.corpus, prepared.log
         self._config, self.examples, self._offset = config, examples, corpus.category_offset
+        self.fold = batch_folds(config, prepared.user_fold)[examples.user]
         self.num_rows, self._num_batches = len(examples), len(self.plan(0).start)
         self.targets = targets = distinct_targets(examples, prepared.order)
         self.history_embeddings = example_history_embeddings(config, prepared, examples)
         self.histories: Histories = SearchedHistories(config, prepared, examples)
         if kept_bytes(config, examples) <= config.train.materialise_gb * 1e9:
             self.histories = keep_histories(config, self.histories, examples)
-        counts = np.bincount(log.item, minlength=corpus.num_items)
+        counts = np.bincount(targets.item, minlength=corpus.num_items)
         self._tables = BatchTables(config, corpus, prepared.stats, counts)
         with tf.device("/CPU:0"):
-            # One row per example: gathering a row of six costs what gathering one number does.
+            # One row per example: gathering a row of seven costs what gathering one number does.
             columns = (
-                *(examples.category, examples.user, examples.stats_row, self.history_embeddings.row),
+                *(examples.category, examples.user, examples.stats_row, self.history_embeddings.row, self.fold),
                 *(targets.offset[:-1], targets.offset[1:]),
             )
             self._example = tf.constant(np.stack([column.astype(np.int64) for column in columns], 1))
@@ -200,7 +218,7 @@ class BatchSource:
 
     def plan(self, epoch: int) -> EpochPlan:
         """The batches of an epoch."""
-        return plan_epoch(self._config, self.examples, self._offset, epoch)
+        return plan_epoch(self._config, self.examples, self._offset, epoch, self.fold)
 
     def num_batches(self) -> int:
         """Batches in an epoch."""
@@ -224,8 +242,8 @@ class BatchSource:
 
     def build(self, rows: tf.Tensor) -> Batch:
         """Reads and pads one batch of example rows ([R] int64), in the graph."""
-        columns = tf.unstack(tf.gather(self._example, rows), 6, 1)
-        category, user, stats_at, history_embedding_row, target_start, target_stop = columns
+        columns = tf.unstack(tf.gather(self._example, rows), 7, 1)
+        category, user, stats_at, history_embedding_row, fold, target_start, target_stop = columns
         target_row, at = flat_ranges(target_start, target_stop)
         return self._tables.make(
             BatchRows(
@@ -235,6 +253,7 @@ class BatchSource:
                 time=tf.gather(self._time, rows),
                 weight=tf.gather(self._weight, rows),
                 history_embedding=tf.gather(self._history_embedding, history_embedding_row),
+                fold=fold,
                 target_row=target_row,
                 target=tf.gather(self._target, at),
             ),
@@ -252,6 +271,7 @@ class BatchRows(NamedTuple):
       time: seconds UTC, [R] int64.
       weight: of each target, [R] float32.
       history_embedding: [R, D] float32.
+      fold: as of `batch_folds`, the same of all, [R] int64.
       target_row: example of each distinct target, [t] int32.
       target: item, [t] int32.
     """
@@ -262,6 +282,7 @@ class BatchRows(NamedTuple):
     time: tf.Tensor
     weight: tf.Tensor
     history_embedding: tf.Tensor
+    fold: tf.Tensor
     target_row: tf.Tensor
     target: tf.Tensor
 
@@ -273,20 +294,20 @@ class BatchTables:
       config: the run's config.
       corpus: the corpus.
       stats: item statistics on the grid of times.
-      item_count: events of each item before the cut, [V].
+      target_count: how many examples each item is a target of, [V].
     """
 
-    def __init__(self, config: Config, corpus: Corpus, stats: ItemStats, item_count: np.ndarray) -> None:
+    def __init__(self, config: Config, corpus: Corpus, stats: ItemStats, target_count: np.ndarray) -> None:
         self._config = config
         with tf.device("/CPU:0"):
             self._stats, self._first_time = tf.constant(stats.item), tf.constant(stats.first_time)
             self._category_offset = tf.constant(corpus.category_offset)
-            self._probability = tf.constant(_sampling_probability(config, corpus, item_count))
+            self._probability = tf.constant(sampling_probability(config, corpus, target_count))
 
     def make(self, rows: BatchRows, tokens: Tokens) -> Batch:
         """One batch, in the graph."""
         category, target = rows.category, rows.target
-        low, high = self._category_offset[category[0]], self._category_offset[category[0] + 1]
+        low, high = self._items_of(category[0])
         scores_full_category = self._has_few_items(high - low)
         item, token_local, target_local = tf.cond(
             scores_full_category,
@@ -298,7 +319,7 @@ class BatchTables:
         item, target_local = tf.ensure_shape(item, [None]), tf.ensure_shape(target_local, [None])
         stats_rows, stats_row = tf.unique(rows.stats_row)
         keep_stats = tf.where(scores_full_category, tf.size(stats_rows), 0)
-        stats = tf.gather(self._stats[:, low:high], stats_rows[:keep_stats])
+        stats = self._stats_of(stats_rows[:keep_stats], low, high)
         first_time = self._first_time[low : tf.where(scores_full_category, high, low)]
         # Snapshots share few times: comparing each time once and copying rows is far less than R n comparisons.
         as_of_times, as_of = tf.unique(rows.time)
@@ -319,13 +340,26 @@ class BatchTables:
                 stats=stats,
                 stats_row=stats_row,
                 is_available=tf.gather(first_time[None] < as_of_times[:, None], as_of),
+                fold=tf.cast(rows.fold[:1], tf.int32),
             ),
         )
+
+    def _items_of(self, category: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """First item of the category and the first beyond it; of a mixed batch, of all categories."""
+        if self._config.train.in_context:
+            return self._category_offset[category], self._category_offset[category + 1]
+        return self._category_offset[schema.FIRST_KNOWN], self._category_offset[-1]
+
+    def _stats_of(self, rows: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+        """Rows of the statistics of items `low:high`, cut in the order that copies less."""
+        if self._config.train.in_context:
+            return tf.gather(self._stats[:, low:high], rows)
+        return tf.gather(self._stats, rows)[:, low:high]
 
     def _has_few_items(self, size: tf.Tensor) -> tf.Tensor:
         train = self._config.train
         if train.loss == "full":
-            return tf.constant(True)
+            return tf.constant(True)  # of a mixed batch: the whole corpus
         return tf.logical_and(train.in_context, size <= train.small_category)
 
 
@@ -342,9 +376,19 @@ def _distinct(token_item: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.T
     return item, tf.reshape(local[:num_tokens], tf.shape(token_item)), local[num_tokens:]
 
 
-def _sampling_probability(config: Config, corpus: Corpus, item_count: np.ndarray) -> np.ndarray:
-    """Q(item | category) from the training window, or Q(item) for mixed batches, [V] float32, above 0."""
-    counts = item_count.astype(np.float64)
+def sampling_probability(config: Config, corpus: Corpus, target_count: np.ndarray) -> np.ndarray:
+    """Q(item | category), or Q(item) for mixed batches, [V] float32, above 0.
+
+    A negative of the in-batch loss is another example's target, so Q counts as batches do: each distinct target of each
+    example once an epoch, whatever its weight in the loss. Events are others: a snapshot counts a day's purchases in
+    several horizons, and an item bought twice within one once.
+
+    Args:
+      config: the run's config.
+      corpus: the corpus.
+      target_count: how many examples each item is a target of, [V].
+    """
+    counts = target_count.astype(np.float64)
     if config.train.in_context:
         totals = np.bincount(corpus.item_category, counts, corpus.num_categories)[corpus.item_category]
     else:

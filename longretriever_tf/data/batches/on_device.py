@@ -172,7 +172,7 @@ class DeviceSource:
         self.shapes = sorted({block.shape for block in blocks})
         columns = (
             *(examples.category, examples.user, examples.stats_row, examples.time),
-            *(kept.start.numpy(), kept.count.numpy(), source.history_embeddings.row),
+            *(kept.start.numpy(), kept.count.numpy(), source.history_embeddings.row, source.fold),
         )
         self._example = _on_device(np.stack([column.astype(np.int64) for column in columns], 1))
         self._weight = _on_device(examples.weight)
@@ -230,7 +230,8 @@ class DeviceSource:
         slot = tf.range(shape.rows, dtype=tf.int64)[None]
         rows = tf.reshape(bounds[:, :1] + tf.where(slot < bounds[:, 1:2], slot, 0), [-1])
         at = tf.gather(epoch.rows, rows)
-        category, user, as_of, time, start, count, history_embedding = tf.unstack(tf.gather(self._example, at), 7, 1)
+        columns = tf.unstack(tf.gather(self._example, at), 8, 1)
+        category, user, as_of, time, start, count, history_embedding, fold = columns
         low, item, is_item = self._items(category[:: shape.rows], shape)
         position = tf.range(shape.length, dtype=tf.int64)[None]
         token = tf.where(position < count[:, None], start[:, None] + position, 0)  # [G R, L]
@@ -257,6 +258,7 @@ class DeviceSource:
                 stats=tf.gather(self._stats, item, axis=1),
                 stats_row=tf.cast(as_of * shape.groups + group, tf.int32),
                 is_available=tf.reshape(is_available, [-1, shape.items]),
+                fold=tf.cast(fold[:: shape.rows], tf.int32),
             ),
         )
 

@@ -78,7 +78,7 @@ def fit_pairs_svd(
       [V, dim] float32, columns scaled by the root of their singular value, rows of unit length (0 for unknown items).
     """
     vectors = np.zeros((num_items, dim), np.float32)
-    matrix, taken = _pair_matrix(pairs, num_items, keep)
+    matrix, taken = pair_matrix(pairs, num_items, keep)
     drawn = _draw_users(np.diff(matrix.indptr), most_pairs, seed)
     rank = min(dim, len(drawn) - 1, len(taken) - 1)
     if rank < 1:
@@ -109,7 +109,7 @@ def refit_pairs_svd(pairs: DistinctPairs, start: np.ndarray, seed: int, keep: np
       [V, dim] float32 as of `fit_pairs_svd`, in a basis of its own.
     """
     num_items, dim = start.shape
-    matrix, taken = _pair_matrix(pairs, num_items, keep)
+    matrix, taken = pair_matrix(pairs, num_items, keep)
     if min(matrix.shape[0], len(taken)) < 4 * (dim + _MORE_COLUMNS):
         return fit_pairs_svd(pairs, num_items, dim, seed, keep)
     matrix, further = matrix.astype(np.float32), np.random.default_rng(seed).standard_normal((num_items, _MORE_COLUMNS))
@@ -127,10 +127,19 @@ def refit_pairs_svd(pairs: DistinctPairs, start: np.ndarray, seed: int, keep: np
     return vectors
 
 
-def _pair_matrix(
+def pair_matrix(
     pairs: DistinctPairs, num_items: int, keep: np.ndarray | None
 ) -> tuple[scipy.sparse.csr_matrix, np.ndarray]:
-    """The matrix of the users who took anything, [n, V], and the items that anyone took."""
+    """The binary user x item matrix, users scaled to unit length.
+
+    Args:
+      pairs: what each user has taken before the cut.
+      num_items: V.
+      keep: which users, [U] bool; None: all.
+
+    Returns:
+      [n, V] float64, a row for each of the users who took anything; and the items that anyone of them took.
+    """
     counts, item = np.diff(pairs.offset), pairs.item
     if keep is not None:
         item, counts = item[np.repeat(keep, counts)], counts[keep]

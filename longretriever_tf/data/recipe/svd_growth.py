@@ -8,10 +8,8 @@ TensorFlow.
 """
 
 import numpy as np
-import scipy.sparse
 
-from longretriever_tf.common.ranges import offset_of
-from longretriever_tf.data.recipe.item_svd import DistinctPairs
+from longretriever_tf.data.recipe.item_svd import DistinctPairs, pair_matrix
 
 _RIDGE = 1e-3
 """Weight of the ridge of the linear map, as a share of the mean squared column."""
@@ -67,14 +65,11 @@ def fold_in_rows(
       [V, D] float32: rows of unit length; 0 for new items that nobody of these users took.
     """
     rows, is_new = earlier_rows(earlier, earlier_row), earlier_row < 0
-    counts, item = np.diff(pairs.offset), pairs.item
-    if keep is not None:
-        item, counts = item[np.repeat(keep, counts)], counts[keep]
+    matrix, item = pair_matrix(pairs, len(earlier_row), keep)
     if not is_new[item].any():
         return rows
-    weight = np.repeat(np.maximum(counts, 1) ** -0.5, counts).astype(np.float32)
-    matrix = scipy.sparse.csr_matrix((weight, item, offset_of(counts)), shape=(len(counts), len(earlier_row)))
-    own = np.bincount(item, weight.astype(np.float64) ** 2, len(earlier_row))
+    matrix = matrix.astype(np.float32)
+    own = np.bincount(matrix.indices, matrix.data.astype(np.float64) ** 2, len(earlier_row))
     taken = matrix.T @ (matrix @ rows) - own[:, None].astype(np.float32) * rows  # without the item's own row
     taken = _unit(taken)
     known = taken[~is_new].astype(np.float64)

@@ -97,5 +97,7 @@ def layout_of(config: Config, log: ShardedLog) -> Layout:
     }
     if asks_text_clusters(data.context):
         settings["context"] = [data.context, *data.text_columns]
+    if config.train.cross_fit_items:
+        settings["cross_fit_items"] = True
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     return Layout(os.path.join(log.directory, _FOLDER, key), key, log.num_shards)

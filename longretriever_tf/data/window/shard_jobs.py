@@ -9,7 +9,13 @@ from longretriever_tf.common.ranges import flat_ranges, offset_of
 from longretriever_tf.common.text import pack_text, unpack_text
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.example_embeddings import embed_examples
-from longretriever_tf.data.batches.examples import Examples, distinct_targets, take_examples, training_examples
+from longretriever_tf.data.batches.examples import (
+    Examples,
+    batch_folds,
+    distinct_targets,
+    take_examples,
+    training_examples,
+)
 from longretriever_tf.data.batches.interest_rows import interest_rows
 from longretriever_tf.data.corpus import Corpus, EncodedLog, Seen
 from longretriever_tf.data.recipe.history_embedding import fold_of_users
@@ -104,8 +110,10 @@ def shard_examples(
     """
     order = build_category_order(log, corpus)
     examples, snapshots = training_examples(config, log, order, grid, first)
-    # Examples of a category and a length lie together, so that an epoch is planned group by group.
-    examples_by_group = take_examples(examples, np.lexsort((examples.id, examples.length, examples.category)))
+    # Examples of a category, a fold and a length lie together, so that an epoch is planned group by group.
+    fold = batch_folds(config, user_fold)[examples.user]
+    by_group = np.lexsort((examples.id, examples.length, fold, examples.category))
+    examples_by_group = take_examples(examples, by_group)
     embeddings = embed_examples(config, log, user_fold, history_embedding_rows, grid, examples_by_group)
     source, moved = _by_category(order)
     segment = np.searchsorted(order.segment_offset, examples_by_group.target_start, side="right") - 1
@@ -115,8 +123,10 @@ def shard_examples(
         "history": _events(log.item, log.weight, log.timestamp),
         "profile": log.profile,
         "embedding": embeddings.vector,
-        **_example_arrays(examples_by_group, first_event, order, embeddings.row),
+        **_example_arrays(examples_by_group, fold[by_group], first_event, order, embeddings.row),
     }
+    if not config.train.cross_fit_items:  # as windows were before there were folds to tell apart
+        del arrays["example_fold"], arrays["group_fold"]
     rows = interest_rows(log, order, snapshots, config.model.history_events)
     first_of_row = take_examples(snapshots, rows.example)
     interest = np.zeros(len(rows.id), INTEREST)
@@ -151,9 +161,9 @@ def _by_category(order: CategoryOrder) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _example_arrays(
-    examples: Examples, first_event: np.ndarray, order: CategoryOrder, embedding_row: np.ndarray
+    examples: Examples, fold: np.ndarray, first_event: np.ndarray, order: CategoryOrder, embedding_row: np.ndarray
 ) -> Arrays:
-    """Records of examples that lie by category, then length; and where each (category, length) ends."""
+    """Records of examples that lie by category, then fold, then length; and where each of these groups ends."""
     targets = distinct_targets(examples, order)
     records = np.zeros(len(examples), EXAMPLE)
     columns = {name: getattr(examples, name) for name in EXAMPLE.names or () if hasattr(examples, name)}
@@ -165,14 +175,16 @@ def _example_arrays(
         "embedding": embedding_row,
     }
     _fill(records, columns)
-    is_last = (np.diff(examples.category, append=-1) != 0) | (np.diff(examples.length, append=-1) != 0)
+    is_last = np.any([np.diff(part, append=-1) != 0 for part in (examples.category, fold, examples.length)], axis=0)
     last = np.flatnonzero(is_last)
     return {
         "examples": records,
         "example_id": examples.id,
+        "example_fold": fold.astype(np.int32),
         "target": targets.item,
         "group_category": examples.category[last],
         "group_length": examples.length[last],
+        "group_fold": fold[last].astype(np.int32),
         "group_stop": last + 1,
     }
 

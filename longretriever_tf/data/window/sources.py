@@ -23,9 +23,9 @@ from longretriever_tf.data.batches.in_context import (
     Batch,
     BatchRows,
     BatchTables,
+    category_of_groups,
     cut_batches,
     example_groups,
-    num_buckets,
 )
 from longretriever_tf.data.batches.interests import InterestBatch, InterestTables, interest_batch_size
 from longretriever_tf.data.batches.order import shuffled_rows
@@ -34,6 +34,7 @@ from longretriever_tf.data.recipe.tokens import make_tokens
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.data.window.window import RowReader, Window, read_examples, read_interest
 
+_TARGETS_AT_ONCE = 4_000_000
 _INTEREST_ORDER = 7
 """Names the draw of the order of snapshots, as in `batches.interests`."""
 
@@ -56,7 +57,7 @@ class WindowSource:
         self._pieces = _Pieces(config, window, self._reader.base)
         self._num_items = np.diff(window.corpus.category_offset)
         self._num_batches = len(self._cut(0)[0])
-        self._tables = BatchTables(config, window.corpus, window.stats, window.item_count)
+        self._tables = BatchTables(config, window.corpus, window.stats, _count_targets(window))
         with tf.device("/CPU:0"):
             self._stats = tf.constant(window.stats.item)
 
@@ -81,7 +82,7 @@ class WindowSource:
     def batch_categories(self, epoch: int) -> np.ndarray:
         """Category of each batch of the epoch, [n] int64; how many a category has is the same in every epoch."""
         at = np.searchsorted(np.cumsum(self._pieces.size), self._cut(epoch)[0], side="right")
-        return self._pieces.group[at] // num_buckets(self._config)
+        return category_of_groups(self._config, self._pieces.group[at])
 
     def make_dataset(self, epoch: int, first: int = 0, numbers: np.ndarray | None = None) -> tf.data.Dataset:
         """Batches `first`, `first + 1`, ... of the epoch, or those of `numbers`, in order, prefetched."""
@@ -110,16 +111,17 @@ class WindowSource:
             return [
                 *(at[name] for name in columns),
                 *(events[name] for name in _EVENT_COLUMNS),
-                *(found[name] for name in ("profile", "embedding", "target")),
+                *(found[name] for name in ("profile", "embedding", "target", "example_fold")),
             ]
 
         first = self._window.shards[0]
         ints, floats = _spec(np.int32), _spec(np.float32)
         specs = [ints, ints, _spec(np.int64), floats, ints, _spec(np.float32, 3), ints, ints, *_EVENT_SPECS]
         specs += [_spec(first[name].dtype, *first[name].shape[1:]) for name in ("profile", "embedding", "target")]
+        specs.append(ints)
         parts = _read_in_graph(read, number, specs)
         category, stats_row, time, weight, num_before, activity, num_events, num_targets = parts[:8]
-        profile, embedding, target = parts[-3:]
+        profile, embedding, target, fold = parts[-4:]
         events = _slice(parts[8:11], num_events, time)
         count = tf.cast(num_before, tf.int64)
         tokens = make_tokens(self._config.model, events, count, self._stats, stats_row, activity)
@@ -130,10 +132,21 @@ class WindowSource:
             time=time,
             weight=weight,
             history_embedding=embedding,
+            fold=tf.cast(fold, tf.int64),
             target_row=_owners(num_targets),
             target=target,
         )
         return self._tables.make(rows, tokens)
+
+
+def _count_targets(window: Window) -> np.ndarray:
+    """How many examples each item is a target of, [V] int64: each distinct target of each example once."""
+    count = np.zeros(window.corpus.num_items, np.int64)
+    for shard in window.shards:
+        for low in range(0, len(shard["target"]), _TARGETS_AT_ONCE):
+            count += np.bincount(shard["target"][low : low + _TARGETS_AT_ONCE], minlength=len(count))
+        shard.release()
+    return count
 
 
 class WindowInterestSource:
@@ -217,7 +230,8 @@ class _Pieces:
         columns = []
         for k, shard in enumerate(window.shards):
             stop = shard["group_stop"]
-            group = example_groups(config, shard["group_length"], shard["group_category"]).astype(np.int64)
+            fold = shard["group_fold"] if config.train.cross_fit_items else np.zeros(len(stop), np.int64)
+            group = example_groups(config, shard["group_length"], shard["group_category"], fold).astype(np.int64)
             columns.append(np.stack([group, np.full(len(stop), k), np.append(0, stop)[:-1], stop]))
         pieces = np.concatenate(columns, axis=1)
         pieces = pieces[:, np.argsort(pieces[0], kind="stable")]

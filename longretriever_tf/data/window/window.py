@@ -76,6 +76,10 @@ class RowReader:
         self._shards, self._rows = shards, rows
         self.base = offset_of(np.array([len(shard[rows]) for shard in shards]))
 
+    def has(self, column: str) -> bool:
+        """Whether the shards have a column."""
+        return column in self._shards[0].arrays
+
     def read(self, rows: np.ndarray, owned: dict[str, tuple[str, str]], looked_up: dict[str, str]) -> Arrays:
         """Reads some rows, in the order asked for; nothing of the files stays in memory.
 
@@ -113,9 +117,12 @@ class RowReader:
 
 
 def read_examples(reader: RowReader, rows: np.ndarray) -> Arrays:
-    """Examples, their events, targets, profiles and history embeddings."""
+    """Examples, their events, targets, profiles, history embeddings and folds."""
     owned = {"events": ("first_event", "num_events"), "target": ("first_target", "num_targets")}
-    return reader.read(rows, owned, {"profile": "user", "embedding": "embedding"})
+    looked_up = {"profile": "user", "embedding": "embedding"}
+    if reader.has("example_fold"):
+        return reader.read(rows, owned, looked_up | {"example_fold": ""})
+    return reader.read(rows, owned, looked_up) | {"example_fold": np.zeros(len(rows), np.int32)}
 
 
 def read_interest(reader: RowReader, rows: np.ndarray) -> Arrays:

@@ -25,7 +25,7 @@ from longretriever_tf.data.batches.prepared_data import Prepared, SvdTables, pre
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.recipe.history_embedding import fit_folds, grow_folds, refit_folds
 from longretriever_tf.data.recipe.item_svd import DistinctPairs, refit_pairs_svd
-from longretriever_tf.data.recipe.row_keys import CorpusGrowth, find_earlier_rows, grow_corpus
+from longretriever_tf.data.recipe.row_keys import CorpusGrowth, grow_corpus
 from longretriever_tf.data.recipe.score_weights import FILE as SCORE_WEIGHTS_FILE
 from longretriever_tf.data.recipe.svd_growth import align_rows, earlier_rows, fold_in_rows, mean_cosine
 from longretriever_tf.datasets.log import LifelongLog
@@ -102,19 +102,37 @@ def make_update(run: EarlierRun, config: Config, log: LifelongLog, cut: int) -> 
     svd_cut = int(run.arrays["svd_cut"])
     is_refit = cut - svd_cut >= config.update.svd_refit_days * DAY_S
 
-    def fit(config: Config, pairs: DistinctPairs, corpus: Corpus, user_fold: np.ndarray) -> SvdTables:
-        row = find_earlier_rows(run.corpus.item_id, corpus.item_id)
-        return (_refit if is_refit else _fold_in)(run, config, pairs, row, user_fold)
-
+    fit = _GrownSvd(run, is_refit)
     prepared = prepare(config, with_trained_context(log, run), cut, fit)
-    row = find_earlier_rows(run.corpus.item_id, prepared.corpus.item_id)
-    cosine = round(mean_cosine(prepared.item_svd, earlier_rows(run.arrays["item_svd"], row)), 4)
+    earlier = earlier_rows(run.arrays["item_svd"], fit.growth.items.row)
+    cosine = round(mean_cosine(prepared.item_svd, earlier), 4)
     svd = {"refit": is_refit, "cut": cut if is_refit else svd_cut, "mean_cosine": cosine}
-    return Update(run, models, towers, prepared, grow_corpus(run.corpus, prepared.corpus), svd)
+    return Update(run, models, towers, prepared, fit.growth, svd)
+
+
+class _GrownSvd:
+    """The `FitSvd` of an update: from the earlier run's SVD.
+
+    Args:
+      run: the earlier run.
+      is_refit: whether to fit the SVD anew.
+
+    Attributes:
+      growth: of the vocabularies, once the SVD is made.
+    """
+
+    growth: CorpusGrowth
+
+    def __init__(self, run: EarlierRun, is_refit: bool) -> None:
+        self._run, self._make = run, _refit if is_refit else _fold_in
+
+    def __call__(self, config: Config, pairs: DistinctPairs, corpus: Corpus, user_fold: np.ndarray) -> SvdTables:
+        self.growth = grow_corpus(self._run.corpus, corpus)
+        return self._make(self._run, config, pairs, self.growth.items.row, user_fold)
 
 
 def _refit(run: EarlierRun, config: Config, pairs: DistinctPairs, row: np.ndarray, user_fold: np.ndarray) -> SvdTables:
-    """The SVD of all days, rotated onto the earlier one; `row` as of `find_earlier_rows`."""
+    """The SVD of all days, rotated onto the earlier one; `row` as of `CorpusGrowth.items`."""
     seed, start = config.train.seed, earlier_rows(run.arrays["item_svd"], row)
     item_svd = align_rows(refit_pairs_svd(pairs, start, seed), start)
     if not config.model.reads_history_embedding:
