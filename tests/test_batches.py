@@ -74,7 +74,7 @@ KINDS = pytest.mark.parametrize(
     "train",
     [
         *({}, IN_BATCH, {**IN_BATCH, "in_context": False}, {"in_context": False}, {"examples": "event"}),
-        *({"batch_size": 1}, {"batch_size": 10_000}, {"history_folds": 3, "cross_fit_items": True}),
+        *({"batch_size": 1}, {"batch_size": 10_000}, {"cross_fit_items": True}),
     ],
     ids=["full", "in_batch", "mixed", "mixed full", "event", "batch of one", "one batch", "folds"],
 )
