@@ -53,7 +53,7 @@ def read_log(config: Config) -> LifelongLog | ShardedLog:
 def _needed_gb(config: Config, log: ShardedLog) -> float:
     """Peak memory of a training in memory, by the sizes of the log."""
     model, train = config.model, config.train
-    rows = 1 + train.history_folds if model.reads_history_embedding else 1
+    rows = 1.0 + train.history_folds if model.reads_history_embedding else 1.0
     rows += train.history_folds / 2 if train.cross_fit_items else 0  # as bfloat16, for the item tower
     return (EVENT_BYTES * log.num_events + len(log.items.item_id) * (1500 + 4 * model.svd_dim * rows)) / 1e9
 
