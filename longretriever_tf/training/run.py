@@ -24,6 +24,7 @@ from longretriever_tf.data.catalogue import save_catalogue
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.recipe.learned_context import with_trained_clusters
 from longretriever_tf.data.window.window import Window
+from longretriever_tf.datasets.load import with_action_flags
 from longretriever_tf.datasets.log import ItemTable, LifelongLog
 from longretriever_tf.datasets.log_identity import (
     LogIdentity,
@@ -77,6 +78,7 @@ def train(config: Config) -> str:
       UserError: data, flags, directory or the other workers cannot be used.
     """
     require_other_directory(config)
+    config = dataclasses.replace(config, data=with_action_flags(config.data))
     cluster = start_cluster(config.train.distribute)
     with contextlib.ExitStack() as held:
         held.enter_context(cluster.session())

@@ -1,0 +1,123 @@
+"""Actions from the commands to requests: trained, evaluated and exported by command, asked as users ask."""
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pytest
+from test_actions import DAY, START, make_events
+from trained import FLAGS, run_module
+
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config.config import load_config
+from longretriever_tf.datasets.load import load_log
+from longretriever_tf.serving.client.in_process import LocalClient, request_of
+from longretriever_tf.serving.client.request import Request
+
+OURS = ("--action_column=action", "--action_weights=view:0.25,buy:2", "--target_actions=buy")
+
+
+def last_line(done) -> str:
+    return (done.stderr or done.stdout).strip().splitlines()[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shop:
+    """A finished run on a log with actions, and its export."""
+
+    flags: tuple[str, ...]
+    run_dir: str
+    export_dir: str
+    said: str
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory) -> Shop:
+    folder = tmp_path_factory.mktemp("shop")
+    make_events(num_users=31, num_items=41, per_user=70).to_parquet(folder / "events.parquet")
+    plain = tuple(flag for flag in FLAGS if not flag.startswith(("--item_features", "--user_features", "--profile")))
+    tables = (f"--events={folder}/events.parquet", f"--data_dir={folder}/tfds")
+    flags = (*plain, *tables, "--epochs=1", "--interest_epochs=1", "--score_weights_users=0")
+    run_dir, export_dir = str(folder / "run"), str(folder / "export")
+    said = ""
+    for name, extra in (("train", (*flags, *OURS)), ("evaluate", ()), ("export", (f"--export_dir={export_dir}",))):
+        done = run_module(name, *extra, f"--run_dir={run_dir}")
+        assert done.returncode == 0, done.stderr
+        said += done.stderr
+    return Shop(flags, run_dir, export_dir, said)
+
+
+@pytest.fixture(scope="module")
+def client(shop) -> LocalClient:
+    return LocalClient(shop.export_dir)
+
+
+def ask(client: LocalClient, actions: list[str] | None, **options):
+    items = [f"i{number:02d}" for number in range(41)]
+    times = [START + (number + 1) * DAY for number in range(41)]
+    options = {"k": 41, "num_interests": 5, "seed": 1, **options}
+    (answer,) = client.retrieve([Request(items, times, START + 80 * DAY, history_action=actions, **options)])
+    return answer
+
+
+def test_an_action_without_a_weight_is_noted(shop):
+    assert "--action_weights has no weight of cart" in shop.said
+
+
+def test_evaluation_counts_purchases_alone(shop):
+    with open(os.path.join(shop.run_dir, "metrics.json"), encoding="utf-8") as file:
+        metrics = json.load(file)
+    log = load_log(load_config(shop.run_dir).data)
+    assert log.is_target is not None and 0 < log.is_target.sum() < log.num_events
+    last = int(log.timestamp.max())
+    window = (log.timestamp >= last - 14 * DAY) & log.is_target
+    users = len(np.unique(log.event_user()[window]))
+    assert metrics["num_users"] == users, {name: metrics[name] for name in metrics if name != "models"}
+
+
+def test_what_was_only_viewed_is_novel_to_a_buyer(client):
+    bought, viewed = ask(client, None, goal="novel"), ask(client, ["view"] * 41, goal="novel")
+    assert bought.num_valid == 0 and viewed.num_valid == 41  # without actions each event counts as a purchase
+    half = ask(client, ["view", "buy"] * 20 + ["view"], goal="novel")
+    assert {one.item_id for one in half.candidates} == {f"i{number:02d}" for number in range(0, 41, 2)}
+
+
+def test_an_action_weighs_as_the_weight_that_it_stands_for(client):
+    def scores(**request) -> list[tuple[str, float]]:
+        answer = ask(client, **request)
+        return [(one.category, one.score) for one in answer.interests]
+
+    assert scores(actions=None) == scores(actions=["buy"] * 41) == scores(actions=[""] * 41)
+    views, weighed = scores(actions=["view"] * 41), scores(actions=["?"] * 41, history_weight=[0.25] * 41)
+    assert views == weighed != scores(actions=None)
+
+
+def test_unknown_actions_are_counted(client):
+    answer = ask(client, ["view"] * 38 + ["Buy", "?", "?"])
+    assert (answer.num_unknown_actions, answer.num_unknown_items) == (3, 0)
+    with pytest.raises(UserError, match="`history_action` has 2 values for 41"):
+        ask(client, ["view", "buy"])
+
+
+def test_a_user_of_the_log_is_asked_with_the_log_s_actions(shop, client):
+    log = load_log(load_config(shop.run_dir).data)
+    request = request_of(log, "u03", START + 80 * DAY, k=9, seed=1)
+    assert set(request.history_action) == {"view", "cart", "buy"} and request.history_weight is None
+    done = run_module("recommend", f"--export_dir={shop.export_dir}", "--user_id=u03", "--k=5")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_model_without_actions_refuses_them(trained):
+    request = Request([100], [START], START + DAY, history_action=["buy"])
+    with pytest.raises(UserError, match="`history_action` is not an input of the model: it was trained without"):
+        LocalClient(trained.export_dir).retrieve([request])
+
+
+def test_a_warm_start_keeps_its_actions(shop, tmp_path):
+    refused = run_module(
+        "train", f"--warm_start={shop.run_dir}", "--target_actions=cart", f"--run_dir={tmp_path}/other"
+    )
+    assert refused.returncode == 1
+    assert "--target_actions: buy there, cart here" in last_line(refused)
+    assert not (tmp_path / "other" / "config.json").exists()
