@@ -6,11 +6,13 @@ import os
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from test_actions import DAY, START, make_events
 from trained import FLAGS, run_module
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.config import load_config
+from longretriever_tf.data.search.hard_search import NUM_ITEM_FEATURES, Events, item_tokens
 from longretriever_tf.datasets.load import load_log
 from longretriever_tf.serving.client.in_process import LocalClient, request_of
 from longretriever_tf.serving.client.request import Request
@@ -59,6 +61,18 @@ def ask(client: LocalClient, actions: list[str] | None, **options):
     options = {"k": 41, "num_interests": 5, "seed": 1, **options}
     (answer,) = client.retrieve([Request(items, times, START + 80 * DAY, history_action=actions, **options)])
     return answer
+
+
+def test_tokens_count_purchases_and_other_events_apart():
+    """Item 5: bought 90 days ago, viewed 90 and 180 days ago; item 7: viewed 180 days ago."""
+    item, age = tf.constant([5, 7, 5, 5]), tf.constant([180.0, 180.0, 90.0, 90.0])
+    events = Events(tf.zeros([4], tf.int32), item, age, tf.ones([4]), tf.constant([False, False, False, True]))
+    tokens = item_tokens(events, tf.constant(1), tf.constant([4], tf.int64), 10)
+    plain = item_tokens(events._replace(is_target=None), tf.constant(1), tf.constant([4], tf.int64), 10)
+    assert tokens.item.numpy().tolist() == [[5, 7]]
+    counts = np.expm1(tokens.features[0, :, NUM_ITEM_FEATURES:].numpy())
+    np.testing.assert_allclose(counts, [[0.5, 0.75], [0, 0.25]], atol=1e-6)
+    np.testing.assert_array_equal(tokens.features[:, :, :NUM_ITEM_FEATURES], plain.features)
 
 
 def test_an_action_without_a_weight_is_noted(shop):
