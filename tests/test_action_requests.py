@@ -5,11 +5,13 @@ import json
 import os
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from test_actions import DAY, START, make_events
 from trained import FLAGS, run_module
 
+import longretriever_tf as lr
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.config import load_config
 from longretriever_tf.data.search.hard_search import NUM_ITEM_FEATURES, Events, item_tokens
@@ -120,6 +122,13 @@ def test_a_user_of_the_log_is_asked_with_the_log_s_actions(shop, client):
     assert set(request.history_action) == {"view", "cart", "buy"} and request.history_weight is None
     done = run_module("recommend", f"--export_dir={shop.export_dir}", "--user_id=u03", "--k=5")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_history_as_a_frame_brings_its_actions(shop):
+    frame = pd.DataFrame({"item_id": ["i01", "i02"], "timestamp": [START, START + 9], "action": ["view", "buy"]})
+    frame["category"] = "c1"
+    found = lr.load(shop.export_dir).recommend(frame, k=41, goal="novel", num_interests=5)
+    assert "i01" in set(found["item_id"]) and "i02" not in set(found["item_id"])
 
 
 def test_a_model_without_actions_refuses_them(trained):
