@@ -113,8 +113,13 @@ class LongRetrieverScorer(TaskScorer):
             columns = [tf.TensorSpec(table, kind) for kind in (self._served.item_id_dtype, tf.int64, tf.float32)]
             profile = [tf.TensorSpec([None], tf.string) for _ in self._profile]
             targets = [tf.TensorSpec(table, tf.bool)] if self._prepared.log.is_target is not None else []
-            look_up = graph_function(self._served.look_up, input_signature=[*columns, column, profile, *targets])
-            self._look_ups[self._history_key] = look_up.get_concrete_function()
+            served = self._served
+
+            def look_up(*columns: Any) -> Requests:  # with or without the column of targets
+                return served.look_up(*columns)
+
+            traced = graph_function(look_up, input_signature=[*columns, column, profile, *targets])
+            self._look_ups[self._history_key] = traced.get_concrete_function()
         self._look_up = self._look_ups[self._history_key]
 
     @property
