@@ -13,9 +13,9 @@ from trained import FLAGS, run_module
 
 import longretriever_tf as lr
 from longretriever_tf.common.errors import UserError
-from longretriever_tf.config.config import load_config
+from longretriever_tf.config.config import DataConfig, load_config
 from longretriever_tf.data.search.hard_search import NUM_ITEM_FEATURES, Events, item_tokens
-from longretriever_tf.datasets.load import load_log
+from longretriever_tf.datasets.load import load_log, with_action_flags
 from longretriever_tf.serving.client.in_process import LocalClient, request_of
 from longretriever_tf.serving.client.request import Request
 
@@ -147,3 +147,13 @@ def test_a_warm_start_keeps_its_actions(shop, tmp_path):
     assert refused.returncode == 2
     assert "--target_actions: buy there, cart here" in last_line(refused)
     assert not (tmp_path / "other" / "config.json").exists()
+
+
+def test_a_prepared_log_has_one_column_of_actions(shop, tmp_path):
+    events = next(flag for flag in shop.flags if flag.startswith("--events="))
+    done = run_module("prepare", "--dataset=event_log", events, *OURS[:1], f"--output={tmp_path}/prepared")
+    assert done.returncode == 0, done.stderr
+    kept = with_action_flags(DataConfig(data=f"{tmp_path}/prepared", target_actions=("buy",)))
+    assert (kept.action_column, kept.action_weights, kept.target_actions) == ("action", (), ("buy",))
+    with pytest.raises(UserError, match="--action_column=deed: --data=.* was prepared with --action_column=action"):
+        load_log(dataclasses.replace(kept, action_column="deed"))
