@@ -193,6 +193,15 @@ def test_prepared_logs_keep_actions_and_take_other_targets_later(tmp_path):
         run.prepare_log(plain, output, 2, run.in_processes(1))
 
 
+def test_counts_by_action_need_actions_to_count():
+    ours = DataConfig(dataset="event_log", action_column="action", target_actions=("buy",))
+    with pytest.raises(UserError, match="--action_counts without --target_actions"):
+        Config(model=ModelConfig(action_counts=True))
+    with pytest.raises(UserError, match="--action_counts with --subsequence=events"):
+        Config(data=ours, model=ModelConfig(action_counts=True, subsequence="events"))
+    assert Config(data=ours, model=ModelConfig(action_counts=True)).model.action_counts
+
+
 def test_weights_are_read_from_the_last_colon_on():
     assert action_weights(("shop:view:0.5",)) == {"shop:view": 0.5}
 

@@ -109,6 +109,27 @@ def check_actions(data: Any) -> None:
         )
 
 
+def check_action_counts(model: Any, data: Any) -> None:
+    """Refuses --action_counts where there is nothing to count apart.
+
+    Args:
+      model: a `ModelConfig`.
+      data: a `DataConfig`; with `data.data` set, the prepared log may have targets of its own, and is not refused.
+
+    Raises:
+      UserError: names the flag and the cure.
+    """
+    if model.action_counts and not (data.target_actions or data.data):
+        raise UserError(
+            "--action_counts without --target_actions: there is one kind of events to count; add --target_actions"
+        )
+    if model.action_counts and model.subsequence != "items":
+        raise UserError(
+            f"--action_counts with --subsequence={model.subsequence}: a token that is an event has no counts; leave it "
+            "out"
+        )
+
+
 def require_known(names: Iterable[str], known: Iterable[str], flag: str, where: str) -> None:
     """Refuses actions that a log does not have.
 

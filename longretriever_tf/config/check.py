@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 from longretriever_tf.common.errors import UserError
-from longretriever_tf.config.actions import check_actions
+from longretriever_tf.config.actions import check_action_counts, check_actions
 from longretriever_tf.config.baselines import LONGRETRIEVER, check_baselines
 from longretriever_tf.config.input_names import check_profile_columns
 from longretriever_tf.config.update import check_update
@@ -187,14 +187,7 @@ def _check_longretriever(config: Any) -> None:
         f"--cross_fit_items reads the SVDs that --history_folds={train.history_folds} fits for --user_context: give at "
         "least --history_folds=2 and no --nouser_context, or leave it out",
     )
-    require(
-        not model.action_counts or bool(config.data.target_actions or config.data.data),
-        "--action_counts without --target_actions: there is one kind of events to count; add --target_actions",
-    )
-    require(
-        not model.action_counts or model.subsequence == "items",
-        f"--action_counts with --subsequence={model.subsequence}: a token that is an event has no counts; leave it out",
-    )
+    check_action_counts(model, config.data)
     require(
         train.loss == "full" or not (model.repeat_term or model.item_stats),
         "--loss=in_batch scores by inner products alone: add --norepeat_term --noitem_stats, or use --loss=full",

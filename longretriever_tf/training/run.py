@@ -12,6 +12,7 @@ import tensorflow as tf
 from longretriever_tf import __version__
 from longretriever_tf.common.progress import stage
 from longretriever_tf.common.provenance import describe_origin, git_hash
+from longretriever_tf.config.actions import check_action_counts
 from longretriever_tf.config.check import asks_text_clusters
 from longretriever_tf.config.config import Config, to_json
 from longretriever_tf.data.batches.prepared_data import (
@@ -79,6 +80,9 @@ def train(config: Config) -> str:
     """
     require_other_directory(config)
     config = dataclasses.replace(config, data=with_action_flags(config.data))
+    check_action_counts(
+        config.model, dataclasses.replace(config.data, data="")
+    )  # its targets are known now
     cluster = start_cluster(config.train.distribute)
     with contextlib.ExitStack() as held:
         held.enter_context(cluster.session())
