@@ -9,6 +9,7 @@ drift; people come back to their staples with a rhythm; a basket has one time, s
 file is a stretch of time, as logs are kept: every history is spread over all files. A file depends on the seed, the
 sizes and its number alone; memory is bounded by one block of events (some 200 MB a process), whatever the size. A
 command that was stopped goes on with the files that lack. --only makes some of the files, on several machines say.
+With --actions each of these events is a purchase, and views and carts precede it (`shop_actions`).
 """
 
 import json
@@ -24,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from absl import flags as absl_flags
 from lifelong_world import MAX_EVENTS, LifelongWorld, LogRows, LogSizes
+from shop_actions import ACTIONS, with_actions
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.files import open_aside, read_json_object, require_writable, write_text_atomically
@@ -41,6 +43,9 @@ _COUNTS = {
     "seed": absl_flags.DEFINE_integer("seed", 1, "Seed: the same flags give the same bytes.", lower_bound=0),
 }
 _TEXT = absl_flags.DEFINE_bool("text_ids", False, "Ids are text with leading zeros; else int64.")
+_ACTIONS = absl_flags.DEFINE_bool(
+    "actions", False, "A column action: the events are purchases (buy), and views and carts come before them, besides."
+)
 _ONLY = absl_flags.DEFINE_list("only", [], "Numbers of the files of events to make; empty: all.")
 _PROCESSES = absl_flags.DEFINE_integer("processes", 1, "Processes, each of which makes a file.", lower_bound=1)
 
@@ -63,8 +68,9 @@ def main(argv: list[str]) -> None:
     _check(sizes)
     folder = _OUTPUT.value
     require_writable(folder)
-    _claim(folder, sizes._asdict() | {"text_ids": _TEXT.value})
-    jobs = [(folder, sizes, _TEXT.value, file) for file in _asked(sizes.files)]
+    asked = sizes._asdict() | {"text_ids": _TEXT.value} | ({"actions": True} if _ACTIONS.value else {})
+    _claim(folder, asked)
+    jobs = [(folder, sizes, _TEXT.value, _ACTIONS.value, file) for file in _asked(sizes.files)]
     progress, start = Progress("events", sizes.num_events * len(jobs) // sizes.files, "events"), time.monotonic()
     rows, made = 0, 0
     with multiprocessing.get_context("spawn").Pool(_PROCESSES.value) as pool:
@@ -117,7 +123,7 @@ def _claim(folder: str, asked: dict[str, Any]) -> None:
     command = " ".join(["python benchmarks/make_log.py", *sys.argv[1:]])
     manifest = {
         "command": command,
-        "read_by": _READ_BY,
+        "read_by": _READ_BY + (" --action_column=action --target_actions=buy" if asked.get("actions") else ""),
         "sizes": asked,
         "numpy": np.__version__,
         "pyarrow": pa.__version__,
@@ -125,43 +131,48 @@ def _claim(folder: str, asked: dict[str, Any]) -> None:
     write_text_atomically(path, json.dumps(manifest, indent=2) + "\n")
 
 
-def _write_events(job: tuple[str, LogSizes, bool, int]) -> tuple[int, bool]:
+def _write_events(job: tuple[str, LogSizes, bool, bool, int]) -> tuple[int, bool]:
     """Writes a file unless it is there; its rows, and whether they are new."""
-    folder, sizes, is_text, file = job
+    folder, sizes, is_text, has_actions, file = job
     path = os.path.join(folder, f"events-{file:05d}-of-{sizes.files:05d}.parquet")
     if os.path.exists(path):
         return pq.read_metadata(path).num_rows, False
     rows, waiting, world = 0, [], LifelongWorld(sizes)
-    schema = _as_table([], is_text).schema
+    rng = np.random.default_rng([sizes.seed, file])
+    schema = _as_table([], is_text, has_actions).schema
     with open_aside(path) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
         for events in world.events(file):
-            waiting.append(events)
-            if sum(len(some.user) for some in waiting) >= _ROWS:
-                rows += _flush(writer, waiting, is_text)
+            bought = np.zeros(len(events.user), np.int64)
+            waiting.append(with_actions(events, world.offset, rng) if has_actions else (events, bought))
+            if sum(len(some.user) for some, _ in waiting) >= _ROWS:
+                rows += _flush(writer, waiting, is_text, has_actions)
                 waiting = []
-        rows += _flush(writer, waiting, is_text)
+        rows += _flush(writer, waiting, is_text, has_actions)
     return rows, True
 
 
-def _flush(writer: pq.ParquetWriter, pieces: list[LogRows], is_text: bool) -> int:
-    table = _as_table(pieces, is_text)
+def _flush(writer: pq.ParquetWriter, pieces: list[tuple[LogRows, np.ndarray]], is_text: bool, has_actions: bool) -> int:
+    table = _as_table(pieces, is_text, has_actions)
     writer.write_table(table, row_group_size=2 * _ROWS)
     return table.num_rows
 
 
-def _as_table(pieces: list[LogRows], is_text: bool) -> pa.Table:
-    """The pieces in order of time."""
-    pieces = pieces or [LogRows(*([np.empty(0, np.int64)] * 4), np.empty(0, np.float32))]
-    columns = [np.concatenate(column) for column in zip(*pieces, strict=True)]
+def _as_table(pieces: list[tuple[LogRows, np.ndarray]], is_text: bool, has_actions: bool) -> pa.Table:
+    """The pieces, each with its events' actions, in order of time; a basket below 0 is none."""
+    nothing = np.empty(0, np.int64)
+    pieces = pieces or [(LogRows(*([nothing] * 4), np.empty(0, np.float32)), nothing)]
+    columns = [np.concatenate(column) for column in zip(*((*rows, action) for rows, action in pieces), strict=True)]
     order = np.argsort(columns[2], kind="stable")
-    user, item, timestamp, basket, quantity = (column[order] for column in columns)
+    user, item, timestamp, basket, quantity, action = (column[order] for column in columns)
+    actions = {"action": pa.array(ACTIONS).take(pa.array(action))} if has_actions else {}
     return pa.table(
         {
             "user_id": _ids(user, "U", is_text),
             "item_id": _ids(item, "SKU-", is_text),
             "timestamp": timestamp,
-            "basket_id": basket,
+            "basket_id": pa.array(basket, mask=basket < 0) if has_actions else basket,
             "quantity": quantity,
+            **actions,
         }
     )
 

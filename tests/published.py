@@ -47,6 +47,7 @@ def _json_lines(path: pathlib.Path, rows: list[dict[str, Any]]) -> str:
 
 
 TAOBAO_START = 1_511_539_200
+TAOBAO_OTHERS = ("buy", "cart", "fav")
 
 
 def taobao_second(event: Event) -> int:
@@ -56,7 +57,7 @@ def taobao_second(event: Event) -> int:
 
 def taobao(folder: pathlib.Path, events: list[Event]) -> dict[str, str]:
     lines = [f"{e.user + 100},{e.item + 7},{category_of(e.item) + 50},pv,{taobao_second(e)}" for e in events]
-    lines += [f"100,7,50,{kind},{TAOBAO_START + 5}" for kind in ("buy", "cart", "fav")]
+    lines += [f"100,7,50,{kind},{TAOBAO_START + 5}" for kind in TAOBAO_OTHERS]
     lines += [f"100,7,50,pv,{second}" for second in (-2_134_949_234, 2_122_867_355)]  # as the file has some
     return {"events": _text(folder / "UserBehavior.csv", lines)}
 

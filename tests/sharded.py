@@ -16,8 +16,9 @@ def write_log(directory: str, log: LifelongLog, num_shards: int, build: str = "b
         for k in range(num_shards)
     ]
     sharded_log.write_items(directory, build, log.items)
-    manifest = Manifest(
-        build, fingerprint_log(log), log.context, log.counts, {}, len(log.items.item_id), 0, tuple(shards)
-    )
+    weights = [f"{name}:{weight}" for name, weight in zip(log.actions.name, log.actions.weight, strict=False)]
+    data = {"action_weights": weights, "target_actions": list(log.actions.target)} if log.actions.name else {}
+    sizes = len(log.items.item_id), 0, tuple(shards)
+    manifest = Manifest(build, fingerprint_log(log), log.context, log.counts, data, *sizes, actions=log.actions.name)
     sharded_log.write_manifest(directory, manifest)
     return ShardedLog(directory)

@@ -76,6 +76,7 @@ def test_the_order_of_the_rows_never_counts(seed):
         basket_id=rng.integers(-1, 31, size) * 7,
         weight=rng.lognormal(0, 9, size).astype(np.float32),  # sums of such numbers depend on their order
         nanosecond=rng.choice([0, 1, 999_999_999], size),
+        action=rng.integers(0, 3, size),
     )
     columns = columns._replace(basket_id=np.where(columns.basket_id < 0, -1, columns.basket_id + columns.user_row))
     items = ItemTable(np.arange(5), {"category": np.array(list("abcde"), object)}, np.array(list("abcde"), object))
@@ -85,7 +86,7 @@ def test_the_order_of_the_rows_never_counts(seed):
         )
         for order in (np.arange(size), rng.permutation(size), np.arange(size)[::-1])
     ]
-    for name in ("offset", "item_row", "timestamp", "basket_id", "weight"):
+    for name in ("offset", "item_row", "timestamp", "basket_id", "weight", "action"):
         assert len({getattr(log, name).tobytes() for log in logs}) == 1, name
 
 

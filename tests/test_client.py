@@ -18,9 +18,9 @@ from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.serving.client import client as client_lib
 from longretriever_tf.serving.client.client import CallError, Client, ClientOptions, Model
+from longretriever_tf.serving.client.input_spec import InputSpec
 from longretriever_tf.serving.client.request import (
     Candidate,
-    InputSpec,
     Interest,
     Request,
     make_columns,

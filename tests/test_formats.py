@@ -160,3 +160,24 @@ def test_a_value_that_no_published_file_holds_names_the_file_that_is_expected(tm
     path.write_text("client,sku,bought at,shelf\ncl-1,SKU/3x,2024-02-23 04:38:24,aisle 4\n")
     with pytest.raises(UserError, match=r"are not times .* in row 1 \(--format=yoochoose expects yoochoose-clicks.dat"):
         read_event_log(with_format(DataConfig(), {"format": "yoochoose", "events": str(path)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "actions"),
+    [
+        ("taobao", "buy", ("buy", "cart", "fav", "pv")),
+        ("tmall", "2", ("0", "1", "2", "3")),
+        ("retailrocket", "addtocart", ("addtocart", "view")),
+    ],
+)
+def test_actions_are_read_where_a_flag_asks_for_them(name, target, actions, tmp_path):
+    plain, spec = read_spec(name, tmp_path), read_spec(name, tmp_path, target_actions=(target,))
+    assert plain.action_column == "" and spec.action_column == FORMATS[name].action_column
+    log = read_event_log(spec)
+    assert log.actions.name == actions and 0 < log.is_target.sum() < log.num_events
+    assert log.num_events >= read_event_log(plain).num_events
+    assert log.counts.get("other_action", 0) == (2 if name == "taobao" else 0)  # rows of the wrong years alone
+    output = str(tmp_path / "prepared")
+    prepare_log(spec, output, 2, in_processes(1))
+    stored = ShardedLog(output).read_whole()
+    assert stored.actions == log.actions and stored.action.tolist() == log.action.tolist()

@@ -169,3 +169,17 @@ def test_a_directory_of_something_else_is_refused(log, tmp_path):
     before = digests(folder)
     done = make(folder, *flags, "--seed=2")
     assert done.returncode == 2 and "another directory" in done.stderr and digests(folder) == before
+
+
+def test_views_and_carts_precede_purchases(tmp_path):
+    flags = (*SMALL, "--text_ids", "--actions")
+    assert make(tmp_path / "shop", *flags).returncode == 0
+    events = read(tmp_path / "shop")
+    assert sorted(events["action"].unique()) == ["buy", "cart", "view"]
+    bought = events[events["action"] == "buy"]
+    assert len(bought) == 30011 and events.loc[events["action"] != "buy", "basket_id"].isna().all()
+    first = events[events["action"] == "view"].groupby(["user_id", "item_id"])["timestamp"].min()
+    viewed = bought.join(first.rename("viewed"), on=["user_id", "item_id"])
+    assert (viewed["viewed"] < viewed["timestamp"]).all()
+    manifest = json.loads((tmp_path / "shop" / "manifest.json").read_text())
+    assert manifest["read_by"].endswith("--action_column=action --target_actions=buy")

@@ -36,6 +36,7 @@ def _events(num_events: int, is_text: bool, seed: int = 0) -> pd.DataFrame:
             "when": 1_600_000_000 + rng.integers(0, 40, num_events) * 3_600 * 7,
             "receipt": rng.integers(0, 30, num_events),
             "stars": rng.integers(1, 9, num_events) / 2,
+            "did": [f"a {u % 3}" if is_text else u % 3 for u in rng.integers(0, 5, num_events)],
             "category": [f"c{i % 4}" if i % 7 else None for i in item],
             "brand": [f"{i % 3}" for i in item],
             "label": [f"item {i}" for i in item],
@@ -51,6 +52,7 @@ EVERYTHING = {
     **COLUMNS,
     "basket_column": "receipt",
     "weight_column": "stars",
+    "action_column": "did",
     "item_features": ("brand",),
     "item_name_column": "label",
 }
@@ -77,6 +79,9 @@ def _assert_same(spec: DataConfig, directory: str, monkeypatch, num_shards: int)
     for field in ("user_id", "offset", "item_row", "timestamp", "weight"):
         np.testing.assert_array_equal(getattr(whole, field), getattr(memory, field), field)
         assert getattr(whole, field).dtype == getattr(memory, field).dtype
+    assert (whole.actions, whole.action is None) == (memory.actions, memory.action is None)
+    if memory.action is not None:
+        np.testing.assert_array_equal(whole.action, memory.action)
     np.testing.assert_array_equal(whole.basket_id >= 0, memory.basket_id >= 0)
     assert whole.items.item_id.tolist() == memory.items.item_id.tolist()
     assert whole.items.name.tolist() == memory.items.name.tolist()

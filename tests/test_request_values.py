@@ -8,7 +8,8 @@ import pytest
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.serving.client import request_values
-from longretriever_tf.serving.client.request import InputSpec, Request, make_columns
+from longretriever_tf.serving.client.input_spec import InputSpec
+from longretriever_tf.serving.client.request import Request, make_columns
 
 INPUTS = {
     "history_item_id": InputSpec("DT_INT64"),

@@ -175,7 +175,7 @@ def test_the_order_of_events_does_not_change_a_history():
     corpus, encoded = ready(log)
     history = whole_histories(log, encoded, END)
     order = np.random.default_rng(1).permutation(len(history.age))
-    shuffled = hard_search.Events(*(tf.gather(column, order) for column in history))
+    shuffled = hard_search.Events(*(tf.gather(column, order) for column in history[:4]))
     for one, other in zip(
         summarise_history(history, corpus.item_category, log.num_users, corpus.num_categories, 1.0),
         summarise_history(shuffled, corpus.item_category, log.num_users, corpus.num_categories, 1.0),

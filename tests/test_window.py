@@ -14,6 +14,7 @@ from worlds import block_world
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.text import as_text
+from longretriever_tf.config.actions import Actions
 from longretriever_tf.config.config import Config, ModelConfig, TrainConfig
 from longretriever_tf.config.data import DataConfig
 from longretriever_tf.data.batches.in_context import BatchSource
@@ -32,8 +33,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 def make_config(model=None, **train) -> Config:
     train = {"snapshot_every_days": 9, "num_snapshots": 8, "horizon_days": 14, "batch_size": 13, **train}
+    asked = {"action_column": "action", "target_actions": ("buy",), "dataset": "event_log"}
     return Config(
-        data=DataConfig(window_days=10),
+        data=DataConfig(window_days=10, **(asked if (model or {}).get("action_counts") else {})),
         model=ModelConfig(**{"max_length": 7, "svd_dim": 4, **(model or {})}),
         train=TrainConfig(materialise_gb=0, **train),
     )
@@ -42,6 +44,12 @@ def make_config(model=None, **train) -> Config:
 def world(is_text: bool = False, num_users: int = 41):
     log = block_world(num_users=num_users, num_items=60, events_per_user=40)
     return dataclasses.replace(log, user_id=as_text(f"ü {i:03d}" for i in range(log.num_users))) if is_text else log
+
+
+def with_actions(log):
+    """Every third event is a purchase; views weigh less."""
+    action = (np.arange(log.num_events) * 7 % 3).astype(np.int16)
+    return dataclasses.replace(log, action=action, actions=Actions(("buy", "cart", "view"), (1.0, 0.5, 0.25), ("buy",)))
 
 
 def make_window(directory, log, config, num_shards, num_workers=1) -> Window:
@@ -76,6 +84,7 @@ KINDS = {
     "folds": ({}, {"history_folds": 3, "cross_fit_items": True}),
     "short": ({"history_events": 9}, {}),
     "no context token": ({"user_context": False}, {}),
+    "actions": ({"action_counts": True}, {}),
     "held out": ({}, {"cut": "none", "validation_users": 0.3}),
 }
 
@@ -85,6 +94,7 @@ KINDS = {
 def test_a_window_from_shards_is_the_one_in_memory(tmp_path, kind, num_shards):
     model, train = KINDS[kind]
     config, log = make_config(model, **train), world(is_text=kind == "event")
+    log = with_actions(log) if kind == "actions" else log
     prepared = prepare(config, log, training_cut(config, training_cuts(config, log.timestamp)))
     window = make_window(tmp_path, log, config, num_shards)
     assert_same(prepared.corpus, window.corpus)

@@ -6,6 +6,7 @@ import operator
 from typing import Any
 
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.config.actions import check_action_counts, check_actions
 from longretriever_tf.config.baselines import LONGRETRIEVER, check_baselines
 from longretriever_tf.config.input_names import check_profile_columns
 from longretriever_tf.config.update import check_update
@@ -122,6 +123,7 @@ def _check_combinations(config: Any) -> None:
         f"--context={config.data.context}: expected {kind} and a number above 0, such as {kind}300",
     )
     _check_texts(config.data)
+    check_actions(config.data)
     require(
         model.dim % model.num_heads == 0 or model.model in ("mind", "comirec"),
         f"--dim={model.dim} is not a multiple of --num_heads={model.num_heads}; pick a divisor of {model.dim}",
@@ -185,6 +187,7 @@ def _check_longretriever(config: Any) -> None:
         f"--cross_fit_items reads the SVDs that --history_folds={train.history_folds} fits for --user_context: give at "
         "least --history_folds=2 and no --nouser_context, or leave it out",
     )
+    check_action_counts(model, config.data)
     require(
         train.loss == "full" or not (model.repeat_term or model.item_stats),
         "--loss=in_batch scores by inner products alone: add --norepeat_term --noitem_stats, or use --loss=full",

@@ -78,6 +78,22 @@ class DataConfig:
         hidden=True,
     )
     weight_column: str = _field("", "event_log: optional column of a positive event weight; eq. 3 then sums weights.")
+    action_column: str = _field(
+        "",
+        "event_log: optional column of what the user did (view, cart, buy), as text or whole numbers; every row needs "
+        "one. It is read for --action_weights and --target_actions, and `inspect_log` says what to set.",
+    )
+    action_weights: tuple[str, ...] = _field(
+        (),
+        "What an event of each action weighs in eq. 3, comma separated: view:0.2,cart:0.5,buy:1; multiplied by "
+        "--weight_column where both are given. An action that is not named weighs 1.",
+    )
+    target_actions: tuple[str, ...] = _field(
+        (),
+        "Actions that are to be retrieved (buy): only their events are targets of training, truth of an evaluation "
+        "and what makes an item no longer novel; events of all actions stay history. Empty: every event is a target. "
+        "In a request, an event without an action counts as the first of them.",
+    )
     item_features: tuple[str, ...] = _field(
         (), "event_log: further categorical columns of the item, comma separated (brand,colour,...)."
     )

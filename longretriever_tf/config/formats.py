@@ -55,12 +55,15 @@ class Format(NamedTuple):
       settings: of `DataConfig`.
       tables: of `events`, `items` and `users`.
       needs: tables that must be named besides the events.
+      action_column: of the events; read only where --action_weights or --target_actions asks for actions. A choice of
+        rows by this column (`TableFormat.where`) does not hold then.
     """
 
     about: str
     settings: Mapping[str, Any]
     tables: Mapping[str, TableFormat]
     needs: tuple[str, ...] = ()
+    action_column: str = ""
 
 
 _GENRE = {"category": MadeColumn("genres", "first", ("|",))}
@@ -75,6 +78,7 @@ FORMATS = {
                 "UserBehavior.csv", where=("behavior_type", ("pv",)), span=("timestamp", 1_511_539_200, 1_512_316_800)
             )
         },
+        action_column="behavior_type",
     ),
     "tmall": Format(
         "Tmall, IJCAI-15: user_log_format1.csv, all actions; --users=user_info_format1.csv",
@@ -85,6 +89,7 @@ FORMATS = {
             ),
             "users": TableFormat("user_info_format1.csv"),
         },
+        action_column="action_type",
     ),
     "amazon_2023": Format(
         "Amazon Reviews 2023: Books.jsonl.gz or Books.csv (rating only), --items=meta_Books.jsonl.gz",
@@ -140,6 +145,7 @@ FORMATS = {
             ),
         },
         ("items",),
+        action_column="event",
     ),
     "kuairand": Format(
         "KuaiRand (Pure, 1K, 27K): clicks of 'log_standard_*.csv', --items=video_features_basic_1k.csv, "
@@ -212,6 +218,8 @@ def with_format(data: Any, given: Mapping[str, Any]) -> Any:
     settings = {"dataset": "event_log", **chosen.settings}
     if not given.get("users", data.users):
         settings.pop("user_features", None)
+    if chosen.action_column and (given.get("action_weights") or given.get("target_actions")):
+        settings["action_column"] = chosen.action_column
     merged = dataclasses.replace(data, **{**settings, **given})
     if merged.dataset != "event_log":
         raise UserError(f"--format={name} with --dataset={merged.dataset}: a format is of --dataset=event_log")
@@ -223,6 +231,9 @@ def with_format(data: Any, given: Mapping[str, Any]) -> Any:
     return merged
 
 
-def table_format(name: str, table: str) -> TableFormat | None:
-    """What the format `name` ("": none) says of a table."""
-    return FORMATS[name].tables.get(table) if name else None
+def table_format(name: str, table: str, action_column: str = "") -> TableFormat | None:
+    """What the format `name` ("": none) says of a table; with its actions, all of them count."""
+    described = FORMATS[name].tables.get(table) if name else None
+    if described and table == "events" and described.where and described.where[0] == action_column:
+        return described._replace(where=None)
+    return described

@@ -20,6 +20,7 @@ HISTORY_INPUTS = ("history_item_id", "history_timestamp", "request_timestamp")
 OPTIONAL_INPUTS = (
     *("k", "num_interests", "top_interests", "interest_threshold", "seed", "exploration", "merge", "goal"),
     "history_weight",
+    "history_action",
     *("exclude_item_id", "allowed_category", "forbidden_category", "forced_category", "forced_weight"),
 )
 """Inputs with a default; `request_options.default_columns` holds the values."""

@@ -39,6 +39,7 @@ class Corpus:
       category_name: [C] of str.
       feature_values: values by index for each side-feature column.
       profile_values: values by index for each profile column.
+      action_name: the log's actions, [A] of str; empty where it has none.
     """
 
     cut: int
@@ -52,6 +53,7 @@ class Corpus:
     category_name: np.ndarray
     feature_values: dict[str, np.ndarray]
     profile_values: dict[str, np.ndarray]
+    action_name: np.ndarray = dataclasses.field(default_factory=lambda: as_text([]))
 
     @property
     def num_items(self) -> int:
@@ -82,6 +84,7 @@ class EncodedLog:
       item: item index, [E] int32.
       timestamp: seconds UTC, [E] int64.
       weight: [E] float32.
+      is_target: events that are to be retrieved, [E] bool; None: every event is. All are history.
     """
 
     user_id: np.ndarray
@@ -90,6 +93,7 @@ class EncodedLog:
     item: np.ndarray
     timestamp: np.ndarray
     weight: np.ndarray
+    is_target: np.ndarray | None = None
 
     @property
     def num_users(self) -> int:
@@ -111,7 +115,12 @@ class EncodedLog:
             item=self.item[keep],
             timestamp=self.timestamp[keep],
             weight=self.weight[keep],
+            is_target=None if self.is_target is None else self.is_target[keep],
         )
+
+    def targets(self) -> np.ndarray:
+        """`is_target` as a mask, [E] bool."""
+        return np.ones(len(self.item), bool) if self.is_target is None else self.is_target
 
 
 def _vocabulary(values: np.ndarray) -> np.ndarray:
@@ -170,7 +179,8 @@ def fit_corpus(log: "LifelongLog", cut: int) -> Corpus:
     Raises:
       UserError: no event lies before the cut.
     """
-    return fit_corpus_of(log.items, log.context, find_seen(log, cut), cut)
+    corpus = fit_corpus_of(log.items, log.context, find_seen(log, cut), cut)
+    return dataclasses.replace(corpus, action_name=as_text(log.actions.name))
 
 
 def fit_corpus_of(items: "ItemTable", context_column: str, seen: Seen, cut: int) -> Corpus:
@@ -233,13 +243,15 @@ def encode_log(log: "LifelongLog", corpus: Corpus, item_index: np.ndarray | None
     keep = item != schema.UNKNOWN
     counts = np.bincount(log.event_user()[keep], minlength=log.num_users)
     profile = [encode_values(column, corpus.profile_values[name]) for name, column in log.profile.items()]
+    is_target = log.is_target
     return EncodedLog(
         user_id=log.user_id,
         profile=np.stack(profile, 1) if profile else np.zeros((log.num_users, 0), np.int32),
         offset=offset_of(counts),
         item=item[keep],
         timestamp=log.timestamp[keep],
-        weight=log.weight[keep],
+        weight=log.event_weight[keep],
+        is_target=None if is_target is None else is_target[keep],
     )
 
 

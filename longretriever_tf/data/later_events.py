@@ -23,7 +23,7 @@ from longretriever_tf.common.text import as_text, code_text, find_rows, is_text
 from longretriever_tf.config.config import DataConfig
 from longretriever_tf.data.corpus import Corpus, EncodedLog
 from longretriever_tf.datasets.build_log import first_of_segments, packed
-from longretriever_tf.datasets.event_log.source import read_event_log, read_events_alone
+from longretriever_tf.datasets.event_log.source import WITHOUT_WEIGHTS, read_event_log, read_events_alone
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.sharded_log import read_manifest
 
@@ -33,7 +33,7 @@ _NAME_LENGTH = 16
 
 _COLUMNS = (
     *("format", "delimiter", "quotes", "encoding", "column_names", "max_basket_hours", "long_baskets"),
-    *("user_column", "item_column", "timestamp_column", "basket_column"),
+    *("user_column", "item_column", "timestamp_column", "basket_column", "action_column"),
 )
 """How a table of events is read; a log that `prepare` has written keeps these settings."""
 
@@ -72,7 +72,7 @@ def read_table(data: DataConfig, events: str, with_items: bool) -> LifelongLog:
         columns = {name: tuple(value) if isinstance(value, list) else value for name, value in columns.items()}
         spec = dataclasses.replace(spec, **columns)
     if with_items and say_items(data):
-        return read_event_log(dataclasses.replace(spec, users="", user_features=(), weight_column=""))
+        return read_event_log(dataclasses.replace(spec, users="", user_features=(), **WITHOUT_WEIGHTS))
     return read_events_alone(spec)
 
 

@@ -25,6 +25,7 @@ class RawEvents(NamedTuple):
       basket_id: [E] int64, unique across users; -1 for an event that belongs to no basket. None: no baskets.
       weight: [E] float32; weights of merged events are added. None: the log has none, all are 1.
       nanosecond: how far within its second each event lies, [E] int64. None: times are whole seconds.
+      action: number of its action, [E] int64; events of several actions are never merged. None: the log has none.
     """
 
     user_row: np.ndarray
@@ -33,6 +34,7 @@ class RawEvents(NamedTuple):
     basket_id: np.ndarray | None = None
     weight: np.ndarray | None = None
     nanosecond: np.ndarray | None = None
+    action: np.ndarray | None = None
 
 
 def build_log(
@@ -46,8 +48,8 @@ def build_log(
     """Whole histories of the users, oldest first.
 
     Each basket moves to its earliest time and keeps one event per item; without baskets, events of the same user,
-    item and second become one, at the earliest of their times. A history is in order of full time, then of basket, then
-    of item: the order of the rows in the source never counts.
+    item and second become one, at the earliest of their times; events of different actions stay apart. A history is in
+    order of full time, then of basket, then of item, then of action: the order of the rows in the source never counts.
 
     Args:
       events: at least the columns of `RawEvents`.
@@ -83,6 +85,7 @@ def build_log(
         items=items,
         context=context,
         counts=accounts.close(counts or {}, basket_id >= 0, keep),
+        action=None if events.action is None else events.action[keep].astype(np.int16),
     )
 
 
@@ -138,12 +141,13 @@ def _move_baskets(events: RawEvents, basket_id: np.ndarray) -> RawEvents:
 
 
 def _merge_duplicates(events: RawEvents, basket_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One event of each (user, second, basket, item), the earliest, as positions in order of the histories.
+    """One event of each (user, second, basket, item, action), the earliest, as positions in order of the histories.
 
     Returns:
       Positions [E'] int64, and the merged weights [E'] float32: sums in a fixed order, that of the weights.
     """
-    same = packed((events.item_row, basket_id, events.timestamp, events.user_row))
+    action = () if events.action is None else (events.action,)
+    same = packed((*action, events.item_row, basket_id, events.timestamp, events.user_row))
     within = [column for column in (events.weight, events.nanosecond) if column is not None]
     order = np.lexsort([*within, *same])
     start = first_of_segments(same, order)
@@ -152,7 +156,7 @@ def _merge_duplicates(events: RawEvents, basket_id: np.ndarray) -> tuple[np.ndar
         weight = np.add.reduceat(events.weight[order].astype(np.float64), start).astype(np.float32)
     if events.nanosecond is None:
         return keep, weight
-    by_time = (events.item_row, basket_id, events.nanosecond, events.timestamp, events.user_row)
+    by_time = (*action, events.item_row, basket_id, events.nanosecond, events.timestamp, events.user_row)
     order = np.lexsort(packed(tuple(column[keep] for column in by_time)))
     return keep[order], weight[order]
 

@@ -16,6 +16,7 @@ from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.files import require_writable, write_bytes_atomically
 from longretriever_tf.common.locks import hold_lock
 from longretriever_tf.config.config import DataConfig
+from longretriever_tf.datasets.event_log.actions import read_actions
 from longretriever_tf.datasets.event_log.columns import LogTable
 from longretriever_tf.datasets.event_log.delimited import Unreadable
 from longretriever_tf.datasets.event_log.plain import plain_column
@@ -141,8 +142,8 @@ def read_history(frame: pd.DataFrame, spec: DataConfig, now: float) -> dict[str,
       now: seconds UTC that no event may lie a day beyond.
 
     Returns:
-      history_item_id, [T] of int or str as they are; history_timestamp, [T] of int seconds UTC; history_weight where
-      the log has weights.
+      history_item_id, [T] of int or str as they are; history_timestamp, [T] of int seconds UTC; history_weight and
+      history_action where the log has weights or actions.
 
     Raises:
       UserError: names the column and the value at fault.
@@ -152,6 +153,8 @@ def read_history(frame: pd.DataFrame, spec: DataConfig, now: float) -> dict[str,
     columns = {spec.item_column: "item_column", spec.timestamp_column: "timestamp_column"}
     if spec.weight_column:
         columns[spec.weight_column] = "weight_column"
+    if spec.action_column:
+        columns[spec.action_column] = "action_column"
     if not len(frame):
         return {"history_item_id": [], "history_timestamp": []}
     table = _log_table("history", select_columns("history", frame, columns))
@@ -164,6 +167,8 @@ def read_history(frame: pd.DataFrame, spec: DataConfig, now: float) -> dict[str,
     }
     if spec.weight_column:
         history["history_weight"] = table.weights(spec.weight_column)[order].tolist()
+    if actions := read_actions(spec, table):
+        history["history_action"] = [actions.names[row] for row in actions.row[order].tolist()]
     return history
 
 

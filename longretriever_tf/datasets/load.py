@@ -2,15 +2,25 @@
 
 import dataclasses
 
+import numpy as np
+from absl import logging
+
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.schema import DAY_S
+from longretriever_tf.config.actions import action_weights
 from longretriever_tf.config.check import CLUSTERS, asks_clusters, require
 from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets import build_log, complete_journey, event_log, movielens, tfds_builder
 from longretriever_tf.datasets.accounts import KEPT
+from longretriever_tf.datasets.event_log.actions import action_flags
 from longretriever_tf.datasets.item_texts import split_texts
 from longretriever_tf.datasets.log import LifelongLog
-from longretriever_tf.datasets.sharded_log import ShardedLog, read_manifest, read_text_flags
+from longretriever_tf.datasets.sharded_log import (
+    ShardedLog,
+    read_action_flags,
+    read_manifest,
+    read_text_flags,
+)
 from longretriever_tf.datasets.tfds_prepare import explain_damaged_records, prepare
 
 
@@ -28,8 +38,23 @@ def load_log(config: DataConfig) -> LifelongLog:
       UserError: a mistake in the config or the files, or a data_dir that cannot be written.
     """
     if config.data:
-        return open_sharded_log(config).read_whole()
-    return _skip_last_days(_load_tables(config), config.skip_last_days)
+        log = open_sharded_log(config).read_whole()
+    else:
+        log = _skip_last_days(_load_tables(config), config.skip_last_days)
+    _note_plain_actions(config, log)
+    return log
+
+
+def _note_plain_actions(config: DataConfig, log: LifelongLog) -> None:
+    """Says which actions --action_weights does not name."""
+    names = action_weights(config.action_weights)
+    plain = [name for name in log.actions.name if name not in names]
+    if log.action is not None and names and plain:
+        num_events = int(np.isin(log.actions.name, plain)[log.action].sum())
+        logging.warning(
+            "--action_weights has no weight of %s: %d of %d events weigh 1",
+            *(", ".join(plain), num_events, log.num_events),
+        )
 
 
 def _load_tables(config: DataConfig) -> LifelongLog:
@@ -60,7 +85,9 @@ def open_sharded_log(config: DataConfig) -> ShardedLog:
         f"--skip_last_days={config.skip_last_days:g} is of a log that is read from its tables, not of one that "
         f"`prepare` has written: --data={config.data} holds whole histories; drop one of the two flags",
     )
-    log = ShardedLog(config.data, "" if asks_clusters(config.context) else config.context)
+    context = "" if asks_clusters(config.context) else config.context
+    _require_same_actions(config)
+    log = ShardedLog(config.data, context, actions=config)
     kept = read_text_flags(log.manifest).embedding_column
     require(
         config.embedding_column in ("", kept),
@@ -68,6 +95,17 @@ def open_sharded_log(config: DataConfig) -> ShardedLog:
         f"{f'with --embedding_column={kept}' if kept else 'without it'}; prepare the log again with this column",
     )
     return log
+
+
+def _require_same_actions(config: DataConfig) -> None:
+    """Refuses another column of actions than that of the prepared log; weights and targets may be chosen later."""
+    kept, asked = read_action_flags(read_manifest(config.data)).action_column, config.action_column
+    require(
+        asked in ("", kept),
+        f"--action_column={asked}: --data={config.data} was prepared "
+        f"{f'with --action_column={kept}' if kept else 'without it'}; leave the flag out, or prepare the log again "
+        "with this column",
+    )
 
 
 def _skip_last_days(log: LifelongLog, days: float) -> LifelongLog:
@@ -110,6 +148,24 @@ def with_text_flags(config: DataConfig) -> DataConfig:
     return dataclasses.replace(config, text_columns=flags.text_columns, embedding_column=flags.embedding_column)
 
 
+def with_action_flags(config: DataConfig) -> DataConfig:
+    """The config with the actions that its log was prepared with; weights and targets may be chosen later.
+
+    Raises:
+      UserError: the config names another column.
+    """
+    if not config.data:
+        return config
+    _require_same_actions(config)
+    kept = read_action_flags(read_manifest(config.data))
+    return dataclasses.replace(
+        config,
+        action_column=kept.action_column,
+        action_weights=config.action_weights or kept.action_weights,
+        target_actions=config.target_actions or kept.target_actions,
+    )
+
+
 def _load_complete_journey(config: DataConfig) -> LifelongLog:
     users, items = (
         complete_journey.Builder(config=kind, data_dir=config.data_dir or None) for kind in tfds_builder.KINDS
@@ -132,6 +188,7 @@ def _load_event_log(config: DataConfig) -> LifelongLog:
         if asks_clusters(context):
             context = event_log.CONTEXT if event_log.CONTEXT in items.info.features["feature"] else ""
         log = tfds_builder.read_log(users, items, context)
+    log = dataclasses.replace(log, actions=action_flags(config, log.actions.name))
     return dataclasses.replace(log, items=split_texts(log.items, config, log.context))
 
 

@@ -1,6 +1,6 @@
 """The event log in memory: whole histories, columnar, users contiguous. Imports no TensorFlow.
 
-24 bytes an event (item row 4, time 8, basket 8, weight 4); everything derived from it
+24 bytes an event (item row 4, time 8, basket 8, weight 4), 2 more where it has an action; everything derived from it
 (positions, examples, batches) is light keys into these columns.
 """
 
@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 
 from longretriever_tf.common.ranges import flat_ranges, offset_of
+from longretriever_tf.config.actions import Actions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +44,13 @@ class LifelongLog:
       item_row: row of `items`, [E] int32.
       timestamp: seconds UTC, [E] int64, ascending within a user.
       basket_id: [E] int64; -1 where the log has no baskets.
-      weight: [E] float32; 1.0 where the log has no weights (eq. 3 becomes a weighted sum).
+      weight: [E] float32; 1.0 where the log has no weights (eq. 3 becomes a weighted sum of `event_weight`).
       items: the item table.
       context: the default context column (category) among `items.features`; "" where the log has none, and it is to be
         learned.
       counts: what became of every row that was read, by the names of `datasets.accounts`; empty where nobody counted.
+      action: which of `actions` each event is, [E] int16; None where the log has none.
+      actions: their names and what they weigh, and which are to be retrieved.
     """
 
     user_id: np.ndarray
@@ -60,6 +63,23 @@ class LifelongLog:
     items: ItemTable
     context: str
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    action: np.ndarray | None = None
+    actions: Actions = Actions()
+
+    @property
+    def is_target(self) -> np.ndarray | None:
+        """Whether each event is to be retrieved, [E] bool; None: every event is."""
+        if self.action is None or not self.actions.target:
+            return None
+        of_action: np.ndarray = np.isin(self.actions.name, self.actions.target)
+        return of_action[self.action]
+
+    @property
+    def event_weight(self) -> np.ndarray:
+        """What each event weighs in eq. 3: its own weight times that of its action, [E] float32."""
+        if self.action is None or not self.actions.weight:
+            return self.weight
+        return self.weight * np.array(self.actions.weight, np.float32)[self.action]
 
     @property
     def num_users(self) -> int:
@@ -81,6 +101,7 @@ class LifelongLog:
             timestamp=self.timestamp[event],
             basket_id=self.basket_id[event],
             weight=self.weight[event],
+            action=None if self.action is None else self.action[event],
         )
 
     def of_events(self, keep: np.ndarray) -> "LifelongLog":
@@ -92,6 +113,7 @@ class LifelongLog:
             timestamp=self.timestamp[keep],
             basket_id=self.basket_id[keep],
             weight=self.weight[keep],
+            action=None if self.action is None else self.action[keep],
         )
 
     def event_user(self) -> np.ndarray:

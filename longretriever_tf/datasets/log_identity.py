@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,8 @@ def identify_log(log: LifelongLog, config: DataConfig) -> LogIdentity:
 def fingerprint_log(log: LifelongLog) -> str:
     """Hash of what training reads of a log: equal wherever and however the same log is stored."""
     events = {name: [getattr(log, name)] for name in _EVENT_COLUMNS}
+    if log.action is not None:
+        events[_action_key(log.actions.name)] = [log.action]
     return _fingerprint({"user_id": [log.user_id]}, _listed(log.profile), log.items, log.offset, events)
 
 
@@ -103,10 +105,18 @@ def fingerprint_shards(log: ShardedLog) -> str:
     offset = offset_of(np.concatenate([np.diff(part) for part in read("offset")]))
     users = {"user_id": list(read("user_id"))}
     profile = {name: list(read(f"profile/{name}")) for name in names}
-    return _fingerprint(users, profile, log.items, offset, {name: read(name) for name in _EVENT_COLUMNS})
+    events = {name: read(name) for name in _EVENT_COLUMNS}
+    if log.manifest.actions:
+        events[_action_key(log.actions.name)] = read("action")
+    return _fingerprint(users, profile, log.items, offset, events)
 
 
 _EVENT_COLUMNS = ("item_row", "timestamp", "weight")
+
+
+def _action_key(names: Sequence[str]) -> str:
+    """What the column of actions is called in the hash: its codes mean these names."""
+    return json.dumps(["action", *names])
 
 
 def _listed(columns: Mapping[str, np.ndarray]) -> dict[str, list[np.ndarray]]:

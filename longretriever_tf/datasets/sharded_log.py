@@ -30,6 +30,7 @@ from longretriever_tf.common.files import (
 )
 from longretriever_tf.common.ranges import offset_of
 from longretriever_tf.common.text import as_text, pack_text, unpack_text
+from longretriever_tf.config.actions import settle_actions
 from longretriever_tf.config.data import DataConfig
 from longretriever_tf.datasets.build_log import fill_missing_context
 from longretriever_tf.datasets.item_texts import split_texts
@@ -73,6 +74,7 @@ class Manifest:
       num_items, num_items_without_events: of the item table.
       shards: in order of users.
       format: version of this layout.
+      actions: names of the events' actions, sorted; empty where they have none.
     """
 
     build: str
@@ -84,6 +86,7 @@ class Manifest:
     num_items_without_events: int
     shards: tuple[ShardFile, ...]
     format: int = FORMAT
+    actions: tuple[str, ...] = ()
 
 
 class ShardedLog:
@@ -93,20 +96,25 @@ class ShardedLog:
       directory: that holds the manifest.
       context: the column of the items that is the category; "": the log's own.
       manifest: what the directory holds, where its file is not written yet.
+      actions: names weights of actions and those that are to be retrieved; None, or where it names none: those that the
+        log was prepared with.
 
     Attributes:
       directory: as given.
       manifest: what it says.
       context: the column that is the category; "" where the log has none.
       items: the item table, in memory, with a category for every item.
+      actions: the actions of the events.
       user_offset: shard k holds the users `user_offset[k]:user_offset[k + 1]` of the whole log, [K + 1] int64.
 
     Raises:
       UserError: there is no manifest, or it is torn or of another version, or the item table is; or it has no such
-        column.
+        column or action.
     """
 
-    def __init__(self, directory: str, context: str = "", manifest: Manifest | None = None) -> None:
+    def __init__(
+        self, directory: str, context: str = "", manifest: Manifest | None = None, actions: DataConfig | None = None
+    ) -> None:
         self.directory = directory
         self.manifest = manifest or read_manifest(directory)
         items = _read_items(directory, self.manifest.build)
@@ -118,6 +126,9 @@ class ShardedLog:
                 f"{', '.join(sorted(items.features))}"
             )
         self.items = fill_missing_context(items, self.context)
+        kept, asked = read_action_flags(self.manifest), actions or DataConfig()
+        weights, targets = asked.action_weights or kept.action_weights, asked.target_actions or kept.target_actions
+        self.actions = settle_actions(self.manifest.actions, weights, targets, f"--data={directory}")
         self.user_offset = np.concatenate([[0], np.cumsum([shard.num_users for shard in self.manifest.shards])])
 
     @property
@@ -155,8 +166,13 @@ class ShardedLog:
             if (len(arrays["user_id"]), len(arrays["item_row"])) != (expected.num_users, expected.num_events):
                 raise ValueError(f"the manifest says {expected.num_users} users and {expected.num_events} events")
             profile = {str(name): arrays[f"profile/{name}"] for name in arrays["profile.names"]}
-            columns: dict[str, Any] = {name: arrays[name] for name in _COLUMNS}
-        return LifelongLog(**columns, profile=profile, items=self.items, context=self.context)
+            columns: dict[str, Any] = {name: arrays[name] for name in self._columns}
+        columns |= {"items": self.items, "context": self.context, "actions": self.actions}
+        return LifelongLog(**columns, profile=profile)
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        return (*_COLUMNS, "action") if self.manifest.actions else _COLUMNS
 
     def read_column(self, k: int, name: str) -> np.ndarray:
         """One column of shard k, and nothing else of its file: `user_id`, `timestamp`, `profile/...`, as it is stored.
@@ -184,12 +200,12 @@ class ShardedLog:
 
     def join(self, shards: Sequence[LifelongLog]) -> LifelongLog:
         """The users of several shards, or of parts of them, as one log; at least one."""
-        joined: dict[str, Any] = {name: np.concatenate([getattr(shard, name) for shard in shards]) for name in _COLUMNS}
+        parts = {name: [getattr(shard, name) for shard in shards] for name in self._columns}
+        joined: dict[str, Any] = {name: np.concatenate(columns) for name, columns in parts.items()}
         joined["offset"] = offset_of(np.concatenate([np.diff(shard.offset) for shard in shards]))
         profile = {name: np.concatenate([shard.profile[name] for shard in shards]) for name in shards[0].profile}
-        return LifelongLog(
-            **joined, profile=profile, items=self.items, context=self.context, counts=self.manifest.counts
-        )
+        joined |= {"items": self.items, "context": self.context, "actions": self.actions}
+        return LifelongLog(**joined, profile=profile, counts=self.manifest.counts)
 
 
 _COLUMNS = ("user_id", "offset", "item_row", "timestamp", "basket_id", "weight")
@@ -201,6 +217,15 @@ def read_text_flags(manifest: Manifest) -> DataConfig:
         item_features=tuple(manifest.data.get("item_features", ())),
         text_columns=tuple(manifest.data.get("text_columns", ())),
         embedding_column=manifest.data.get("embedding_column", ""),
+    )
+
+
+def read_action_flags(manifest: Manifest) -> DataConfig:
+    """The flags of actions that a log was prepared with; a log of before there were any has none."""
+    return DataConfig(
+        action_column=manifest.data.get("action_column", ""),
+        action_weights=tuple(manifest.data.get("action_weights", ())),
+        target_actions=tuple(manifest.data.get("target_actions", ())),
     )
 
 
@@ -233,6 +258,8 @@ def write_shard(directory: str, build: str, k: int, num_shards: int, log: Lifelo
     """
     path = shard_path(directory, k, num_shards)
     arrays: dict[str, np.ndarray] = {name: getattr(log, name) for name in _COLUMNS}
+    if log.action is not None:
+        arrays["action"] = log.action
     arrays["profile.names"] = as_text(log.profile)
     arrays |= {f"profile/{name}": column for name, column in log.profile.items()}
     return _describe(path, _write(path, build, arrays), log)
@@ -283,7 +310,8 @@ def read_manifest(directory: str) -> Manifest:
                 f"{path} has format {values.get('format')!r}, and this version reads {FORMAT}: prepare the log anew"
             )
         shards = tuple(ShardFile(**shard) for shard in values.pop("shards"))
-        return Manifest(**values, shards=shards)
+        actions = tuple(values.pop("actions", ()))
+        return Manifest(**values, shards=shards, actions=actions)
 
 
 def _read_items(directory: str, build: str) -> ItemTable:

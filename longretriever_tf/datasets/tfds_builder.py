@@ -6,6 +6,7 @@ split, `log`, since the split into train, validation and test is global in time 
 """
 
 import abc
+import dataclasses
 import json
 import os
 import sys
@@ -15,7 +16,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from longretriever_tf.common.text import as_raw_ids, as_text, is_text
+from longretriever_tf.common.text import as_raw_ids, as_text, code_text, is_text
+from longretriever_tf.config.actions import Actions
 from longretriever_tf.datasets import accounts
 from longretriever_tf.datasets.log import ItemTable, LifelongLog
 
@@ -34,6 +36,7 @@ class Layout(NamedTuple):
     is_item_text: bool
     profile: tuple[str, ...]
     item_features: tuple[str, ...]
+    has_actions: bool = False
 
 
 def record_features(layout: Layout, kind: str) -> tfds.features.FeaturesDict:
@@ -53,6 +56,7 @@ def record_features(layout: Layout, kind: str) -> tfds.features.FeaturesDict:
                 "feature": {name: tfds.features.Text() for name in layout.item_features},
             }
         )
+    actions = {"action": sequence(np.str_)} if layout.has_actions else {}
     return tfds.features.FeaturesDict(
         {
             "user_id": scalar(layout.is_user_text),
@@ -61,6 +65,7 @@ def record_features(layout: Layout, kind: str) -> tfds.features.FeaturesDict:
             "timestamp": sequence(np.int64),
             "basket_id": sequence(np.int64),
             "weight": sequence(np.float32),
+            **actions,
         }
     )
 
@@ -68,6 +73,7 @@ def record_features(layout: Layout, kind: str) -> tfds.features.FeaturesDict:
 def user_records(log: LifelongLog) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Yields (key, record) for each user."""
     item_id = as_raw_ids(log.items.item_id)[log.item_row]
+    action = None if log.action is None else as_text(log.actions.name)[log.action]
     for row, user_id in enumerate(log.user_id.tolist()):
         history = slice(log.offset[row], log.offset[row + 1])
         yield (
@@ -79,6 +85,7 @@ def user_records(log: LifelongLog) -> Iterator[tuple[bytes, dict[str, Any]]]:
                 "timestamp": log.timestamp[history],
                 "basket_id": log.basket_id[history],
                 "weight": log.weight[history],
+                **({} if action is None else {"action": action[history]}),
             },
         )
 
@@ -166,12 +173,13 @@ def read_log(users: LifelongBuilder, items: LifelongBuilder, context: str) -> Li
     """
     table = _read_items(items)
     rows_of = _row_finder(table.item_id)
-    rows, profiles, histories = [], [], []
+    rows, profiles, histories, actions = [], [], [], []
     for batch in _read_columns(users, _USERS_PER_BATCH):
         item_id, length = batch.pop("item_id")
         rows.append((_decode(batch["user_id"]), length))
         profiles.append({name: as_text(batch[f"profile/{name}"]) for name in _names(users, "profile")})
         histories.append((rows_of(item_id), *(batch[name][0] for name in ("timestamp", "basket_id", "weight"))))
+        actions.append(code_text(_decode(batch["action"][0])) if "action" in batch else None)
     user_id, length = (np.concatenate(parts) for parts in zip(*rows, strict=True))
     order = np.argsort(user_id, kind="stable")
     start = np.cumsum(length) - length
@@ -180,7 +188,26 @@ def read_log(users: LifelongBuilder, items: LifelongBuilder, context: str) -> Li
     item_row, timestamp, basket_id, weight = (np.concatenate(parts)[event] for parts in zip(*histories, strict=True))
     profile = {name: np.concatenate([part[name] for part in profiles])[order] for name in profiles[0]}
     counts = dict((users.info.metadata or {}).get(_COUNTS, {}))
-    return LifelongLog(user_id[order], profile, offset, item_row, timestamp, basket_id, weight, table, context, counts)
+    log = LifelongLog(user_id[order], profile, offset, item_row, timestamp, basket_id, weight, table, context, counts)
+    return _with_actions(log, actions, event)
+
+
+def _with_actions(
+    log: LifelongLog, parts: list[tuple[np.ndarray, np.ndarray] | None], event: np.ndarray
+) -> LifelongLog:
+    """The log with the actions of its records, if they have any.
+
+    Args:
+      log: without actions.
+      parts: names and rows of them by batch, events in the order of the records.
+      event: the position there of each event of the log, [E].
+    """
+    coded = [part for part in parts if part is not None]
+    if not coded:
+        return log
+    names = sorted(set().union(*(part[0].tolist() for part in coded)))
+    row = np.concatenate([np.searchsorted(as_text(names), name)[code] for name, code in coded if len(name)])
+    return dataclasses.replace(log, action=row[event].astype(np.int16), actions=Actions(tuple(names)))
 
 
 def _read_items(builder: LifelongBuilder) -> ItemTable:

@@ -19,7 +19,8 @@ class Truth:
       item: distinct items that the user took in the window, [P] int64, ascending within a user.
       is_novel: the user had never taken the item before the cut, [P] bool.
       interacted_offset: [U' + 1] int64.
-      interacted_item: distinct items that the user took before the cut, [O] int64, ascending within a user.
+      interacted_item: distinct items that the user took before the cut, [O] int64, ascending within a user; with
+        --target_actions, by one of these actions.
       num_items: V, the length of the item vocabulary with its reserved rows.
     """
 
@@ -93,7 +94,8 @@ def build_truth(
 ) -> Truth:
     """Distinct items that each user took in `window`, among items that anyone took before `cut`.
 
-    A user counts with at least one event before the cut and one such item in the window.
+    A user counts with at least one event before the cut and one such item in the window. Where the log has target
+    events, these alone are truth, and make an item no longer novel; all events are a past, and make an item known.
 
     Args:
       log: the encoded log; items below `schema.FIRST_KNOWN` (padding, unknown, -1) are ignored.
@@ -112,14 +114,17 @@ def build_truth(
     if is_sold is None:
         is_sold = np.bincount(log.item[past], minlength=num_items) > 0
     has_past[user[log.timestamp < cut]] = True
-    taken = (log.timestamp >= start) & (log.timestamp < stop) & (log.item >= FIRST_KNOWN) & has_past[user]
+    is_target = log.targets()
+    taken = (log.timestamp >= start) & (log.timestamp < stop) & (log.item >= FIRST_KNOWN) & has_past[user] & is_target
     taken[taken] = is_sold[log.item[taken]]
     if not taken.any():
         raise UserError(
             f"zero users after the split: of {log.num_users} users, {int(has_past.sum())} have events before the cut "
-            "and none of them takes, in the window, an item that anyone took before it; change --window_days"
+            f"and none of them takes{_by_action(log)}, in the window, an item that anyone took before it; change "
+            "--window_days"
         )
     pair = _distinct_pairs(user[taken], log.item[taken], num_items)
+    past &= is_target
     interacted = _distinct_pairs(user[past], log.item[past], num_items)
     users = np.unique(pair // num_items)
     interacted = interacted[np.isin(interacted // num_items, users)]
@@ -132,6 +137,10 @@ def build_truth(
         interacted_item=interacted % num_items,
         num_items=num_items,
     )
+
+
+def _by_action(log: EncodedLog) -> str:
+    return "" if log.is_target is None else " (by one of --target_actions)"
 
 
 def _distinct_pairs(user: np.ndarray, item: np.ndarray, num_items: int) -> np.ndarray:

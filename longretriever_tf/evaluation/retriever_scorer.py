@@ -8,6 +8,7 @@ items, and `MERGES` merges whole categories.
 import copy
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -111,8 +112,14 @@ class LongRetrieverScorer(TaskScorer):
             table, column = [None, None], tf.TensorSpec([None], tf.int64)
             columns = [tf.TensorSpec(table, kind) for kind in (self._served.item_id_dtype, tf.int64, tf.float32)]
             profile = [tf.TensorSpec([None], tf.string) for _ in self._profile]
-            look_up = graph_function(self._served.look_up, input_signature=[*columns, column, profile])
-            self._look_ups[self._history_key] = look_up.get_concrete_function()
+            targets = [tf.TensorSpec(table, tf.bool)] if self._prepared.log.is_target is not None else []
+            served = self._served
+
+            def look_up(*columns: Any) -> Requests:  # with or without the column of targets
+                return served.look_up(*columns)
+
+            traced = graph_function(look_up, input_signature=[*columns, column, profile, *targets])
+            self._look_ups[self._history_key] = traced.get_concrete_function()
         self._look_up = self._look_ups[self._history_key]
 
     @property
@@ -213,7 +220,7 @@ class LongRetrieverScorer(TaskScorer):
         step = max(1, _MAX_PAIRS // self._prepared.corpus.num_categories)
         return (slice(start, start + step) for start in range(0, len(users), step))
 
-    def _columns(self, users: np.ndarray) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+    def _columns(self, users: np.ndarray) -> tuple[Any, ...]:
         """What requests of some users say, as `MultiContextRetriever.look_up` takes it."""
         log = self._prepared.log
         start, stop = log.offset[users], log.offset[users + 1]
@@ -231,7 +238,12 @@ class LongRetrieverScorer(TaskScorer):
         ]
         as_of = tf.fill([len(users)], tf.constant(self._prepared.as_of, tf.int64))
         item_id = tf.constant(item_id, self._served.item_id_dtype)
-        return item_id, tf.constant(timestamp), tf.constant(weight), as_of, profile
+        targets = []
+        if log.is_target is not None:
+            is_target = np.zeros(shape, bool)
+            is_target[row, column] = log.is_target[event]
+            targets.append(tf.constant(is_target))
+        return item_id, tf.constant(timestamp), tf.constant(weight), as_of, profile, *targets
 
     def _encode_pairs(self, requests: Requests, row: tf.Tensor, category: tf.Tensor) -> tuple[tf.Tensor, ...]:
         pairs = self._served.encode(requests, row, category)
@@ -245,8 +257,8 @@ class LongRetrieverScorer(TaskScorer):
         if task not in logits:
             logits[task] = logits["all"].copy()
             for rows, some in requests:
-                interacted = some.histories.interacted
-                logits[task][rows][interacted.request.numpy(), interacted.item.numpy()] = -np.inf
+                request, item = (part.numpy() for part in some.histories.taken())
+                logits[task][rows][request, item] = -np.inf
         return logits[task]
 
     def _all_logits(self, users: np.ndarray) -> np.ndarray:

@@ -188,6 +188,8 @@ def measure_window(log: LifelongLog, contexts: Contexts, start: int, stop: int, 
     is_past, is_inside = log.timestamp < start, (log.timestamp >= start) & (log.timestamp < stop)
     num_items = len(log.items.item_id)
     key = user * num_items + log.item_row
+    taken = np.ones(log.num_events, bool) if log.is_target is None else log.is_target
+    is_inside &= taken
     pairs = _distinct(key[is_inside])
     pair_user, pair_item = pairs // num_items, pairs % num_items
     is_known_user = np.bincount(user[is_past], minlength=log.num_users)[pair_user] > 0
@@ -204,7 +206,7 @@ def measure_window(log: LifelongLog, contexts: Contexts, start: int, stop: int, 
         num_new_item_pairs=int((is_known_user & ~is_known_item).sum()),
         target_user=target_user,
         target_item=target_item,
-        is_novel=find_rows(_distinct(key[is_past]), pairs[is_target]) < 0,
+        is_novel=find_rows(_distinct(key[is_past & taken]), pairs[is_target]) < 0,
         interest_rank=rank_targets(log, contexts, start, target_user, target_item, day_floor),
     )
 
@@ -216,7 +218,7 @@ def rank_targets(
     num_categories, is_past = len(contexts.name), log.timestamp < start
     key = log.event_user()[is_past].astype(np.int64) * num_categories + contexts.item_category[log.item_row[is_past]]
     days = (start - log.timestamp[is_past]) / schema.DAY_S
-    seen, rank = _rank_interests(key, num_categories, log.weight[is_past] / np.maximum(days, day_floor))
+    seen, rank = _rank_interests(key, num_categories, log.event_weight[is_past] / np.maximum(days, day_floor))
     at = find_rows(seen, target_user * num_categories + contexts.item_category[target_item])
     return np.where(at >= 0, np.append(rank, -1)[at], -1)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from longretriever_tf.common import schema
 from longretriever_tf.datasets.log import LifelongLog
+from longretriever_tf.inspection.actions import action_statistics
 from longretriever_tf.inspection.measures import (
     Categories,
     HistoryMeasures,
@@ -68,6 +69,7 @@ def history_statistics(
         "negatives": negative_statistics(history.categories),
         "split": _split_statistics(log, windows),
         "columns": _column_statistics(log),
+        "actions": action_statistics(log),
         "counts": dict(log.counts),
     }
 

@@ -32,6 +32,7 @@ def render_history(
         _subsequences(statistics["subsequences"]),
         _split(statistics["split"]),
         _negatives(statistics["negatives"]),
+        _actions(statistics["actions"]),
         _columns(statistics["columns"]),
         _contexts(statistics),
         verdict,
@@ -114,6 +115,31 @@ def _warnings(warnings: Sequence[str]) -> str:
         return _block("Warnings", "none: nothing unusual found", [])
     lines = [line for text in warnings for line in textwrap.wrap(f"! {text}", _width() - 2, subsequent_indent="  ")]
     return _block("Warnings", "unusual things; each may be right, but look before training", lines)
+
+
+def _actions(actions: Statistics) -> str:
+    if not actions:
+        return ""
+    target = ", ".join(actions["target"]) or "none found"
+    header = ["", "events", "share", "users", "user-item pairs", f"followed by {target}"]
+    rows = [
+        [name, f"{one['events']:,}", _percent(one["share"]), f"{one['users']:,}", f"{one['pairs']:,}"]
+        + [_percent(one["leads"]) if actions["target"] else "-"]
+        for name, one in actions["actions"].items()
+    ]
+    lines = _table(header, rows)
+    if actions["proposal"]:
+        lines += [
+            "",
+            f"to retrieve {target}, and to weigh the others as they lead there: {' '.join(actions['proposal'])}",
+        ]
+    elif not actions["target"]:
+        lines += ["", "no action follows others on the same item: name what is to be retrieved by --target_actions"]
+    note = (
+        "What users did. Events of every action are history; with --target_actions, those alone are to be retrieved: "
+        f"{target if actions['is_chosen'] else 'not set, so every event is'}."
+    )
+    return _block("Actions", note, lines)
 
 
 def _histories(statistics: Statistics) -> str:

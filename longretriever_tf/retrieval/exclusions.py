@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from longretriever_tf.common import schema
 from longretriever_tf.data.search import hard_search
+from longretriever_tf.data.search.request_history import tells_targets
 from longretriever_tf.retrieval.request_options import RequestOptions
 from longretriever_tf.retrieval.requests import Subsequences
 
@@ -51,7 +52,10 @@ def _listed(
 
 
 def _seen(pairs: Subsequences, options: RequestOptions) -> tuple[tf.Tensor, tf.Tensor]:
-    """All events of the pairs whose request asks for novel items."""
+    """All events of the pairs whose request asks for novel items; with target actions, those of these actions."""
     start, stop = pairs.segments.start, pairs.segments.stop
     pair, event = hard_search.flat_ranges(start, tf.where(tf.gather(options.is_novel, pairs.row), stop, start))
+    if tells_targets(pairs.segments.is_target):
+        taken = tf.where(tf.gather(pairs.segments.is_target, event))[:, 0]
+        pair, event = tf.gather(pair, taken), tf.gather(event, taken)
     return pair, tf.gather(pairs.segments.item, event)

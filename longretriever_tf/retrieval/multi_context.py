@@ -20,11 +20,17 @@ from longretriever_tf.data.recipe.tokens import make_tokens
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.data.search.behavior_index import max_sliced
 from longretriever_tf.data.search.history_summary import category_bag, history_activity, summarise_history
-from longretriever_tf.data.search.request_history import RawHistories, order_segments, read_histories
+from longretriever_tf.data.search.request_history import (
+    RawHistories,
+    order_segments,
+    read_histories,
+    tells_targets,
+)
 from longretriever_tf.models.interest_model import InterestModel
 from longretriever_tf.models.logit_terms import weigh_items, weigh_repeats
 from longretriever_tf.models.retriever import LongRetriever, embed_corpus
 from longretriever_tf.models.towers import UserInputs, UserState
+from longretriever_tf.retrieval.actions import ActionTable
 from longretriever_tf.retrieval.admission import bounds_of
 from longretriever_tf.retrieval.exclusions import find_exclusions
 from longretriever_tf.retrieval.fingerprint import UNSTAMPED, Fingerprint
@@ -105,16 +111,24 @@ class MultiContextRetriever(tf.Module):
         vectors, bias = weigh_items(self._weights, vectors / config.model.temperature, bias, arrays["item_stats"])
         self.index = PackedIndex(vectors, bias, corpus.category_offset)
         self._best_share = tf.constant(best_log_share(bias, corpus.category_offset))
+        self.actions = ActionTable(config.data, corpus.action_name) if len(corpus.action_name) else None
         self.bounds = bounds_of(config.retrieval, corpus.num_categories, self.index.widest_together(), corpus.cut)
 
     def read(
-        self, history_item_id: tf.Tensor, history_timestamp: tf.Tensor, history_weight: tf.Tensor, time: tf.Tensor
+        self,
+        history_item_id: tf.Tensor,
+        history_timestamp: tf.Tensor,
+        history_weight: tf.Tensor,
+        time: tf.Tensor,
+        is_target: tf.Tensor | None = None,
     ) -> Histories:
         """What the raw columns of `look_up` say of each category, seen or not."""
         with tf.control_dependencies(check_history(history_item_id, history_timestamp, history_weight)):
             item_id, timestamp = tf.identity(history_item_id), tf.identity(history_timestamp)
             weight = tf.broadcast_to(history_weight, tf.shape(item_id))
-        raw = RawHistories(item_id, timestamp, weight, time)
+        if is_target is not None:
+            is_target = tf.broadcast_to(is_target, tf.shape(item_id))
+        raw = RawHistories(item_id, timestamp, weight, time, is_target)
         visible = self._config.model.history_events
         item_category = self._item_category.read_value()
         histories = read_histories(raw, self._item_index.lookup, item_category, self._num_categories, visible)
@@ -135,6 +149,7 @@ class MultiContextRetriever(tf.Module):
         history_weight: tf.Tensor,
         time: tf.Tensor,
         profile: list[tf.Tensor],
+        is_target: tf.Tensor | None = None,
     ) -> Requests:
         """Raw columns to everything that interests and towers read.
 
@@ -144,8 +159,9 @@ class MultiContextRetriever(tf.Module):
           history_weight: weight of each event in eq. 3, [B, T] float32, or one for all, [1, 1].
           time: [B] int64 seconds; events at or after it are ignored.
           profile: one [B] string tensor for each of `profile_names`; unknown values count as missing.
+          is_target: events of target actions, [B, T] bool, or one for all, [1, 1]; None: every event is.
         """
-        histories = self.read(history_item_id, history_timestamp, history_weight, time)
+        histories = self.read(history_item_id, history_timestamp, history_weight, time, is_target)
         columns = [table.lookup(column) for table, column in zip(self._profile_index, profile, strict=True)]
         num_requests, summary = tf.shape(time)[0], histories.summary
         embedding = tf.zeros([num_requests, 0])
@@ -178,8 +194,9 @@ class MultiContextRetriever(tf.Module):
         segments = order_segments(requests.histories, row, category, tf.size(requests.count), self._num_categories)
         start = tf.maximum(segments.start, segments.stop - max_sliced(self._config.model))
         time = tf.gather(requests.time, row)
+        is_target = segments.is_target if tells_targets(segments.is_target) else None
         events = hard_search.slice_events(
-            segments.item, segments.timestamp, segments.weight, start, segments.stop, time
+            segments.item, segments.timestamp, segments.weight, start, segments.stop, time, is_target
         )
         num_before, stats_row = segments.stop - segments.start, tf.zeros_like(row)
         activity = tf.gather(requests.activity, row)
@@ -300,6 +317,11 @@ class MultiContextRetriever(tf.Module):
         other = copy.copy(self)
         other._config = dataclasses.replace(self._config, retrieval=retrieval)
         return other
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether requests that name what the model does not know fail."""
+        return self._config.retrieval.strict
 
     def read_options(self, columns: Mapping[str, tf.Tensor], num_requests: tf.Tensor) -> RequestOptions:
         """Looks the optional columns up; categories that a refresh emptied are allowed to no one."""

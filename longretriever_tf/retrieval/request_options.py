@@ -54,8 +54,16 @@ class RequestOptions(NamedTuple):
     num_unknown_excluded: tf.Tensor
 
 
-def default_columns(retrieval: RetrievalConfig, item_id_dtype: tf.DType) -> dict[str, tf.Tensor]:
-    """Each optional column with its default: one value for all requests, [1], or an empty list of them, [1, 0]."""
+def default_columns(
+    retrieval: RetrievalConfig, item_id_dtype: tf.DType, has_actions: bool = False
+) -> dict[str, tf.Tensor]:
+    """Each optional column with its default: one value for all requests, [1], or an empty list of them, [1, 0].
+
+    Args:
+      retrieval: of the run.
+      item_id_dtype: int64 or string.
+      has_actions: the model was trained on a log with actions.
+    """
 
     def empty(kind: tf.DType) -> tf.Tensor:
         return tf.zeros([1, 0], kind) if kind != tf.string else tf.constant([], tf.string, [1, 0])
@@ -70,6 +78,7 @@ def default_columns(retrieval: RetrievalConfig, item_id_dtype: tf.DType) -> dict
         "merge": tf.constant([retrieval.merge]),
         "goal": tf.constant(["all"]),
         "history_weight": tf.constant([[1.0]]),
+        **({"history_action": tf.constant([[""]])} if has_actions else {}),
         "exclude_item_id": empty(item_id_dtype),
         "allowed_category": empty(tf.string),
         "forbidden_category": empty(tf.string),
@@ -135,6 +144,13 @@ def read_request_options(
         unknown_category=_join_names(unknown, num_requests),
         num_unknown_excluded=tf.broadcast_to(_count_unknown(columns["exclude_item_id"], excluded, strict), batch),
     )
+
+
+def check_actions(action: tf.Tensor, item_id: tf.Tensor) -> list[tf.Operation]:
+    """Fails where a history's actions are not one for each event, [B, T], or one for all, [B, 1] or [1, 1]."""
+    shape, given = tf.shape(item_id), tf.shape(action)
+    says = "`history_action` must hold one action per `history_item_id`, in its shape; got"
+    return require(tf.reduce_all((given == shape) | (given == 1)), says, given, "for", shape)
 
 
 def check_history(item_id: tf.Tensor, timestamp: tf.Tensor, weight: tf.Tensor) -> list[tf.Operation]:

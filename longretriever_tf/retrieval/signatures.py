@@ -18,7 +18,7 @@ from longretriever_tf.retrieval.explain import explain_interests
 from longretriever_tf.retrieval.fingerprint import check_fingerprint
 from longretriever_tf.retrieval.interests import Interests
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
-from longretriever_tf.retrieval.request_options import RequestOptions, default_columns
+from longretriever_tf.retrieval.request_options import MAX_WEIGHT, RequestOptions, check_actions, default_columns
 from longretriever_tf.retrieval.requests import Requests
 
 Columns = Mapping[str, tf.Tensor]
@@ -47,7 +47,7 @@ def make_signatures(
     A call is checked before anything is computed for it (`admission`). Answers tell what a request names and the model
     does not know: unknown_category [B, U], num_unknown_excluded [B], num_unknown_items [B] (events of the history).
     """
-    defaults = default_columns(retrieval, model.item_id_dtype)
+    defaults = default_columns(retrieval, model.item_id_dtype, model.actions is not None)
     history = {
         "history_item_id": tf.TensorSpec([None, None], model.item_id_dtype),
         "history_timestamp": tf.TensorSpec([None, None], tf.int64),
@@ -58,7 +58,7 @@ def make_signatures(
     item = {"item_id": tf.TensorSpec([None], model.item_id_dtype)}
     # TensorFlow Serving's REST reader wants every input, defaults or not: a body without options asks this signature.
     k = {"k": tf.TensorSpec([None], tf.int32)}
-    weight = {"history_weight": defaults["history_weight"]}
+    weight = {name: value for name, value in defaults.items() if name in ("history_weight", "history_action")}
     one = tf.constant([1])
 
     def make(
@@ -119,8 +119,13 @@ def _make_signature(
 
 def _look_up(model: MultiContextRetriever, at: Columns) -> Requests:
     profile = [at[name] for name in model.profile_names]
-    history = (at["history_item_id"], at["history_timestamp"], at["history_weight"])
-    return model.look_up(*history, at["request_timestamp"], profile)
+    item_id, timestamp, weight = at["history_item_id"], at["history_timestamp"], at["history_weight"]
+    is_target = None
+    if model.actions is not None:
+        with tf.control_dependencies(check_actions(at["history_action"], item_id)):
+            of_action = model.actions.read(at["history_action"])
+            weight, is_target = tf.minimum(weight * of_action.weight, MAX_WEIGHT), of_action.is_target
+    return model.look_up(item_id, timestamp, weight, at["request_timestamp"], profile, is_target)
 
 
 def _options(model: MultiContextRetriever, at: Columns) -> RequestOptions:
@@ -133,7 +138,7 @@ def _retrieve(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]
     return (
         model.retrieve(requests, chosen, options)
         | explain_interests(requests, chosen, model.category_name)
-        | _notes(model, requests, options)
+        | _notes(model, requests, options, at)
     )
 
 
@@ -147,24 +152,35 @@ def _choose(model: MultiContextRetriever, requests: Requests, options: RequestOp
 def _interests(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
     requests, options = _look_up(model, at), _options(model, at)
     chosen = model.choose(requests, options)
-    return explain_interests(requests, chosen, model.category_name) | _notes(model, requests, options)
+    return explain_interests(requests, chosen, model.category_name) | _notes(model, requests, options, at)
 
 
-def _notes(model: MultiContextRetriever, requests: Requests, options: RequestOptions) -> dict[str, tf.Tensor]:
+def _notes(
+    model: MultiContextRetriever, requests: Requests, options: RequestOptions, at: Columns
+) -> dict[str, tf.Tensor]:
     """What the requests name and the model does not know, and as of when its statistics are."""
     return {
         "statistics_as_of": _as_of(model, requests.count),
         "unknown_category": options.unknown_category,
         "num_unknown_items": requests.histories.num_unknown,
         "num_unknown_excluded": options.num_unknown_excluded,
+        **_unknown_actions(model, at),
     }
+
+
+def _unknown_actions(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
+    """`num_unknown_actions` [B], where the model knows of actions."""
+    if model.actions is None:
+        return {}
+    count = model.actions.count_unknown(at["history_action"], at["history_timestamp"], model.is_strict)
+    return {"num_unknown_actions": count}
 
 
 def _in_category(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
     requests, options = _look_up(model, at), _options(model, at)
     category, unknown = model.find_category(at["category"])
     pairs = model.encode(requests, tf.range(tf.size(category)), category)
-    notes = _notes(model, requests, options)
+    notes = _notes(model, requests, options, at)
     return {
         **model.retrieve_in_category(pairs, options),
         **notes,
@@ -182,6 +198,7 @@ def _user_embeddings(model: MultiContextRetriever, at: Columns) -> dict[str, tf.
         "subsequence_length": tf.reduce_sum(tf.cast(pairs.tokens.item > 0, tf.int32), 1),
         "unknown_category": unknown[:, None],
         "num_unknown_items": requests.histories.num_unknown,
+        **_unknown_actions(model, at),
     }
 
 
@@ -213,7 +230,7 @@ def _interest_embeddings(model: MultiContextRetriever, at: Columns) -> dict[str,
             "subsequence_boost": by_interest(pairs.state.repeat_logit),
         }
         | explain_interests(requests, chosen, model.category_name)
-        | _notes(model, requests, options)
+        | _notes(model, requests, options, at)
     )
 
 

@@ -113,7 +113,8 @@ def _first_users(
         user = shard.event_user()
         is_past, is_next = (np.zeros(shard.num_users, bool) for _ in range(2))
         is_past[user[shard.timestamp < cut]] = True
-        is_next[user[(shard.timestamp >= span[0]) & (shard.timestamp < span[1]) & is_sold[shard.item]]] = True
+        in_span = (shard.timestamp >= span[0]) & (shard.timestamp < span[1]) & shard.targets()
+        is_next[user[in_span & is_sold[shard.item]]] = True
         chosen = np.flatnonzero(is_past & is_next)[: most - sum(part.num_users for part in found)]
         mask = np.zeros(shard.num_users, bool)
         mask[chosen] = True
@@ -121,7 +122,8 @@ def _first_users(
         if sum(part.num_users for part in found) == most:
             break
     lengths = np.concatenate([np.diff(part.offset) for part in found])
-    names = ("user_id", "profile", "item", "timestamp", "weight")
+    names = ["user_id", "profile", "item", "timestamp", "weight"]
+    names += ["is_target"] if found[0].is_target is not None else []
     columns = {name: np.concatenate([getattr(part, name) for part in found]) for name in names}
     return EncodedLog(offset=offset_of(lengths), **columns)
 
@@ -136,6 +138,7 @@ def _take(log: EncodedLog, chosen: np.ndarray) -> EncodedLog:
         item=log.item[event],
         timestamp=log.timestamp[event],
         weight=log.weight[event],
+        is_target=None if log.is_target is None else log.is_target[event],
     )
 
 

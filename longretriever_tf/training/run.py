@@ -12,6 +12,7 @@ import tensorflow as tf
 from longretriever_tf import __version__
 from longretriever_tf.common.progress import stage
 from longretriever_tf.common.provenance import describe_origin, git_hash
+from longretriever_tf.config.actions import check_action_counts
 from longretriever_tf.config.check import asks_text_clusters
 from longretriever_tf.config.config import Config, to_json
 from longretriever_tf.data.batches.prepared_data import (
@@ -24,6 +25,7 @@ from longretriever_tf.data.catalogue import save_catalogue
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.recipe.learned_context import with_trained_clusters
 from longretriever_tf.data.window.window import Window
+from longretriever_tf.datasets.load import with_action_flags
 from longretriever_tf.datasets.log import ItemTable, LifelongLog
 from longretriever_tf.datasets.log_identity import (
     LogIdentity,
@@ -77,6 +79,10 @@ def train(config: Config) -> str:
       UserError: data, flags, directory or the other workers cannot be used.
     """
     require_other_directory(config)
+    config = dataclasses.replace(config, data=with_action_flags(config.data))
+    check_action_counts(
+        config.model, dataclasses.replace(config.data, data="")
+    )  # its targets are known now
     cluster = start_cluster(config.train.distribute)
     with contextlib.ExitStack() as held:
         held.enter_context(cluster.session())

@@ -30,8 +30,8 @@ class Examples:
     Attributes:
       start, stop: history = events `start:stop` of the category order, all strictly before `time`, [X] int64.
       num_before: events of the category in all that the history shows before `time`, [X] int64.
-      target_start, target_stop: targets = the distinct items of events `target_start:target_stop`, none of them before
-        `time`, [X] int64.
+      target_start, target_stop: targets = the distinct items of events `target_start:target_stop` that are to be
+        retrieved (`CategoryOrder.is_target`), one at least; none of them before `time`, [X] int64.
       user, category: [X] int32.
       time: the request's time, seconds UTC, [X] int64.
       stats_row: row of `ItemStats` as of `time`, [X] int32.
@@ -87,8 +87,8 @@ def stats_times(config: Config, first: int, cut: int) -> np.ndarray:
 
 
 NO_EXAMPLES = (
-    "no training examples: no user has an event after the first snapshot; lower "
-    "--horizon_days or --window_days (the learned interest score needs snapshots with --examples=event, too)"
+    "no training examples: no user has an event (of --target_actions, where they are given) after the first snapshot; "
+    "lower --horizon_days or --window_days (the learned interest score needs snapshots with --examples=event, too)"
 )
 
 
@@ -134,7 +134,7 @@ def build_examples(
         parts.append(_event_slices(order))
     segment, stop, target_start, target_stop, time = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     user = order.segment_user[segment]
-    weight = _target_weights(user, time, target_stop - target_start)
+    weight = _target_weights(user, time, count_targets(order, target_start, target_stop))
     # The place of the first target in the user's own order tells examples of one time apart.
     is_snapshot = np.arange(len(user)) < num_snapshots
     ids = combine(user_keys(log.user_id)[user], ~is_snapshot, time, target_start - log.offset[user])
@@ -181,18 +181,28 @@ def _snapshot_slices(order: CategoryOrder, as_of_times: np.ndarray, horizon: int
     for time in as_of_times:
         stop, target_stop = (stops_before(order.timestamp, order.segment_offset, t) for t in (time, time + horizon))
         # A user without any history before the time is not a request that serving ranks: nothing to read.
-        segment = np.flatnonzero((target_stop > stop) & (first_history[order.segment_user] < time))
+        is_asked = count_targets(order, stop, target_stop) > 0
+        segment = np.flatnonzero(is_asked & (first_history[order.segment_user] < time))
         time = np.full(len(segment), time)
         parts.append(np.stack([segment, stop[segment], stop[segment], target_stop[segment], time]))
     return tuple(np.concatenate(parts, axis=1))
 
 
 def _event_slices(order: CategoryOrder) -> tuple[np.ndarray, ...]:
-    """One example per event: the segment's events of strictly earlier time are its history."""
+    """One example per event that is a target: the segment's events of strictly earlier time are its history."""
     position = np.arange(len(order.item), dtype=np.int64)
     segment = np.repeat(np.arange(len(order.segment_user)), np.diff(order.segment_offset))
     stop = np.maximum.accumulate(np.where(begins_time(segment, order.timestamp), position, 0))
-    return segment, stop, position, position + 1, order.timestamp
+    columns = segment, stop, position, position + 1, order.timestamp
+    return columns if order.is_target is None else tuple(column[order.is_target] for column in columns)
+
+
+def count_targets(order: CategoryOrder | EncodedLog, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """How many of the events `start:stop` are to be retrieved, [n] int64."""
+    if order.is_target is None:
+        return stop - start
+    before = np.concatenate([[0], np.cumsum(order.is_target)])
+    return before[stop] - before[start]
 
 
 def stops_before(timestamp: np.ndarray, offset: np.ndarray, time: int) -> np.ndarray:
@@ -222,6 +232,8 @@ class Targets:
 def distinct_targets(examples: Examples, order: CategoryOrder) -> Targets:
     """Reads the target slices of all examples once."""
     owner, position = flat_ranges(examples.target_start, examples.target_stop)
+    if order.is_target is not None:
+        owner, position = owner[order.is_target[position]], position[order.is_target[position]]
     item = order.item[position]
     key = owner * (int(order.item.max(initial=0)) + 1) + item
     by_key = np.argsort(key, kind="stable")

@@ -64,16 +64,15 @@ def interest_rows(log: EncodedLog, order: CategoryOrder, examples: Examples, his
 
 
 def _target_counts(order: CategoryOrder, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct target items of each example, and how many of them the user had never taken; [X] each."""
-    last = examples.target_stop - 1
-    before = np.where(
-        examples.stop > order.segment_offset[order.find_segments(examples.user, examples.category)],
-        order.num_distinct[np.maximum(examples.stop - 1, 0)],
-        0,
-    )
-    novel = order.num_distinct[last] - before
+    """Distinct target items of each example, and how many of them the user had never taken as one; [X] each."""
     segment = np.repeat(np.arange(len(order.segment_user)), np.diff(order.segment_offset))
-    previous = previous_of_item(segment, order.item)
+    at = np.flatnonzero(order.targets())  # an item that was only viewed is new to a buyer
+    previous = np.full(len(segment), -1, np.int64)
+    earlier = previous_of_item(segment[at], order.item[at])
+    previous[at] = np.where(earlier >= 0, at[earlier], -1)
     owner, position = flat_ranges(examples.target_start, examples.target_stop)
-    every = np.bincount(owner, previous[position] < examples.target_start[owner], len(examples))
-    return every, novel
+    if order.is_target is not None:
+        owner, position = owner[order.is_target[position]], position[order.is_target[position]]
+    before = previous[position]
+    every = np.bincount(owner, before < examples.target_start[owner], len(examples))
+    return every, np.bincount(owner, before < 0, len(examples))

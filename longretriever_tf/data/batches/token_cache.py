@@ -44,12 +44,13 @@ class SearchedHistories:
             names = ("start", "stop", "num_before", "time", "stats_row", "activity")
             self._example = {name: tf.constant(getattr(examples, name)) for name in names}
             self._order = tf.constant(order.item), tf.constant(order.timestamp), tf.constant(order.weight)
+            self._is_target = None if order.is_target is None else tf.constant(order.is_target)
             self._stats = tf.constant(prepared.stats.item)
 
     def read(self, rows: tf.Tensor) -> Tokens:
         """Searches: tokens of the examples `rows` ([R] int64), padded to the longest of them."""
         at = {name: tf.gather(column, rows) for name, column in self._example.items()}
-        events = hard_search.slice_events(*self._order, at["start"], at["stop"], at["time"])
+        events = hard_search.slice_events(*self._order, at["start"], at["stop"], at["time"], self._is_target)
         return make_tokens(self._config, events, at["num_before"], self._stats, at["stats_row"], at["activity"])
 
 

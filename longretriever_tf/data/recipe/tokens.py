@@ -12,7 +12,8 @@ def num_token_features(config: ModelConfig) -> int:
     """F, the width of `Tokens.features`."""
     if config.subsequence == "events":
         return hard_search.NUM_EVENT_FEATURES
-    return hard_search.NUM_ITEM_FEATURES + NUM_STATS + NUM_ACTIVITY
+    counts = hard_search.NUM_ACTION_COUNTS if config.action_counts else 0
+    return hard_search.NUM_ITEM_FEATURES + counts + NUM_STATS + NUM_ACTIVITY
 
 
 def make_tokens(
@@ -26,7 +27,7 @@ def make_tokens(
     """Turns sliced events into the tokens that the user tower reads.
 
     Args:
-      config: `subsequence` says what a token is.
+      config: `subsequence` says what a token is, `action_counts` whether it tells actions apart.
       events: at most `behavior_index.max_sliced` events per request, strictly before it.
       category_count: events of the category in the whole history before the request, [R] int64.
       item_stats: [S, V, 3] float32.
@@ -36,6 +37,9 @@ def make_tokens(
     num_requests = tf.shape(stats_row)[0]
     if config.subsequence == "events":
         return hard_search.event_tokens(events, num_requests, config.max_length)
+    if not config.action_counts:
+        events = events._replace(is_target=None)
+    assert config.action_counts == (events.is_target is not None), "held by `check_config`"
     tokens = hard_search.item_tokens(events, num_requests, category_count, config.max_length)
     shape = tf.shape(tokens.item)
     row = tf.broadcast_to(stats_row[:, None], shape)

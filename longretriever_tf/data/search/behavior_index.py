@@ -25,6 +25,7 @@ class CategoryOrder:
       segment_offset: segment r owns events `segment_offset[r]:segment_offset[r + 1]`, [R + 1] int64.
       num_distinct: distinct items of the segment among its events up to and including this one, [E] int32.
       num_categories: C, to number (user, category) pairs.
+      is_target: events that are to be retrieved, [E] bool; None: every event is.
     """
 
     item: np.ndarray
@@ -35,6 +36,11 @@ class CategoryOrder:
     segment_offset: np.ndarray
     num_distinct: np.ndarray
     num_categories: int
+    is_target: np.ndarray | None = None
+
+    def targets(self) -> np.ndarray:
+        """`is_target` as a mask, [E] bool."""
+        return np.ones(len(self.item), bool) if self.is_target is None else self.is_target
 
     def find_segments(self, user: np.ndarray, category: np.ndarray) -> np.ndarray:
         """Segment of each (user, category), [n] int64; -1 where the log holds no event of them."""
@@ -78,6 +84,7 @@ def build_category_order(log: EncodedLog, corpus: Corpus) -> CategoryOrder:
         segment_offset=np.append(starts, len(item)).astype(np.int64),
         num_distinct=(running - base).astype(np.int32),
         num_categories=corpus.num_categories,
+        is_target=None if log.is_target is None else log.is_target[order],
     )
 
 

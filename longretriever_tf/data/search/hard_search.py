@@ -16,6 +16,8 @@ HALF_LIVES_DAYS = (10.0, 30.0, 90.0, 180.0)
 NUM_ITEM_FEATURES = 13
 """Token features that `item_tokens` computes; item statistics (3) and user activity (3) make 19."""
 NUM_EVENT_FEATURES = 2
+NUM_ACTION_COUNTS = 2
+"""Token features of --action_counts, after the others of `item_tokens`."""
 
 
 class Events(NamedTuple):
@@ -26,12 +28,14 @@ class Events(NamedTuple):
       item: item index, [n] int32.
       age: days before the request, [n] float32, above 0.
       weight: [n] float32.
+      is_target: events of target actions, [n] bool; None where nobody asks.
     """
 
     request: tf.Tensor
     item: tf.Tensor
     age: tf.Tensor
     weight: tf.Tensor
+    is_target: tf.Tensor | None = None
 
 
 class Tokens(NamedTuple):
@@ -47,7 +51,13 @@ class Tokens(NamedTuple):
 
 
 def slice_events(
-    item: tf.Tensor, timestamp: tf.Tensor, weight: tf.Tensor, start: tf.Tensor, stop: tf.Tensor, time: tf.Tensor
+    item: tf.Tensor,
+    timestamp: tf.Tensor,
+    weight: tf.Tensor,
+    start: tf.Tensor,
+    stop: tf.Tensor,
+    time: tf.Tensor,
+    is_target: tf.Tensor | None = None,
 ) -> Events:
     """Cuts the events `start:stop` of each request out of a category order (or of time-ordered histories).
 
@@ -58,10 +68,13 @@ def slice_events(
       start: [R] int64.
       stop: [R] int64, every event before it strictly earlier than `time`.
       time: time of each request, [R] int64 seconds.
+      is_target: events of target actions, [E] bool.
     """
     request, at = flat_ranges(start, stop)
     seconds = tf.gather(time, request) - tf.gather(timestamp, at)
-    return Events(request, tf.gather(item, at), tf.cast(seconds, tf.float32) / schema.DAY_S, tf.gather(weight, at))
+    age = tf.cast(seconds, tf.float32) / schema.DAY_S
+    is_target = None if is_target is None else tf.gather(is_target, at)
+    return Events(request, tf.gather(item, at), age, tf.gather(weight, at), is_target)
 
 
 def flat_ranges(start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -92,7 +105,8 @@ def item_tokens(events: Events, num_requests: tf.Tensor, category_count: tf.Tens
 
     Features: log1p of count, days since last, counts decayed with half-lives of 10, 30, 90 and 180 days, mean gap;
     log(1 + recency / mean gap) and whether there is a gap; share of the subsequence; then three that all tokens of a
-    request share: log1p of the category's event count, days since its last event, 30-day decayed count.
+    request share: log1p of the category's event count, days since its last event, 30-day decayed count; then the two of
+    `_action_counts`, where events tell their actions.
 
     Args:
       events: the category's latest events of each request.
@@ -116,14 +130,8 @@ def item_tokens(events: Events, num_requests: tf.Tensor, category_count: tf.Tens
     total = tf.math.unsorted_segment_sum(count, request, num_requests)
     gap = (oldest - recency) / tf.maximum(count - 1.0, 1.0)
     has_gap = tf.cast(count > 1.0, tf.float32)
-    shared = tf.stack(
-        [
-            tf.math.log1p(tf.cast(category_count, tf.float32)),
-            tf.math.log1p(_segment_min(recency, request, num_requests)),
-            tf.math.log1p(tf.math.unsorted_segment_sum(decayed[:, 1], request, num_requests)),
-        ],
-        1,
-    )
+    shared = [tf.cast(category_count, tf.float32), _segment_min(recency, request, num_requests)]
+    shared.append(tf.math.unsorted_segment_sum(decayed[:, 1], request, num_requests))
     features = tf.concat(
         [
             tf.math.log1p(tf.stack([count, recency], 1)),
@@ -137,7 +145,8 @@ def item_tokens(events: Events, num_requests: tf.Tensor, category_count: tf.Tens
                 ],
                 1,
             ),
-            tf.gather(shared, request),
+            tf.gather(tf.math.log1p(tf.stack(shared, 1)), request),
+            *_action_counts(age, events.is_target, by_item, segment),
         ],
         1,
     )
@@ -147,6 +156,17 @@ def item_tokens(events: Events, num_requests: tf.Tensor, category_count: tf.Tens
     counts = tf.math.bincount(request, minlength=num_requests, maxlength=num_requests)
     last = tf.gather(tf.cumsum(counts), request) - 1
     return _to_dense(request, last - rank, item, features, counts, max_length)
+
+
+def _action_counts(
+    age: tf.Tensor, is_target: tf.Tensor | None, by_item: tf.Tensor, segment: tf.Tensor
+) -> list[tf.Tensor]:
+    """log1p of each segment's decayed count of target events, and of the others, [s, 2]; nothing without targets."""
+    if is_target is None:
+        return []
+    faded = decays(age)[HALF_LIVES_DAYS.index(90.0)]
+    target = tf.where(tf.gather(is_target, by_item), faded, 0.0)
+    return [tf.math.log1p(tf.math.segment_sum(tf.stack([target, faded - target], 1), segment))]
 
 
 def decay(age: tf.Tensor) -> tf.Tensor:

@@ -24,12 +24,14 @@ class RawHistories(NamedTuple):
       timestamp: [B, T] int64 seconds; 0 is padding (an id of 0 may be real).
       weight: of each event in eq. 3, [B, T] float32.
       time: time of the request, [B] int64 seconds; events at or after it are left out.
+      is_target: events of target actions, [B, T] bool; None: every event is.
     """
 
     item_id: tf.Tensor
     timestamp: tf.Tensor
     weight: tf.Tensor
     time: tf.Tensor
+    is_target: tf.Tensor | None = None
 
 
 class Beginnings(NamedTuple):
@@ -57,6 +59,7 @@ class RequestHistories(NamedTuple):
       first, last: when each of them was taken first and last, [d] int64 seconds.
       begun: how the histories begin, however much of them may be read.
       num_unknown: events strictly before the request of items that the model does not know, [B] int32.
+      is_target: events of target actions, [n] bool; of static shape [0] where every event is one.
     """
 
     age: tf.Tensor
@@ -67,6 +70,7 @@ class RequestHistories(NamedTuple):
     last: tf.Tensor
     begun: Beginnings
     num_unknown: tf.Tensor
+    is_target: tf.Tensor
 
     @property
     def history(self) -> Events:
@@ -74,6 +78,15 @@ class RequestHistories(NamedTuple):
         at = self.interacted.inverse
         request, item = tf.gather(self.interacted.request, at), tf.gather(self.interacted.item, at)
         return Events(request, item, self.age, self.weight)
+
+    def taken(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Row and index of the distinct items that each history took (with targets: as one), [t] int32 each."""
+        row, item = self.interacted.request, self.interacted.item
+        if not tells_targets(self.is_target):
+            return row, item
+        num_items = tf.size(item)
+        taken = tf.math.unsorted_segment_max(tf.cast(self.is_target, tf.int32), self.interacted.inverse, num_items) > 0
+        return tf.boolean_mask(row, taken), tf.boolean_mask(item, taken)
 
     def item_ages(self, time: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Days since the last and the first event of each distinct item, [d] float32 each; `time` is [B] int64."""
@@ -90,6 +103,7 @@ class Segments(NamedTuple):
       timestamp: [n] int64 seconds.
       weight: [n] float32.
       start, stop: bounds of each pair's events, [R] int64; equal where the history holds none of the category.
+      is_target: as of `RequestHistories`.
     """
 
     item: tf.Tensor
@@ -97,6 +111,12 @@ class Segments(NamedTuple):
     weight: tf.Tensor
     start: tf.Tensor
     stop: tf.Tensor
+    is_target: tf.Tensor
+
+
+def tells_targets(is_target: tf.Tensor) -> bool:
+    """Whether a column of `RequestHistories` or `Segments` parts events, and does not stand for "every event"."""
+    return bool(is_target.shape.as_list() != [0])
 
 
 def read_histories(
@@ -115,7 +135,7 @@ def read_histories(
       num_categories: C.
       history_events: only the latest so many events of each history are there; 0: all. See `data.search.history_limit`.
     """
-    item_id, timestamp, weight, time = map(tf.convert_to_tensor, raw)
+    item_id, timestamp, weight, time = map(tf.convert_to_tensor, raw[:4])
     if history_events or item_id.dtype == tf.string:
         item_id, lookup = lookup(item_id), tf.identity
     seconds = tf.maximum(time, 0)[:, None] - timestamp
@@ -129,13 +149,14 @@ def read_histories(
     row = tf.broadcast_to(tf.range(tf.shape(item_id)[0])[:, None], tf.shape(item_id))
     age = tf.cast(seconds, tf.float32) / schema.DAY_S
     columns = [tf.reshape(column, [-1]) for column in (row, item_id, age, weight, timestamp)]
+    columns += [] if raw.is_target is None else [tf.reshape(raw.is_target, [-1])]
 
     def kept() -> list[tf.Tensor]:
         at = tf.where(tf.reshape(keep, [-1]))[:, 0]
         return [tf.gather(column, at) for column in columns]
 
     # Gathering 20,000 events costs as much as looking them up; a single request often has nothing to leave out.
-    row, item_id, age, weight, timestamp = tf.cond(tf.reduce_all(keep), lambda: columns, kept)
+    row, item_id, age, weight, timestamp, *targets = tf.cond(tf.reduce_all(keep), lambda: columns, kept)
     interacted = find_interacted_ids(row, item_id, age, lookup, item_category, tf.size(time), num_categories)
     extremes = (tf.math.unsorted_segment_min, tf.math.unsorted_segment_max)
     first, last = (extreme(timestamp, interacted.inverse, tf.size(interacted.item)) for extreme in extremes)
@@ -143,7 +164,8 @@ def read_histories(
         unknown = tf.where(interacted.segment < 0, interacted.count, 0.0)
         num_unknown = tf.cast(tf.math.unsorted_segment_sum(unknown, interacted.request, tf.size(time)), tf.int32)
         past = Beginnings(interacted.request, interacted.item, tf.where(interacted.segment < 0, first.dtype.max, first))
-    return RequestHistories(age, weight, timestamp, interacted, first, last, past, num_unknown)
+    is_target = targets[0] if targets else tf.zeros([0], tf.bool)
+    return RequestHistories(age, weight, timestamp, interacted, first, last, past, num_unknown, is_target)
 
 
 def _take_past(item: tf.Tensor, timestamp: tf.Tensor, is_past: tf.Tensor) -> Beginnings:
@@ -210,7 +232,10 @@ def order_segments(
     counts = tf.math.unsorted_segment_sum(tf.cast(interacted.count, tf.int64), slot_of_item, num_ranks * num_requests)
     slot = rank * num_requests + row
     count, stop = tf.gather(counts, slot), tf.gather(tf.cumsum(counts), slot)
-    return Segments(tf.gather(interacted.item, item), timestamp, tf.gather(histories.weight, at), stop - count, stop)
+    is_target = histories.is_target
+    is_target = tf.gather(is_target, at) if tells_targets(is_target) else is_target
+    weight = tf.gather(histories.weight, at)
+    return Segments(tf.gather(interacted.item, item), timestamp, weight, stop - count, stop, is_target)
 
 
 def _group(number: tf.Tensor, size: tf.Tensor) -> tf.Tensor:

@@ -18,6 +18,7 @@ from longretriever_tf.common.files import (
 )
 from longretriever_tf.common.locks import hold_lock
 from longretriever_tf.common.progress import Progress, stage
+from longretriever_tf.common.text import as_text
 from longretriever_tf.config.check import asks_clusters, asks_text_clusters
 from longretriever_tf.config.config import Config, to_json
 from longretriever_tf.data.batches.examples import stats_times
@@ -133,6 +134,7 @@ class _Build:
             args = data.context, self._config.train.seed, data.text_columns
             items, context = with_text_clusters(items, context, seen.item_row, *args), data.context
         corpus = fit_corpus_of(items, context, seen, self._cut)
+        corpus = dataclasses.replace(corpus, action_name=as_text(log.actions.name))
         path = layout.path("corpus.npz")
         with explain_os_errors(f"cannot write {path!r}"), open_aside(path) as aside, open(aside, "wb") as file:
             save_corpus(corpus, file)

@@ -24,6 +24,7 @@ from longretriever_tf.data.recipe.item_svd import DistinctPairs, distinct_pairs
 from longretriever_tf.data.search.behavior_index import CategoryOrder, build_category_order
 
 EVENT = np.dtype([("item", "<i4"), ("weight", "<f4"), ("timestamp", "<i8")])
+TARGET_EVENT = np.dtype([*EVENT.descr, ("is_target", "?")])
 EXAMPLE = np.dtype(
     [
         *((name, "<i8") for name in ("time", "first_event", "first_target")),
@@ -119,7 +120,10 @@ def shard_examples(
     segment = np.searchsorted(order.segment_offset, examples_by_group.target_start, side="right") - 1
     first_event = examples_by_group.start + moved[segment]
     arrays = {
-        "events": _events(order.item[source], order.weight[source], order.timestamp[source]),
+        "events": _with_targets(
+            _events(order.item[source], order.weight[source], order.timestamp[source]),
+            None if order.is_target is None else order.is_target[source],
+        ),
         "history": _events(log.item, log.weight, log.timestamp),
         "profile": log.profile,
         "embedding": embeddings.vector,
@@ -192,6 +196,15 @@ def _example_arrays(
 def _events(item: np.ndarray, weight: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
     records = np.zeros(len(item), EVENT)
     _fill(records, {"item": item, "weight": weight, "timestamp": timestamp})
+    return records
+
+
+def _with_targets(events: np.ndarray, is_target: np.ndarray | None) -> np.ndarray:
+    """The records with a column `is_target`, where the log has target actions."""
+    if is_target is None:
+        return events
+    records = np.zeros(len(events), TARGET_EVENT)
+    _fill(records, {**{name: events[name] for name in EVENT.names or ()}, "is_target": is_target})
     return records
 
 

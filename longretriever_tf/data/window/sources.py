@@ -112,17 +112,19 @@ class WindowSource:
                 *(at[name] for name in columns),
                 *(events[name] for name in _EVENT_COLUMNS),
                 *(found[name] for name in ("profile", "embedding", "target", "example_fold")),
+                *([events["is_target"]] if has_targets else []),
             ]
 
         first = self._window.shards[0]
+        has_targets = "is_target" in (first["events"].dtype.names or ())
         ints, floats = _spec(np.int32), _spec(np.float32)
         specs = [ints, ints, _spec(np.int64), floats, ints, _spec(np.float32, 3), ints, ints, *_EVENT_SPECS]
         specs += [_spec(first[name].dtype, *first[name].shape[1:]) for name in ("profile", "embedding", "target")]
-        specs.append(ints)
+        specs += [ints, *([_spec(np.bool_)] if has_targets else [])]
         parts = _read_in_graph(read, number, specs)
         category, stats_row, time, weight, num_before, activity, num_events, num_targets = parts[:8]
-        profile, embedding, target, fold = parts[-4:]
-        events = _slice(parts[8:11], num_events, time)
+        profile, embedding, target, fold, *is_target = parts[11:]
+        events = _slice(parts[8:11], num_events, time, *is_target)
         count = tf.cast(num_before, tf.int64)
         tokens = make_tokens(self._config.model, events, count, self._stats, stats_row, activity)
         rows = BatchRows(
@@ -304,11 +306,13 @@ def _read_in_graph(
     return [tf.ensure_shape(part, spec.shape) for part, spec in zip(parts, specs, strict=True)]
 
 
-def _slice(columns: list[tf.Tensor], count: tf.Tensor, time: tf.Tensor) -> hard_search.Events:
+def _slice(
+    columns: list[tf.Tensor], count: tf.Tensor, time: tf.Tensor, is_target: tf.Tensor | None = None
+) -> hard_search.Events:
     """Events that lie one request after the other, `count` of each."""
     item, timestamp, weight = columns
     stop = tf.cumsum(tf.cast(count, tf.int64))
-    return hard_search.slice_events(item, timestamp, weight, stop - tf.cast(count, tf.int64), stop, time)
+    return hard_search.slice_events(item, timestamp, weight, stop - tf.cast(count, tf.int64), stop, time, is_target)
 
 
 def _owners(count: tf.Tensor) -> tf.Tensor:

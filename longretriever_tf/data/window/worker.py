@@ -81,7 +81,7 @@ def main() -> None:
     """Runs the process."""
     order = json.loads(sys.argv[1])
     config = from_dict(Config, order["config"])
-    log = ShardedLog(order["log"], order["context"])
+    log = ShardedLog(order["log"], order["context"], actions=config.data)
     worker = Worker(config, log, Layout(**order["layout"]), order["cut"])
     for line in sys.stdin:
         stage, k = line.split()

@@ -19,7 +19,11 @@ from longretriever_tf.datasets.log import LifelongLog
 
 CONTEXT = source.CONTEXT
 _PATHS = ("events", "items", "users")
-_NOT_OF_THE_RECORDS = ("dataset", "data_dir", "window_days", "skip_last_days", "movielens")
+_NOT_OF_THE_RECORDS = (
+    *("dataset", "data_dir", "window_days", "skip_last_days", "movielens"),
+    *("action_weights", "target_actions"),
+)
+_OF_SOME_LOGS = ("text_columns", "embedding_column", "action_column")
 
 
 @dataclasses.dataclass(eq=False)
@@ -44,7 +48,7 @@ def _fingerprint(spec: DataConfig) -> str:
     values = {name: value for name, value in dataclasses.asdict(spec).items() if name not in _NOT_OF_THE_RECORDS}
     if not spec.format:  # logs that were prepared before there were formats keep their names
         del values["format"]
-    for name in ("text_columns", "embedding_column"):  # as those before there were texts
+    for name in _OF_SOME_LOGS:  # as those before there were texts or actions
         if not values[name]:
             del values[name]
     for name in _PATHS:
@@ -113,6 +117,7 @@ class Builder(tfds_builder.LifelongBuilder):
             is_item_text=is_text(log.items.item_id),
             profile=tuple(log.profile),
             item_features=tuple(log.items.features),
+            has_actions=log.action is not None,
         )
 
     def source_log(self) -> LifelongLog:

@@ -15,11 +15,15 @@ from longretriever_tf.config import formats
 from longretriever_tf.config.check import asks_clusters
 from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets import accounts, baskets, build_log
+from longretriever_tf.datasets.event_log.actions import action_flags, read_actions
 from longretriever_tf.datasets.event_log.columns import Coded, LogTable
 from longretriever_tf.datasets.event_log.delimited import TextFormat
 from longretriever_tf.datasets.event_log.tables import list_portions, read_portion
 from longretriever_tf.datasets.item_texts import split_texts
 from longretriever_tf.datasets.log import ItemTable, LifelongLog
+
+WITHOUT_WEIGHTS: dict[str, Any] = {"weight_column": "", "action_weights": (), "target_actions": ()}
+"""Settings of a table whose events only count: of any action, whatever they weigh."""
 
 CONTEXT = "category"
 """The context column, unless --context names another, or names clusters and the table has no such column."""
@@ -74,7 +78,7 @@ def read_events_alone(spec: DataConfig, now: float | None = None) -> LifelongLog
     Raises:
       UserError: names the file, the column and the value at fault.
     """
-    spec = dataclasses.replace(spec, items="-", users="", user_features=(), weight_column="")
+    spec = dataclasses.replace(spec, items="-", users="", user_features=(), **WITHOUT_WEIGHTS)
     events = open_table("events", spec, event_columns(spec))
     items = events.ids(spec.item_column)
     nothing = np.full(len(items.values), schema.MISSING, object)
@@ -102,12 +106,14 @@ def _join(
     is_present = np.bincount(user_row, minlength=len(users.values)) > 0
     user_id = users.values[is_present]
     times = events.times(spec.timestamp_column, now)
+    actions = read_actions(spec, events)
     columns = build_log.RawEvents(
         user_row=(np.cumsum(is_present) - 1)[user_row],
         item_row=item_row,
         timestamp=times.second[is_known],
         weight=events.weights(spec.weight_column)[is_known] if spec.weight_column else None,
         nanosecond=times.nanosecond[is_known] if times.nanosecond.any() else None,
+        action=actions.row[is_known] if actions else None,
     )
     counts = {
         accounts.ROWS: len(events) + events.num_left_out,
@@ -120,7 +126,8 @@ def _join(
         columns, counts = columns._replace(basket_id=cut.basket_id), counts | cut.counts
     profile, without = read_profile(spec, user_id)
     counts |= {accounts.USERS_WITHOUT_EVENTS: without} if spec.users else {}
-    return build_log.build_log(columns, user_id, profile, items, own_context(spec), counts)
+    log = build_log.build_log(columns, user_id, profile, items, own_context(spec), counts)
+    return dataclasses.replace(log, actions=action_flags(spec, actions.names)) if actions else log
 
 
 def read_item_table(spec: DataConfig) -> ItemTable:
@@ -158,7 +165,7 @@ def open_table(name: str, spec: DataConfig, columns: dict[str, str]) -> LogTable
 def text_format(name: str, spec: DataConfig) -> TextFormat:
     """How the table `events`, `items` or `users` is written, if it is text."""
     named = {"events": spec.column_names, "items": spec.items_column_names, "users": spec.users_column_names}
-    table = formats.table_format(spec.format, name)
+    table = formats.table_format(spec.format, name, spec.action_column)
     expects = f" (--format={spec.format} expects {table.file})" if table else ""
     separator = spec.delimiter.replace("\\t", "\t")
     return TextFormat(separator, spec.quotes, spec.encoding, named[name], table, expects, spec.embedding_column)
@@ -186,7 +193,12 @@ def event_columns(spec: DataConfig) -> dict[str, str]:
         spec.item_column: "--item_column",
         spec.timestamp_column: "--timestamp_column",
     }
-    for name, flag in ((spec.basket_column, "--basket_column"), (spec.weight_column, "--weight_column")):
+    optional = {
+        spec.basket_column: "--basket_column",
+        spec.weight_column: "--weight_column",
+        spec.action_column: "--action_column",
+    }
+    for name, flag in optional.items():
         if name:
             columns[name] = flag
     return columns if spec.items else {**item_columns(spec), **columns}

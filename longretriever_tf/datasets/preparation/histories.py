@@ -7,13 +7,13 @@ import numpy as np
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.ranges import flat_ranges
-from longretriever_tf.common.text import as_text, code_text
+from longretriever_tf.common.text import as_text, code_text, find_rows
 from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets import accounts, baskets
 from longretriever_tf.datasets.build_log import RawEvents, build_log
 from longretriever_tf.datasets.event_log.source import own_context, plain_value
 from longretriever_tf.datasets.log import ItemTable, LifelongLog
-from longretriever_tf.datasets.preparation.pieces import PieceInfo, open_rows, read_baskets
+from longretriever_tf.datasets.preparation.pieces import PieceInfo, load_piece, open_rows, read_baskets
 from longretriever_tf.datasets.preparation.vocabulary import Vocabulary, read_users
 
 _NO_ITEMS = ItemTable(np.zeros(0, np.int64), {}, as_text([]))
@@ -38,7 +38,8 @@ def build_shard(
     }
     time, nanosecond = rows["time"], rows["nanosecond"]
     assert time is not None
-    columns = RawEvents(user, item, time, weight=rows["weight"], nanosecond=nanosecond)
+    action = _join_actions([part[2] for part in events], pieces, vocabulary, directory) if spec.action_column else None
+    columns = RawEvents(user, item, time, weight=rows["weight"], nanosecond=nanosecond, action=action)
     counts: dict[str, int] = {}
     if spec.basket_column:
         piece = np.repeat(np.arange(len(pieces)), [len(part[0]) for part in events])
@@ -61,6 +62,19 @@ def _read_events(directory: str, stem: str, low: int, high: int) -> tuple[np.nda
     item = np.load(os.path.join(directory, f"{stem}.items.npy"))[rows["item"]].astype(np.int64)
     keep = item >= 0
     return (users["user"] - low)[owner][keep], item[keep], rows[keep]
+
+
+def _join_actions(
+    rows: Sequence[np.ndarray], pieces: Sequence[PieceInfo], vocabulary: Vocabulary, directory: str
+) -> np.ndarray:
+    """The number of each event's action among those of the whole log, [E] int64."""
+    known = as_text(vocabulary.actions)
+    parts = [np.zeros(0, np.int64)]
+    for info, part in zip(pieces, rows, strict=True):
+        names = load_piece(directory, info.stem).actions
+        assert names is not None
+        parts.append(find_rows(known, names)[part["action"]])
+    return np.concatenate(parts)
 
 
 def _join(parts: Sequence[np.ndarray], name: str) -> np.ndarray | None:

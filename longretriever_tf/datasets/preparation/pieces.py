@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from longretriever_tf.common.files import read_json_object, save_array, save_arrays, write_text_atomically
-from longretriever_tf.common.text import pack_text, unpack_text
+from longretriever_tf.common.text import as_text, pack_text, unpack_text
 from longretriever_tf.config.config import DataConfig
+from longretriever_tf.datasets.event_log.actions import read_actions
 from longretriever_tf.datasets.event_log.columns import Coded, LogTable, Spelling
 from longretriever_tf.datasets.event_log.locate import Located
 from longretriever_tf.datasets.event_log.source import (
@@ -63,6 +64,7 @@ class Piece:
       items: ids, sorted, [V], int64 or text.
       values: of each item by column, [V] of str; empty where an items table has them.
       names: of the items, [V] of str; None where the events name none.
+      actions: of the events, by their numbers in the rows, [A] of str; None where they have none.
     """
 
     users: np.ndarray
@@ -70,6 +72,7 @@ class Piece:
     items: np.ndarray
     values: dict[str, np.ndarray]
     names: np.ndarray | None
+    actions: np.ndarray | None = None
 
 
 def task_path(directory: str, number: int) -> str:
@@ -168,6 +171,10 @@ def _write_piece(spec: DataConfig, table: LogTable, parts: Parts, path: str, now
         if spec.long_baskets == "refuse":
             columns["row"] = parts.first_row + np.arange(len(table))
     arrays: dict[str, np.ndarray] = {"users": users.values, "items": items.values}
+    if actions := read_actions(spec, table):
+        spelling[spec.action_column] = table.spelling(spec.action_column, table.coded(spec.action_column))
+        columns["action"] = actions.row.astype(np.int16)
+        arrays["actions"] = as_text(actions.names)
     if not spec.items:
         arrays |= _item_values(spec, table, items, spelling)
     order = np.argsort(users.row, kind="stable")
@@ -201,7 +208,8 @@ def load_piece(directory: str, stem: str) -> Piece:
     with np.load(os.path.join(directory, f"{stem}.npz")) as stored:
         arrays = unpack_text(stored)
     values = {name.removeprefix("value/"): array for name, array in arrays.items() if name.startswith("value/")}
-    return Piece(arrays["users"], arrays["user_offset"], arrays["items"], values, arrays.get("names"))
+    optional = arrays.get("names"), arrays.get("actions")
+    return Piece(arrays["users"], arrays["user_offset"], arrays["items"], values, *optional)
 
 
 def open_rows(directory: str, stem: str) -> np.ndarray:

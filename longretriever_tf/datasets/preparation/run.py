@@ -32,6 +32,7 @@ from longretriever_tf.datasets.sharded_log import (
     Manifest,
     ShardedLog,
     ShardFile,
+    read_action_flags,
     read_manifest,
     shard_path,
     split_users,
@@ -92,13 +93,14 @@ def prepare_log(config: DataConfig, output: str, num_shards: int, run_tasks: Exe
             return f"{output} holds this log already: nothing to do"
         target = _Target(output, _open_work(output, build), build)
         start = time.monotonic()
+        actions: tuple[str, ...] = ()
         if config.dataset == "event_log":
-            files, counts = _write_tables(config, target, num_shards, run_tasks)
+            files, counts, actions = _write_tables(config, target, num_shards, run_tasks)
             context = own_context(settle_context(config))
         else:
             files, counts, context = _write_loaded(config, target, num_shards)
         with stage("writing the manifest"):
-            manifest = _describe(config, target, context, files, counts)
+            manifest = _describe(config, target, context, files, counts, actions)
             write_manifest(output, manifest)
         shutil.rmtree(target.work, ignore_errors=True)
         num_events = sum(file.num_events for file in files)
@@ -116,6 +118,7 @@ def _name_build(config: DataConfig, num_shards: int) -> str:
 def _require_same_build(config: DataConfig, output: str, build: str, num_shards: int) -> None:
     manifest = read_manifest(output)
     if manifest.build == build:
+        _require_same_actions(config, output, manifest)
         return
     wanted = json.loads(json.dumps(dataclasses.asdict(config)))
     differing = [
@@ -124,10 +127,23 @@ def _require_same_build(config: DataConfig, output: str, build: str, num_shards:
         if name not in _NOT_OF_THE_LOG and manifest.data.get(name, value) != value
     ]
     if not differing and manifest.build.split("-shards-")[0] != build.split("-shards-")[0]:
-        there = manifest.build.rpartition("-shards-")[0].rpartition("-")[2]
-        differing = [f"--num_shards: {there} there, {num_shards} here"] if there != str(num_shards) else []
+        count = manifest.build.rpartition("-shards-")[0].rpartition("-")[2]
+        differing = [f"--num_shards: {count} there, {num_shards} here"] if count != str(num_shards) else []
     why = "; ".join(differing) or "its tables have changed since"
     raise UserError(f"{output!r} holds another log ({why}): name another --output, or delete this directory")
+
+
+def _require_same_actions(config: DataConfig, output: str, manifest: Manifest) -> None:
+    """Refuses weights and targets that the prepared log would not keep: they are no part of its build."""
+    kept = read_action_flags(manifest)
+    for name in ("action_weights", "target_actions"):
+        here, there = getattr(config, name), getattr(kept, name)
+        require(
+            here in ((), there),
+            f"--{name}={','.join(here)}: {output!r} holds this log, prepared "
+            f"{f'with --{name}=' + ','.join(there) if there else 'without it'}; leave the flag out here, and give it "
+            "to the commands that read --data",
+        )
 
 
 def _open_work(output: str, build: str) -> str:
@@ -150,7 +166,7 @@ def _open_work(output: str, build: str) -> str:
 
 def _write_tables(
     config: DataConfig, target: _Target, num_shards: int, run_tasks: Executor
-) -> tuple[list[ShardFile], dict[str, int]]:
+) -> tuple[list[ShardFile], dict[str, int], tuple[str, ...]]:
     """The three passes over the tables of --dataset=event_log."""
     work = target.work
     check_spec(config)
@@ -179,9 +195,8 @@ def _write_tables(
     tasks = [functools.partial(_write_shard, config, infos, found, target, k) for k in left]
     _run_all("making whole histories", "shards", tasks, num_shards, run_tasks)
     parts = [read_json_object(_marker(work, k), _CURE.format(work)) for k in range(num_shards)]
-    return [ShardFile(**part["file"]) for part in parts], accounts.add_up(
-        (part["counts"] for part in parts), found.counts
-    )
+    counts = accounts.add_up((part["counts"] for part in parts), found.counts)
+    return [ShardFile(**part["file"]) for part in parts], counts, tuple(found.actions)
 
 
 def _marker(work: str, k: int) -> str:
@@ -219,10 +234,16 @@ def _write_loaded(config: DataConfig, target: _Target, num_shards: int) -> tuple
 
 
 def _describe(
-    config: DataConfig, target: _Target, context: str, files: list[ShardFile], counts: dict[str, int]
+    config: DataConfig,
+    target: _Target,
+    context: str,
+    files: list[ShardFile],
+    counts: dict[str, int],
+    actions: tuple[str, ...],
 ) -> Manifest:
     """The manifest of shards that are all written."""
-    manifest = Manifest(target.build, "", context, counts, dataclasses.asdict(config), 0, 0, tuple(files))
+    data = dataclasses.asdict(config)
+    manifest = Manifest(target.build, "", context, counts, data, 0, 0, tuple(files), actions=actions)
     log = ShardedLog(target.output, manifest=manifest)
     has_event = np.zeros(len(log.items.item_id), bool)
     for k in range(log.num_shards):

@@ -21,6 +21,7 @@ from longretriever_tf.common.files import read_json_object, save_array, save_arr
 from longretriever_tf.common.text import as_text, find_rows, is_text, pack_text, unpack_text
 from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets import accounts
+from longretriever_tf.datasets.event_log.actions import action_flags
 from longretriever_tf.datasets.event_log.columns import Coded, Spelling
 from longretriever_tf.datasets.event_log.delimited import Unreadable
 from longretriever_tf.datasets.event_log.plain import require_one_family
@@ -53,12 +54,14 @@ class Vocabulary:
       user_offset: shard k has the users `user_offset[k]:user_offset[k + 1]`, K + 1 numbers.
       counts: of rows read and left out, by the names of `accounts`.
       baskets_are_text: whether any piece has baskets that are no whole numbers.
+      actions: names of all pieces' actions, sorted.
     """
 
     num_users: int
     user_offset: list[int]
     counts: dict[str, int]
     baskets_are_text: bool
+    actions: list[str] = dataclasses.field(default_factory=list)
 
 
 def read_vocabulary(directory: str) -> Vocabulary | None:
@@ -88,6 +91,7 @@ def make_vocabulary(
     """
     _require_one_spelling(spec, pieces)
     load = functools.partial(load_piece, directory)
+    actions = _join_actions(spec, (load(info.stem) for info in pieces)) if spec.action_column else []
     user_id = _join_ids(load(info.stem).users for info in pieces)
     event_items = _join_ids(load(info.stem).items for info in pieces)
     items, event_items = _read_items(spec, pieces, load, event_items)
@@ -114,7 +118,17 @@ def make_vocabulary(
     found = {accounts.ROWS: num_rows, "unknown_item": num_rows - num_known}
     found |= {accounts.USERS_LEFT_OUT: int((~is_present).sum())}
     found |= {accounts.USERS_WITHOUT_EVENTS: without} if spec.users else {}
-    return Vocabulary(int(is_present.sum()), bounds.tolist(), found, _has_text_baskets(spec, pieces)), items
+    has_text_baskets = _has_text_baskets(spec, pieces)
+    return Vocabulary(int(is_present.sum()), bounds.tolist(), found, has_text_baskets, actions), items
+
+
+def _join_actions(spec: DataConfig, pieces: Iterable[Piece]) -> list[str]:
+    """The actions of all pieces, sorted, once they are held against the flags."""
+    names: set[str] = set()
+    for piece in pieces:
+        assert piece.actions is not None
+        names.update(piece.actions.tolist())
+    return list(action_flags(spec, names).name)
 
 
 def _require_one_spelling(spec: DataConfig, pieces: Sequence[PieceInfo]) -> None:

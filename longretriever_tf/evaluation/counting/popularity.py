@@ -19,8 +19,8 @@ OWN_DECAY_DAYS = 180.0
 
 
 def fit_popularity(log: EncodedLog, num_items: int, cut: int, decay_days: float = POPULARITY_DECAY_DAYS) -> np.ndarray:
-    """Decayed count of each item's events before `cut`, [V] float64; 0 where it has none."""
-    past = is_known_before(log, cut)
+    """Decayed count of each item's events before `cut`, [V] float64; 0 where it has none. Target events alone count."""
+    past = is_known_before(log, cut) & log.targets()
     return np.bincount(log.item[past], decay(log.timestamp[past], cut, decay_days), minlength=num_items)
 
 

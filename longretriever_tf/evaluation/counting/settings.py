@@ -57,7 +57,8 @@ def tune_settings(config: DataConfig, log: LifelongLog, cuts: Cuts, seed: int, p
 def describe_log(log: LifelongLog, cuts: Cuts) -> dict[str, Any]:
     """Facts that identify a log and its cuts."""
     sizes = {"num_users": len(log.user_id), "num_items": len(log.items.item_id), "num_events": len(log.timestamp)}
-    return sizes | dataclasses.asdict(cuts) | {"fingerprint": fingerprint_log(log)}
+    target = {"target_actions": list(log.actions.target) or None}
+    return sizes | dataclasses.asdict(cuts) | target | {"fingerprint": fingerprint_log(log)}
 
 
 def write_settings(path: str, settings: dict[str, Any]) -> None:

@@ -102,6 +102,7 @@ class UserBatchSource:
         names = ("start", "stop", "target_stop", "time", "num_targets", "weight")
         with tf.device("/CPU:0"):
             self._example = {name: tf.constant(getattr(examples, name)) for name in names}
+            self._is_target = None if log.is_target is None else tf.constant(log.is_target)
             self._probability, self._first_time = tf.constant(probability), tf.constant(stats.first_time)
             self._item_stats = tf.constant(stats.item if config.baseline.item_bias else stats.item[:, :0])
             self._example["stats_row"] = tf.constant(rows_at(stats.time, examples.time))
@@ -162,6 +163,8 @@ class UserBatchSource:
     def _targets(self, at: dict[str, tf.Tensor], position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Distinct target items of each example: rows [t] int32 and items [t] int32."""
         events = tf.ragged.range(at["stop"], at["target_stop"])
+        if self._is_target is not None:
+            events = tf.ragged.boolean_mask(events, events.with_values(tf.gather(self._is_target, events.values)))
         item = tf.cast(tf.gather(self._reader.columns[0], events.values), tf.int64)
         key, _ = tf.unique(events.value_rowids() * self._num_items + item)
         row, item = tf.cast(key // self._num_items, tf.int32), tf.cast(key % self._num_items, tf.int32)

@@ -13,7 +13,13 @@ from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.config.config import Config
-from longretriever_tf.data.batches.examples import begins_time, previous_of_item, snapshot_times, stops_before
+from longretriever_tf.data.batches.examples import (
+    begins_time,
+    count_targets,
+    previous_of_item,
+    snapshot_times,
+    stops_before,
+)
 from longretriever_tf.data.batches.order import combine, user_keys
 from longretriever_tf.data.corpus import EncodedLog
 
@@ -70,12 +76,12 @@ def build_user_examples(config: Config, log: EncodedLog, grid: np.ndarray) -> Us
     history, stop, target_stop, time = np.concatenate(parts, axis=1)
     is_event = np.arange(len(time)) >= num_snapshots
     # A user without any history before the time is not a request that serving ranks: nothing to read.
-    keep = (stop > history) & (target_stop > stop)
+    keep = (stop > history) & (count_targets(log, stop, target_stop) > 0)
     history, stop, target_stop, time = history[keep], stop[keep], target_stop[keep], time[keep]
     if not len(history):
         raise UserError(
-            "no training examples: no user has an event after the first snapshot; lower "
-            "--horizon_days or --window_days, or use --examples=event"
+            "no training examples: no user has an event (of --target_actions, where they are given) after the first "
+            "snapshot; lower --horizon_days or --window_days, or use --examples=event"
         )
     num_targets = _count_distinct(log, stop, target_stop)
     user = np.searchsorted(log.offset, stop - 1, side="right") - 1  # the last event of the history is the user's
@@ -133,10 +139,15 @@ def _count_distinct(log: EncodedLog, start: np.ndarray, stop: np.ndarray) -> np.
 
 def _distinct_targets(log: EncodedLog, start: np.ndarray, stop: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Chunks of (example, position in the log) of the first event of each distinct item of `start:stop`."""
-    previous = previous_of_item(log.event_user(), log.item)
+    at = np.flatnonzero(log.targets())
+    previous = np.full(len(log.item), -1, np.int64)
+    earlier = previous_of_item(log.event_user()[at], log.item[at])
+    previous[at] = np.where(earlier >= 0, at[earlier], -1)
     length = stop - start
     num_chunks = int(length.sum()) // _CHUNK_EVENTS + 1
     for rows in np.array_split(np.arange(len(start)), num_chunks):
         row, position = flat_ranges(start[rows], stop[rows])
+        if log.is_target is not None:
+            row, position = row[log.is_target[position]], position[log.is_target[position]]
         is_first = previous[position] < start[rows][row]
         yield rows[row[is_first]], position[is_first]

@@ -112,10 +112,15 @@ def request_columns(log: LifelongLog, user: int, as_of_time: int, profile: list[
     start, stop = log.offset[user : user + 2]
     stop = start + np.searchsorted(log.timestamp[start:stop], as_of_time)
     ids = log.items.item_id[log.item_row[start:stop]]
+    actions = {}
+    if log.action is not None:
+        names = as_text(log.actions.name)[log.action[start:stop]]
+        actions["history_action"] = tf.constant(names, tf.string, [1, len(ids)])
     return {
         "history_item_id": tf.constant(as_raw_ids(ids), shape=[1, len(ids)]),
         "history_timestamp": tf.constant(log.timestamp[None, start:stop]),
         "history_weight": tf.constant(log.weight[None, start:stop]),
+        **actions,
         "request_timestamp": tf.constant([as_of_time], tf.int64),
         **{input_of_profile(name): tf.constant([str(log.profile[name][user])]) for name in profile},
     }

@@ -19,13 +19,12 @@ import numpy as np
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.retrieval.sharding.shards_file import read_places
+from longretriever_tf.serving.client.input_spec import InputSpec, cast_column
 from longretriever_tf.serving.client.request import (
     Columns,
-    InputSpec,
     Interest,
     Request,
     Response,
-    cast_column,
     lead_with_padding,
     make_columns,
     read_interests,

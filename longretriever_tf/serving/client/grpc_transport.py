@@ -9,7 +9,8 @@ import tensorflow as tf
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc
 
 from longretriever_tf.common.text import is_text
-from longretriever_tf.serving.client.request import Columns, InputSpec
+from longretriever_tf.serving.client.input_spec import InputSpec
+from longretriever_tf.serving.client.request import Columns
 from longretriever_tf.serving.client.transport import CallError, ClientOptions, Model, Signatures
 
 _SIGNATURE_DEF = "signature_def"

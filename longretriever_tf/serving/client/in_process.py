@@ -15,8 +15,8 @@ from longretriever_tf.retrieval.export.saved_model import extra_config_dir, late
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.request_options import default_columns
 from longretriever_tf.retrieval.signatures import make_signatures
+from longretriever_tf.serving.client.input_spec import InputSpec
 from longretriever_tf.serving.client.request import (
-    InputSpec,
     Interest,
     Request,
     Response,
@@ -74,7 +74,7 @@ class LocalClient:
         positional, specs = signatures["serving_default"].structured_input_signature
         specs = {spec.name: spec for spec in positional} | specs  # by name once it has been saved
         # A model that is asked in Python does not fill its defaults in, as a server does.
-        defaults = default_columns(retrieval, specs["history_item_id"].dtype)
+        defaults = default_columns(retrieval, specs["history_item_id"].dtype, "history_action" in specs)
         self._inputs = {
             name: InputSpec(_DTYPES[spec.dtype], defaults[name].numpy() if name in defaults else None)
             for name, spec in specs.items()
@@ -119,6 +119,7 @@ def request_of(log: LifelongLog, user: str, as_of: int, **options: Any) -> Reque
         user_history["item_id"],
         user_history["timestamp"],
         history_weight=user_history.get("weight"),
+        history_action=user_history.get("action"),
         **history,
         **options,
     )

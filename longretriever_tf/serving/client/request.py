@@ -5,18 +5,18 @@ Imports no TensorFlow: a client over REST needs numpy alone.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.text import as_text, is_text
 from longretriever_tf.config.input_names import input_of_profile
+from longretriever_tf.serving.client.input_spec import InputSpec, cast_column
 from longretriever_tf.serving.client.request_values import (
     as_count,
     as_list,
     as_log_probability,
-    check_fits,
     check_ids,
     check_texts,
     check_threshold,
@@ -33,21 +33,16 @@ _NO_ITEM: dict[str, ItemId] = {"DT_INT64": -3_867_590_412_748_930_227, "DT_STRIN
 """Pads lists of items to leave out: an id that no log has. The number is an arbitrary one of the 2**64 that there are,
 since people's ids are at 0, at -1 and at the limits of int64; text ids are never empty."""
 
-_NUMPY = {"DT_INT64": np.int64, "DT_INT32": np.int32, "DT_FLOAT": np.float32, "DT_STRING": np.object_}
 _NEUTRAL: dict[str, Any] = {"seed": -1, "exploration": 0, "goal": "all", "history_weight": 1.0}
 """What says nothing on any export; used where the server does not tell its defaults."""
+
+_LATER_NOTES = ("statistics_as_of", "num_unknown_actions")
+"""What not every export tells."""
 
 _COUNTS = ("num_unknown_items", "num_unknown_excluded")
 _CATEGORY_LISTS = ("allowed_category", "forbidden_category")
 _COUNT_BITS = {"k": 32, "num_interests": 32, "top_interests": 32, "exploration": 32, "seed": 64}
 _SCALARS = ("k", "num_interests", "top_interests", "interest_threshold", "seed", "exploration", "merge", "goal")
-
-
-class InputSpec(NamedTuple):
-    """One input of a signature: the dtype's name (DT_INT64, ...), and its default where the server tells one."""
-
-    dtype: str
-    default: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +58,8 @@ class Request:
       request_timestamp: seconds UTC.
       profile: values by column of the users table; a missing one is unknown. None is sent to a model that reads none.
       history_weight: weight of each event in the interest score; all 1 by default.
+      history_action: what the user did with each, as the log of the training spells it, for a model that was trained
+        with an action column; "" (or none at all) counts as the first of its --target_actions.
       k: length of the list.
       num_interests, top_interests: N interests are drawn from the best M; N = 0: the best M and all that
         `interest_threshold` lets in.
@@ -88,6 +85,7 @@ class Request:
     request_timestamp: int
     profile: Mapping[str, str] = dataclasses.field(default_factory=dict)
     history_weight: Sequence[float] | None = None
+    history_action: Sequence[str] | None = None
     k: int | None = None
     num_interests: int | None = None
     top_interests: int | None = None
@@ -104,7 +102,7 @@ class Request:
     def __post_init__(self) -> None:
         self._make_plain()
         num = len(self.history_item_id)
-        for name in ("history_timestamp", "history_weight"):
+        for name in ("history_timestamp", "history_weight", "history_action"):
             column = getattr(self, name)
             if column is not None and len(column) != num:
                 raise UserError(f"`{name}` has {len(column)} values for {num} in `history_item_id`; give one per event")
@@ -126,6 +124,8 @@ class Request:
         check_times("request_timestamp", [as_of], 1)
         if self.history_weight is not None:
             check_weights("history_weight", put_list("history_weight"))
+        if self.history_action is not None:
+            check_texts("history_action", put_list("history_action"))
         for name in _CATEGORY_LISTS:
             check_texts(name, put_list(name))
         for name, bits in _COUNT_BITS.items():
@@ -147,7 +147,8 @@ class Request:
     @property
     def takes_options(self) -> bool:
         """Whether anything but `k` differs from the export's defaults."""
-        request_options = (*_SCALARS[1:], "history_weight", "exclude_item_id", *_CATEGORY_LISTS, "forced_category")
+        of_events = ("history_weight", "history_action")
+        request_options = (*_SCALARS[1:], *of_events, "exclude_item_id", *_CATEGORY_LISTS, "forced_category")
         return any(getattr(self, name) not in (None, (), [], {}) for name in request_options)
 
 
@@ -193,6 +194,7 @@ class Response:
       unknown_category: names in the request's lists of categories that the model does not know: misspelt, perhaps.
       num_unknown_items: events of the history whose item the model does not know.
       num_unknown_excluded: items to leave out that it does not know.
+      num_unknown_actions: events of the history whose action it does not know; they weigh 1 and are no targets.
       missing_shard: shards of an export by category ranges that did not answer.
       missing_category: interests that were to be searched there, and are left out.
       statistics_as_of: until when statistics of items and categories count events, seconds UTC; 0: an export of
@@ -208,6 +210,7 @@ class Response:
     missing_shard: tuple[str, ...] = ()
     missing_category: tuple[str, ...] = ()
     statistics_as_of: int = 0
+    num_unknown_actions: int = 0
 
 
 def lead_with_padding(request: Request, inputs: Mapping[str, InputSpec]) -> Request:
@@ -223,6 +226,7 @@ def lead_with_padding(request: Request, inputs: Mapping[str, InputSpec]) -> Requ
         history_item_id=[no_item, *request.history_item_id],
         history_timestamp=[0, *request.history_timestamp],
         history_weight=[0.0, *weight],
+        history_action=None if request.history_action is None else ["", *request.history_action],
         exclude_item_id=[no_item, *request.exclude_item_id],
         allowed_category=["", *request.allowed_category],
         forbidden_category=["", *request.forbidden_category],
@@ -245,6 +249,10 @@ def make_columns(requests: Sequence[Request], inputs: Mapping[str, InputSpec], m
     if not requests:
         raise UserError("no requests: give one or more")
     _check_profile(requests, inputs)
+    if "history_action" not in inputs and any(request.history_action for request in requests):
+        raise UserError(
+            "`history_action` is not an input of the model: it was trained without --action_column; leave it out"
+        )
     check_threshold([(one.num_interests, one.interest_threshold) for one in requests], inputs)
     columns = {}
     for name, spec in inputs.items():
@@ -278,9 +286,9 @@ def read_responses(outputs: Mapping[str, Any]) -> list[Response]:
         counts = (columns[name][row] for name in _COUNTS) if tells_unknown else (0, 0)
         missing = [tuple(filter(None, columns[name][row])) if name in columns else () for name in _MISSING]
         candidates = tuple(Candidate(*cell) for cell in cells)
-        as_of = columns["statistics_as_of"][row] if "statistics_as_of" in columns else 0
+        as_of, odd = (columns[name][row] if name in columns else 0 for name in _LATER_NOTES)
         response = Response(candidates, interests[row], num, unknown, *counts, *missing)
-        responses.append(dataclasses.replace(response, statistics_as_of=int(as_of)))
+        responses.append(dataclasses.replace(response, statistics_as_of=int(as_of), num_unknown_actions=int(odd)))
     return responses
 
 
@@ -326,6 +334,8 @@ def _column(name: str, spec: InputSpec, requests: Sequence[Request]) -> list[Any
         return _padded([list(request.forced_category.values()) for request in requests], 0.0)
     if name == "history_weight":
         return _weights(requests)
+    if name == "history_action":
+        return _actions(requests)
     if name == "request_timestamp":
         return [request.request_timestamp for request in requests]
     if name in _SCALARS:
@@ -355,45 +365,12 @@ def _weights(requests: Sequence[Request]) -> list[Any]:
     return _padded(given, 0.0)
 
 
+def _actions(requests: Sequence[Request]) -> list[Any]:
+    if all(request.history_action is None for request in requests):
+        return [[""]] * len(requests)  # one for all events of a history
+    return _padded([request.history_action or [""] * len(request.history_item_id) for request in requests], "")
+
+
 def _padded(rows: Sequence[Sequence[Any]], fill: Any) -> list[list[Any]]:
     width = max(map(len, rows))
     return [[*(row.tolist() if isinstance(row, np.ndarray) else row), *[fill] * (width - len(row))] for row in rows]
-
-
-def cast_column(name: str, spec: InputSpec, column: list[Any]) -> np.ndarray:
-    """An array of the input's dtype; numbers never become text, nor text numbers."""
-    wanted = _NUMPY.get(spec.dtype)
-    if wanted is None:
-        raise UserError(f"input `{name}` has dtype {spec.dtype}, which no retriever of this package has")
-    if wanted is np.object_:
-        return _cast_text(name, column)
-    try:
-        array = np.array(column) if np.size(column) else np.zeros(np.shape(column), wanted)
-    except OverflowError:  # beyond what any type of numpy holds
-        array = np.array(column, np.object_)
-    kinds, what = ("iu", "whole numbers") if np.issubdtype(wanted, np.integer) else ("iuf", "numbers")
-    if array.dtype.kind not in kinds:
-        raise UserError(f"`{name}` must hold {what}, as the model was trained; received {_odd(column, kinds)!r}")
-    if kinds == "iu":
-        check_fits(name, array, wanted)
-    return array.astype(wanted)
-
-
-def _cast_text(name: str, column: list[Any]) -> np.ndarray:
-    """Text at the width of each value: fixed-width text would hold all at the width of the longest."""
-    array = np.array(column, np.object_)
-    odd = [value for value in array.flat if not isinstance(value, str)]
-    if odd:
-        raise UserError(f"`{name}` must hold text, as the model was trained; received {odd[0]!r}")
-    for value in array.flat:
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"`{name}` holds {value[:60]!r}, half of a surrogate pair, which is no text") from None
-    return array
-
-
-def _odd(column: list[Any], kinds: str) -> Any:
-    """A value at fault."""
-    flat = [value for row in column for value in (row if isinstance(row, list) else [row])]
-    return next((value for value in flat if np.array(value).dtype.kind not in kinds), flat[0])

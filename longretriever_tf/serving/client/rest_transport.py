@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import urllib3
 
-from longretriever_tf.serving.client.request import Columns, InputSpec
+from longretriever_tf.serving.client.input_spec import InputSpec
+from longretriever_tf.serving.client.request import Columns
 from longretriever_tf.serving.client.transport import CallError, ClientOptions, Model, Signatures
 
 _CODES = {

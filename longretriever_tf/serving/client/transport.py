@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from longretriever_tf.serving.client.request import Columns, InputSpec
+from longretriever_tf.serving.client.input_spec import InputSpec
+from longretriever_tf.serving.client.request import Columns
 
 Signatures = dict[str, dict[str, InputSpec]]
 

@@ -84,8 +84,8 @@ export function parseHistory(text, takesId) {
 
 /** The history of a users file's entry; what it holds out lies at its end. */
 export function readUser(user) {
-  const read = ({ item_id: items, timestamp: times, weight }) =>
-    items.map((item, index) => ({ id: String(item), seconds: times[index], weight: weight?.[index] ?? 1 }));
+  const read = ({ item_id: items, timestamp: times, weight, action }) =>
+    items.map((item, index) => ({ id: String(item), seconds: times[index], weight: weight?.[index] ?? 1, action: action?.[index] ?? "" }));
   const events = [...read(user), ...(user.held_out ? read(user.held_out) : [])];
   events.sort((a, b) => a.seconds - b.seconds);
   return makeHistory(events, user.request_timestamp, user.profile ?? {}, user.held_out?.until);

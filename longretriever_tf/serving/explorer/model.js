@@ -27,7 +27,7 @@ export function requestOptions(settings, numCategories) {
 }
 
 const FREE = { search: "draw", k: 1, threshold: 0, seed: 0, exploration: 0, merge: "calibrated", onlyNew: false, excluded: [], forbidden: [], forced: [] };
-const KNOWN = [...Object.keys(requestOptions(FREE)), "history_item_id", "history_timestamp", "history_weight", "request_timestamp"];
+const KNOWN = [...Object.keys(requestOptions(FREE)), "history_item_id", "history_timestamp", "history_weight", "history_action", "request_timestamp"];
 
 /** Asks about one history; the profile's columns are what the signature has beyond all the known ones. */
 export class Model {
@@ -56,9 +56,16 @@ export class Model {
       history_item_id: { row: history.events.map((event) => event.id), times },
       history_timestamp: { row: history.events.map((event) => event.seconds), times },
       history_weight: history.events.some((event) => event.weight !== 1) ? [history.events.map((event) => event.weight)] : [[1]],
+      ...this.actions(history),
       request_timestamp: Array(times).fill(history.asOf),
       ...Object.fromEntries(profile),
     };
+  }
+
+  /** The column of actions, for a model that has one; an event without an action is "". */
+  actions(history) {
+    if (!("history_action" in this.endpoint.inputs("serving_default"))) return {};
+    return { history_action: history.events.some((event) => event.action) ? [history.events.map((event) => event.action ?? "")] : [[""]] };
   }
 
   /**

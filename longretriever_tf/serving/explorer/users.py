@@ -2,8 +2,9 @@
 requests.
 
 The file is JSON: {"made_up": false, "users": [{"label": "household 1", "request_timestamp": 1512345680, "item_id":
-[...], "timestamp": [...], "weight": [...], "profile": {"age": "35-44"}, "held_out": {"until": 1514764880, "item_id":
-[...], "timestamp": [...]}}]}; weight, profile and held_out, what the user did from the request on, may be left out.
+[...], "timestamp": [...], "weight": [...], "action": [...], "profile": {"age": "35-44"}, "held_out": {"until":
+1514764880, "item_id": [...], "timestamp": [...]}}]}; weight, action, profile and held_out, what the user did from the
+request on, may be left out.
 """
 
 import json
@@ -76,6 +77,9 @@ def _fault(user: Any) -> str:
         return "must have as many `weight` as `item_id`, or none"
     if wrong := [one for one in weights if type(one) not in (int, float) or not 0 <= one < math.inf]:
         return f"has the weight {json.dumps(wrong[0])[:40]}; expected a number of at least 0"
+    actions = user.get("action", [])
+    if actions and not (isinstance(actions, list) and len(actions) == len(items) and set(map(type, actions)) == {str}):
+        return "must have as many `action` as `item_id`, as text, or none"
     if not isinstance(user.get("profile", {}), dict):
         return 'must have `profile` as {"column": "value"}, or none'
     return _fault_of_held_out(user["held_out"], user["request_timestamp"]) if "held_out" in user else ""
@@ -163,8 +167,11 @@ def _user(log: "LifelongLog", row: int, as_of: int, window: HeldOut | None) -> U
     weight = log.weight[first:last][:stop]
     if not np.all(weight == 1):
         user["weight"] = weight.astype(float).round(6).tolist()
+    if log.action is not None:
+        user["action"] = [log.actions.name[row] for row in log.action[first:last][:stop].tolist()]
     if window is not None:
         counts = (times >= as_of) & (times < window.until) & window.is_known[log.item_row[first:last]]
+        counts &= True if log.is_target is None else log.is_target[first:last]
         held_out = {"item_id": items[counts].tolist(), "timestamp": times[counts].tolist()}
         user["held_out"] = {"until": int(window.until), **held_out}
     return user

@@ -20,8 +20,8 @@ INTERESTS = (
     "interest_num_events",
     "interest_last_timestamp",
 )
-NOTES = ("unknown_category", "num_unknown_items", "num_unknown_excluded", "statistics_as_of")
-"""What the router says of a request; routers of before the last one lack it."""
+NOTES = ("unknown_category", "num_unknown_items", "num_unknown_excluded", "statistics_as_of", "num_unknown_actions")
+"""What the router says of a request; routers of before the last two, or without actions, lack them."""
 _WEIGHTS = ("log_interest", "quota")
 _LEAST = np.finfo(np.float32).min
 

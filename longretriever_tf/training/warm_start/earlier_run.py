@@ -20,9 +20,12 @@ from longretriever_tf.training.run_dir import is_finished
 
 _SAME_MODEL = (
     *("model", "dim", "num_layers", "num_heads", "ff_dim", "max_length", "item_id", "svd_dim", "profile"),
-    *("user_context", "repeat_term", "normalize", "temperature"),
+    *("user_context", "repeat_term", "normalize", "temperature", "action_counts"),
 )
 """Settings that shape the weights, or say what they mean."""
+
+_SAME_ACTIONS = ("action_column", "action_weights", "target_actions")
+"""Settings of the data that say what was learned to be retrieved."""
 
 _MOST_LOST = 0.2
 """Share of the earlier run's items that the log may lack: more are a sign of another log, or of a torn one."""
@@ -101,6 +104,11 @@ def _require_same_shapes(named: str, earlier: Config, config: Config) -> None:
         for name in _SAME_MODEL
         if (there := getattr(earlier.model, name)) != (here := getattr(config.model, name))
     ]
+    differing += [
+        f"--{name}: {_shown(there)} there, {_shown(here)} here"
+        for name in _SAME_ACTIONS
+        if (there := getattr(earlier.data, name)) != (here := getattr(config.data, name))
+    ]
     there, here = earlier.train, config.train
     if config.model.user_context and there.history_folds != here.history_folds:
         differing.append(f"--history_folds: {there.history_folds} there, {here.history_folds} here")
@@ -113,6 +121,10 @@ def _require_same_shapes(named: str, earlier: Config, config: Config) -> None:
         f"{named} has weights of other settings ({'; '.join(differing)}): leave these flags out, or train anew without "
         "--warm_start",
     )
+
+
+def _shown(value: str | tuple[str, ...]) -> str:
+    return (value if isinstance(value, str) else ",".join(value)) or "(none)"
 
 
 def changed_settings(earlier: Config, config: Config) -> list[str]:

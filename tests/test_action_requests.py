@@ -1,0 +1,159 @@
+"""Actions from the commands to requests: trained, evaluated and exported by command, asked as users ask."""
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from test_actions import DAY, START, make_events
+from trained import FLAGS, run_module
+
+import longretriever_tf as lr
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.config.config import DataConfig, load_config
+from longretriever_tf.data.search.hard_search import NUM_ITEM_FEATURES, Events, item_tokens
+from longretriever_tf.datasets.load import load_log, with_action_flags
+from longretriever_tf.serving.client.in_process import LocalClient, request_of
+from longretriever_tf.serving.client.request import Request
+
+OURS = ("--action_column=action", "--action_weights=view:0.25,buy:2", "--target_actions=buy")
+
+
+def last_line(done) -> str:
+    return (done.stderr or done.stdout).strip().splitlines()[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shop:
+    """A finished run on a log with actions, and its export."""
+
+    flags: tuple[str, ...]
+    run_dir: str
+    export_dir: str
+    said: str
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory) -> Shop:
+    folder = tmp_path_factory.mktemp("shop")
+    make_events(num_users=31, num_items=41, per_user=70).to_parquet(folder / "events.parquet")
+    plain = tuple(flag for flag in FLAGS if not flag.startswith(("--item_features", "--user_features", "--profile")))
+    tables = (f"--events={folder}/events.parquet", f"--data_dir={folder}/tfds")
+    flags = (*plain, *tables, "--epochs=1", "--interest_epochs=1", "--score_weights_users=0")
+    run_dir, export_dir = str(folder / "run"), str(folder / "export")
+    said = ""
+    quick = {"evaluate": ("--baselines=none", "--noplots"), "export": (f"--export_dir={export_dir}", "--nocheck")}
+    for name, extra in {"train": (*flags, *OURS), **quick}.items():
+        done = run_module(name, *extra, f"--run_dir={run_dir}")
+        assert done.returncode == 0, done.stderr
+        said += done.stderr
+    return Shop(flags, run_dir, export_dir, said)
+
+
+@pytest.fixture(scope="module")
+def client(shop) -> LocalClient:
+    return LocalClient(shop.export_dir)
+
+
+def ask(client: LocalClient, actions: list[str] | None, **options):
+    items = [f"i{number:02d}" for number in range(41)]
+    times = [START + (number + 1) * DAY for number in range(41)]
+    options = {"k": 41, "num_interests": 5, "seed": 1, **options}
+    (answer,) = client.retrieve([Request(items, times, START + 80 * DAY, history_action=actions, **options)])
+    return answer
+
+
+def test_tokens_count_purchases_and_other_events_apart():
+    """Item 5: bought 90 days ago, viewed 90 and 180 days ago; item 7: viewed 180 days ago."""
+    item, age = tf.constant([5, 7, 5, 5]), tf.constant([180.0, 180.0, 90.0, 90.0])
+    events = Events(tf.zeros([4], tf.int32), item, age, tf.ones([4]), tf.constant([False, False, False, True]))
+    tokens = item_tokens(events, tf.constant(1), tf.constant([4], tf.int64), 10)
+    plain = item_tokens(events._replace(is_target=None), tf.constant(1), tf.constant([4], tf.int64), 10)
+    assert tokens.item.numpy().tolist() == [[5, 7]]
+    counts = np.expm1(tokens.features[0, :, NUM_ITEM_FEATURES:].numpy())
+    np.testing.assert_allclose(counts, [[0.5, 0.75], [0, 0.25]], atol=1e-6)
+    np.testing.assert_array_equal(tokens.features[:, :, :NUM_ITEM_FEATURES], plain.features)
+
+
+def test_an_action_without_a_weight_is_noted(shop):
+    assert "--action_weights has no weight of cart" in shop.said
+
+
+def test_evaluation_counts_purchases_alone(shop):
+    with open(os.path.join(shop.run_dir, "metrics.json"), encoding="utf-8") as file:
+        metrics = json.load(file)
+    log = load_log(load_config(shop.run_dir).data)
+    assert log.is_target is not None and 0 < log.is_target.sum() < log.num_events
+    start, stop = (int(log.timestamp.max()) - days * DAY for days in (28, 14))
+    inside = (log.timestamp >= start) & (log.timestamp < stop)
+    bought = inside & log.is_target
+    pairs = {(user, item) for user, item in zip(log.event_user()[bought], log.item_row[bought], strict=True)}
+    assert metrics["num_users"] == len({user for user, _ in pairs})
+    assert metrics["num_pairs"] == len(pairs) < inside.sum()
+
+
+def test_what_was_only_viewed_is_novel_to_a_buyer(client):
+    bought, viewed = ask(client, None, goal="novel"), ask(client, ["view"] * 41, goal="novel")
+    assert bought.num_valid == 0 and viewed.num_valid == 41  # without actions each event counts as a purchase
+    half = ask(client, ["view", "buy"] * 20 + ["view"], goal="novel")
+    assert {one.item_id for one in half.candidates} == {f"i{number:02d}" for number in range(0, 41, 2)}
+
+
+def test_an_action_weighs_as_the_weight_that_it_stands_for(client):
+    def scores(**request) -> list[tuple[str, float]]:
+        answer = ask(client, **request)
+        return [(one.category, one.score) for one in answer.interests]
+
+    assert scores(actions=None) == scores(actions=["buy"] * 41) == scores(actions=[""] * 41)
+    views, weighed = scores(actions=["view"] * 41), scores(actions=["?"] * 41, history_weight=[0.25] * 41)
+    assert views == weighed != scores(actions=None)
+
+
+def test_unknown_actions_are_counted(client):
+    answer = ask(client, ["view"] * 38 + ["Buy", "?", "?"])
+    assert (answer.num_unknown_actions, answer.num_unknown_items) == (3, 0)
+    with pytest.raises(UserError, match="`history_action` has 2 values for 41"):
+        ask(client, ["view", "buy"])
+
+
+def test_a_user_of_the_log_is_asked_with_the_log_s_actions(shop, client):
+    log = load_log(load_config(shop.run_dir).data)
+    request = request_of(log, "u03", START + 80 * DAY, k=9, seed=1)
+    assert set(request.history_action) == {"view", "cart", "buy"} and request.history_weight is None
+    done = run_module("recommend", f"--export_dir={shop.export_dir}", "--user=u03", "--k=5")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_history_as_a_frame_brings_its_actions(shop):
+    frame = pd.DataFrame({"item_id": ["i01", "i02"], "timestamp": [START, START + 9], "action": ["view", "buy"]})
+    frame["category"] = "c1"
+    found = lr.load(shop.export_dir).recommend(frame, k=41, goal="novel", num_interests=5)
+    assert "i01" in set(found["item_id"]) and "i02" not in set(found["item_id"])
+
+
+def test_a_model_without_actions_refuses_them(trained):
+    request = Request([100], [START], START + DAY, history_action=["buy"])
+    with pytest.raises(UserError, match="`history_action` is not an input of the model: it was trained without"):
+        LocalClient(trained.export_dir).retrieve([request])
+
+
+def test_a_warm_start_keeps_its_actions(shop, tmp_path):
+    refused = run_module(
+        "train", f"--warm_start={shop.run_dir}", "--target_actions=cart", f"--run_dir={tmp_path}/other"
+    )
+    assert refused.returncode == 2
+    assert "--target_actions: buy there, cart here" in last_line(refused)
+    assert not (tmp_path / "other" / "config.json").exists()
+
+
+def test_a_prepared_log_has_one_column_of_actions(shop, tmp_path):
+    events = next(flag for flag in shop.flags if flag.startswith("--events="))
+    done = run_module("prepare", "--dataset=event_log", events, *OURS[:1], f"--output={tmp_path}/prepared")
+    assert done.returncode == 0, done.stderr
+    kept = with_action_flags(DataConfig(data=f"{tmp_path}/prepared", target_actions=("buy",)))
+    assert (kept.action_column, kept.action_weights, kept.target_actions) == ("action", (), ("buy",))
+    with pytest.raises(UserError, match="--action_column=deed: --data=.* was prepared with --action_column=action"):
+        load_log(dataclasses.replace(kept, action_column="deed"))
