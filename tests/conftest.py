@@ -18,6 +18,8 @@ import longretriever_tf  # noqa: F401 - selects Keras 2 before any test imports 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SEED = int(os.environ.get("LONGRETRIEVER_TEST_SEED", "1"))
 _connect = socket.socket.connect
+_LONGEST = ("notebooks", "served_options", "refresh", "refresh_daily", "score_weights", "warm_start", "sharded_serving")
+"""Modules that begin first, the longest before the others: one that began last would keep one process alone at work."""
 
 
 def pytest_report_header() -> str:
@@ -28,6 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("realdata"):
             item.add_marker("slow")
+    first = {f"test_{name}": place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: first.get(item.path.stem, len(first)))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

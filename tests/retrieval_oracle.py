@@ -3,7 +3,10 @@
 It reads the category order that training reads, not a request's raw columns, and merges dense rows, not lists.
 """
 
+import functools
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -38,11 +41,25 @@ def build_moved_models(config: Config, prepared: Prepared) -> Models:
     return models
 
 
+def _asked_once(method: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """A method of the oracle that computes once what it says of the same users: one oracle is asked in many ways."""
+
+    @functools.wraps(method)
+    def ask(self: "RetrievalOracle", users: np.ndarray, *rest: Any) -> np.ndarray:
+        key = method.__name__, users.tobytes(), *rest
+        if key not in self.known:
+            self.known[key] = method(self, users, *rest)
+        return self.known[key].copy()
+
+    return ask
+
+
 class RetrievalOracle:
     """Scores of every item for users of a log, at the time that `prepared` ends at."""
 
     def __init__(self, config: Config, prepared: Prepared, models: Models) -> None:
         self.config, self.prepared, self.models = config, prepared, models
+        self.known: dict[tuple, np.ndarray] = {}
 
     def scores(self, users: np.ndarray, task: str, retrieval: RetrievalConfig) -> np.ndarray:
         """Merged scores of the drawn interests' items, [B, V]; -inf elsewhere. User u draws by the seed u."""
@@ -101,6 +118,7 @@ class RetrievalOracle:
             order[row, chosen] = np.arange(len(chosen))
         return order
 
+    @_asked_once
     def logits(self, users: np.ndarray) -> np.ndarray:
         """Logits of every item by its own category's user vector, [B, V]; -inf for reserved rows."""
         category = self.prepared.corpus.item_category
@@ -142,10 +160,12 @@ class RetrievalOracle:
         logits[:, : schema.FIRST_KNOWN] = -np.inf
         return logits.reshape(len(users), corpus.num_categories, -1)
 
+    @_asked_once
     def eq3(self, users: np.ndarray, day_floor: float) -> np.ndarray:
         """Eq. 3, [B, C]."""
         return self._summarise(users, day_floor).score.numpy()
 
+    @_asked_once
     def log_share(self, users: np.ndarray, task: str) -> np.ndarray:
         """The learned log p(category | user), [B, C]."""
         summary, corpus = self._summarise(users), self.prepared.corpus

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import grpc
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
@@ -40,16 +41,21 @@ def serving(
     metrics: bool = False,
     explorer: bool = False,
     explorer_users: str = "",
+    warm: bool = True,
     **options: Any,
 ) -> Iterator[ModelServer]:
-    """A started server on free ports, for the base path of model `toy` or a whole config."""
+    """A started server on free ports, for the base path of model `toy` or a whole config.
+
+    `warm=False` spares an export its warm-up requests, which take longer than what most tests ask.
+    """
     if isinstance(config, str):
         config = config_files.one_model("toy", config)
     if metrics:
         options["monitoring_config_file"] = METRICS
     extend = (explorer_over(explorer_users),) if explorer else ()
     server = ModelServer(config, ServerOptions(**OPTIONS | options), *extend)
-    server.start()
+    with contextlib.nullcontext() if warm else mock.patch("longretriever_tf.serving.server.server.warm_up"):
+        server.start()
     try:
         yield server
     finally:

@@ -77,7 +77,7 @@ def test_the_example_of_the_card_runs(carded):
     _, export_dir, _ = carded
     text = (export_dir / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
-    with serving(config_files.one_model("groceries", str(export_dir))) as server:
+    with serving(config_files.one_model("groceries", str(export_dir)), warm=False) as server:
         scope = {}
         exec(code.replace("http://localhost:8501", f"http://localhost:{server.rest_port}"), scope)  # noqa: S102
     assert len(scope["answer"].candidates) == 5

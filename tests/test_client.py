@@ -289,7 +289,7 @@ def test_rest_needs_no_tensorflow():
 
 @pytest.fixture(scope="module")
 def server(trained):
-    with serving(os.path.abspath(trained.export_dir), rest_api_num_threads=4) as server:
+    with serving(os.path.abspath(trained.export_dir), warm=False, rest_api_num_threads=4) as server:
         yield server
 
 

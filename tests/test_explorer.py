@@ -29,7 +29,7 @@ USER = {"label": "a", "request_timestamp": 9, "item_id": [3, 4], "timestamp": [1
 @pytest.fixture(scope="module")
 def explored(trained):
     config = config_files.one_model("longretriever", trained.export_dir)
-    with serving(config, explorer=True) as server:
+    with serving(config, explorer=True, warm=False) as server:
         yield server
 
 

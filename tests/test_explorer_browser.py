@@ -53,7 +53,7 @@ def url(trained, users, tmp_path_factory):
     path = tmp_path_factory.mktemp("explorer") / "users.json"
     path.write_text(json.dumps({"made_up": False, "users": users}))
     config = config_files.one_model("longretriever", trained.export_dir)
-    with serving(config, explorer=True, explorer_users=str(path)) as server:
+    with serving(config, explorer=True, warm=False, explorer_users=str(path)) as server:
         yield f"http://127.0.0.1:{server.rest_port}"
 
 

@@ -148,7 +148,7 @@ def chain(request, tmp_path_factory) -> Chain:
 @pytest.fixture(scope="module")
 def server(chain):
     config = config_files.one_model("longretriever", str(chain.directory / "export"))
-    with serving(config, explorer=True) as server:
+    with serving(config, explorer=True, warm=False) as server:
         yield server
 
 

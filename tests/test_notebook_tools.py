@@ -88,7 +88,7 @@ def test_the_local_client_answers_as_the_server_does(trained):
         request_of(log, str(log.user_id[3]), local.corpus.cut, k=7, seed=5),
         request_of(log, str(log.user_id[8]), local.corpus.cut, k=4, seed=6, forbidden_category=["c1"], exploration=2),
     ]
-    with serving(os.path.abspath(trained.export_dir)) as server:
+    with serving(os.path.abspath(trained.export_dir), warm=False) as server:
         with contextlib.closing(
             Client(f"grpc://127.0.0.1:{server.grpc_port}", "toy", ClientOptions(timeout_s=600))
         ) as client:

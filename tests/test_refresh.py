@@ -280,7 +280,7 @@ def test_files_of_two_versions_are_not_served_together(trained, pair, tmp_path):
     table.to_csv(tmp_path / "items.csv", index=False)
     source, *_ = refresh_version(trained.config, old.directory, Catalogue(str(tmp_path / "items.csv")))
     mixed = publish(source, str(tmp_path / "export"), 0, None).directory
-    assert len(replay(mixed)) == 10
+    load_extra(mixed)  # whole so far; test_former_runs has a refreshed version answer its warm-up requests
     shutil.copy(os.path.join(extra_config_dir(old.directory), "corpus.npz"), extra_config_dir(mixed))
     with pytest.raises(UserError, match="files of two versions were mixed"):
         load_extra(mixed)

@@ -173,7 +173,10 @@ def test_two_days_make_the_statistics_of_the_whole_log(shop, days):
 
 
 def test_new_items_of_the_events_are_retrievable_and_the_answer_says_as_of_when(shop, days):
-    with serving(shop.export_dir) as server, Client(f"http://127.0.0.1:{server.rest_port}", "toy") as client:
+    with (
+        serving(shop.export_dir, warm=False) as server,
+        Client(f"http://127.0.0.1:{server.rest_port}", "toy") as client,
+    ):
         request = Request(["sku-00101", NEW], [shop.end - 9 * DAY, shop.end - DAY - 9], shop.end + 2, k=60)
         options = dataclasses.replace(request, num_interests=7, top_interests=7)
         for one in (request, options):
@@ -279,7 +282,7 @@ def test_a_canary_a_release_and_a_rollback_on_the_local_server(shop, days, tmp_p
     older, newer = (read_fingerprint(extra_config_dir(f"{export_dir}/{n}")).statistics_as_of for n in (2, 3))
     assert older < newer
     options = {"model_config_file": path, "model_config_file_poll_wait_seconds": 0.05}
-    with serving(config_files.read_models(path), **options) as server:
+    with serving(config_files.read_models(path), warm=False, **options) as server:
         wait_until(lambda: states(server) == dict.fromkeys((2, 3), "AVAILABLE"))
 
         def as_of(name: str) -> int:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -407,15 +408,9 @@ def test_two_exports_at_once_are_two_whole_versions(trained, tmp_path):
     """Their processes overlap for as long as a SavedModel takes; each used to write into the other's folder."""
     export_dir = str(tmp_path / "export")
     flags = (f"--run_dir={trained.run_dir}", f"--export_dir={export_dir}", "--nocheck")
-    children = [
-        subprocess.Popen(
-            command("export", *flags), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        for _ in range(2)
-    ]
-    for child in children:
-        said, _ = child.communicate()
-        assert child.returncode == 0, said
+    with ThreadPoolExecutor(2) as threads:  # each waits for a process of its own
+        for done in threads.map(lambda _: run_module("export", *flags), range(2)):
+            assert done.returncode == 0, done.stderr
     assert saved_model.versions(export_dir) == [1, 2]
     assert not [name for name in os.listdir(export_dir) if name.endswith((".aside", ".old"))]
     first, second = (contents(os.path.join(export_dir, name)) for name in ("1", "2"))

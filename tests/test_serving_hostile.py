@@ -43,7 +43,7 @@ def retriever(trained):
         "max_body_mb": 1,
     }
     options = {"rest_api_num_threads": 2, "rest_api_enable_cors_support": True}
-    with serving(config, explorer=True, **limits, **options) as server:
+    with serving(config, explorer=True, warm=False, **limits, **options) as server:
         yield server
 
 

@@ -265,7 +265,7 @@ def test_exported_retriever(trained):
         "top_interests": 3,
         "seed": 7,
     }
-    with serving(os.path.abspath(trained.export_dir), rest_api_num_threads=4) as server:
+    with serving(os.path.abspath(trained.export_dir), warm=False, rest_api_num_threads=4) as server:
         row = _all_inputs(server, row)
         by_row = predict(server, {"instances": [row, row]})["predictions"]
         by_column = predict(server, {"inputs": {name: [value] for name, value in row.items()}})["outputs"]

@@ -2,12 +2,15 @@
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from longretriever_tf.common import schema
+from longretriever_tf.common.graph import graph_function
 from longretriever_tf.common.text import as_raw_ids, as_text, is_text
 from longretriever_tf.config.config import Config, RetrievalConfig
 from longretriever_tf.config.input_names import profile_inputs
@@ -218,6 +221,40 @@ class MultiContextRetriever(tf.Module):
         if self._config.model.repeat_term:
             state = weigh_repeats(self._weights, state, tokens)
         return Subsequences(row, category, segments, tokens, state)
+
+    def traced_once(self) -> "MultiContextRetriever":
+        """The same model, whose `look_up` and `encode` are graphs that all who call them share.
+
+        Nearly every signature calls both: traced for each, they were most of the time that an export takes.
+        """
+        other = copy.copy(self)
+        table, column = [None, None], tf.TensorSpec([None], tf.int64)
+        columns = [tf.TensorSpec(table, kind) for kind in (self.item_id_dtype, tf.int64, tf.float32)]
+        profile = [tf.TensorSpec([None], tf.string) for _ in self.profile_names]
+
+        @functools.cache
+        def look_up(tells: bool) -> tf.types.experimental.ConcreteFunction:
+            is_target = [tf.TensorSpec(table, tf.bool)] if tells else []
+            with tf.init_scope():
+                traced = graph_function(self.look_up, input_signature=[*columns, column, profile, *is_target])
+                return traced.get_concrete_function()
+
+        @functools.cache
+        def encode(tells: bool) -> tf.types.experimental.ConcreteFunction:
+            pairs = tf.TensorSpec([None], tf.int32)
+            requests = tf.nest.map_structure(tf.TensorSpec.from_tensor, look_up(tells).structured_outputs)
+            with tf.init_scope():
+                return graph_function(self.encode, input_signature=[requests, pairs, pairs]).get_concrete_function()
+
+        def call_look_up(*given: Any) -> Requests:
+            needed = [column for column in given if column is not None]
+            return look_up(len(needed) == len(columns) + 3)(*needed)
+
+        def call_encode(requests: Requests, row: tf.Tensor, category: tf.Tensor) -> Subsequences:
+            return encode(tells_targets(requests.histories.is_target))(requests, row, category)
+
+        other.look_up, other.encode = call_look_up, call_encode  # type: ignore[method-assign]
+        return other
 
     def search(self, pairs: Subsequences, options: RequestOptions) -> SearchResult:
         """The best items of each pair's category, less the excluded ones: as many as the longest list asked for.

@@ -47,6 +47,7 @@ def make_signatures(
     A call is checked before anything is computed for it (`admission`). Answers tell what a request names and the model
     does not know: unknown_category [B, U], num_unknown_excluded [B], num_unknown_items [B] (events of the history).
     """
+    model = model.traced_once()
     defaults = default_columns(retrieval, model.item_id_dtype, model.actions is not None)
     history = {
         "history_item_id": tf.TensorSpec([None, None], model.item_id_dtype),
@@ -71,11 +72,10 @@ def make_signatures(
 
         return _make_signature(admitted, required, optional)
 
+    retrieve = make(_retrieve, history, defaults, lambda at: at["num_interests"])
     return {
-        "serving_default": make(_retrieve, history, defaults, lambda at: at["num_interests"]),
-        "top_k": make(
-            lambda _, at: _retrieve(model, {**defaults, **at}), history | k, {}, lambda _: defaults["num_interests"]
-        ),
+        "serving_default": retrieve,
+        "top_k": make(lambda _, at: retrieve(**at), history | k, {}, lambda _: defaults["num_interests"]),
         "interests": make(_interests, history, defaults),
         "retrieve_in_category": make(_in_category, history | category, defaults, lambda _: one),
         "user_embeddings": make(_user_embeddings, history | category, weight),

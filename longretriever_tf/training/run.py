@@ -80,9 +80,7 @@ def train(config: Config) -> str:
     """
     require_other_directory(config)
     config = dataclasses.replace(config, data=with_action_flags(config.data))
-    check_action_counts(
-        config.model, dataclasses.replace(config.data, data="")
-    )  # its targets are known now
+    check_action_counts(config.model, dataclasses.replace(config.data, data=""))  # its targets are known now
     cluster = start_cluster(config.train.distribute)
     with contextlib.ExitStack() as held:
         held.enter_context(cluster.session())
