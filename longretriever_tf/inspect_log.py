@@ -37,6 +37,7 @@ from longretriever_tf.inspection.measures import (
     measure_windows,
     read_contexts,
 )
+from longretriever_tf.inspection.numbers import number_statistics
 from longretriever_tf.inspection.plots import draw_history
 from longretriever_tf.inspection.statistics import Statistics, context_statistics, history_statistics
 from longretriever_tf.inspection.text import render_history
@@ -75,6 +76,7 @@ def inspect_log(log: LifelongLog, config: Config) -> LogReport:
     windows, too_short = _try_windows(log, history, config)
     statistics = history_statistics(log, history, windows, max_length)
     statistics["contexts"] = context_statistics(log, windows, max_length, day_floor)
+    statistics["numbers"] = number_statistics(log, config.data)
     findings, warnings = evaluate_fit(statistics), [*too_short, *find_warnings(log, history, statistics)]
     title = log_title(config)
     verdict = decide(statistics, config)

@@ -122,6 +122,7 @@ def _check_combinations(config: Any) -> None:
         f"--context={config.data.context}: expected {kind} and a number above 0, such as {kind}300",
     )
     _check_texts(config.data)
+    _check_numbers(config.data)
     require(
         model.dim % model.num_heads == 0 or model.model in ("mind", "comirec"),
         f"--dim={model.dim} is not a multiple of --num_heads={model.num_heads}; pick a divisor of {model.dim}",
@@ -169,6 +170,24 @@ def _check_texts(data: Any) -> None:
         vectors not in used or not vectors,
         f"--embedding_column={vectors} is a column of ids, times or categories already: name the column of vectors",
     )
+
+
+def _check_numbers(data: Any) -> None:
+    """Columns of --numeric_features are numbers and nothing else."""
+    require(
+        not data.numeric_features or data.dataset == "event_log" or bool(data.data),
+        f"--numeric_features={','.join(data.numeric_features)} names columns of your own tables: use "
+        "--dataset=event_log",
+    )
+    used = dict.fromkeys(data.item_features, "--item_features") | dict.fromkeys(data.text_columns, "--text_columns")
+    names = ("embedding_column", "context", "item_name_column", "item_column", "user_column", "timestamp_column")
+    used |= {getattr(data, name): f"--{name}" for name in names}
+    for column in data.numeric_features:
+        require(
+            column not in used,
+            f"--numeric_features={column} is named by {used.get(column)} too: a column is a number or a category, not "
+            "both; leave it out of one of the two",
+        )
 
 
 def _check_longretriever(config: Any) -> None:

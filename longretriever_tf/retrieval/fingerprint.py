@@ -59,6 +59,8 @@ def fingerprint_towers(config: Config, corpus: Corpus, models: Models, arrays: d
     vocabularies = {"category": corpus.category_name, **corpus.feature_values, **corpus.profile_values}
     for name, values in vocabularies.items():
         _add(digest, name, values)
+    for name, edges in corpus.feature_edges.items():
+        _add(digest, f"edges of {name}", edges)
     for part, model in (("retriever", models.retriever), ("interest", models.interest)):
         for number, variable in enumerate(model.variables):  # by position: Keras numbers names anew in each process
             _add(digest, f"{part}/{number}", variable.numpy())

@@ -99,5 +99,7 @@ def layout_of(config: Config, log: ShardedLog) -> Layout:
         settings["context"] = [data.context, *data.text_columns]
     if config.train.cross_fit_items:
         settings["cross_fit_items"] = True
+    if log.items.numbers:
+        settings["numeric_bins"] = data.numeric_bins
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     return Layout(os.path.join(log.directory, _FOLDER, key), key, log.num_shards)

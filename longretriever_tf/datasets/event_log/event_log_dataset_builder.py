@@ -19,7 +19,7 @@ from longretriever_tf.datasets.log import LifelongLog
 
 CONTEXT = source.CONTEXT
 _PATHS = ("events", "items", "users")
-_NOT_OF_THE_RECORDS = ("dataset", "data_dir", "window_days", "skip_last_days", "movielens")
+_NOT_OF_THE_RECORDS = ("dataset", "data_dir", "window_days", "skip_last_days", "movielens", "numeric_bins")
 
 
 @dataclasses.dataclass(eq=False)
@@ -44,7 +44,7 @@ def _fingerprint(spec: DataConfig) -> str:
     values = {name: value for name, value in dataclasses.asdict(spec).items() if name not in _NOT_OF_THE_RECORDS}
     if not spec.format:  # logs that were prepared before there were formats keep their names
         del values["format"]
-    for name in ("text_columns", "embedding_column"):  # as those before there were texts
+    for name in ("text_columns", "embedding_column", "numeric_features"):  # as those before there were such columns
         if not values[name]:
             del values[name]
     for name in _PATHS:
