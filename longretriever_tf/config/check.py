@@ -14,6 +14,9 @@ from longretriever_tf.tracking.names import check_names
 CLUSTERS, TEXT_CLUSTERS = "clusters:", "text_clusters:"
 """--context=clusters:N, text_clusters:N: the context is learned, from who takes what or from what is written."""
 
+REQUEST_FEATURES = ("hour", "weekday")
+"""What --request_features can name."""
+
 _BOUNDS = {
     "above": ("a value above", operator.gt),
     "least": ("at least", operator.ge),
@@ -123,6 +126,7 @@ def _check_combinations(config: Any) -> None:
     )
     _check_texts(config.data)
     _check_numbers(config.data)
+    _check_request_features(model)
     require(
         model.dim % model.num_heads == 0 or model.model in ("mind", "comirec"),
         f"--dim={model.dim} is not a multiple of --num_heads={model.num_heads}; pick a divisor of {model.dim}",
@@ -188,6 +192,20 @@ def _check_numbers(data: Any) -> None:
             f"--numeric_features={column} is named by {used.get(column)} too: a column is a number or a category, not "
             "both; leave it out of one of the two",
         )
+
+
+def _check_request_features(model: Any) -> None:
+    """What is known of a request's time."""
+    names = model.request_features
+    odd = next((name for name in names if name not in REQUEST_FEATURES or names.count(name) > 1), None)
+    require(
+        odd is None,
+        f"--request_features={','.join(names)}: expected {' and '.join(REQUEST_FEATURES)}, each once, and not {odd!r}",
+    )
+    require(
+        bool(names) or not model.timezone_offset_hours,
+        f"--timezone_offset_hours={model.timezone_offset_hours:g} is read with --request_features alone; leave it out",
+    )
 
 
 def _check_longretriever(config: Any) -> None:

@@ -232,11 +232,16 @@ def _numbers(numbers: list[Statistics]) -> str:
         return ""
     names = ("min", "p25", "median", "p75", "max")
     rows = [
-        [row["column"], f"{row['values']:,}", _percent(row["missing_share"]), *_quantiles(row, names), row["set"]]
+        [row["column"], f"{row['values']:,}", _percent(row["missing_share"]), *_quantiles(row, names)]
         for row in numbers
     ]
+    lines = [
+        *_table(["", "values", "missing", *names], rows),
+        "",
+        *(f"{row['column']}: {row['set']}" for row in numbers),
+    ]
     note = "Columns of the items that hold numbers, those that are not read among them, and what to set."
-    return _block("Numbers", note, _table(["", "values", "missing", *names, "set"], rows))
+    return _block("Numbers", note, lines)
 
 
 def _quantiles(row: Statistics, names: Sequence[str]) -> list[str]:

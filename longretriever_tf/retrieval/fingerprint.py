@@ -55,6 +55,8 @@ UNSTAMPED = Fingerprint("", "")
 def fingerprint_towers(config: Config, corpus: Corpus, models: Models, arrays: dict[str, np.ndarray]) -> str:
     """Hash of all that a run learned, read from its own tables: equal for equal weights, on any machine."""
     model_settings = by_former_names(dataclasses.asdict(config.model))  # exports of 0.1.0 keep their fingerprint
+    if not config.model.request_features:  # as do those of before there were any
+        del model_settings["request_features"], model_settings["timezone_offset_hours"]
     digest = hashlib.sha256(json.dumps(model_settings, sort_keys=True).encode())
     vocabularies = {"category": corpus.category_name, **corpus.feature_values, **corpus.profile_values}
     for name, values in vocabularies.items():

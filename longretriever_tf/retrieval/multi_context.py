@@ -15,6 +15,7 @@ from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.recipe.history_embedding import item_keys
 from longretriever_tf.data.recipe.interest_features import interest_features
 from longretriever_tf.data.recipe.request_embedding import embed_history_before, read_folds
+from longretriever_tf.data.recipe.request_features import with_request_columns
 from longretriever_tf.data.recipe.score_weights import weights_of
 from longretriever_tf.data.recipe.tokens import make_tokens
 from longretriever_tf.data.search import hard_search
@@ -148,6 +149,7 @@ class MultiContextRetriever(tf.Module):
         histories = self.read(history_item_id, history_timestamp, history_weight, time)
         columns = [table.lookup(column) for table, column in zip(self._profile_index, profile, strict=True)]
         num_requests, summary = tf.shape(time)[0], histories.summary
+        stacked = tf.stack(columns, 1) if columns else tf.zeros([num_requests, 0], tf.int32)
         embedding = tf.zeros([num_requests, 0])
         if self._history_embedding_rows is not None:
             rows, first_row = self._history_embedding_rows.read_value(), histories.fold * self._item_category.shape[0]
@@ -161,7 +163,7 @@ class MultiContextRetriever(tf.Module):
             histories=histories.histories,
             count=summary.count,
             time=time,
-            profile=tf.stack(columns, 1) if columns else tf.zeros([num_requests, 0], tf.int32),
+            profile=with_request_columns(self._config.model, stacked, time),
             activity=history_activity(summary),
             history_embedding=embedding,
             interests=interests,

@@ -20,7 +20,7 @@ from longretriever_tf.training.run_dir import is_finished
 
 _SAME_MODEL = (
     *("model", "dim", "num_layers", "num_heads", "ff_dim", "max_length", "item_id", "svd_dim", "profile"),
-    *("user_context", "repeat_term", "normalize", "temperature"),
+    *("request_features", "timezone_offset_hours", "user_context", "repeat_term", "normalize", "temperature"),
 )
 """Settings that shape the weights, or say what they mean."""
 
