@@ -29,7 +29,7 @@ from longretriever_tf.datasets.build_log import fill_missing_context
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.splits import global_time_cuts
 from longretriever_tf.inspection import drift
-from longretriever_tf.inspection.advice import evaluate_fit, find_warnings
+from longretriever_tf.inspection.advice import evaluate_fit, find_warnings, request_warnings
 from longretriever_tf.inspection.measures import (
     HistoryMeasures,
     Window,
@@ -63,7 +63,8 @@ def inspect_log(log: LifelongLog, config: Config) -> LogReport:
 
     Args:
       log: the whole log.
-      config: its data section, `model.max_length` (L), `retrieval.day_floor` and `train.seed` are read.
+      config: its data section, `model.max_length` (L), `model.request_features`, `retrieval.day_floor` and
+        `train.seed` are read.
 
     Raises:
       UserError: the log is empty.
@@ -78,6 +79,7 @@ def inspect_log(log: LifelongLog, config: Config) -> LogReport:
     statistics["contexts"] = context_statistics(log, windows, max_length, day_floor)
     statistics["numbers"] = number_statistics(log, config.data)
     findings, warnings = evaluate_fit(statistics), [*too_short, *find_warnings(log, history, statistics)]
+    warnings += request_warnings(log.timestamp, config.model.request_features)
     title = log_title(config)
     verdict = decide(statistics, config)
     text = render_history(title, statistics, findings, warnings, verdict.line())

@@ -25,6 +25,7 @@ from longretriever_tf.data.number_bins import name_bins
 from longretriever_tf.data.window.build import build_window
 from longretriever_tf.datasets.load import load_log, open_sharded_log
 from longretriever_tf.datasets.log_identity import identify_log, identify_shards
+from longretriever_tf.inspect_log import inspect_log
 
 ITEMS = 30
 
@@ -153,7 +154,7 @@ def test_data_frames_and_the_report_have_the_numbers(tmp_path):
     assert done.returncode == 0, done.stderr
     numbers = done.stdout.partition("NUMBERS")[2]
     lines = [line.split() for line in numbers.splitlines()]
-    assert ["price", "26", "13%", "1", "8.25", "15.5", "22.75", "29"] in lines, numbers
+    assert ["price", "26", "13%", "1", "7.25", "15.5", "22.75", "29"] in lines, numbers
     for line in ("price: read, in 4 bins", "depth: --numeric_features=depth", "shelf: --item_features=shelf"):
         assert line in numbers
     assert "colour" not in numbers
@@ -162,6 +163,14 @@ def test_data_frames_and_the_report_have_the_numbers(tmp_path):
     assert config._tables["items"].column_names == ["price", "category", "item_id"]
     with pytest.raises(UserError, match="items: the DataFrame has no column 'weight', which numeric_features names"):
         ApiConfig(events, items, numeric_features=["weight"], run_dir=f"{tmp_path}/run")
+
+
+def test_the_report_says_where_times_have_no_hour():
+    log = make_log([1, 1, 2], [1, 2, 1], [DAY_S, 100 * DAY_S, 50 * DAY_S], {"category": ["a", "b"]})
+    for days, features in ((True, ("hour",)), (False, ("hour",)), (True, ("weekday",))):
+        config = Config(model=ModelConfig(request_features=features))
+        report = inspect_log(log if days else dataclasses.replace(log, timestamp=log.timestamp + 7), config)
+        assert ("--request_features=hour is the same for all" in report.text) == (days and features == ("hour",))
 
 
 @pytest.mark.parametrize("kind", ["event", "snapshot"])

@@ -281,6 +281,7 @@ def test_new_items_and_a_new_category_are_served_the_same_day(updated, exported,
     tables = [f"--{name}={getattr(load_config(run_dir).data, name)}" for name in ("items",)]
     again = run_module("refresh", f"--run_dir={run_dir}", f"--export_dir={tmp_path}/export", *tables)
     assert again.returncode == 0, again.stderr
+    assert "bins of numeric features: kept with their edges (price 4, weight" in again.stdout
     assert read_fingerprint(f"{tmp_path}/export/2/assets.extra").generation == 2
 
 

@@ -100,3 +100,13 @@ def learn_edges(
                 *(name, float(numbers[0])),
             )
     return edges
+
+
+def describe_bins(edges: Mapping[str, np.ndarray]) -> str:
+    """A line for those whose bins are kept; "" where there are none.
+
+    >>> describe_bins({"price": np.array([1.5, 20.0])})
+    'bins of numeric features: kept with their edges (price 3)'
+    """
+    bins = ", ".join(f"{name} {len(bounds) + 1}" for name, bounds in edges.items())
+    return f"bins of numeric features: kept with their edges ({bins})" if bins else ""

@@ -23,6 +23,7 @@ from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.prepared_data import Prepared, SvdTables, prepare
 from longretriever_tf.data.corpus import Corpus
+from longretriever_tf.data.number_bins import describe_bins
 from longretriever_tf.data.recipe.history_embedding import fit_folds, grow_folds, refit_folds
 from longretriever_tf.data.recipe.item_svd import DistinctPairs, refit_pairs_svd
 from longretriever_tf.data.recipe.row_keys import CorpusGrowth, grow_corpus
@@ -69,8 +70,7 @@ class Update:
         run, cut = self.run, self.prepared.corpus.cut
         new = {name: source.num_new for name, source in self.growth.named().items() if source.num_new}
         since, fitted = np.datetime64(self.svd["cut"], "s"), self.svd["mean_cosine"]
-        changed, edges = changed_settings(run.config, config), run.corpus.feature_edges
-        bins = ", ".join(f"{name} {len(bounds) + 1}" for name, bounds in edges.items())
+        changed, bins = changed_settings(run.config, config), describe_bins(run.corpus.feature_edges)
         return [
             f"warm start from {run.describe()}: {(cut - run.corpus.cut) / DAY_S:.1f} new days",
             f"settings that differ from its own: {'; '.join(changed) or 'none'}",
@@ -78,7 +78,7 @@ class Update:
             f"items' SVD: fitted anew and rotated onto the earlier one, to a mean cosine of {fitted:.3f}"
             if self.svd["refit"]
             else f"items' SVD: of the events before {since} UTC, {new.get('items', 0):,} new items folded in",
-            *([f"bins of numeric features: kept with their edges ({bins})"] if bins else []),
+            *([bins] if bins else []),
         ]
 
 
