@@ -200,7 +200,7 @@ def _check_request_features(model: Any) -> None:
     odd = next((name for name in names if name not in REQUEST_FEATURES or names.count(name) > 1), None)
     require(
         odd is None,
-        f"--request_features={','.join(names)}: expected {' and '.join(REQUEST_FEATURES)}, each once, and not {odd!r}",
+        f"--request_features={','.join(names)}: expected {', '.join(REQUEST_FEATURES)} or both, each once, not {odd!r}",
     )
     require(
         bool(names) or not model.timezone_offset_hours,

@@ -58,7 +58,7 @@ def _advise(name: str, numbers: np.ndarray, row: dict[str, Any], data: DataConfi
     if row["is_read"]:
         bins = len(fit_edges(numbers, data.numeric_bins)) + 1
         rare = ", mostly missing" if row["missing_share"] > _MOST_MISSING else ""
-        return f"read, in {bins} bins{rare}"
+        return f"read, in {bins} bin{'s' if bins > 1 else ''}{rare}"
     if row["values"] == len(numbers) and (numbers == np.floor(numbers)).all():
         return "an id? leave it out"
     if name in data.item_features:
