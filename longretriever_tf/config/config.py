@@ -80,8 +80,8 @@ class ModelConfig:
     request_features: tuple[str, ...] = _field(
         (),
         "Tokens of the user tower that say when a request comes, comma separated: hour (of the day), weekday. A "
-        "request has them from its request_timestamp, an example from the time of its event or of its snapshot. "
-        "Measured: docs/data.md.",
+        "request has them from its request_timestamp, an example from the time of its event or of its snapshot. Not "
+        "measured.",
     )
     timezone_offset_hours: float = _field(
         0.0,
