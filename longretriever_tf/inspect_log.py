@@ -29,7 +29,7 @@ from longretriever_tf.datasets.build_log import fill_missing_context
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.splits import global_time_cuts
 from longretriever_tf.inspection import drift
-from longretriever_tf.inspection.advice import evaluate_fit, find_warnings
+from longretriever_tf.inspection.advice import evaluate_fit, find_warnings, request_warnings
 from longretriever_tf.inspection.measures import (
     HistoryMeasures,
     Window,
@@ -37,6 +37,7 @@ from longretriever_tf.inspection.measures import (
     measure_windows,
     read_contexts,
 )
+from longretriever_tf.inspection.numbers import number_statistics
 from longretriever_tf.inspection.plots import draw_history
 from longretriever_tf.inspection.statistics import Statistics, context_statistics, history_statistics
 from longretriever_tf.inspection.text import render_history
@@ -62,7 +63,8 @@ def inspect_log(log: LifelongLog, config: Config) -> LogReport:
 
     Args:
       log: the whole log.
-      config: its data section, `model.max_length` (L), `retrieval.day_floor` and `train.seed` are read.
+      config: its data section, `model.max_length` (L), `model.request_features`, `retrieval.day_floor` and
+        `train.seed` are read.
 
     Raises:
       UserError: the log is empty.
@@ -75,7 +77,9 @@ def inspect_log(log: LifelongLog, config: Config) -> LogReport:
     windows, too_short = _try_windows(log, history, config)
     statistics = history_statistics(log, history, windows, max_length)
     statistics["contexts"] = context_statistics(log, windows, max_length, day_floor)
+    statistics["numbers"] = number_statistics(log, config.data)
     findings, warnings = evaluate_fit(statistics), [*too_short, *find_warnings(log, history, statistics)]
+    warnings += request_warnings(log.timestamp, config.model.request_features)
     title = log_title(config)
     verdict = decide(statistics, config)
     text = render_history(title, statistics, findings, warnings, verdict.line())

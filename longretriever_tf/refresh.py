@@ -96,6 +96,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     run_config = load_config(_RUN_DIR.value)
     with stage("loading TensorFlow"):
+        from longretriever_tf.data.number_bins import describe_bins
         from longretriever_tf.retrieval.export.log_of_today import Catalogue, date_of
         from longretriever_tf.retrieval.export.publish import publish
         from longretriever_tf.retrieval.export.refresh import refresh_version
@@ -130,8 +131,8 @@ def main(argv: Sequence[str]) -> None:
     source = source._replace(config=config)
     replay = check_in_fresh_process if _CHECK.value else None
     published = publish(source, _TO_DIR.value or _EXPORT_DIR.value, _VERSION.value, replay, category_shards)
-    if events:
-        print(events)
+    for line in filter(None, (events, describe_bins(source.corpus.feature_edges))):
+        print(line)
     print(", ".join(f"{count:,} {what}" for what, count in counts.items()))
     print(f"refreshed {version_dir} -> {published.describe()}")
     print(f"statistics of items and categories: as of {date_of(published.fingerprint.statistics_as_of)} UTC")

@@ -21,6 +21,7 @@ from longretriever_tf.training.device_phase import DevicePhase
 from longretriever_tf.training.phases import Phase
 
 MODEL = {"dim": 8, "num_heads": 2, "ff_dim": 16, "svd_dim": 4, "unknown_rate": 0.0, "profile": True}
+MODEL |= {"request_features": ("hour", "weekday"), "timezone_offset_hours": 2.0}
 MODEL |= {"dropout": 0.0, "history_dropout": 0.0}  # the two paths draw differently
 TRAIN = {
     "examples": "snapshot",

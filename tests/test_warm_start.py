@@ -1,12 +1,16 @@
 """`train --warm_start`: a run goes on from another one, on a log with new days, items, users, values and a category."""
 
 import dataclasses
+import datetime
 import json
 import pathlib
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
+import tensorflow as tf
+from fresh import ask_fresh
 from test_resume import final_weights, kill_in_mid_training, losses
 from test_run_dirs import contents
 from trained import FLAGS, command, run_module, write_tables
@@ -17,13 +21,20 @@ from longretriever_tf.common.schema import DAY_S, FIRST_KNOWN, UNKNOWN
 from longretriever_tf.config.config import Config, DataConfig, ModelConfig, TrainConfig, UpdateConfig, load_config
 from longretriever_tf.data.batches.prepared_data import load_saved, prepare, prepare_examples
 from longretriever_tf.data.batches.update_examples import UpdateChoice
+from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.recipe.item_svd import DistinctPairs, fit_pairs_svd, refit_pairs_svd
 from longretriever_tf.data.recipe.row_keys import grow_corpus
 from longretriever_tf.data.recipe.svd_growth import align_rows, earlier_rows, fold_in_rows, mean_cosine
+from longretriever_tf.data.recipe.tokens import num_token_features
+from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.sharded_log import ShardedLog
-from longretriever_tf.models.build import build_models
+from longretriever_tf.models.build import build_models, load_models
 from longretriever_tf.models.growth import grow_models, grow_moments
 from longretriever_tf.models.optimizer import LazyAdamW
+from longretriever_tf.models.towers import UserInputs
+from longretriever_tf.retrieval.export.log_of_today import Catalogue
+from longretriever_tf.retrieval.export.refresh import refresh_version
+from longretriever_tf.retrieval.export.saved_model import load_extra
 from longretriever_tf.retrieval.fingerprint import read_fingerprint
 from longretriever_tf.serving.client import Request
 from longretriever_tf.serving.client.in_process import LocalClient
@@ -86,7 +97,22 @@ class Days:
         return f"--warm_start={self.old}", *self.today, *more, f"--run_dir={run_dir}"
 
 
-TINY = (*FLAGS, "--item_features=brand,shelf", "--cut=none", "--num_snapshots=6", "--interest_epochs=1", "--epochs=1")
+TINY = (
+    *(*FLAGS, "--item_features=brand,shelf", "--numeric_features=price,weight", "--numeric_bins=4"),
+    *("--request_features=hour,weekday", "--timezone_offset_hours=5.5"),
+    *("--cut=none", "--num_snapshots=6", "--interest_epochs=1", "--epochs=1"),
+)
+
+
+def write_world(log: LifelongLog, directory: pathlib.Path) -> tuple[str, ...]:
+    """The tables with two columns of numbers: `price` as text with holes, `weight` zero for most items."""
+    flags = write_tables(log, directory)
+    items = pd.read_parquet(directory / "items.parquet")
+    number = np.array([sum(map(ord, item)) % 97 for item in items.item_id])
+    items["price"] = [None if n % 9 == 0 else f"{n}.0" if n % 2 else str(n) for n in number]
+    items["weight"] = np.where(number % 3 == 0, number / 7, 0)
+    items.to_parquet(directory / "items.parquet")
+    return flags
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +122,7 @@ def days(tmp_path_factory) -> Days:
     tables = {}
     for name, until in (("old", NEW_DAY), ("today", DAYS)):
         (directory / name).mkdir()
-        tables[name] = write_tables(text_world(until), directory / name)
+        tables[name] = write_world(text_world(until), directory / name)
     done = run_module("train", *TINY, *tables["old"], "--score_weights_users=0", f"--run_dir={directory}/run")
     assert done.returncode == 0, done.stderr
     return Days(f"{directory}/run", tables["today"])
@@ -127,10 +153,123 @@ def test_an_update_says_what_is_new_and_what_it_goes_on_from(days, updated):
     assert int(arrays["generation"]) == 2 and set(NEW_ITEMS) <= set(corpus.item_id.tolist())
 
 
-def test_new_items_and_a_new_category_are_served_the_same_day(updated, tmp_path):
-    run_dir, _ = updated
-    done = run_module("export", f"--run_dir={run_dir}", f"--export_dir={tmp_path}/export", "--nocheck")
+@pytest.fixture(scope="module")
+def exported(updated, tmp_path_factory) -> str:
+    export_dir = str(tmp_path_factory.mktemp("exported") / "export")
+    done = run_module("export", f"--run_dir={updated[0]}", f"--export_dir={export_dir}", "--nocheck")
     assert done.returncode == 0, done.stderr
+    return export_dir
+
+
+def bins_of(corpus: Corpus, name: str) -> dict[str, str]:
+    """The bin of each item, as the item tower reads it."""
+    column = corpus.item_feature[:, list(corpus.feature_values).index(name)]
+    return dict(zip(corpus.item_id.tolist(), corpus.feature_values[name][column].tolist(), strict=True))
+
+
+def test_bins_are_quantiles_of_the_items_before_the_cut_and_an_update_keeps_them(days, updated):
+    old, new = load_saved(days.old)[0], load_saved(updated[0])[0]
+    items = pd.read_parquet(load_config(days.old).data.items).set_index("item_id")
+    known = items.price.astype(float)[old.item_id[FIRST_KNOWN:]]
+    edges, names = old.feature_edges["price"], bins_of(old, "price")
+    counts = np.histogram(known.dropna(), [-np.inf, *edges, np.inf])[0]
+    assert len(counts) == 4 and counts.max() - counts.min() <= 2, "bins of about as many items each"
+    for item, price in known.items():
+        bin_number = int((edges <= price).sum())
+        assert names[item] == ("" if np.isnan(price) else old.feature_values["price"][FIRST_KNOWN + bin_number])
+    assert "" in names.values(), "a missing number is a value of its own"
+    assert "" not in old.feature_values["weight"][FIRST_KNOWN:]
+    zero = {item for item, name in bins_of(old, "weight").items() if name.startswith("below")}
+    assert zero == set(items.index[items.weight == 0]), "zero, which fills bins, has one of its own"
+    assert (
+        f"bins of numeric features: kept with their edges (price 4, weight {len(old.feature_edges['weight']) + 1})"
+        in (updated[1])
+    )
+    assert {name: edges.tolist() for name, edges in new.feature_edges.items()} == {
+        name: edges.tolist() for name, edges in old.feature_edges.items()
+    }
+    assert set(NEW_ITEMS) <= set(bins_of(new, "price"))
+    log = text_world()
+    numbers = {name: np.arange(float(len(log.items.item_id))) for name in ("price", "weight")}
+    config, until = load_config(days.old), START + DAYS * DAY_S
+    run = EarlierRun(days.old, config, old, load_saved(days.old)[1])
+    for given, bins, words in (
+        (numbers, 9, "--numeric_bins=4, and an update keeps the bins"),
+        ({"price": numbers["price"]}, 4, "numeric columns price, weight, and this log has price: give the same --num"),
+        ({}, 4, r"numeric columns price, weight, and this log has \(none\)"),
+    ):
+        changed = dataclasses.replace(config, data=dataclasses.replace(config.data, numeric_bins=bins))
+        with pytest.raises(UserError, match=words):
+            other = dataclasses.replace(log, items=dataclasses.replace(log.items, numbers=given))
+            require_continuation(run, changed, other, until)
+
+
+def test_a_refresh_bins_new_and_changed_items_by_the_edges_of_the_run(updated, exported, tmp_path):
+    config = load_config(updated[0])
+    items = pd.read_parquet(config.data.items)
+    before = bins_of(load_extra(f"{exported}/1"), "price")
+    changed = next(item for item in items.item_id if before[item].startswith("below"))
+    items.loc[items.item_id == changed, "price"] = "1e6"
+    new = {"item_id": ["new-1", "new-2"], "category": ["tea", "tea"], "brand": ["b1t", "b1t"], "shelf": ["dry", "dry"]}
+    items = pd.concat([items, pd.DataFrame({**new, "price": ["-1e9", None], "weight": [0.0, None]})])
+    items.to_csv(tmp_path / "items.csv", index=False)
+    found = refresh_version(config, f"{exported}/1", Catalogue(f"{tmp_path}/items.csv"))
+    corpus = found.source.corpus
+    now = bins_of(corpus, "price")
+    assert now[changed].startswith("from") and now["new-1"].startswith("below") and now["new-2"] == ""
+    assert bins_of(corpus, "weight")["new-2"] == "(unknown)", "no item lacked its weight at the cut"
+    assert found.counts["altered"] == 1 and found.counts["new"] == 2
+    assert {**now, changed: before[changed]}.items() >= before.items(), "all others stay in their bins"
+    source, (trained, arrays) = found.source, load_saved(updated[0])
+    tower = load_models(config, trained, arrays["item_svd"]).retriever.item_tower
+    old, new = (
+        one(corpus.find_items(np.array([changed], object))).numpy()
+        for one, corpus in ((tower, trained), (source.models.retriever.item_tower, corpus))
+    )
+    assert np.abs(new - old).max() > 1e-3, "the tower reads the bin"
+    for column, words in (
+        (items.price.replace("1e6", "cheap"), "column 'price': 1 of .* no finite numbers, the first is 'cheap' in row"),
+        (None, r"no column 'price' \(--numeric_features\)"),
+    ):
+        table = items.drop(columns="price") if column is None else items.assign(price=column)
+        table.to_csv(tmp_path / "items.csv", index=False)
+        with pytest.raises(UserError, match=words):
+            refresh_version(config, f"{exported}/1", Catalogue(f"{tmp_path}/items.csv"))
+
+
+def test_a_request_is_read_with_the_hour_and_the_weekday_of_its_time(updated, exported, tmp_path):
+    """Of a user without history nothing but the time tells requests apart."""
+    config, (corpus, arrays) = load_config(updated[0]), load_saved(updated[0])
+    tower = load_models(config, corpus, arrays["item_svd"]).retriever.user_tower
+    zone = datetime.timezone(datetime.timedelta(hours=5.5))
+    times = START + DAYS * DAY_S + np.array([0, 3600, DAY_S, 7 * DAY_S, 90 * 60])
+    local = [datetime.datetime.fromtimestamp(time, zone) for time in times.tolist()]
+    columns = {
+        "history_item_id": np.full((5, 1), "nothing"),
+        "history_timestamp": np.zeros((5, 1), np.int64),
+        "request_timestamp": times,
+        "taste": np.full(5, "t1"),
+        "category": np.full(5, "tea"),
+    }
+    (answer,) = ask_fresh(tmp_path, [(f"{exported}/1", "user_embeddings", columns)])
+    taste = corpus.profile_values["taste"].tolist().index("t1")
+    request = [[taste, one.hour + FIRST_KNOWN, one.weekday() + FIRST_KNOWN] for one in local]
+    inputs = UserInputs(
+        item_vectors=tf.zeros([5, 1, config.model.dim]),
+        is_real=tf.zeros([5, 1], tf.bool),
+        features=tf.zeros([5, 1, num_token_features(config.model)]),
+        category=tf.fill([5], corpus.category_name.tolist().index("tea")),
+        profile=tf.constant(request),
+        history_embedding=tf.zeros([5, config.model.svd_dim]),
+    )
+    np.testing.assert_allclose(answer["embedding"], tower(inputs).embedding, rtol=1e-4, atol=1e-5)
+    away = np.abs(answer["embedding"] - answer["embedding"][:1]).max(1)
+    assert (away[[1, 2, 4]] > 1e-3).all() and away[3] < 1e-6, "a week later it is the same hour of the same weekday"
+
+
+def test_new_items_and_a_new_category_are_served_the_same_day(updated, exported, tmp_path):
+    run_dir, _ = updated
+    shutil.copytree(exported, tmp_path / "export")
     fingerprint = read_fingerprint(f"{tmp_path}/export/1/assets.extra")
     assert fingerprint.generation == 2
     client = LocalClient(f"{tmp_path}/export")
@@ -142,6 +281,7 @@ def test_new_items_and_a_new_category_are_served_the_same_day(updated, tmp_path)
     tables = [f"--{name}={getattr(load_config(run_dir).data, name)}" for name in ("items",)]
     again = run_module("refresh", f"--run_dir={run_dir}", f"--export_dir={tmp_path}/export", "--nocheck", *tables)
     assert again.returncode == 0, again.stderr
+    assert "bins of numeric features: kept with their edges (price 4, weight" in again.stdout
     assert read_fingerprint(f"{tmp_path}/export/2/assets.extra").generation == 2
 
 
@@ -167,7 +307,7 @@ def other_tables(directory: pathlib.Path) -> dict[str, tuple[str, ...]]:
     flags = {}
     for name, log in logs.items():
         (directory / name).mkdir()
-        flags[name] = write_tables(log, directory / name)
+        flags[name] = write_world(log, directory / name)
     return flags
 
 
@@ -182,6 +322,10 @@ def test_what_does_not_go_on_from_the_run_is_refused_by_name(days, tmp_path):
         "another context": (days.flags(run_dir, "--context=shelf"), ("'category'", "'shelf'", "--context=category")),
         "other columns": (days.flags(run_dir, "--item_features=brand"), ("brand, shelf", "--item_features")),
         "no new days": (days.flags(run_dir, *yesterday), ("no new days",)),
+        "other requests": (
+            days.flags(run_dir, "--request_features=hour"),
+            ("--request_features: ('hour', 'weekday')",),
+        ),
         "other shapes": (days.flags(run_dir, "--dim=8", "--num_layers=2"), ("--dim: 16 there, 8 here", "--num_layers")),
         "its own directory": (days.flags(days.old), ("name another --run_dir",)),
         "an unfinished run": ((*days.flags(run_dir), f"--warm_start={half}"), ("half", "no finished training")),

@@ -53,6 +53,8 @@ _READERS: dict[str, dict[str, tuple[str, ...]]] = {
             "subsequence",
             "max_events",
             "profile",
+            "request_features",
+            "timezone_offset_hours",
             "user_context",
             "history_dropout",
             "repeat_term",

@@ -15,6 +15,9 @@ from longretriever_tf.tracking.names import check_names
 CLUSTERS, TEXT_CLUSTERS = "clusters:", "text_clusters:"
 """--context=clusters:N, text_clusters:N: the context is learned, from who takes what or from what is written."""
 
+REQUEST_FEATURES = ("hour", "weekday")
+"""What --request_features can name."""
+
 _BOUNDS = {
     "above": ("a value above", operator.gt),
     "least": ("at least", operator.ge),
@@ -124,6 +127,8 @@ def _check_combinations(config: Any) -> None:
     )
     _check_texts(config.data)
     check_actions(config.data)
+    _check_numbers(config.data)
+    _check_request_features(model)
     require(
         model.dim % model.num_heads == 0 or model.model in ("mind", "comirec"),
         f"--dim={model.dim} is not a multiple of --num_heads={model.num_heads}; pick a divisor of {model.dim}",
@@ -170,6 +175,38 @@ def _check_texts(data: Any) -> None:
     require(
         vectors not in used or not vectors,
         f"--embedding_column={vectors} is a column of ids, times or categories already: name the column of vectors",
+    )
+
+
+def _check_numbers(data: Any) -> None:
+    """Columns of --numeric_features are numbers and nothing else."""
+    require(
+        not data.numeric_features or data.dataset == "event_log" or bool(data.data),
+        f"--numeric_features={','.join(data.numeric_features)} names columns of your own tables: use "
+        "--dataset=event_log",
+    )
+    used = dict.fromkeys(data.item_features, "--item_features") | dict.fromkeys(data.text_columns, "--text_columns")
+    names = ("embedding_column", "context", "item_name_column", "item_column", "user_column", "timestamp_column")
+    used |= {getattr(data, name): f"--{name}" for name in names}
+    for column in data.numeric_features:
+        require(
+            column not in used,
+            f"--numeric_features={column} is named by {used.get(column)} too: a column is a number or a category, not "
+            "both; leave it out of one of the two",
+        )
+
+
+def _check_request_features(model: Any) -> None:
+    """What is known of a request's time."""
+    names = model.request_features
+    odd = next((name for name in names if name not in REQUEST_FEATURES or names.count(name) > 1), None)
+    require(
+        odd is None,
+        f"--request_features={','.join(names)}: expected {', '.join(REQUEST_FEATURES)} or both, each once, not {odd!r}",
+    )
+    require(
+        bool(names) or not model.timezone_offset_hours,
+        f"--timezone_offset_hours={model.timezone_offset_hours:g} is read with --request_features alone; leave it out",
     )
 
 

@@ -77,6 +77,18 @@ class ModelConfig:
         least=0,
     )
     profile: bool = _field(False, "Read the profile tokens. The paper's; measured: no gain on Complete Journey.")
+    request_features: tuple[str, ...] = _field(
+        (),
+        "Tokens of the user tower that say when a request comes, comma separated: hour (of the day), weekday. A "
+        "request has them from its request_timestamp, an example from the time of its event or of its snapshot. Not "
+        "measured.",
+    )
+    timezone_offset_hours: float = _field(
+        0.0,
+        "request_features: local time is so many hours ahead of UTC (5.5 in India, -8 in Los Angeles), all year round.",
+        least=-14,
+        most=14,
+    )
     user_context: bool = _field(
         True,
         "Add a token that sums up the whole history across categories, strictly past: the decayed sum of its items' "

@@ -5,6 +5,9 @@ import dataclasses
 from longretriever_tf.config import formats
 from longretriever_tf.config.field import setting as _field
 
+NUMERIC_BINS = 20
+"""Bins of a numeric feature of the items by default."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -96,6 +99,18 @@ class DataConfig:
     )
     item_features: tuple[str, ...] = _field(
         (), "event_log: further categorical columns of the item, comma separated (brand,colour,...)."
+    )
+    numeric_features: tuple[str, ...] = _field(
+        (),
+        "event_log: columns of the item that hold numbers, comma separated (price,weight,...): side features of the "
+        "towers in --numeric_bins bins, whose edges are quantiles of the items with an event before the cut and are "
+        "kept by the run. A missing number is a value of its own. Measured: a price gains nothing on Complete Journey.",
+    )
+    numeric_bins: int = _field(
+        NUMERIC_BINS,
+        "numeric_features: bins of about as many items each, at most; fewer where many items share a number.",
+        least=2,
+        most=1000,
     )
     item_name_column: str = _field("", "event_log: optional column with a readable name of the item.")
     user_features: tuple[str, ...] = _field((), "event_log: categorical profile columns of the users table.")

@@ -13,6 +13,7 @@ from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.files import explain_os_errors, first_line, open_aside
 from longretriever_tf.data.corpus import Corpus
+from longretriever_tf.data.number_bins import with_bins
 from longretriever_tf.datasets.log import ItemTable
 
 CATALOGUE_FILE = "items_without_events.parquet"
@@ -30,6 +31,7 @@ def save_catalogue(run_dir: str, items: ItemTable, corpus: Corpus) -> None:
     Raises:
       UserError: the file cannot be written.
     """
+    items = with_bins(items, corpus.feature_edges)
     rest = np.flatnonzero(corpus.find_items(items.item_id) == schema.UNKNOWN)
     columns = {"item_id": items.item_id, "name": items.name}
     columns |= {_FEATURE + name: column for name, column in items.features.items()}

@@ -5,7 +5,7 @@ exact search and metrics read slices, never gathers. Imports no TensorFlow.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.ranges import offset_of
 from longretriever_tf.common.text import as_text, code_text, find_rows, is_text, pack_text, unpack_text
+from longretriever_tf.config.data import NUMERIC_BINS
+from longretriever_tf.data.number_bins import bin_names, learn_edges, with_bins
 
 if TYPE_CHECKING:  # a server reads a corpus without TFDS and pandas
     from longretriever_tf.datasets.log import ItemTable, LifelongLog
@@ -40,6 +42,7 @@ class Corpus:
       feature_values: values by index for each side-feature column.
       profile_values: values by index for each profile column.
       action_name: the log's actions, [A] of str; empty where it has none.
+      feature_edges: of each side feature that is a number, the bounds of its bins, which `feature_values` names.
     """
 
     cut: int
@@ -54,6 +57,7 @@ class Corpus:
     feature_values: dict[str, np.ndarray]
     profile_values: dict[str, np.ndarray]
     action_name: np.ndarray = dataclasses.field(default_factory=lambda: as_text([]))
+    feature_edges: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def num_items(self) -> int:
@@ -128,6 +132,12 @@ def _vocabulary(values: np.ndarray) -> np.ndarray:
     return np.concatenate([_PLACEHOLDERS, code_text(values)[0]])
 
 
+def _bin_vocabulary(names: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Padding, unknown, then all bins in order; then the missing number, if any item lacks its number."""
+    missing = [schema.MISSING] if (names == schema.MISSING).any() else []
+    return np.concatenate([_PLACEHOLDERS, bin_names(edges), as_text(missing)])
+
+
 def encode_values(values: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
     """Indices of `values` in `vocabulary`, whose first two rows are no values; UNKNOWN where absent. [n] int32.
 
@@ -173,17 +183,32 @@ def merge_seen(parts: Sequence[Seen]) -> Seen:
     return Seen(rows, profile, min(part.first for part in parts))
 
 
-def fit_corpus(log: "LifelongLog", cut: int) -> Corpus:
+def fit_corpus(
+    log: "LifelongLog", cut: int, num_bins: int = NUMERIC_BINS, edges: Mapping[str, np.ndarray] | None = None
+) -> Corpus:
     """Fits every vocabulary on the events strictly before `cut` and on the users who have one.
 
+    Args:
+      log: the log.
+      cut: seconds UTC.
+      num_bins: of numeric features.
+      edges: of the bins of numeric features, where an earlier training has learned them.
+
     Raises:
-      UserError: no event lies before the cut.
+      UserError: no event lies before the cut, or a numeric feature has no number.
     """
-    corpus = fit_corpus_of(log.items, log.context, find_seen(log, cut), cut)
+    corpus = fit_corpus_of(log.items, log.context, find_seen(log, cut), cut, num_bins, edges)
     return dataclasses.replace(corpus, action_name=as_text(log.actions.name))
 
 
-def fit_corpus_of(items: "ItemTable", context_column: str, seen: Seen, cut: int) -> Corpus:
+def fit_corpus_of(
+    items: "ItemTable",
+    context_column: str,
+    seen: Seen,
+    cut: int,
+    num_bins: int = NUMERIC_BINS,
+    edges: Mapping[str, np.ndarray] | None = None,
+) -> Corpus:
     """The same from what was seen before `cut`.
 
     Args:
@@ -191,9 +216,10 @@ def fit_corpus_of(items: "ItemTable", context_column: str, seen: Seen, cut: int)
       context_column: the column that is the category.
       seen: of all users.
       cut: seconds UTC.
+      num_bins, edges: as of `fit_corpus`.
 
     Raises:
-      UserError: no event lies before the cut.
+      UserError: as `fit_corpus`.
     """
     rows = seen.item_row
     if not len(rows):
@@ -207,8 +233,13 @@ def fit_corpus_of(items: "ItemTable", context_column: str, seen: Seen, cut: int)
     order = np.argsort(category, kind="stable")  # `rows` ascend: items of a category stay in the order of their ids
     rows = rows[order]
     category = np.concatenate([[schema.PADDING, schema.UNKNOWN], category[order]])
+    learned = learn_edges(items, rows, num_bins, edges or {})
+    items = with_bins(items, learned)
     features = {name: as_text(column) for name, column in items.features.items() if name != context_column}
-    feature_values = {name: _vocabulary(column[rows]) for name, column in features.items()}
+    feature_values = {
+        name: _bin_vocabulary(column[rows], learned[name]) if name in learned else _vocabulary(column[rows])
+        for name, column in features.items()
+    }
     item_feature = np.zeros((len(rows) + schema.FIRST_KNOWN, len(features)), np.int32)
     item_feature[schema.UNKNOWN] = schema.UNKNOWN
     for f, (name, column) in enumerate(features.items()):
@@ -228,6 +259,7 @@ def fit_corpus_of(items: "ItemTable", context_column: str, seen: Seen, cut: int)
         category_name=category_name,
         feature_values=feature_values,
         profile_values={name: _vocabulary(values) for name, values in seen.profile.items()},
+        feature_edges=learned,
     )
 
 
@@ -260,13 +292,17 @@ def save_corpus(corpus: Corpus, path: str | IO[bytes]) -> None:
     arrays = {
         field.name: np.asarray(getattr(corpus, field.name))
         for field in dataclasses.fields(Corpus)
-        if field.name not in ("feature_values", "profile_values")
+        if field.name not in ("feature_values", "profile_values", "feature_edges")
     }
+    arrays |= {f"{_EDGES}{name}": edges for name, edges in corpus.feature_edges.items()}
     for kind in ("feature_values", "profile_values"):
         values = getattr(corpus, kind)
         arrays[f"{kind}.names"] = as_text(values)  # no column is called so: theirs begin with the kind and a slash
         arrays.update({f"{kind}/{name}": column for name, column in values.items()})
     np.savez_compressed(path, **pack_text(arrays))  # type: ignore[arg-type]  # numpy's stub takes every keyword for allow_pickle
+
+
+_EDGES = "feature_edges/"
 
 
 def _names_of(arrays: dict[str, np.ndarray], kind: str) -> np.ndarray:
@@ -284,6 +320,9 @@ def load_corpus(path: str) -> Corpus:
     }
     plain: dict[str, Any] = {
         field.name: arrays[field.name] for field in dataclasses.fields(Corpus) if field.name in arrays
+    }
+    tables["feature_edges"] = {
+        name.removeprefix(_EDGES): array for name, array in arrays.items() if name.startswith(_EDGES)
     }
     plain.setdefault("category_size", np.diff(plain["category_offset"]))  # corpora written before there were refreshes
     plain["cut"], plain["context"] = int(plain["cut"]), str(plain["context"])

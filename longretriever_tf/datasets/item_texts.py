@@ -1,6 +1,7 @@
-"""Columns of an items table that only text clusters read: parted from the features, vectors made numbers.
+"""Columns of an items table that are no categories: numbers, and the texts and vectors of text clusters.
 
-Where a log is stored they lie among the features, each as it was written. Imports no TensorFlow.
+Where a log is stored they lie among the features, each as it was written; here they are parted from these. Imports no
+TensorFlow.
 """
 
 import dataclasses
@@ -11,6 +12,27 @@ from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.data import DataConfig
 from longretriever_tf.datasets.log import ItemTable
+
+
+def split_columns(items: ItemTable, data: DataConfig, own_context: str) -> ItemTable:
+    """The table with its columns of text and of numbers in their places; see `split_texts` and `split_numbers`."""
+    return split_numbers(split_texts(items, data, own_context), data)
+
+
+def split_numbers(items: ItemTable, data: DataConfig) -> ItemTable:
+    """The table with --numeric_features as `numbers`, and among the features no more.
+
+    Args:
+      items: as it was read or stored: each number as `LogTable.number_text` writes it.
+      data: the flags that the log was read with.
+    """
+    names = [name for name in data.numeric_features if name in items.features]
+    numbers = {
+        name: np.array([np.nan if text == schema.MISSING else float(text) for text in items.features[name]])
+        for name in names
+    }
+    features = {name: column for name, column in items.features.items() if name not in numbers}
+    return dataclasses.replace(items, features=features, numbers={**items.numbers, **numbers})
 
 
 def split_texts(items: ItemTable, data: DataConfig, own_context: str) -> ItemTable:

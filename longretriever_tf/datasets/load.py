@@ -13,14 +13,9 @@ from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets import build_log, complete_journey, event_log, movielens, tfds_builder
 from longretriever_tf.datasets.accounts import KEPT
 from longretriever_tf.datasets.event_log.actions import action_flags
-from longretriever_tf.datasets.item_texts import split_texts
+from longretriever_tf.datasets.item_texts import split_columns
 from longretriever_tf.datasets.log import LifelongLog
-from longretriever_tf.datasets.sharded_log import (
-    ShardedLog,
-    read_action_flags,
-    read_manifest,
-    read_text_flags,
-)
+from longretriever_tf.datasets.sharded_log import ShardedLog, read_action_flags, read_column_flags, read_manifest
 from longretriever_tf.datasets.tfds_prepare import explain_damaged_records, prepare
 
 
@@ -85,16 +80,21 @@ def open_sharded_log(config: DataConfig) -> ShardedLog:
         f"--skip_last_days={config.skip_last_days:g} is of a log that is read from its tables, not of one that "
         f"`prepare` has written: --data={config.data} holds whole histories; drop one of the two flags",
     )
-    context = "" if asks_clusters(config.context) else config.context
     _require_same_actions(config)
-    log = ShardedLog(config.data, context, actions=config)
-    kept = read_text_flags(log.manifest).embedding_column
-    require(
-        config.embedding_column in ("", kept),
-        f"--embedding_column={config.embedding_column}: --data={config.data} was prepared "
-        f"{f'with --embedding_column={kept}' if kept else 'without it'}; prepare the log again with this column",
-    )
+    log = ShardedLog(config.data, "" if asks_clusters(config.context) else config.context, actions=config)
+    kept = read_column_flags(log.manifest)
+    for name in ("embedding_column", "numeric_features"):
+        there, here = getattr(kept, name), getattr(config, name)
+        require(
+            here in (type(there)(), there),
+            f"{_flag(name, here)}: --data={config.data} was prepared "
+            f"{f'with {_flag(name, there)}' if there else 'without it'}; prepare the log again with this column",
+        )
     return log
+
+
+def _flag(name: str, value: str | tuple[str, ...]) -> str:
+    return f"--{name}={value if isinstance(value, str) else ','.join(value)}"
 
 
 def _require_same_actions(config: DataConfig) -> None:
@@ -144,7 +144,7 @@ def with_text_flags(config: DataConfig) -> DataConfig:
     """The config with the columns of text clusters that its log was prepared with, unless it names columns itself."""
     if not config.data or config.text_columns or config.embedding_column:
         return config
-    flags = read_text_flags(read_manifest(config.data))
+    flags = read_column_flags(read_manifest(config.data))
     return dataclasses.replace(config, text_columns=flags.text_columns, embedding_column=flags.embedding_column)
 
 
@@ -189,7 +189,7 @@ def _load_event_log(config: DataConfig) -> LifelongLog:
             context = event_log.CONTEXT if event_log.CONTEXT in items.info.features["feature"] else ""
         log = tfds_builder.read_log(users, items, context)
     log = dataclasses.replace(log, actions=action_flags(config, log.actions.name))
-    return dataclasses.replace(log, items=split_texts(log.items, config, log.context))
+    return dataclasses.replace(log, items=split_columns(log.items, config, log.context))
 
 
 def _load_movielens(config: DataConfig) -> LifelongLog:

@@ -22,12 +22,14 @@ class ItemTable:
       name: readable names, [V] of str.
       texts: what text clusters rest on and nothing else reads, by column: [V] of str; or vectors, [V, d] float32, 0
         where an item has none.
+      numbers: numeric side features by column name, each [V] float64; NaN where unknown.
     """
 
     item_id: np.ndarray
     features: dict[str, np.ndarray]
     name: np.ndarray
     texts: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    numbers: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

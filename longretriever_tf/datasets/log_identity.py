@@ -138,6 +138,7 @@ def _fingerprint(
         "item_id": [items.item_id],
         **{f"feature/{name}": [items.features[name]] for name in sorted(items.features)},
         **{f"text/{name}": [items.texts[name]] for name in sorted(items.texts)},
+        **{f"number/{name}": [items.numbers[name].view(np.int64)] for name in sorted(items.numbers)},  # every digit
         "offset": [offset],
     }
     for name, parts in columns.items():

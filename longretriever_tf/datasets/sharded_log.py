@@ -33,7 +33,7 @@ from longretriever_tf.common.text import as_text, pack_text, unpack_text
 from longretriever_tf.config.actions import settle_actions
 from longretriever_tf.config.data import DataConfig
 from longretriever_tf.datasets.build_log import fill_missing_context
-from longretriever_tf.datasets.item_texts import split_texts
+from longretriever_tf.datasets.item_texts import split_columns
 from longretriever_tf.datasets.log import ItemTable, LifelongLog
 
 MANIFEST = "manifest.json"
@@ -118,7 +118,7 @@ class ShardedLog:
         self.directory = directory
         self.manifest = manifest or read_manifest(directory)
         items = _read_items(directory, self.manifest.build)
-        items = split_texts(items, read_text_flags(self.manifest), self.manifest.context)
+        items = split_columns(items, read_column_flags(self.manifest), self.manifest.context)
         self.context = context or self.manifest.context
         if self.context and self.context not in items.features:
             raise UserError(
@@ -211,10 +211,11 @@ class ShardedLog:
 _COLUMNS = ("user_id", "offset", "item_row", "timestamp", "basket_id", "weight")
 
 
-def read_text_flags(manifest: Manifest) -> DataConfig:
-    """The flags that say which of the item table's columns are text alone; a log of before there were any has none."""
+def read_column_flags(manifest: Manifest) -> DataConfig:
+    """The flags that say which of the item table's columns are numbers, and which text alone; older logs have none."""
     return DataConfig(
         item_features=tuple(manifest.data.get("item_features", ())),
+        numeric_features=tuple(manifest.data.get("numeric_features", ())),
         text_columns=tuple(manifest.data.get("text_columns", ())),
         embedding_column=manifest.data.get("embedding_column", ""),
     )

@@ -192,6 +192,13 @@ def _commonest(values: np.ndarray) -> tuple[int, int]:
     return int(values[start[counts.argmax()]]), int(counts.max())
 
 
+def request_warnings(timestamp: np.ndarray, request_features: tuple[str, ...]) -> list[str]:
+    """A warning where --request_features names what the times of the events, seconds UTC, cannot say."""
+    if "hour" not in request_features or _resolution(timestamp) != "whole days":
+        return []
+    return ["times are whole days, so --request_features=hour is the same for all: leave hour out"]
+
+
 def _resolution(timestamp: np.ndarray) -> str:
     for seconds, words in ((schema.DAY_S, "whole days"), (3600, "whole hours"), (60, "whole minutes")):
         if not (timestamp % seconds).any():

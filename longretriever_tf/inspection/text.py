@@ -18,7 +18,7 @@ def render_history(
 
     Args:
       title: the log's name.
-      statistics: `history_statistics`, with `contexts`.
+      statistics: `history_statistics`, with `contexts` and `numbers`.
       findings: of `evaluate_fit`.
       warnings: of `find_warnings`.
       verdict: one line, the last.
@@ -34,6 +34,7 @@ def render_history(
         _negatives(statistics["negatives"]),
         _actions(statistics["actions"]),
         _columns(statistics["columns"]),
+        _numbers(statistics["numbers"]),
         _contexts(statistics),
         verdict,
     ]
@@ -250,6 +251,27 @@ def _columns(columns: list[Statistics]) -> str:
     ]
     note = "Side features of items and profile of users; missing is a value of its own."
     return _block("Columns", note, _table(["", "values", "missing", "by events"], rows))
+
+
+def _numbers(numbers: list[Statistics]) -> str:
+    if not numbers:
+        return ""
+    names = ("min", "p25", "median", "p75", "max")
+    rows = [
+        [row["column"], f"{row['values']:,}", _percent(row["missing_share"]), *_quantiles(row, names)]
+        for row in numbers
+    ]
+    lines = [
+        *_table(["", "values", "missing", *names], rows),
+        "",
+        *(f"{row['column']}: {row['set']}" for row in numbers),
+    ]
+    note = "Columns of the items that hold numbers, those that are not read among them, and what to set."
+    return _block("Numbers", note, lines)
+
+
+def _quantiles(row: Statistics, names: Sequence[str]) -> list[str]:
+    return [f"{row[name]:.4g}" if name in row else "" for name in names]
 
 
 def _contexts(statistics: Statistics) -> str:

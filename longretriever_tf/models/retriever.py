@@ -61,7 +61,7 @@ class LongRetriever(tfrs.Model):
         self._stats_weight = self.add_weight(
             name="stats_weight", shape=[NUM_STATS], initializer="zeros", trainable=config.model.item_stats
         )
-        self._create_weights(len(corpus.profile_values))
+        self._create_weights(len(corpus.profile_values) + len(config.model.request_features))
 
     def _create_weights(self, num_profile: int) -> None:
         """Calls both towers once: Keras makes the weights of Dense layers then."""

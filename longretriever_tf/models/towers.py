@@ -10,6 +10,7 @@ from longretriever_tf.common import schema
 from longretriever_tf.common.graph import as_it_stands
 from longretriever_tf.config.config import ModelConfig
 from longretriever_tf.data.corpus import Corpus
+from longretriever_tf.data.recipe.request_features import num_request_values
 from longretriever_tf.data.recipe.tokens import num_token_features
 from longretriever_tf.models.encoder import Encoder, flat_rows
 from longretriever_tf.models.stateless_dropout import StatelessRng, dropout
@@ -113,7 +114,7 @@ class UserInputs(NamedTuple):
       is_real: False where padded, [R, L] bool.
       features: of each token, [R, L, F] float32.
       category: the category searched, [R] int32.
-      profile: [R, P] int32.
+      profile: the columns of the profile, then those of the request (`request_features`), [R, P + Q] int32.
       history_embedding: what the whole history says across categories, [R, svd_dim] float32; [R, 0] unless
         `user_context`.
     """
@@ -139,7 +140,10 @@ class UserState(NamedTuple):
 
 
 class UserTower(tf.keras.layers.Layer):
-    """[CLS] (with the category searched), profile tokens, an optional history token, then behaviors, newest first."""
+    """[CLS] (with the category searched), profile and request tokens, an optional history token, then behaviors.
+
+    Behaviors come newest first.
+    """
 
     def __init__(
         self, config: ModelConfig, corpus: Corpus, policy: tf.keras.mixed_precision.Policy | None = None
@@ -148,11 +152,16 @@ class UserTower(tf.keras.layers.Layer):
         self._config = config
         dim, width = config.dim, num_token_features(config)
         self._num_profile = len(corpus.profile_values) if config.profile else 0
-        self._num_prefix = 1 + self._num_profile + int(config.reads_history_embedding)
+        self._num_request = len(config.request_features)
+        self._num_prefix = 1 + self._num_profile + self._num_request + int(config.reads_history_embedding)
         self.category_table = _table(self, "category", corpus.num_categories, dim)
         self.profile_tables = [
             _table(self, f"profile_{name}", len(values), dim) for name, values in corpus.profile_values.items()
         ][: self._num_profile]
+        self.request_tables = [
+            _table(self, f"request_{name}", rows, dim)
+            for name, rows in zip(config.request_features, num_request_values(config.request_features), strict=True)
+        ]
         self._cls = _table(self, "cls", 1, dim)
         self._position = _table(self, "position", self._num_prefix + config.max_length, dim)
         self._type = _table(self, "token_type", 4, dim)  # cls, profile, history, behavior
@@ -192,7 +201,7 @@ class UserTower(tf.keras.layers.Layer):
         return UserState(embedding, repeat_logit * real[:, :, 0])
 
     def _prefix(self, inputs: UserInputs, random: StatelessRng | None) -> list[tf.Tensor]:
-        """[CLS], profile and history tokens, each [R, 1, D]."""
+        """[CLS], profile, request and history tokens, each [R, 1, D]."""
         category, profile, history_embedding = inputs.category, inputs.profile, inputs.history_embedding
         rate = self._config.unknown_rate
         if random is not None and rate > 0:
@@ -201,6 +210,8 @@ class UserTower(tf.keras.layers.Layer):
         tokens = [(self._cls + self._type[0] + tf.gather(self.category_table, category))[:, None]]
         for p, table in enumerate(self.profile_tables):
             tokens.append((tf.gather(table, profile[:, p]) + self._type[1])[:, None])
+        for q, table in enumerate(self.request_tables):  # the last columns, whether or not the profile is read
+            tokens.append((tf.gather(table, profile[:, q - self._num_request]) + self._type[1])[:, None])
         if self._embed_history is not None:
             history_embedding = dropout(history_embedding, self._config.history_dropout, random)
             tokens.append((self._embed_history(history_embedding) + self._type[2])[:, None])

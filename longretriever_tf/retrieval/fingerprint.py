@@ -57,10 +57,14 @@ def fingerprint_towers(config: Config, corpus: Corpus, models: Models, arrays: d
     model_settings = by_former_names(dataclasses.asdict(config.model))  # exports of 0.1.0 keep their fingerprint
     if not config.model.action_counts:  # as those of before there were actions
         del model_settings["action_counts"]
+    if not config.model.request_features:  # as do those of before there were any
+        del model_settings["request_features"], model_settings["timezone_offset_hours"]
     digest = hashlib.sha256(json.dumps(model_settings, sort_keys=True).encode())
     vocabularies = {"category": corpus.category_name, **corpus.feature_values, **corpus.profile_values}
     for name, values in vocabularies.items():
         _add(digest, name, values)
+    for name, edges in corpus.feature_edges.items():
+        _add(digest, f"edges of {name}", edges)
     for part, model in (("retriever", models.retriever), ("interest", models.interest)):
         for number, variable in enumerate(model.variables):  # by position: Keras numbers names anew in each process
             _add(digest, f"{part}/{number}", variable.numpy())

@@ -18,6 +18,7 @@ from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.recipe.history_embedding import item_keys
 from longretriever_tf.data.recipe.interest_features import interest_features
 from longretriever_tf.data.recipe.request_embedding import embed_history_before, read_folds
+from longretriever_tf.data.recipe.request_features import with_request_columns
 from longretriever_tf.data.recipe.score_weights import weights_of
 from longretriever_tf.data.recipe.tokens import make_tokens
 from longretriever_tf.data.search import hard_search
@@ -167,6 +168,7 @@ class MultiContextRetriever(tf.Module):
         histories = self.read(history_item_id, history_timestamp, history_weight, time, is_target)
         columns = [table.lookup(column) for table, column in zip(self._profile_index, profile, strict=True)]
         num_requests, summary = tf.shape(time)[0], histories.summary
+        stacked = tf.stack(columns, 1) if columns else tf.zeros([num_requests, 0], tf.int32)
         embedding = tf.zeros([num_requests, 0])
         if self._history_embedding_rows is not None:
             rows, first_row = self._history_embedding_rows.read_value(), histories.fold * self._item_category.shape[0]
@@ -180,7 +182,7 @@ class MultiContextRetriever(tf.Module):
             histories=histories.histories,
             count=summary.count,
             time=time,
-            profile=tf.stack(columns, 1) if columns else tf.zeros([num_requests, 0], tf.int32),
+            profile=with_request_columns(self._config.model, stacked, time),
             activity=history_activity(summary),
             history_embedding=embedding,
             interests=interests,
@@ -253,7 +255,7 @@ class MultiContextRetriever(tf.Module):
         def call_encode(requests: Requests, row: tf.Tensor, category: tf.Tensor) -> Subsequences:
             return encode(tells_targets(requests.histories.is_target))(requests, row, category)
 
-        other.look_up, other.encode = call_look_up, call_encode  # type: ignore[method-assign]
+        other.look_up, other.encode = call_look_up, call_encode  # type: ignore[assignment, method-assign]
         return other
 
     def search(self, pairs: Subsequences, options: RequestOptions) -> SearchResult:

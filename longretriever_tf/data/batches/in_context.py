@@ -21,6 +21,7 @@ from longretriever_tf.data.batches.prepared_data import Prepared, example_histor
 from longretriever_tf.data.batches.token_cache import Histories, SearchedHistories, keep_histories, kept_bytes
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.recipe.item_stats import ItemStats
+from longretriever_tf.data.recipe.request_features import with_request_columns
 from longretriever_tf.data.search.hard_search import Tokens, flat_ranges
 
 _BUCKETS = (0, 1, 2, 4, 8, 16, 32)
@@ -56,7 +57,7 @@ class Batch(NamedTuple):
 
     Attributes:
       category: [G R] int32.
-      profile: [G R, P] int32.
+      profile: columns of the profile and of the request, [G R, P + Q] int32.
       token_item: S_u(c, t) of each example, newest first, [G R, L] int32, 0 where padded.
       token_local: row of each token's item among the flat items, [G R, L] int32.
       features: of the tokens, [G R, L, F] float32.
@@ -325,7 +326,7 @@ class BatchTables:
         as_of_times, as_of = tf.unique(rows.time)
         return Batch(
             category=tf.cast(category, tf.int32),
-            profile=rows.profile,
+            profile=with_request_columns(self._config.model, rows.profile, rows.time),
             token_item=tokens.item,
             token_local=token_local,
             features=tokens.features,

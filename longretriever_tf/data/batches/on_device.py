@@ -21,6 +21,7 @@ from longretriever_tf.data.batches.examples import Examples, Targets
 from longretriever_tf.data.batches.in_context import DEVICE_BUCKETS, Batch, BatchSource, EpochPlan, RecipeColumns
 from longretriever_tf.data.batches.prepared_data import Prepared
 from longretriever_tf.data.batches.token_cache import CachedTokens
+from longretriever_tf.data.recipe.request_features import with_request_columns
 
 _LEAST_ITEMS = 128
 """Categories are padded to this, or to four, sixteen, ... times as many items."""
@@ -243,7 +244,7 @@ class DeviceSource:
         weight = tf.gather(self._weight, tf.gather(at, target_row))
         return Batch(
             category=tf.cast(category, tf.int32),
-            profile=tf.cast(tf.gather(self._profile, user), tf.int32),
+            profile=with_request_columns(self._config.model, tf.cast(tf.gather(self._profile, user), tf.int32), time),
             token_item=tf.cast(token_item, tf.int32),
             token_local=tf.cast(token_local, tf.int32),
             features=tf.gather(self._features, token),

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -66,7 +66,13 @@ def fit_svd(config: Config, pairs: DistinctPairs, corpus: Corpus, user_fold: np.
     return SvdTables(item_svd, history_embedding_rows)
 
 
-def prepare(config: Config, log: LifelongLog, cut: int, fit: FitSvd = fit_svd) -> Prepared:
+def prepare(
+    config: Config,
+    log: LifelongLog,
+    cut: int,
+    fit: FitSvd = fit_svd,
+    edges: Mapping[str, np.ndarray] | None = None,
+) -> Prepared:
     """Fits vocabularies, statistics and the SVD on events strictly before `cut`: what training reads.
 
     Args:
@@ -74,9 +80,10 @@ def prepare(config: Config, log: LifelongLog, cut: int, fit: FitSvd = fit_svd) -
       log: the whole log; one whose context is learned already keeps it.
       cut: seconds UTC.
       fit: makes the SVD.
+      edges: of the bins of numeric features, where an earlier training has learned them.
     """
     log = cluster_context(log, config.data.context, cut, config.train.seed, config.data.text_columns)
-    corpus = fit_corpus(log, cut)
+    corpus = fit_corpus(log, cut, config.data.numeric_bins, edges)
     encoded = encode_log(log, corpus).before(cut)
     grid = stats_times(config, int(encoded.timestamp.min()), cut)
     pairs = distinct_pairs(encoded, corpus.num_items)

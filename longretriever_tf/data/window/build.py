@@ -133,7 +133,7 @@ class _Build:
         if asks_text_clusters(data.context):
             args = data.context, self._config.train.seed, data.text_columns
             items, context = with_text_clusters(items, context, seen.item_row, *args), data.context
-        corpus = fit_corpus_of(items, context, seen, self._cut)
+        corpus = fit_corpus_of(items, context, seen, self._cut, data.numeric_bins)
         corpus = dataclasses.replace(corpus, action_name=as_text(log.actions.name))
         path = layout.path("corpus.npz")
         with explain_os_errors(f"cannot write {path!r}"), open_aside(path) as aside, open(aside, "wb") as file:

@@ -101,5 +101,7 @@ def layout_of(config: Config, log: ShardedLog) -> Layout:
         settings["cross_fit_items"] = True
     if log.actions.weight or log.actions.target:
         settings["actions"] = [log.actions.weight, log.actions.target]
+    if log.items.numbers:
+        settings["numeric_bins"] = data.numeric_bins
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     return Layout(os.path.join(log.directory, _FOLDER, key), key, log.num_shards)

@@ -164,6 +164,31 @@ class LogTable:
         values, inverse = np.unique(values, return_inverse=True)
         return Coded(values, inverse[row])
 
+    def number_text(self, name: str) -> Coded:
+        """Finite numbers as the shortest text that says each ("7" and 7 as "7.0"); missing ones are `schema.MISSING`.
+
+        Raises:
+          UserError: a value that is there and is no finite number.
+        """
+        column = self._parts.data.column(name)
+        numbers = self._as_numbers(name) + 0.0  # no -0.0
+        wrong = np.flatnonzero(~np.isfinite(numbers) & column.is_valid().to_numpy())
+        if is_text(column.type):  # what NumPy and pandas write for a missing number
+            wrong = wrong[[column[int(row)].as_py().strip().lower() != "nan" for row in wrong]]
+        if len(wrong):
+            raise self.fail(
+                name,
+                f"{len(wrong)} of {len(numbers)} values are no finite numbers, {self._first(name, wrong[0])}; "
+                "--numeric_features expects numbers such as 1.5, and nothing where one is missing; a column of words "
+                "is named by --item_features",
+            )
+        is_given = ~np.isnan(numbers)
+        distinct, row = np.unique(numbers[is_given], return_inverse=True)
+        coded = np.zeros(len(numbers), np.int64)
+        coded[is_given] = row + 1
+        values, inverse = np.unique(as_text([schema.MISSING, *map(repr, distinct.tolist())]), return_inverse=True)
+        return Coded(values, inverse[coded])
+
     def weights(self, name: str) -> np.ndarray:
         """Positive weights, [N] float32.
 

@@ -21,9 +21,9 @@ CONTEXT = source.CONTEXT
 _PATHS = ("events", "items", "users")
 _NOT_OF_THE_RECORDS = (
     *("dataset", "data_dir", "window_days", "skip_last_days", "movielens"),
-    *("action_weights", "target_actions"),
+    *("action_weights", "target_actions", "numeric_bins"),
 )
-_OF_SOME_LOGS = ("text_columns", "embedding_column", "action_column")
+_OF_SOME_LOGS = ("text_columns", "embedding_column", "action_column", "numeric_features")
 
 
 @dataclasses.dataclass(eq=False)
@@ -48,7 +48,7 @@ def _fingerprint(spec: DataConfig) -> str:
     values = {name: value for name, value in dataclasses.asdict(spec).items() if name not in _NOT_OF_THE_RECORDS}
     if not spec.format:  # logs that were prepared before there were formats keep their names
         del values["format"]
-    for name in _OF_SOME_LOGS:  # as those before there were texts or actions
+    for name in _OF_SOME_LOGS:  # as those before there were such columns
         if not values[name]:
             del values[name]
     for name in _PATHS:

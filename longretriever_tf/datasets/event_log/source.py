@@ -19,7 +19,7 @@ from longretriever_tf.datasets.event_log.actions import action_flags, read_actio
 from longretriever_tf.datasets.event_log.columns import Coded, LogTable
 from longretriever_tf.datasets.event_log.delimited import TextFormat
 from longretriever_tf.datasets.event_log.tables import list_portions, read_portion
-from longretriever_tf.datasets.item_texts import split_texts
+from longretriever_tf.datasets.item_texts import split_columns
 from longretriever_tf.datasets.log import ItemTable, LifelongLog
 
 WITHOUT_WEIGHTS: dict[str, Any] = {"weight_column": "", "action_weights": (), "target_actions": ()}
@@ -35,13 +35,14 @@ def own_context(spec: DataConfig) -> str:
 
 
 def item_feature_columns(spec: DataConfig) -> tuple[str, ...]:
-    """The context column first, then the further features, then what is only text, each once."""
-    texts = (*spec.text_columns, spec.embedding_column)
-    return tuple(name for name in dict.fromkeys((own_context(spec), *spec.item_features, *texts)) if name)
+    """The context column first, then the further features and numbers, then what is only text, each once."""
+    others = (*spec.item_features, *spec.numeric_features, *spec.text_columns, spec.embedding_column)
+    return tuple(name for name in dict.fromkeys((own_context(spec), *others)) if name)
 
 
 def read_event_log(spec: DataConfig, now: float | None = None) -> LifelongLog:
-    """Reads the tables that the spec names; columns of text are among the features (`item_texts` parts them).
+    """Reads the tables that the spec names; columns of text and of numbers are among the features (`item_texts`
+    parts them).
 
     Without an items table, items and their features come from the events. Events of items that an items table
     lacks are left out with a warning; users of the users table without events are left out.
@@ -140,7 +141,7 @@ def read_item_table(spec: DataConfig) -> ItemTable:
     """
     spec = settle_context(spec)
     table = open_table("items", spec, item_columns(spec))
-    items = split_texts(make_item_table(spec, table, table.ids(spec.item_column)), spec, own_context(spec))
+    items = split_columns(make_item_table(spec, table, table.ids(spec.item_column)), spec, own_context(spec))
     return build_log.fill_missing_context(items, own_context(spec))
 
 
@@ -207,6 +208,7 @@ def event_columns(spec: DataConfig) -> dict[str, str]:
 def item_columns(spec: DataConfig) -> dict[str, str]:
     """Column -> flag of the items table."""
     columns = dict.fromkeys(spec.text_columns, "--text_columns") | dict.fromkeys(spec.item_features, "--item_features")
+    columns |= dict.fromkeys(spec.numeric_features, "--numeric_features")
     if spec.embedding_column:
         columns[spec.embedding_column] = "--embedding_column"
     if own_context(spec):
@@ -253,16 +255,19 @@ def feature_values(spec: DataConfig, table: LogTable, name: str, items: Coded) -
     Raises:
       UserError: an item has two, and the table is of no published format, whose files cannot be mended.
     """
-    return one_value_each(table, name, spec.item_column, items, must_agree=not spec.format)
+    is_number = name in spec.numeric_features
+    return one_value_each(table, name, spec.item_column, items, must_agree=not spec.format, is_number=is_number)
 
 
-def one_value_each(table: LogTable, name: str, key: str, owners: Coded, must_agree: bool) -> np.ndarray:
+def one_value_each(
+    table: LogTable, name: str, key: str, owners: Coded, must_agree: bool, is_number: bool = False
+) -> np.ndarray:
     """The value of each owner (item or user), [V] of str; of several the first in the alphabet, in any order of rows.
 
     Raises:
-      UserError: `must_agree`, and an owner has two different values.
+      UserError: `must_agree`, and an owner has two different values; `is_number`, and a value is none.
     """
-    column = table.text(name)
+    column = table.number_text(name) if is_number else table.text(name)
     given = np.flatnonzero(column.values[column.row] != schema.MISSING)
     owner, value = owners.row[given], column.row[given]
     first = np.full(len(owners.values), -1)

@@ -196,7 +196,8 @@ def _item_values(
     arrays = {}
     for name in item_feature_columns(spec):
         arrays[f"value/{name}"] = feature_values(spec, table, name, items)
-        spelling[name] = table.spelling(name, table.coded(name))
+        if name not in spec.numeric_features:  # a number is one however it is written
+            spelling[name] = table.spelling(name, table.coded(name))
     if spec.item_name_column:
         arrays["names"] = one_value_each(table, spec.item_name_column, spec.item_column, items, must_agree=False)
         spelling[spec.item_name_column] = table.spelling(spec.item_name_column, table.coded(spec.item_name_column))

@@ -47,7 +47,7 @@ SHARD_EVENTS = 2_000_000
 WORK = "work"
 """The folder under --output of what is not finished yet."""
 
-_NOT_OF_THE_LOG = ("data", "data_dir", "window_days", "skip_last_days")
+_NOT_OF_THE_LOG = ("data", "data_dir", "window_days", "skip_last_days", "numeric_bins")
 _CURE = "delete {} and run the same command again"
 
 

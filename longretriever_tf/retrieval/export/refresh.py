@@ -17,6 +17,7 @@ from longretriever_tf.config.check import CLUSTERS, num_clusters
 from longretriever_tf.config.config import Config, DataConfig, load_config
 from longretriever_tf.data.corpus import Corpus, encode_values, ids_like
 from longretriever_tf.data.later_events import events_of, save_events
+from longretriever_tf.data.number_bins import with_bins
 from longretriever_tf.data.recipe.learned_context import with_trained_clusters
 from longretriever_tf.datasets.event_log.source import read_item_table
 from longretriever_tf.datasets.load import own_context, with_text_flags
@@ -252,7 +253,8 @@ def _table_spec(data: DataConfig, corpus: Corpus, catalogue: Catalogue) -> DataC
         item_column=catalogue.item_column or data.item_column,
         item_name_column=data.item_name_column if name is None else name,
         context=catalogue.context or context,
-        item_features=tuple(corpus.feature_values),
+        item_features=tuple(name for name in corpus.feature_values if name not in corpus.feature_edges),
+        numeric_features=tuple(corpus.feature_edges),
     )
 
 
@@ -309,6 +311,7 @@ def refresh_corpus(
 
 def _listed_rows(trained: Corpus, items: ItemTable, context: str, skip_new_categories: bool) -> tuple[_Rows, int]:
     """The catalogue in indices of the trained vocabularies, and how many items were skipped."""
+    items = with_bins(items, trained.feature_edges)
     features = [encode_values(items.features[name], values) for name, values in trained.feature_values.items()]
     category = encode_values(items.features[context], trained.category_name)
     is_new = category == schema.UNKNOWN

@@ -10,9 +10,11 @@ from longretriever_tf.config.config import Config
 from longretriever_tf.data.catalogue import load_catalogue, whole_catalogue
 from longretriever_tf.data.corpus import Corpus, fits_ids
 from longretriever_tf.data.later_events import find_ids, say_items
+from longretriever_tf.data.number_bins import with_bins
 from longretriever_tf.data.recipe.learned_context import with_trained_clusters
 from longretriever_tf.datasets.build_log import fill_missing_context
 from longretriever_tf.datasets.event_log.source import own_context as column_of_context
+from longretriever_tf.datasets.item_texts import split_numbers
 from longretriever_tf.datasets.load import open_sharded_log, own_context
 from longretriever_tf.datasets.log import ItemTable
 from longretriever_tf.retrieval.export.log_of_today import LogOfToday
@@ -33,6 +35,7 @@ def with_sold_items(config: Config, trained: Corpus, exported: Corpus, log: LogO
     table = _described_items(config, trained, log)
     if table is None:
         return None
+    table = with_bins(split_numbers(table, config.data), trained.feature_edges)
     sold = log.sold_items()
     is_new = find_ids(exported.item_id[schema.FIRST_KNOWN :], table.item_id) < 0
     is_new &= fits_ids(trained.item_id, table.item_id)

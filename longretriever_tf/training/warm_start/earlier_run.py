@@ -20,7 +20,8 @@ from longretriever_tf.training.run_dir import is_finished
 
 _SAME_MODEL = (
     *("model", "dim", "num_layers", "num_heads", "ff_dim", "max_length", "item_id", "svd_dim", "profile"),
-    *("user_context", "repeat_term", "normalize", "temperature", "action_counts"),
+    *("request_features", "timezone_offset_hours", "user_context", "repeat_term", "normalize", "temperature"),
+    "action_counts",
 )
 """Settings that shape the weights, or say what they mean."""
 
@@ -182,8 +183,15 @@ def _require_same_columns(named: str, run: EarlierRun, config: Config, log: Life
         kinds[0] == kinds[1],
         f"{named} has item ids that are {kinds[0]}, and this log's are {kinds[1]}: is it another log?",
     )
-    there, here = list(corpus.feature_values), [name for name in log.items.features if name != context]
-    _require_same_names(named, "item", there, here)
+    numbers = list(corpus.feature_edges)
+    _require_same_names(named, "numeric", numbers, list(log.items.numbers))
+    require(
+        not numbers or run.config.data.numeric_bins == config.data.numeric_bins,
+        f"{named} was trained with --numeric_bins={run.config.data.numeric_bins}, and an update keeps the bins of its "
+        f"numeric features: leave --numeric_bins={config.data.numeric_bins} out, or train anew without --warm_start",
+    )
+    there = [name for name in corpus.feature_values if name not in numbers]
+    _require_same_names(named, "item", there, [name for name in log.items.features if name != context])
     there, here = list(corpus.profile_values), list(log.profile)
     _require_same_names(named, "user", there, here)
     require(  # each has its place among the tokens of a user; features of items are summed up

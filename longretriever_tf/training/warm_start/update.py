@@ -23,6 +23,7 @@ from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.prepared_data import Prepared, SvdTables, prepare
 from longretriever_tf.data.corpus import Corpus
+from longretriever_tf.data.number_bins import describe_bins
 from longretriever_tf.data.recipe.history_embedding import fit_folds, grow_folds, refit_folds
 from longretriever_tf.data.recipe.item_svd import DistinctPairs, refit_pairs_svd
 from longretriever_tf.data.recipe.row_keys import CorpusGrowth, grow_corpus
@@ -69,7 +70,7 @@ class Update:
         run, cut = self.run, self.prepared.corpus.cut
         new = {name: source.num_new for name, source in self.growth.named().items() if source.num_new}
         since, fitted = np.datetime64(self.svd["cut"], "s"), self.svd["mean_cosine"]
-        changed = changed_settings(run.config, config)
+        changed, bins = changed_settings(run.config, config), describe_bins(run.corpus.feature_edges)
         return [
             f"warm start from {run.describe()}: {(cut - run.corpus.cut) / DAY_S:.1f} new days",
             f"settings that differ from its own: {'; '.join(changed) or 'none'}",
@@ -77,6 +78,7 @@ class Update:
             f"items' SVD: fitted anew and rotated onto the earlier one, to a mean cosine of {fitted:.3f}"
             if self.svd["refit"]
             else f"items' SVD: of the events before {since} UTC, {new.get('items', 0):,} new items folded in",
+            *([bins] if bins else []),
         ]
 
 
@@ -103,7 +105,7 @@ def make_update(run: EarlierRun, config: Config, log: LifelongLog, cut: int) -> 
     is_refit = cut - svd_cut >= config.update.svd_refit_days * DAY_S
 
     fit = _GrownSvd(run, is_refit)
-    prepared = prepare(config, with_trained_context(log, run), cut, fit)
+    prepared = prepare(config, with_trained_context(log, run), cut, fit, run.corpus.feature_edges)
     earlier = earlier_rows(run.arrays["item_svd"], fit.growth.items.row)
     cosine = round(mean_cosine(prepared.item_svd, earlier), 4)
     svd = {"refit": is_refit, "cut": cut if is_refit else svd_cut, "mean_cosine": cosine}
