@@ -1,6 +1,6 @@
 """The paper in one file: LongRetriever (Ren, Chai, Xiao, Zheng, Wu; ByteDance, 2025), to be read from top to bottom.
 
-`python -m longretriever_tf.minimal` trains it on households of Complete Journey and explains a list, in two minutes.
+`longretriever minimal` trains it on households of Complete Journey and explains a list, in two minutes.
 "Open" marks what the paper does not say: there this file does what `configs/paper.flags` does, and
 `tests/test_minimal.py` holds both to the same subsequences, vectors, losses and lists.
 

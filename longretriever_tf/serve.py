@@ -1,6 +1,6 @@
 """Serves exported models over REST and gRPC; protocol and flags are those of TensorFlow Serving.
 
-  python -m longretriever_tf.serve --model_base_path=exports/longretriever --model_name=longretriever \
+  longretriever serve --model_base_path=exports/longretriever --model_name=longretriever \
     --rest_api_port=8501 --explorer
 
 With --explorer, http://localhost:8501/explorer/ is a page that shows how a list comes about and turns every option.
@@ -39,7 +39,7 @@ _EXPLORER = absl_flags.DEFINE_bool(
 _EXPLORER_USERS = absl_flags.DEFINE_string(
     "explorer_users",
     "",
-    "JSON file of the histories that the explorer page offers, as longretriever_tf.sample_users writes it; whoever "
+    "JSON file of the histories that the explorer page offers, as `longretriever sample_users` writes it; whoever "
     "reaches the port can read it. Empty: made-up histories, from the export's warm-up requests.",
 )
 _LAST_S = 2.0
