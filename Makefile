@@ -50,7 +50,7 @@ reproduce: $(STAMP) ## run PLAN (configs/reproduce/*.toml) and write its report,
 	$(PY) -m longretriever_tf.reproduce --plan=$(PLAN) $(REPRODUCE_ARGS)
 
 notebooks: $(STAMP) ## execute all notebooks; prints the minutes of each, writes their outputs to NOTEBOOK_OUTPUT
-	LONGRETRIEVER_NOTEBOOK_OUTPUT=$(NOTEBOOK_OUTPUT) $(PY) -m pytest -q -m notebook tests/test_notebooks.py
+	LONGRETRIEVER_USERS=600 LONGRETRIEVER_NOTEBOOK_OUTPUT=$(NOTEBOOK_OUTPUT) $(PY) -m pytest -q -m notebook tests/test_notebooks.py
 
 test: $(STAMP) ## set up and run all tests, in TEST_WORKERS processes
 	$(PY) -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadscope --no-loadscope-reorder $(PYTEST_ARGS)

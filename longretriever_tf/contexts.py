@@ -1,4 +1,4 @@
-"""Makes categories for a catalogue that has none, or poor ones: asks a language model of your choice.
+r"""Makes categories for a catalogue that has none, or poor ones: asks a language model of your choice.
 
   longretriever contexts --items=items.parquet --text_columns=title,description \
     --endpoint=http://localhost:8000/v1 --model=NAME --output=items_with_context.parquet --yes

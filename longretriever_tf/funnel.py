@@ -1,4 +1,4 @@
-"""AER, UER and conversion of retrieval channels before one ranker: the paper's Tables 2 to 5, offline.
+r"""AER, UER and conversion of retrieval channels before one ranker: the paper's Tables 2 to 5, offline.
 
   longretriever funnel --run_dir=runs/validation \
       --channel_run=mind=runs/mind --channel_run=without_long=runs/short --channel_run=without_in_context=runs/mixed

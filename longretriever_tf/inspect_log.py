@@ -1,4 +1,4 @@
-"""Prints a log's history: whether and how the method fits it, within a minute.
+"""Says what a log holds, and whether the method fits it: a report within a minute.
 
     longretriever inspect_log --flagfile=configs/complete_journey.flags --output=runs/inspect
 

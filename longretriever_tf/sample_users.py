@@ -1,4 +1,4 @@
-"""Writes histories of the log that an export was trained on, for the explorer page to choose from.
+r"""Writes histories of the log that an export was trained on, for the explorer page to choose from.
 
   longretriever sample_users --export_dir=exports/longretriever --output=users.json
   longretriever serve --model_base_path=exports/longretriever --rest_api_port=8501 --explorer \

@@ -1,4 +1,4 @@
-"""Serves exported models over REST and gRPC; protocol and flags are those of TensorFlow Serving.
+r"""Serves exported models over REST and gRPC; protocol and flags are those of TensorFlow Serving.
 
   longretriever serve --model_base_path=exports/longretriever --model_name=longretriever \
     --rest_api_port=8501 --explorer

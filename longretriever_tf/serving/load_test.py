@@ -1,4 +1,4 @@
-"""Asks a server under load and reports throughput, latencies and errors.
+r"""Asks a server under load and reports throughput, latencies and errors.
 
   longretriever load_test --url=http://localhost:8501 --export_dir=exports/longretriever \
     --concurrency=8 --duration_s=30 --history_length=1000
