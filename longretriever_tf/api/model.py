@@ -41,7 +41,8 @@ class Model:
 
         Args:
           split: validation or test; "": the window that follows the training data.
-          baselines: simple (popularity, the user's own items), all (tuned first: minutes; the settings go into the run directory) or none.
+          baselines: simple (popularity, the user's own items), all (tuned first: minutes; the settings go into the run
+            directory) or none.
           max_users: evaluate only the first so many; 0: all.
 
         Returns:
