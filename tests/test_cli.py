@@ -127,3 +127,18 @@ def test_commands_in_help_keep_their_lines():
         source = ROOT / "longretriever_tf" / (module_of(name).replace(".", "/") + ".py")
         shown = ast.get_docstring(ast.parse(source.read_text()))
         assert max(map(len, shown.splitlines())) <= 120, name
+
+
+def test_a_demo_names_the_script_so_that_it_can_be_typed(tmp_path, monkeypatch):
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    assert demo._script() == f"{sys.executable} -m longretriever_tf"  # run from a source tree, installed nowhere
+    script = tmp_path / ".venv/bin/longretriever"
+    script.touch(mode=0o755)
+    assert demo._script() == ".venv/bin/longretriever"  # not activated, as after `make demo`
+    monkeypatch.chdir("/")
+    assert demo._script() == str(script)
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert demo._script() == "longretriever"
