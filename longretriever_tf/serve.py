@@ -89,6 +89,10 @@ def main(argv: Sequence[str]) -> None:
     server = _make_server(options)
     stopped = _StopSignal(server, options.shutdown_grace_seconds)
     server.start()
+    if _EXPLORER.value and server.rest_port:  # none where it was stopped before it listened
+        logging.getLogger("longretriever_tf.serve").info(
+            "explorer page: http://%s:%d/explorer/", options.host, server.rest_port
+        )
     stopped.wait()
 
 
@@ -111,7 +115,6 @@ def _make_server(options: ServerOptions) -> "ModelServer":
         from longretriever_tf.serving.explorer.page import explorer_over
 
         server = ModelServer(config, options, explorer_over(_EXPLORER_USERS.value))
-        logging.getLogger(__name__).info("explorer page: /explorer/ of the REST port")
     else:
         server = ModelServer(config, options)
     gc.freeze()  # what TensorFlow's import left is there to stay: looking for garbage skips it
