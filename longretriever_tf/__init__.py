@@ -9,8 +9,7 @@ for Recommendation".
   model.evaluate(), model.recommend("user 7", k=20), model.export("exports/mine")
   lr.load("runs/default")
 
-Commands: `longretriever` lists them, and `python -m longretriever_tf.NAME` runs one, too. `minimal` is the whole paper
-in one file.
+Commands: `longretriever` lists them. `longretriever minimal` runs the whole paper, which is one file.
 """
 
 import importlib

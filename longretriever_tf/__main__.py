@@ -3,7 +3,7 @@
   longretriever train --flagfile=demo
   longretriever train --help
 
-`python -m longretriever_tf` is the same; `python -m longretriever_tf.train` runs a command without it.
+`python -m longretriever_tf` is the same; `python -m longretriever_tf.NAME` runs a command without it.
 """
 
 import ast

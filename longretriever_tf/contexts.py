@@ -1,13 +1,13 @@
-"""Makes categories for a catalogue that has none, or poor ones: asks a language model of your choice.
+r"""Makes categories for a catalogue that has none, or poor ones: asks a language model of your choice.
 
-  python -m longretriever_tf.contexts --items=items.parquet --text_columns=title,description \
+  longretriever contexts --items=items.parquet --text_columns=title,description \
     --endpoint=http://localhost:8000/v1 --model=NAME --output=items_with_context.parquet --yes
 
 Asks any endpoint of the OpenAI form (a local server or a provider) for a taxonomy from a sample of the items' texts,
 then for the category of each distinct text, in batches. --output is the items table with the new column; next to it lie
 the taxonomy, a line a category, and a page that compares the column with the one of --context. Then:
 
-  python -m longretriever_tf.train --items=items_with_context.parquet --context=context ...
+  longretriever train --items=items_with_context.parquet --context=context ...
 
 Without --yes it prints what it would ask, in tokens and money, and sends nothing. Answers are kept in --cache by their
 content: a command that was stopped goes on where it stood, and a rerun asks nothing. Answers outside the taxonomy, two

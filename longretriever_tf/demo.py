@@ -8,6 +8,7 @@ command that opens the explorer page. The same command goes on after a stop.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -93,7 +94,6 @@ def summary(run_dir: str, export_dir: str, household: str, users: str) -> str:
         explained = file.read().splitlines()
     head = [line for line in explained if line.startswith(("user ", "history:"))]
     merged = explained[explained.index("merged list") + 2 :][:_SHOWN_ITEMS]
-    python = os.path.relpath(sys.executable) if sys.executable.startswith(os.getcwd() + os.sep) else sys.executable
     return "\n".join(
         [
             "",
@@ -107,10 +107,21 @@ def summary(run_dir: str, export_dir: str, household: str, users: str) -> str:
             *_figures(metrics["models"]),
             "",
             "next: the explorer page, where each list says how it came about: http://localhost:8501/explorer/",
-            f"  {python} -m longretriever_tf serve --model_name=longretriever \\",
+            f"  {_script()} serve --model_name=longretriever \\",
             f"      --model_base_path={export_dir} --rest_api_port=8501 --explorer --explorer_users={users}",
         ]
     )
+
+
+def _script() -> str:
+    """`longretriever` as it can be typed here: by its path, where its environment is not activated."""
+    beside = os.path.join(os.path.dirname(sys.executable), "longretriever")
+    found = shutil.which("longretriever")
+    if not os.path.exists(beside):
+        return f"{sys.executable} -m longretriever_tf"
+    if found and os.path.samefile(found, beside):
+        return "longretriever"
+    return os.path.relpath(beside) if beside.startswith(os.getcwd() + os.sep) else beside
 
 
 def _figures(models: dict[str, dict[str, dict[str, float]]]) -> list[str]:

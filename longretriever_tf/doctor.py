@@ -305,7 +305,7 @@ def diagnose() -> Iterator[Check]:
 
 def main() -> int:
     """Prints the report; 0 if the package is usable, 1 if not."""
-    argparse.ArgumentParser(prog="python -m longretriever_tf.doctor", description=__doc__).parse_args()
+    argparse.ArgumentParser(prog="longretriever doctor", description=__doc__).parse_args()
     print(f"longretriever_tf {__version__}")
     bad = 0
     for check in diagnose():

@@ -1,6 +1,6 @@
 """Evaluates a finished run on the validation or the test window, alongside simple baselines.
 
-  python -m longretriever_tf.evaluate --run_dir=runs/demo --split=test
+  longretriever evaluate --run_dir=runs/demo --split=test
 
 Prints a table and writes metrics.json: recall, hit rate, NDCG and MRR at 20, 50, 100 and 500, item and category
 coverage, for all items and for novel ones (items the user never had), recall within the item's own category, and how

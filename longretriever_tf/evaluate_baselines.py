@@ -1,6 +1,6 @@
 """Evaluates the baselines alone on the validation or the test window: no trained run is needed.
 
-  python -m longretriever_tf.evaluate_baselines --flagfile=my.flags --split=test --output=baselines/metrics.json
+  longretriever evaluate_baselines --flagfile=my.flags --split=test --output=baselines/metrics.json
 
 Takes the flags of training (those that do not describe the log have no effect), so that a run's flagfile fits. Tunes
 TIFU-kNN, ItemKNN and EASE on the validation window, a few settings each, and writes all that it tried to

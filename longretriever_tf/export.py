@@ -1,6 +1,6 @@
 """Exports a finished run as a SavedModel that answers raw histories with a merged, explained top-k.
 
-  python -m longretriever_tf.export --run_dir=runs/demo --export_dir=exports/longretriever
+  longretriever export --run_dir=runs/demo --export_dir=exports/longretriever
 
 Writes exports/longretriever/VERSION/. By default every category is searched exactly, with no custom op: that runs on
 stock TensorFlow Serving. --index=auto gives large categories a ScaNN searcher, tuned to --scann_recall; how near each

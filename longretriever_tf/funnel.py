@@ -1,6 +1,6 @@
-"""AER, UER and conversion of retrieval channels before one ranker: the paper's Tables 2 to 5, offline.
+r"""AER, UER and conversion of retrieval channels before one ranker: the paper's Tables 2 to 5, offline.
 
-  python -m longretriever_tf.funnel --run_dir=runs/validation \
+  longretriever funnel --run_dir=runs/validation \
       --channel_run=mind=runs/mind --channel_run=without_long=runs/short --channel_run=without_in_context=runs/mixed
 
 Every run must have been trained with --cut=validation: the ranker learns from what the channels retrieve for the

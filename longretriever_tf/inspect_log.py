@@ -1,6 +1,6 @@
-"""Prints a log's history: whether and how the method fits it, within a minute.
+"""Says what a log holds, and whether the method fits it: a report within a minute.
 
-    python -m longretriever_tf.inspect_log --flagfile=configs/complete_journey.flags --output=runs/inspect
+    longretriever inspect_log --flagfile=configs/complete_journey.flags --output=runs/inspect
 
 Writes life.txt (what it prints), life.json (the same numbers), life.png and panels/*.png under --output. It takes the
 flags of every section, so that a run's flagfile serves here too; it reads those of the data, --max_length and

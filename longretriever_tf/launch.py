@@ -1,6 +1,6 @@
 """Starts a training in several processes of this machine, one for each GPU; what follows -- are flags of `train`.
 
-  python -m longretriever_tf.launch --num_processes=2 -- --flagfile=configs/demo.flags --run_dir=runs/two
+  longretriever launch --num_processes=2 -- --flagfile=configs/demo.flags --run_dir=runs/two
 
 Each process is a worker of `train --distribute=multi_worker`. Where one fails, all end, and the same command goes on
 from the last checkpoint. For several machines set TF_CONFIG on each and start `train --distribute=multi_worker` there:
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--num_processes={_NUM_PROCESSES.value}: expected at least 1")
     if not _of_train:
         raise UserError(
-            "no flags of `train` are given; they follow --, as in: python -m longretriever_tf.launch "
+            "no flags of `train` are given; they follow --, as in: longretriever launch "
             f"--num_processes={_NUM_PROCESSES.value} -- --flagfile=configs/demo.flags"
         )
     return launch(_NUM_PROCESSES.value, _of_train)

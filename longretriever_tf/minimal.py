@@ -1,6 +1,6 @@
 """The paper in one file: LongRetriever (Ren, Chai, Xiao, Zheng, Wu; ByteDance, 2025), to be read from top to bottom.
 
-`python -m longretriever_tf.minimal` trains it on households of Complete Journey and explains a list, in two minutes.
+`longretriever minimal` trains it on households of Complete Journey and explains a list, in two minutes.
 "Open" marks what the paper does not say: there this file does what `configs/paper.flags` does, and
 `tests/test_minimal.py` holds both to the same subsequences, vectors, losses and lists.
 
@@ -8,6 +8,7 @@ Shapes: U users, T events of a history, V items, C categories, P profile feature
 R examples of a batch, S tokens, L behaviors of a subsequence, N interests of a request, K list length.
 """
 
+import argparse
 import functools
 import tempfile
 import uuid
@@ -23,10 +24,9 @@ import longretriever_tf.datasets  # noqa: F401 - registers complete_journey with
 MAX_LENGTH, TOP_INTERESTS, NUM_INTERESTS, LIST_LENGTH = 50, 20, 5, 20  # L, M, N, K
 DIM, NUM_LAYERS, NUM_HEADS, FF_DIM, DROPOUT = 64, 2, 4, 128, 0.1
 BATCH_SIZE, LEARNING_RATE, EPOCHS, NUM_USERS = 256, 2e-3, 2, 64
-SCANN_MIN_ITEMS = 200  # a category of at least so many items has a ScaNN index
 CONTEXT, SIDE_FEATURES = "product_category", ("product_type", "brand", "manufacturer")
 scann_ops: Any = getattr(tfrs.layers.factorized_top_k, "scann_ops", None)  # TFRS imports ScaNN if it is installed
-DAY_S = 86_400
+DAY_S, SCANN_MIN_ITEMS = 86_400, 200  # a category of at least so many items has a ScaNN index
 _INTEGERS, _INTEGER = tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.int64)
 
 
@@ -296,5 +296,6 @@ def main() -> None:
         print(f"   {'*' if item in bought else ' '} {score:7.3f}  {categories[interest]}: {name_of[item]}")
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # no flags: --help shows the text above, and trains nothing
+    argparse.ArgumentParser("longretriever minimal", None, __doc__, "", (), argparse.RawTextHelpFormatter).parse_args()
     main()

@@ -35,26 +35,26 @@ def set_up() -> None:
     rcParams.update({**FRAME, **_STYLE})
 
 
-def command(module: str, *flags: str, may_fail: bool = False) -> None:
-    """Runs `python -m longretriever_tf.MODULE FLAGS` by this interpreter, showing the command and what it prints.
+def command(name: str, *flags: str, may_fail: bool = False) -> None:
+    """Runs `longretriever COMMAND FLAGS` by this interpreter, showing the command and what it prints.
 
     Args:
-      module: train, evaluate, data.inspect, ...
+      name: of the command: train, evaluate, inspect_log, ...
       *flags: as on the command line.
       may_fail: show a failure and go on.
 
     Raises:
       RuntimeError: the command failed; a notebook's `!python ...` would go on in silence.
     """
-    print("$ " + " ".join(["python -m", f"longretriever_tf.{module}", *flags]), flush=True)
-    arguments = [sys.executable, "-m", f"longretriever_tf.{module}", *flags]
+    print("$ " + " ".join(["longretriever", name, *flags]), flush=True)
+    arguments = [sys.executable, "-m", "longretriever_tf", name, *flags]
     quiet = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=quiet) as process:
         assert process.stdout is not None
         for line in _without_noise(process.stdout):
             print(line, end="", flush=True)
     if process.returncode and not may_fail:
-        raise RuntimeError(f"longretriever_tf.{module} ended with status {process.returncode}; it said why above")
+        raise RuntimeError(f"longretriever {name} ended with status {process.returncode}; it said why above")
 
 
 def _without_noise(lines: Iterable[str]) -> Iterable[str]:

@@ -1,7 +1,7 @@
 """Says what a log of some size takes before you try: disk, core-hours, memory, training hours, shards, replicas.
 
-    python -m longretriever_tf.plan --users=9e8 --items=1.5e8 --events_per_user=2e4 --examples=1e10 --qps=1e5
-    python -m longretriever_tf.plan --data=prepared --qps=2000
+    longretriever plan --users=9e8 --items=1.5e8 --events_per_user=2e4 --examples=1e10 --qps=1e5
+    longretriever plan --data=prepared --qps=2000
 
 Each figure comes from a model that was fitted on this project's own measurements. The output names their files and how
 far the model was off at sizes that it was not fitted on; what was never measured is marked "estimated". The last lines

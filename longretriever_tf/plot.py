@@ -1,6 +1,6 @@
 """Draws a run's pictures again: training.png, and metrics.png of every metrics file given.
 
-  python -m longretriever_tf.plot --run_dir=runs/demo
+  longretriever plot --run_dir=runs/demo
 
 `train` and `evaluate` draw them anyway; this is for runs and metrics of earlier versions, or from elsewhere.
 """

@@ -1,7 +1,7 @@
 """Writes a log in shards on disk, in memory that does not grow with the log: for logs that one machine cannot hold.
 
-    python -m longretriever_tf.prepare --dataset=event_log --events='log/*.parquet' --items=items.parquet --output=DIR
-    python -m longretriever_tf.train --data=DIR --run_dir=...
+    longretriever prepare --dataset=event_log --events='log/*.parquet' --items=items.parquet --output=DIR
+    longretriever train --data=DIR --run_dir=...
 
 Takes the flags of the data that `train` takes. The tables are read once, by --num_workers processes; a Parquet file is
 read a few row groups at a time, text a few million rows at a time, and other formats file by file. --output gets
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     if _RUNNER.value:
         run_tasks = on_beam(_RUNNER.value, _BEAM_OPTIONS.value, os.path.join(_OUTPUT.value, WORK))
     print(prepare_log(config.data, _OUTPUT.value, _NUM_SHARDS.value, run_tasks))
-    print(f"next: python -m longretriever_tf.train --data={_OUTPUT.value} --run_dir=...")
+    print(f"next: longretriever train --data={_OUTPUT.value} --run_dir=...")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Recommends to a user of the log, from an export alone, and explains each step.
 
-  python -m longretriever_tf.recommend --export_dir=exports/longretriever --user=1
+  longretriever recommend --export_dir=exports/longretriever --user=1
 
 Prints the interests with scores and dates, the draw, the candidates of each interest, and the merged list.
 """

@@ -1,7 +1,7 @@
 """Publishes a new version with today's statistics, another catalogue, or both: no training, seconds instead of hours.
 
-  python -m longretriever_tf.refresh --run_dir=runs/demo --export_dir=exports/longretriever --events=today.parquet
-  python -m longretriever_tf.refresh --run_dir=runs/demo --export_dir=exports/longretriever --items=catalogue.parquet
+  longretriever refresh --run_dir=runs/demo --export_dir=exports/longretriever --events=today.parquet
+  longretriever refresh --run_dir=runs/demo --export_dir=exports/longretriever --items=catalogue.parquet
 
 --events holds the events since the last version, in the columns that the run was trained on. They are added to the
 run's own log, which is read once more, and to those of earlier refreshes, which are kept in RUN_DIR/later_events; so

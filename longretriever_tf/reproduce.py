@@ -1,7 +1,7 @@
 """Runs a plan of experiments and writes one report of them, HTML and Markdown.
 
-  python -m longretriever_tf.reproduce --plan=configs/reproduce/quick.toml --work_dir=runs/reproduce
-  python -m longretriever_tf.reproduce --plan=configs/reproduce/complete_journey.toml --dry_run
+  longretriever reproduce --plan=configs/reproduce/quick.toml --work_dir=runs/reproduce
+  longretriever reproduce --plan=configs/reproduce/complete_journey.toml --dry_run
 
 Each job is a command of this package with its own run directory and log under --work_dir. Finished jobs are skipped and
 interrupted jobs resume. Results of another command, flagfile or code are computed again, and the old ones kept under
@@ -93,8 +93,8 @@ def _require_done(jobs: Mapping[str, Job]) -> None:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         where = f" --work_dir={_WORK_DIR.value}" if _WORK_DIR.value else ""
         raise UserError(
-            f"--report_only: {len(missing)} of {len(jobs)} jobs have no result yet: {shown}. Run them: python -m "
-            f"longretriever_tf.reproduce --plan={_PLAN.value}{where} (or report without them: add --partial)"
+            f"--report_only: {len(missing)} of {len(jobs)} jobs have no result yet: {shown}. Run them: "
+            f"longretriever reproduce --plan={_PLAN.value}{where} (or report without them: add --partial)"
         )
 
 

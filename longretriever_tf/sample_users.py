@@ -1,7 +1,7 @@
-"""Writes histories of the log that an export was trained on, for the explorer page to choose from.
+r"""Writes histories of the log that an export was trained on, for the explorer page to choose from.
 
-  python -m longretriever_tf.sample_users --export_dir=exports/longretriever --output=users.json
-  python -m longretriever_tf.serve --model_base_path=exports/longretriever --rest_api_port=8501 --explorer \
+  longretriever sample_users --export_dir=exports/longretriever --output=users.json
+  longretriever serve --model_base_path=exports/longretriever --rest_api_port=8501 --explorer \
     --explorer_users=users.json
 
 With --held_out, as by default, the file also holds what the users did in the --window_days from --as_of on, which the

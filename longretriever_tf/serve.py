@@ -1,6 +1,6 @@
-"""Serves exported models over REST and gRPC; protocol and flags are those of TensorFlow Serving.
+r"""Serves exported models over REST and gRPC; protocol and flags are those of TensorFlow Serving.
 
-  python -m longretriever_tf.serve --model_base_path=exports/longretriever --model_name=longretriever \
+  longretriever serve --model_base_path=exports/longretriever --model_name=longretriever \
     --rest_api_port=8501 --explorer
 
 With --explorer, http://localhost:8501/explorer/ is a page that shows how a list comes about and turns every option.
@@ -39,7 +39,7 @@ _EXPLORER = absl_flags.DEFINE_bool(
 _EXPLORER_USERS = absl_flags.DEFINE_string(
     "explorer_users",
     "",
-    "JSON file of the histories that the explorer page offers, as longretriever_tf.sample_users writes it; whoever "
+    "JSON file of the histories that the explorer page offers, as `longretriever sample_users` writes it; whoever "
     "reaches the port can read it. Empty: made-up histories, from the export's warm-up requests.",
 )
 _LAST_S = 2.0
@@ -89,6 +89,10 @@ def main(argv: Sequence[str]) -> None:
     server = _make_server(options)
     stopped = _StopSignal(server, options.shutdown_grace_seconds)
     server.start()
+    if _EXPLORER.value and server.rest_port:  # none where it was stopped before it listened
+        logging.getLogger("longretriever_tf.serve").info(
+            "explorer page: http://%s:%d/explorer/", options.host, server.rest_port
+        )
     stopped.wait()
 
 
@@ -111,7 +115,6 @@ def _make_server(options: ServerOptions) -> "ModelServer":
         from longretriever_tf.serving.explorer.page import explorer_over
 
         server = ModelServer(config, options, explorer_over(_EXPLORER_USERS.value))
-        logging.getLogger(__name__).info("explorer page: /explorer/ of the REST port")
     else:
         server = ModelServer(config, options)
     gc.freeze()  # what TensorFlow's import left is there to stay: looking for garbage skips it

@@ -1,12 +1,12 @@
 """Trains LongRetriever, or one of the neural baselines (--model), on a log.
 
-  python -m longretriever_tf.train --flagfile=configs/demo.flags
+  longretriever train --flagfile=configs/demo.flags
 
 The run directory (--run_dir) gets config.json, checkpoints, TensorBoard events, training.json and training.png. The
 same command resumes a run that was stopped, to the step, and leaves a finished one as it is; a directory that holds a
 run of other flags or of another log is refused, and so is a second training in it at the same time.
 
-  python -m longretriever_tf.train --warm_start=runs/monday --events=tuesday.parquet --run_dir=runs/tuesday
+  longretriever train --warm_start=runs/monday --events=tuesday.parquet --run_dir=runs/tuesday
 
 goes on from a finished run, on its log with new days, in another run directory: see docs/every_day.md.
 """
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
 
     happened, run_dir = train(config), config.train.run_dir
     following = "export" if config.train.cut == "none" else "evaluate"  # no window is left to evaluate such a run
-    print(f"{happened}\nnext: python -m longretriever_tf.{following} --run_dir={run_dir}")
+    print(f"{happened}\nnext: longretriever {following} --run_dir={run_dir}")
 
 
 if __name__ == "__main__":

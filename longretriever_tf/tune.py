@@ -1,6 +1,6 @@
 """Searches settings of `train` on the validation window, by Optuna: pip install 'longretriever_tf[tune]'.
 
-  python -m longretriever_tf.tune --flagfile=my.flags --space=configs/tune/recipe.toml --trials=20 --output=runs/tune
+  longretriever tune --flagfile=my.flags --space=configs/tune/recipe.toml --trials=20 --output=runs/tune
 
 The flags are those of `train`; --space says which settings are drawn, and from what. The first trial has the flags as
 they are. Each trial is an ordinary run directory under --output, with its log and its metrics; the test window is never
@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"written: {', '.join(written)}")
     if best_of(trials):
         flagfile, run_dir = (shlex.quote(os.path.join(output, name)) for name in (FLAGS_FILE, "best"))
-        print(f"next: python -m longretriever_tf.train --flagfile={flagfile} --cut=test --run_dir={run_dir}")
+        print(f"next: longretriever train --flagfile={flagfile} --cut=test --run_dir={run_dir}")
     return 1 if any(trial.outcome == "failed" for trial in trials) else 0
 
 

@@ -37,7 +37,7 @@ refresh() {
   last=$({ numbers "$export_dir"; numbers "$export_dir/rolled_back"; } | sort -n | tail -n 1)
   [ -n "$last" ] || fail "$export_dir holds no version: export one first"
   next=$((last + 1))  # never the number of a version that was rolled back: a server may still have that one in mind
-  "${PYTHON:-python}" -m longretriever_tf.refresh --run_dir="$run_dir" --export_dir="$export_dir" --events="$events" \
+  "${PYTHON:-python}" -m longretriever_tf refresh --run_dir="$run_dir" --export_dir="$export_dir" --events="$events" \
     --version="$next" "$@"
   move_label "$config" canary "$next"
   echo "canary: version $next; stable: version $(label "$config" stable)"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Asks a running server by curl, and says what it answered: TensorFlow Serving or python -m longretriever_tf.serve.
+# Asks a running server by curl, and says what it answered: TensorFlow Serving or longretriever serve.
 #   serving/smoke_test.sh [http://localhost:8501] [longretriever]
 # Needs curl and jq. Knows nothing of the export: inputs and their types come from its metadata, items from its answers.
 set -eu

@@ -16,7 +16,7 @@ MODULES = ("test_serving_rest", "test_serving_grpc", "test_serving_versions", "t
 # ruff: noqa: E501 - a Markdown table has one line per row
 HEADER = """# Conformance with TensorFlow Serving
 
-What `python -m longretriever_tf.serve` answers, and the test that holds it to that. Paths, bodies, statuses, codes, version
+What `longretriever serve` answers, and the test that holds it to that. Paths, bodies, statuses, codes, version
 states and metric names are TensorFlow Serving's, as its documentation (g3doc/api_rest.md) and its source have them; the words of
 error messages are this server's own. No TensorFlow Serving binary was run alongside: none can be had from pip.
 

@@ -85,6 +85,13 @@ def test_the_readme_block_trains_evaluates_recommends_and_exports(first, frames)
     assert load_config("runs/first").data.item_column == "item_id"
 
 
+def test_tuned_baselines_leave_their_settings_with_the_run(first):
+    model, folder, _ = first
+    table = model.evaluate(baselines="all", max_users=5)
+    assert {"EASE", "TIFU-kNN", "longretriever, as served"} <= set(table.index)
+    assert (folder / "runs/first/baseline_settings.json").exists() and not (folder / "baseline_settings.json").exists()
+
+
 def test_a_run_and_its_export_recommend_the_same(first, export, frames):
     model, _, _ = first
     assert (export.run_dir, export.export_dir) == ("", "exports/first")

@@ -1,5 +1,6 @@
 """The command `longretriever` as a process: the list of commands, hints, and flagfiles and plans from any directory."""
 
+import ast
 import json
 import os
 import pathlib
@@ -113,3 +114,31 @@ def test_the_readme_shows_commands_that_there_are():
         word for fence in fences(ROOT / "README.md") for word in re.findall(r"^longretriever (\w+)", fence.text, re.M)
     }
     assert {"demo", "inspect_log", "train", "evaluate", "export"} <= shown <= set(KNOWN)
+
+
+def test_minimal_trains_nothing_when_asked_for_help():
+    done = run("minimal", "--help")
+    assert done.returncode == 0 and "The paper in one file" in done.stdout and "1. The log" not in done.stdout
+
+
+def test_commands_in_help_keep_their_lines():
+    """A docstring that is not raw swallows the end of a line that a backslash continues."""
+    for name in KNOWN:
+        source = ROOT / "longretriever_tf" / (module_of(name).replace(".", "/") + ".py")
+        shown = ast.get_docstring(ast.parse(source.read_text()))
+        assert max(map(len, shown.splitlines())) <= 120, name
+
+
+def test_a_demo_names_the_script_so_that_it_can_be_typed(tmp_path, monkeypatch):
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    assert demo._script() == f"{sys.executable} -m longretriever_tf"  # run from a source tree, installed nowhere
+    script = tmp_path / ".venv/bin/longretriever"
+    script.touch(mode=0o755)
+    assert demo._script() == ".venv/bin/longretriever"  # not activated, as after `make demo`
+    monkeypatch.chdir("/")
+    assert demo._script() == str(script)
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert demo._script() == "longretriever"

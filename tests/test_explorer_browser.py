@@ -247,8 +247,11 @@ def test_the_address_keeps_the_state(page, url, users):
 def test_long_lists_are_short_pages(page, users):
     page.set_viewport_size(PHONE)
     page.select_option("#search-A", "every")
+    page.fill("#k-A", "80")
+    settle(page)
     page.fill("#k-A", "90")
     settle(page)
+    assert page.locator("#changes").inner_text() == "90 items"  # longer, and else as it was
     first = listed(page)
     assert len(first) == 25
     page.click("[data-key=list-next]")
@@ -257,6 +260,7 @@ def test_long_lists_are_short_pages(page, users):
     assert page.evaluate("document.activeElement.dataset.key") == "list-next"
     page.select_option("[data-key=list-page]", "3")
     page.wait_for_selector("[data-rank='90']")
+    assert page.locator(".list .is-new").count() == 0
     assert len(listed(page)) == 15 and page.locator("[data-key=list-next]").get_attribute("aria-disabled") == "true"
     page.click("#past-events summary")
     assert page.locator("#past-events li").count() == 20

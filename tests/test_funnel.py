@@ -201,7 +201,7 @@ def test_settings_for_a_model_without_interests_are_refused(trained, monkeypatch
         (("mind=a", "mind=b"), ("popularity",), "both", ("'mind'",)),
         (("popularity=r",), ("popularity",), "both", ("'popularity'",)),
         ((), (), "both", ("own_items", "unique")),
-        (("mind=nowhere",), ("popularity",), "with", ("nowhere", "longretriever_tf.train")),
+        (("mind=nowhere",), ("popularity",), "with", ("nowhere", "longretriever train")),
         (("mind=r:depth=2",), ("popularity",), "with", ("'mind'", "'depth'")),
     ],
 )

@@ -116,10 +116,10 @@ def test_a_request_holds_the_history_strictly_before_its_as_of(trained):
 
 
 def test_a_command_that_fails_stops_the_notebook_and_says_why(capsys):
-    with pytest.raises(RuntimeError, match="longretriever_tf.train ended with status 2"):
+    with pytest.raises(RuntimeError, match="longretriever train ended with status 2"):
         notebook.command("train", "--no_such_flag=1")
     shown = capsys.readouterr().out
-    assert shown.startswith("$ python -m longretriever_tf.train --no_such_flag=1\n") and "no_such_flag" in shown[60:]
+    assert shown.startswith("$ longretriever train --no_such_flag=1\n") and "no_such_flag" in shown[45:]
     notebook.command("train", "--no_such_flag=1", may_fail=True)
 
 

@@ -18,7 +18,7 @@ FOLDER = ROOT / "notebooks"
 NAMES = sorted((path.stem for path in FOLDER.glob("*.ipynb")), key=lambda name: (name != "quickstart", name))
 """The quickstart first, as for a reader: others take its run and its export as they are."""
 CELL_SECONDS = 1200
-HOUSEHOLDS = 80
+HOUSEHOLDS = 120
 """Of each sample: cells show as much of a log of fewer households than a reader's, in less time."""
 
 
@@ -59,7 +59,9 @@ def _shrink(notebook: nbformat.NotebookNode) -> None:
     """Has the notebook draw `HOUSEHOLDS` where it draws a sample for its reader."""
     counts = []
     for cell in _code(notebook):
-        cell.source, count = re.subn(r"(write_sample\(.*num_users=)\d+", rf"\g<1>{HOUSEHOLDS}", cell.source)
+        cell.source, count = re.subn(
+            r"(write_sample\(.*num_users=|NUM_USERS = )\d+", rf"\g<1>{HOUSEHOLDS}", cell.source
+        )
         counts.append(count)
     assert sum(counts) == 1, "which sample the notebook draws is not read"
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 from trained import ROOT, run_module
 
+from longretriever_tf.__main__ import module_of
 from longretriever_tf.planning.estimate import PlanInputs, PlanLine, estimate
 from longretriever_tf.planning.fitted import load_models
 
@@ -111,11 +112,11 @@ def test_the_command_prints_the_plan_and_what_to_type(tmp_path):
         {key: line.value for key, line in expected.items()}
     )
     assert "--category_shards=3" in done.stdout and "launch --num_processes=2 -- --data=prepared" in done.stdout
-    commands = [line for line in done.stdout.splitlines() if line.startswith("python -m longretriever_tf.")]
+    commands = [line for line in done.stdout.splitlines() if line.startswith("longretriever ")]
     assert commands and commands == [line for line in done.stdout.splitlines()[-len(commands) :]]
     for line in commands:
         own, _, of_train = line.partition(" -- ")
-        name = own.split()[2].removeprefix("longretriever_tf.")
+        name = module_of(own.split()[1])
         for command, words in ((name, own), ("train", of_train)):
             known = run_module(command, "--helpfull").stdout if words else ""
             for flag in re.findall(r"--(\w+)", words):

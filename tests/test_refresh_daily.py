@@ -21,6 +21,7 @@ from serving_clients import serving, states, wait_until
 from trained import FLAGS, ROOT, run_module
 from worlds import block_world, make_log
 
+import longretriever_tf as lr
 from longretriever_tf.common import schema
 from longretriever_tf.config.config import load_config
 from longretriever_tf.retrieval.export.log_of_today import Catalogue
@@ -184,6 +185,17 @@ def test_new_items_of_the_events_are_retrievable_and_the_answer_says_as_of_when(
             assert answer.statistics_as_of == client.statistics_as_of() == shop.end + 1
         found = {candidate.item_id for candidate in answer.candidates}
         assert {NEW, LATER} <= found and ODD not in found and answer.num_unknown_items == 0
+
+
+def test_the_python_api_asks_as_of_what_the_version_counts(shop, days):
+    user, cut = "user 1004", load_extra(os.path.join(shop.export_dir, "1")).cut
+    refreshed, run = lr.load(shop.export_dir), lr.load(shop.run_dir)
+    for model, as_of, other in ((refreshed, shop.end + 1, cut), (run, cut, shop.end + 1)):
+        asked = model.recommend(user, k=9)
+        pd.testing.assert_frame_equal(asked, model.recommend(user, k=9, as_of=as_of))
+        assert asked.score.tolist() != model.recommend(user, k=9, as_of=other).score.tolist()
+    history = shop.whole[(shop.whole.user_id == user) & (shop.whole.timestamp < cut)]
+    pd.testing.assert_frame_equal(refreshed.recommend(history, k=9), refreshed.recommend(user, k=9))
 
 
 def test_what_is_counted_already_is_no_refresh(shop, days):

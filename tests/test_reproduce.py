@@ -424,7 +424,7 @@ def test_the_command_shows_costs_and_asks_for_what_is_missing(tmp_path):
     assert f"--flagfile={tmp_path}/ours.flags --seed=2 --run_dir={tmp_path}/made/runs/ours/seed2" in dry.stdout
     bare = reproduce("--report_only")
     assert bare.returncode == 2 and "7 of 7 jobs have no result yet: ours/seed1" in bare.stderr
-    assert f"longretriever_tf.reproduce --plan={path} --work_dir={tmp_path}/made" in bare.stderr
+    assert f"longretriever reproduce --plan={path} --work_dir={tmp_path}/made" in bare.stderr
     partial = reproduce("--report_only", "--partial")
     assert partial.returncode == 0, partial.stderr
     assert "7 of 7 jobs have no result" in (tmp_path / "made/report.html").read_text()

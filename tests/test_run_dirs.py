@@ -124,7 +124,7 @@ def test_a_finished_run_says_so_and_what_comes_next(trained, capsys):
     done = run_module("train", *trained.flags, f"--run_dir={trained.run_dir}")
     assert done.returncode == 0, done.stderr
     assert "has finished training" in done.stdout and "reading the log" not in done.stdout
-    assert f"next: python -m longretriever_tf.evaluate --run_dir={trained.run_dir}" in done.stdout
+    assert f"next: longretriever evaluate --run_dir={trained.run_dir}" in done.stdout
     assert contents(trained.run_dir) == before
 
 

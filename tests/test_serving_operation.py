@@ -147,7 +147,7 @@ def test_sigterm_finishes_requests(tmp_path, thread):
     save_toy(tmp_path, 1)
     hold, (rest, grpc_port) = Hold(tmp_path), free_ports(2)
     flags = ("--model_name=toy", f"--model_base_path={tmp_path}", "--shutdown_grace_seconds=600")
-    process = _start(*flags, f"--rest_api_port={rest}", f"--port={grpc_port}")
+    process = _start(*flags, f"--rest_api_port={rest}", f"--port={grpc_port}", "--explorer")
     server = types.SimpleNamespace(rest_port=rest)
 
     def is_up() -> bool:
@@ -175,7 +175,8 @@ def test_sigterm_finishes_requests(tmp_path, thread):
         process.communicate()
     assert process.returncode == 0, output
     assert [status for status, _ in answers] == [200]
-    assert "model toy, version 1 is loaded" in output and "stopping" in output
+    lines = "version 1: loading", "version 1 is loaded", f"explorer page: http://127.0.0.1:{rest}/explorer/", "stopping"
+    assert (places := [output.index(line) for line in lines]) == sorted(places)
     assert "Traceback" not in output and "deprecated" not in output
 
 

@@ -85,5 +85,5 @@ def test_a_file_that_does_not_belong_is_named(tmp_path, break_it, words, name):
 
 
 def test_a_directory_without_a_manifest_says_how_to_make_one(tmp_path):
-    with pytest.raises(UserError, match="is no prepared log.*longretriever_tf.prepare --output="):
+    with pytest.raises(UserError, match="is no prepared log.*longretriever prepare --output="):
         ShardedLog(str(tmp_path))

@@ -66,9 +66,7 @@ def test_group_names_never_run_together():
 
 
 def test_a_wrapped_command_is_still_the_command():
-    command = (
-        "python -m longretriever_tf.evaluate --run_dir='my runs/a b' --split=test --output=/a/long/path/metrics.json"
-    )
+    command = "longretriever evaluate --run_dir='my runs/a b' --split=test --output=/a/long/path/metrics.json"
     wrapped = wrap_command(command, 50)
     assert max(map(len, wrapped.splitlines())) <= 50 and len(wrapped.splitlines()) > 2
     assert shlex.split(wrapped.replace("\\\n", " ")) == shlex.split(command)

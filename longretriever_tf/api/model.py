@@ -41,7 +41,8 @@ class Model:
 
         Args:
           split: validation or test; "": the window that follows the training data.
-          baselines: simple (popularity, the user's own items), all (tuned first: minutes) or none.
+          baselines: simple (popularity, the user's own items), all (tuned first: minutes; the settings go into the run
+            directory) or none.
           max_users: evaluate only the first so many; 0: all.
 
         Returns:
@@ -55,7 +56,7 @@ class Model:
             raise UserError(
                 f"{self.export_dir!r} is an export, which is evaluated with its run: load the run directory instead"
             )
-        from longretriever_tf.evaluation.evaluate_baselines import BaselineChoice
+        from longretriever_tf.evaluation.evaluate_baselines import SETTINGS_FILE, BaselineChoice
         from longretriever_tf.evaluation.evaluate_run import evaluate_run
         from longretriever_tf.evaluation.table import SHOWN
 
@@ -68,7 +69,8 @@ class Model:
                 raise UserError(f"{name}={value!r}: expected one of {', '.join(choices)}")
         if isinstance(max_users, bool) or not isinstance(max_users, numbers.Integral) or max_users < 0:
             raise UserError(f"max_users={max_users!r}: expected a whole number, 0 (all users) or more")
-        metrics = evaluate_run(self.config, split, int(max_users), BaselineChoice(baselines))
+        choice = BaselineChoice(baselines, output=os.path.join(self.run_dir, SETTINGS_FILE))
+        metrics = evaluate_run(self.config, split, int(max_users), choice)
         rows = {
             name: {f"{section} {metric}": model.get(section, {}).get(metric, np.nan) for section, metric in SHOWN}
             for name, model in metrics["models"].items()
@@ -86,8 +88,10 @@ class Model:
           user: an id of the log; or a history as a DataFrame with the log's columns of item and time. No rows: a new
             user.
           k: length of the list.
-          as_of: the time of the request, a date, a time or seconds UTC: events from then on are not read. None: the end
-            of the training data, or, for a DataFrame, just after its last event where that is later.
+          as_of: the time of the request, a date, a time or seconds UTC: events from then on are not read. None: the
+            time until which the model counts events, which is the end of the training data or the last refresh; or, for
+            a DataFrame, just after its last event where that is later. A user's events are those of the run's own log:
+            give a DataFrame to add later ones.
           profile: the user's features, with a DataFrame.
           **options: of `serving.client.request.Request`: num_interests, goal="novel", forbidden_category, seed, ...
 
@@ -174,7 +178,7 @@ class Model:
         if isinstance(user, pd.DataFrame):
             history = read_history(user, data, time.time())
             last = max(history["history_timestamp"], default=0)
-            until = max(corpus.cut, last + 1) if as_of is None else _seconds(as_of)
+            until = max(self._open().as_of, last + 1) if as_of is None else _seconds(as_of)
             kept = sum(second < until for second in history["history_timestamp"])  # they are sorted
             history = {name: column[:kept] for name, column in history.items()}
             if is_text(corpus.item_id):
@@ -186,7 +190,7 @@ class Model:
         if find_rows(as_text(log.user_id), as_text([str(user)]))[0] < 0:
             some = ", ".join(map(str, log.user_id[:5]))
             raise UserError(f"user={user!r} is not in the log, which has {log.num_users:,} users ({some}, ...)")
-        return request_of(log, str(user), corpus.cut if as_of is None else _seconds(as_of), **options)
+        return request_of(log, str(user), self._open().as_of if as_of is None else _seconds(as_of), **options)
 
     def _users(self, user: str) -> Any:
         """The log, read once; of one that `prepare` wrote, this user alone."""

@@ -53,8 +53,8 @@ def shorten(text: str, width: int) -> str:
 def wrap_command(command: str, width: int = 0) -> str:
     r"""A shell command over several lines, each but the last ended by a backslash, so that it can still be copied.
 
-    >>> print(wrap_command("python -m m --name='a b' --other=1", 22))
-    python -m m \
+    >>> print(wrap_command("longretriever m --name='a b' --other=1", 22))
+    longretriever m \
         '--name=a b' \
         --other=1
     """

@@ -241,7 +241,7 @@ def _check_longretriever(config: Any) -> None:
     require(
         train.distribute != "mirrored" or not train.device_input,
         "--distribute=mirrored with --device_input: the input of a process lies on one device; use "
-        "--distribute=multi_worker, a process for each GPU (python -m longretriever_tf.launch starts them)",
+        "--distribute=multi_worker, a process for each GPU (longretriever launch starts them)",
     )
     require(
         train.distribute != "mirrored" or train.item_tables == "replicated",

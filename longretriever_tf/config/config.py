@@ -307,8 +307,8 @@ class TrainConfig:
     distribute: str = _field(
         "none",
         "Devices that train together. none: one. mirrored: all GPUs of this machine, in one process. multi_worker: a "
-        "process for each worker that the environment variable TF_CONFIG names, on one machine or several; python -m "
-        "longretriever_tf.launch starts those of one machine. The chief, worker 0, alone writes --run_dir. See "
+        "process for each worker that the environment variable TF_CONFIG names, on one machine or several; "
+        "`longretriever launch` starts those of one machine. The chief, worker 0, alone writes --run_dir. See "
         "docs/scaling.md.",
         ("none", "mirrored", "multi_worker"),
     )
@@ -381,7 +381,7 @@ def load_config(run_dir: str) -> Config:
     if not os.path.exists(path):
         raise UserError(
             f"{run_dir!r} is not a run directory: {path} does not exist. Train one first: "
-            f"python -m longretriever_tf.train --run_dir={run_dir}"
+            f"longretriever train --run_dir={run_dir}"
         )
     cure = "restore it from a copy, or train again in another --run_dir"
     values = read_json_object(path, cure)

@@ -23,7 +23,7 @@ class DataConfig:
     format: str = _field("", f"event_log: {formats.HELP}", ("", *formats.FORMATS))
     data: str = _field(
         "",
-        "A directory that `python -m longretriever_tf.prepare --output=DIR` has written: the log is read from it, in "
+        "A directory that `longretriever prepare --output=DIR` has written: the log is read from it, in "
         "place of --dataset and its tables, whose flags it has kept.",
     )
     data_dir: str = _field(

@@ -189,7 +189,6 @@ def _end_of_pipe() -> int:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    name = getattr(sys.modules["__main__"].__spec__, "name", "longretriever_tf.NAME")
     try:
         if _wants_help(argv):
             _print_help(argv)
@@ -197,7 +196,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         _check_given()
         return rest
     except flags.Error as error:
-        print(f"error: {_plain(error)}\nhelp: python -m {name} --help lists every flag", file=sys.stderr)
+        print(f"error: {_plain(error)}\nhelp: {_program()} --help lists every flag", file=sys.stderr)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except BrokenPipeError:
@@ -206,6 +205,12 @@ def _parse(argv: Sequence[str]) -> list[str]:
         named = ", ".join(arg for arg in argv if _bare(arg) == "flagfile")
         print(f"error: {named or 'a flagfile'} cannot be read as UTF-8 text: {error}", file=sys.stderr)
     sys.exit(2)
+
+
+def _program() -> str:
+    """What a user types to run this command."""
+    name = getattr(sys.modules["__main__"].__spec__, "name", "")
+    return f"longretriever {name.rpartition('.')[2]}" if name.startswith("longretriever_tf.") else sys.argv[0]
 
 
 def _plain(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The command's former name: `python -m longretriever_tf.inspect_log` is what it is called now."""
+"""The command's former name: `longretriever inspect_log` is what it is called now."""
 
 import runpy
 

@@ -302,7 +302,7 @@ def read_manifest(directory: str) -> Manifest:
     if not os.path.exists(path):
         raise UserError(
             f"--data={directory} is no prepared log ({MANIFEST} is missing): make one with "
-            f"python -m longretriever_tf.prepare --output={directory} ..., or let it finish by the same command"
+            f"longretriever prepare --output={directory} ..., or let it finish by the same command"
         )
     values = read_json_object(path, _CURE)
     with explain_damage(path, _CURE):

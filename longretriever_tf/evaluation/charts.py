@@ -24,7 +24,7 @@ _CALIBRATIONS = {
 }
 """What fills the row of each task: key of the users' file, what is predicted, title."""
 
-_CURE = "let `python -m longretriever_tf.evaluate` write it again"
+_CURE = "let `longretriever evaluate` write it again"
 
 Users = Mapping[str, np.ndarray]
 
@@ -166,7 +166,7 @@ def draw_evaluation(metrics_path: str) -> tuple[str, str]:
       UserError: `metrics_path` does not exist or holds no metrics, or the files cannot be written.
     """
     if not os.path.exists(metrics_path):
-        raise UserError(f"{metrics_path} does not exist: `python -m longretriever_tf.evaluate` writes it")
+        raise UserError(f"{metrics_path} does not exist: `longretriever evaluate` writes it")
     metrics = read_json_object(metrics_path, _CURE)
     users, lacking = _read_users(per_user_path(metrics_path))
     with explain_damage(metrics_path, _CURE):  # text where a number belongs is seen only when it is drawn

@@ -33,7 +33,7 @@ from longretriever_tf.models.build import load_models
 from longretriever_tf.retrieval.fingerprint import fingerprint_towers
 
 _CHUNK = 512
-_PROGRAM = "python -m longretriever_tf.evaluate"
+_PROGRAM = "longretriever evaluate"
 _SIMPLE = BaselineChoice()
 _NO_VARIANTS = RetrievalVariants()
 _MAX_SCORES = 40_000_000

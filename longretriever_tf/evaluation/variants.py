@@ -1,6 +1,6 @@
 """Other ways to ask one trained run, which need no training: evaluated in one pass with it. Imports no TensorFlow.
 
-python -m longretriever_tf.evaluate --run_dir=runs/demo --split=validation --variants=paper --draw_seeds=3
+longretriever evaluate --run_dir=runs/demo --split=validation --variants=paper --draw_seeds=3
 """
 
 import dataclasses

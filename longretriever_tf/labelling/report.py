@@ -42,7 +42,7 @@ def make_report(
 ) -> LabelReport:
     """Collects what the page says; `counts` are items, distinct texts and placed texts."""
     cost = prices.of(spent.tokens_in, spent.tokens_out)
-    origin = describe_origin("python -m longretriever_tf.contexts", 0)
+    origin = describe_origin("longretriever contexts", 0)
     return LabelReport(output, comparison, settings, spent, cost, *counts, origin)
 
 

@@ -105,7 +105,7 @@ def find_weights(config: Config) -> str:
     if not os.path.exists(path + ".index"):
         raise UserError(
             f"{config.train.run_dir!r} has no finished training ({path}.index does not exist); finish it with the "
-            f"command that started it: python -m longretriever_tf.train --run_dir={config.train.run_dir} ..."
+            f"command that started it: longretriever train --run_dir={config.train.run_dir} ..."
         )
     return path
 

@@ -45,18 +45,17 @@ def _commands(inputs: PlanInputs, values: dict[str, float]) -> str:
     train += " --device_input --xla" if inputs.fits(values["in_memory_gb"]) else ""
     command = "train" if inputs.devices == 1 else f"launch --num_processes={inputs.devices} --"
     lines = [
-        f"python -m longretriever_tf.prepare {tables} {prepare}",
-        f"python -m longretriever_tf.{command} {train}",
+        f"longretriever prepare {tables} {prepare}",
+        f"longretriever {command} {train}",
         *_serving_commands(round(values["category_shards"])),
-        "python -m longretriever_tf.serving.load_test --export_dir=exports/longretriever "
-        f"--history_length={inputs.events_per_user:.0f}",
+        f"longretriever load_test --export_dir=exports/longretriever --history_length={inputs.events_per_user:.0f}",
     ]
-    return "\n".join(["COMMANDS (python -m longretriever_tf.NAME --help explains each)", *lines])
+    return "\n".join(["COMMANDS (longretriever NAME --help explains each)", *lines])
 
 
 def _serving_commands(num_shards: int) -> list[str]:
-    export = "python -m longretriever_tf.export --run_dir=runs/planned --export_dir=exports/longretriever --index=auto"
-    serve = "python -m longretriever_tf.serve --model_name=longretriever --model_base_path=exports/longretriever"
+    export = "longretriever export --run_dir=runs/planned --export_dir=exports/longretriever --index=auto"
+    serve = "longretriever serve --model_name=longretriever --model_base_path=exports/longretriever"
     if num_shards == 1:
         return [export, serve]
     return [

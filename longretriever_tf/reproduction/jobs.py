@@ -70,7 +70,7 @@ class Job:
     @property
     def command(self) -> str:
         """As one would type it."""
-        return shlex.join(["python", "-m", f"longretriever_tf.{self.module}", *self.flags])
+        return shlex.join(["longretriever", self.module.rpartition(".")[2], *self.flags])
 
     @property
     def log(self) -> str:

@@ -95,7 +95,7 @@ def make_report(plan: Plan, jobs: Mapping[str, Job], results: Results) -> PlanRe
     seconds = [float(job.stamp().get("seconds", 0.0)) for job in done]
     return PlanReport(
         plan=plan,
-        origin=describe_origin("python -m longretriever_tf.reproduce", 0),
+        origin=describe_origin("longretriever reproduce", 0),
         statements=statements,
         tables=tables,
         findings=findings,

@@ -1,4 +1,4 @@
-"""The command's former name: `python -m longretriever_tf.serving.load_test` is what it is called now."""
+"""The command's former name: `longretriever load_test` is what it is called now."""
 
 import runpy
 

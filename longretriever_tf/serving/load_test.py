@@ -1,6 +1,6 @@
-"""Asks a server under load and reports throughput, latencies and errors.
+r"""Asks a server under load and reports throughput, latencies and errors.
 
-  python -m longretriever_tf.serving.load_test --url=http://localhost:8501 --export_dir=exports/longretriever \
+  longretriever load_test --url=http://localhost:8501 --export_dir=exports/longretriever \
     --concurrency=8 --duration_s=30 --history_length=1000
 
 closed loop: --concurrency callers, each asks again as soon as it is answered: how much the server can do. open loop:
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
         report = run_load(lambda number: client.send(calls[number % len(calls)]), arrivals)
     print(report.text())
     if _OUTPUT.value:
-        origin = describe_origin("python -m longretriever_tf.serving.load_test", _SEED.value)
+        origin = describe_origin("longretriever load_test", _SEED.value)
         write_text_atomically(_OUTPUT.value, json.dumps(origin | report.to_dict(), indent=2) + "\n")
 
 

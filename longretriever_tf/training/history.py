@@ -23,7 +23,7 @@ class TrainingHistory:
 
     def __init__(self, run_dir: str, seed: int) -> None:
         self._path = os.path.join(run_dir, HISTORY_FILE)
-        self._origin = describe_origin("python -m longretriever_tf.train", seed)
+        self._origin = describe_origin("longretriever train", seed)
         self._lines: dict[str, dict[int, dict[str, Any]]] = {}
         if not os.path.exists(self._path):
             return

@@ -200,7 +200,7 @@ def _train(
 
 def _describe(config: Config) -> RunFacts:
     """The run as trackers know it."""
-    origin = describe_origin("python -m longretriever_tf.train", config.train.seed)
+    origin = describe_origin("longretriever train", config.train.seed)
     return RunFacts(config.train.run_dir, json.loads(to_json(config)), origin)
 
 

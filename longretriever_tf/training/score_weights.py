@@ -82,7 +82,7 @@ def fit_score_weights(
     _train(earlier, parts, directory)
     with stage("weighing the parts of a score"):
         weights, report = _fit(earlier, prepared, parts, truth)
-    origin = describe_origin("python -m longretriever_tf.train", config.train.seed)
+    origin = describe_origin("longretriever train", config.train.seed)
     window = {"start": start, "stop": cut, "num_users": truth.num_users, "num_pairs": truth.num_pairs}
     content = {**origin, "window": window, "weights": weights._asdict(), "log_likelihood_per_target": report}
     write_text_atomically(path, json.dumps(content, indent=2) + "\n")

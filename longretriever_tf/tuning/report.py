@@ -52,7 +52,7 @@ def write_report(trials: Sequence[Trial], space: Space, question: Question, work
     """
     best = best_of(trials)
     facts = {
-        "run": describe_origin("python -m longretriever_tf.tune", question.seed),
+        "run": describe_origin("longretriever tune", question.seed),
         **dataclasses.asdict(question),
         "space": space.describe(),
         "best": best.number if best else None,

@@ -235,7 +235,7 @@ def load_saved(run_dir: str) -> tuple[Corpus, dict[str, np.ndarray]]:
         if not os.path.exists(path):
             raise UserError(
                 f"{run_dir!r} has no finished training ({path} does not exist); finish it with the command that "
-                f"started it: python -m longretriever_tf.train --run_dir={run_dir} ..."
+                f"started it: longretriever train --run_dir={run_dir} ..."
             )
     cure = f"delete {paths[0]}, {paths[1]} and {os.path.join(run_dir, 'training.png')}, and run the training's own "
     cure += "command again, which writes them anew"

@@ -17,7 +17,7 @@ from longretriever_tf.datasets.log_identity import fingerprint_log
 from longretriever_tf.datasets.splits import Cuts
 from longretriever_tf.evaluation.counting import tuning
 
-COMMAND = "python -m longretriever_tf.evaluate_baselines"
+COMMAND = "longretriever evaluate_baselines"
 
 
 def tune_settings(config: DataConfig, log: LifelongLog, cuts: Cuts, seed: int, program: str) -> dict[str, Any]:

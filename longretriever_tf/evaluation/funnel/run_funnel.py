@@ -140,7 +140,7 @@ def _report(
     results = run_funnel(windows["validation"], windows["test"], stands, rows, funnel, progress.update)
     progress.close()
     return {
-        **describe_origin("python -m longretriever_tf.funnel", funnel.seed),
+        **describe_origin("longretriever funnel", funnel.seed),
         "split": "test",
         "data": config.data.dataset,
         "protocol": _PROTOCOL.format(k=funnel.k, num_exposed=funnel.num_exposed),

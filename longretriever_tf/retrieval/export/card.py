@@ -120,9 +120,7 @@ def write_card(published: Published, holds: str, export_dir: str, results: dict[
     data = config.data.format or config.data.dataset
     size = f", {identity.num_users:,} users, {identity.num_events:,} events" if identity else ""
     items, is_sharded = corpus.item_id[2:4].tolist(), published.num_shards > 0
-    serve = (
-        f"python -m longretriever_tf.serve --model_name={shlex.quote(name)} --model_base_path=$PWD --rest_api_port=8501"
-    )
+    serve = f"longretriever serve --model_name={shlex.quote(name)} --model_base_path=$PWD --rest_api_port=8501"
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("longretriever_tf.retrieval.export", "templates"),
         trim_blocks=True,

@@ -134,7 +134,7 @@ def latest_version(export_dir: str) -> str:
         )
     if not numbers:
         raise UserError(
-            f"{export_dir!r} holds no exported version; export one first: python -m longretriever_tf.export "
+            f"{export_dir!r} holds no exported version; export one first: longretriever export "
             f"--run_dir=... --export_dir={export_dir}"
         )
     return os.path.join(export_dir, str(numbers[-1]))

@@ -1,4 +1,4 @@
-"""A client of an exported retriever, over REST or gRPC, on TensorFlow Serving or on `longretriever_tf.serve`.
+"""A client of an exported retriever, over REST or gRPC, on TensorFlow Serving or on `longretriever serve`.
 
     with Client("http://localhost:8501") as client:                      # or grpc://localhost:8500
         (answer,) = client.retrieve([Request([17, 4], [1700000000, 1700086400], 1700200000, k=20)])

@@ -12,6 +12,7 @@ from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.models.build import load_for_export
 from longretriever_tf.retrieval.export.explanation import refusal
 from longretriever_tf.retrieval.export.saved_model import extra_config_dir, latest_version, load_extra, load_version
+from longretriever_tf.retrieval.fingerprint import read_fingerprint
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.request_options import default_columns
 from longretriever_tf.retrieval.signatures import make_signatures
@@ -38,6 +39,7 @@ class LocalClient:
 
     Attributes:
       corpus: what the model knows: items with their names, categories.
+      as_of: until when the model counts events, seconds UTC: the training cut, or the time of the last refresh.
 
     Raises:
       UserError: there is no version, or it cannot be loaded.
@@ -46,6 +48,7 @@ class LocalClient:
     def __init__(self, export_dir: str) -> None:
         self.version_dir = latest_version(export_dir)
         self.corpus = load_extra(self.version_dir)
+        self.as_of = read_fingerprint(extra_config_dir(self.version_dir)).statistics_as_of or self.corpus.cut
         self._model = load_version(self.version_dir)
         retrieval = load_config(extra_config_dir(self.version_dir)).retrieval
         self._open(dict(self._model.signatures), retrieval)
@@ -63,6 +66,7 @@ class LocalClient:
         client = cls.__new__(cls)
         client.version_dir = ""
         client.corpus, arrays, models = load_for_export(config)
+        client.as_of = client.corpus.cut
         interest = models.interest if config.train.interest_epochs else None
         client._model = MultiContextRetriever(config, client.corpus, models.retriever, interest, arrays)
         signatures = make_signatures(client._model, config.retrieval)

@@ -15,6 +15,9 @@ export function difference(items, other) {
   return { moved, gone: other.filter((item) => !moved.has(item.id)), fresh };
 }
 
+/** Whether `items` are those of `other` and more after them: a list that was made longer. */
+const continues = (items, other) => other.length < items.length && other.every((item, index) => item.id === items[index].id);
+
 /** One sentence about a difference. */
 export function changeText(items, changed) {
   const shifted = [...changed.moved.values()].filter((move) => move !== "new" && move !== 0).length;
@@ -123,9 +126,10 @@ function pane(each, { history, later, model, rankOf, changed, against, leaveOut,
 /** Fills `root` and `status`. With two panes each is compared with the other, else with `previous`. */
 export function showLists(root, status, { panes, previous, view, ...context }) {
   const [a, b] = panes;
+  const longer = !b && previous && continues(a.list.items, previous);
   const changes = b
     ? [difference(a.list.items, b.list.items), difference(b.list.items, a.list.items)]
-    : [difference(a.list.items, previous)];
+    : [difference(a.list.items, longer ? undefined : previous)];
   const shared = b && a.list.items.length - changes[0].fresh;
   const most = Math.max(...panes.map(({ list }) => list.items.length));
   const go = (page) => {
@@ -137,6 +141,6 @@ export function showLists(root, status, { panes, previous, view, ...context }) {
     h("div", { class: "panes" }, panes.map((each, at) => pane(each, { ...context, view, changed: changes[at], against: b && panes[1 - at].side }))),
     pager("items", "list", view.listPage, most, PAGE, go),
   );
-  const text = b ? `${shared} of ${most} items are in both lists.` : previous ? changeText(a.list.items, changes[0]) : count(a.list.items.length, "item");
+  const text = b ? `${shared} of ${most} items are in both lists.` : previous && !longer ? changeText(a.list.items, changes[0]) : count(a.list.items.length, "item");
   if (status.textContent !== text) status.textContent = text;
 }

@@ -28,7 +28,7 @@ export function makePicker(root, { users, madeUp, model, choose, note, wanted })
   const about = h("p", { class: "muted", id: "about" });
   const dateInput = h("input", { id: "as-of", type: "date", onchange: () => { dateOf = dateInput.value; pick(); } });
   const words = [];
-  if (madeUp) words.push("These histories are made up: random items from the export's warm-up requests. For real ones, start the server with --explorer_users.");
+  if (madeUp) words.push("These histories are made up: random items from the export's warm-up requests. For real ones, start the server with --explorer_users=users.json, which `longretriever sample_users` writes.");
 
   function pick() {
     const isPaste = select.value === "paste";

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # a server reads users without TFDS and pandas
 _DEFAULT = "serving_default"
 _MILLISECONDS_FROM = 10**11  # as seconds this is the year 5138
 _NEEDED = ("label", "request_timestamp", "item_id", "timestamp")
-_WRITE_ONE = "python -m longretriever_tf.sample_users --export_dir=... --output=users.json writes one"
+_WRITE_ONE = "longretriever sample_users --export_dir=... --output=users.json writes one"
 User = dict[str, Any]
 
 

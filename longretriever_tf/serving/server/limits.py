@@ -1,6 +1,6 @@
 """What a request may ask of the server's memory: checked on declared shapes, before anything of that size is made.
 
-The limits are flags of `longretriever_tf.serve`; 0 switches one off. Imports no TensorFlow.
+The limits are flags of `longretriever serve`; 0 switches one off. Imports no TensorFlow.
 """
 
 import dataclasses

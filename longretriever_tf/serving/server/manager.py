@@ -169,6 +169,8 @@ class ModelManager:
         if start < record.retry_at:
             return
         record.state = "LOADING"
+        if not record.waits_for:
+            _LOG.info("model %s, version %d: loading", name, number)
         try:
             model = self._load_model(name, number, record.path)
         except Exception as error:  # one broken version must not end the watcher

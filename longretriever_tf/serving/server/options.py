@@ -1,4 +1,4 @@
-"""Where and how to serve: every option once, named as its flag of `longretriever_tf.serve`. Imports no TensorFlow."""
+"""Where and how to serve: every option once, named as its flag of `longretriever serve`. Imports no TensorFlow."""
 
 import dataclasses
 import os

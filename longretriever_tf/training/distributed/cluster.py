@@ -214,9 +214,8 @@ def _start_devices() -> Cluster:
     devices = gpus or tf.config.list_logical_devices("CPU")
     if not gpus and len(devices) < 2:
         raise UserError(
-            "--distribute=mirrored trains on all GPUs of this machine, and TensorFlow sees none (python -m "
-            "longretriever_tf.doctor says why); use --distribute=none, or --distribute=multi_worker for several "
-            "processes without GPUs"
+            "--distribute=mirrored trains on all GPUs of this machine, and TensorFlow sees none (longretriever "
+            "doctor says why); use --distribute=none, or --distribute=multi_worker for several processes without GPUs"
         )
     return Cluster(tf.distribute.MirroredStrategy([device.name for device in devices]))
 
@@ -226,7 +225,7 @@ def _start_workers(workers: Workers) -> Cluster:
     if len(gpus) > 1:
         raise UserError(
             f"--distribute=multi_worker: a worker trains on one GPU, and this one sees {len(gpus)}; start a worker for "
-            "each GPU, with CUDA_VISIBLE_DEVICES=0, 1, ... (python -m longretriever_tf.launch does so)"
+            "each GPU, with CUDA_VISIBLE_DEVICES=0, 1, ... (longretriever launch does so)"
         )
     others = [address for index, address in enumerate(workers.addresses) if index != workers.index]
     if others:

@@ -40,7 +40,7 @@ def read_workers(text: str | None) -> Workers:
     if not text:
         raise UserError(
             f"--distribute=multi_worker reads the environment variable {VARIABLE}, which is not set; set it on every "
-            f"worker, such as {_EXAMPLE}, or start all workers of this machine by python -m longretriever_tf.launch"
+            f"worker, such as {_EXAMPLE}, or start all workers of this machine by longretriever launch"
         )
     try:
         values = json.loads(text)

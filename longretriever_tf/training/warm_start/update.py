@@ -240,7 +240,7 @@ def write_update(update: Update, config: Config, num_new: int, num_examples: int
             shutil.copyfile(weights, aside)
             os.replace(aside, os.path.join(run_dir, SCORE_WEIGHTS_FILE))
     content = {
-        **describe_origin("python -m longretriever_tf.train", config.train.seed),
+        **describe_origin("longretriever train", config.train.seed),
         "warm_start": os.path.abspath(run.run_dir),
         "towers": update.towers,
         "generation": update.generation,
