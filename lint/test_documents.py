@@ -13,7 +13,7 @@ from documents import COMMAND, ROOT, all_documents, anchors, code, commands, fen
 DOCUMENTS = {str(path.relative_to(ROOT)): path for path in all_documents()}
 OURS = [name for name in DOCUMENTS if not name.startswith("results/")]
 PACKAGE = ROOT / "longretriever_tf"
-FOREIGN = {"profile", "build", "enable_batching", "batching_parameters_file"}
+FOREIGN = {"profile", "build", "enable_batching", "batching_parameters_file", "workers"}
 """Flags of docker, docker compose and TensorFlow Serving."""
 NOT_ABSL = {"doctor": {"help"}, "minimal": set()}
 """Commands that parse their flags otherwise, or have none."""
