@@ -48,7 +48,8 @@ class LongRetriever(tfrs.Model):
     ) -> None:
         super().__init__(name="long_retriever")
         self._config = config
-        self._arguments = self._no_dependency({"config": config, "corpus": corpus, "item_svd": item_svd})
+        arguments = {"config": config, "corpus": corpus, "item_svd": item_svd, "fold_svd": fold_svd}
+        self._arguments = self._no_dependency(arguments)
         self.item_tower = ItemTower(config.model, corpus, item_svd, fold_svd)
         self.user_tower = UserTower(config.model, corpus, policy)
         self._task = tfrs.tasks.Retrieval(temperature=config.model.temperature, remove_accidental_hits=True)
