@@ -237,8 +237,12 @@ class MultiContextRetriever(tf.Module):
         @functools.cache
         def look_up(tells: bool) -> tf.types.experimental.ConcreteFunction:
             is_target = [tf.TensorSpec(table, tf.bool)] if tells else []
+
+            def call(*given: Any) -> Requests:
+                return self.look_up(*given)
+
             with tf.init_scope():
-                traced = graph_function(self.look_up, input_signature=[*columns, column, profile, *is_target])
+                traced = graph_function(call, input_signature=[*columns, column, profile, *is_target])
                 return traced.get_concrete_function()
 
         @functools.cache
