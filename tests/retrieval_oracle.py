@@ -202,8 +202,27 @@ class RetrievalOracle:
             score = self.eq3(users, retrieval.day_floor)
             share = score / score.sum(1, keepdims=True)
             return score, np.log(np.maximum(share, 1e-30)), known & (score > 0)
-        drawn_by = self.log_share(users, "all")  # whatever the task: see `requests.InterestScores`
-        return drawn_by, self.log_share(users, task), np.broadcast_to(known, drawn_by.shape)
+        drawn_by, share = (self._raised(users, name, retrieval.unseen_weight) for name in ("all", task))
+        return drawn_by, share, np.broadcast_to(known, drawn_by.shape)  # drawn whatever the task: `InterestScores`
+
+    def _raised(self, users: np.ndarray, task: str, weight: float) -> np.ndarray:
+        """The learned log p(category | user), [B, C], unseen categories raised.
+
+        These share 1 + weight / q times the q they hold, by the root of the learned share times popularity.
+        """
+        log_share = self.log_share(users, task)
+        if not weight:
+            return log_share
+        share = np.exp(log_share.astype(np.float64))
+        popularity = np.exp(self.prepared.stats.category[-1][:, 0].astype(np.float64))
+        for row, items in enumerate(self._seen(users)):
+            unseen = np.arange(share.shape[1]) >= schema.FIRST_KNOWN
+            unseen[self.prepared.corpus.item_category[items]] = False
+            if unseen.any() and len(items):
+                q, among = share[row, unseen].sum(), np.sqrt(share[row, unseen] * popularity[unseen])
+                share[row, unseen] = among / among.sum() * q * (1 + weight / max(q, 1e-3))
+                share[row] /= share[row].sum()
+        return np.log(np.maximum(share, 1e-30)).astype(np.float32)
 
     def _within(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rank of each item within its category, 0 the best, and the category's log-partition, [B, V] each."""

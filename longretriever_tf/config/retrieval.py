@@ -46,6 +46,14 @@ class RetrievalConfig:
         "0.030 (of novel items from 0.041 to 0.060); over all categories it stays 0.297 (novel: 0.089, then 0.087).",
         least=0,
     )
+    unseen_weight: float = _field(
+        0.0,
+        "interest=learned: lists have the largest expected recall plus so many times the recall of what lies in "
+        "categories that the history does not hold: these are raised by log(1 + unseen_weight / q), q the share of the "
+        "user's next items that is expected there, and stand among each other by popularity as much as by the score. "
+        "What it gains and costs on Complete Journey: docs/tuning.md.",
+        least=0,
+    )
     search: str = _field(
         "category",
         "Where the user vector of an interest searches. category: its own items (the paper). corpus: all items, "

@@ -48,7 +48,7 @@ class _Answers:
     """
 
     def __init__(self) -> None:
-        self.requests: dict[tuple[str, float, float], list[tuple[slice, Requests]]] = {}
+        self.requests: dict[tuple[str, float, float, float], list[tuple[slice, Requests]]] = {}
         self.logits: dict[str, np.ndarray] = {}
         self.partition: dict[str, np.ndarray] = {}
 
@@ -94,7 +94,7 @@ class LongRetrieverScorer(TaskScorer):
             np.append([_NO_VALUE] * schema.FIRST_KNOWN, values[schema.FIRST_KNOWN :])
             for values in prepared.corpus.profile_values.values()
         ][: len(self._served.profile_names)]
-        self._look_ups: dict[tuple[str, float, float], tf.types.experimental.ConcreteFunction] = {}
+        self._look_ups: dict[tuple[str, float, float, float], tf.types.experimental.ConcreteFunction] = {}
         self._cache: dict[bytes, _Answers] = {}
         self._set_retrieval(retrieval, every_category)
         requests = tf.nest.map_structure(
@@ -123,9 +123,10 @@ class LongRetrieverScorer(TaskScorer):
         self._look_up = self._look_ups[self._history_key]
 
     @property
-    def _history_key(self) -> tuple[str, float, float]:
+    def _history_key(self) -> tuple[str, float, float, float]:
         """The settings that what is read of a history depends on."""
-        return self._retrieval.interest, self._retrieval.day_floor, self._retrieval.unseen_boost
+        retrieval = self._retrieval
+        return retrieval.interest, retrieval.day_floor, retrieval.unseen_boost, retrieval.unseen_weight
 
     def with_retrieval(
         self, name: str, retrieval: RetrievalConfig, every_category: bool = False, draw: int = 0

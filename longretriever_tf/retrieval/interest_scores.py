@@ -43,20 +43,56 @@ def learned_scores(
 
 
 def by_learned_score(
-    every: tf.Tensor, novel: tf.Tensor, is_seen: tf.Tensor, unseen_boost: float = 0.0
+    every: tf.Tensor,
+    novel: tf.Tensor,
+    is_seen: tf.Tensor,
+    popularity: tf.Tensor,
+    unseen_boost: float = 0.0,
+    unseen_weight: float = 0.0,
 ) -> InterestScores:
     """Interests by the learned score.
 
     Args:
       every, novel: `learned_scores`, [B, C] each.
       is_seen: categories that the history holds, [B, C] bool.
+      popularity: log popularity of each category, [B, C].
       unseen_boost: added to the score of all others, which is then normalised again.
+      unseen_weight: of `raise_unseen`; where it is 0, popularity is not read.
     """
     known = (tf.range(tf.shape(every)[1]) >= schema.FIRST_KNOWN)[None]
     if unseen_boost:
         explores = tf.where(known & ~is_seen, unseen_boost, 0.0)
         every, novel = (tf.nn.log_softmax(score + explores, 1) for score in (every, novel))
+    if unseen_weight:
+        is_unseen = known & ~is_seen & tf.reduce_any(is_seen, 1, keepdims=True)
+        every, novel = (raise_unseen(score, is_unseen, popularity, unseen_weight) for score in (every, novel))
     return InterestScores(every, tf.broadcast_to(known, tf.shape(every)), every, novel, novel)
+
+
+_LEAST_MASS = 1e-3
+"""Of unseen categories: below it they hold next to nothing that the user will take, and their gain stays finite."""
+
+
+def raise_unseen(log_share: tf.Tensor, is_unseen: tf.Tensor, popularity: tf.Tensor, weight: float) -> tf.Tensor:
+    """Log p(category | user) with unseen categories raised, normalised again, [B, C].
+
+    A list in the order of p(item | user) has the largest expected recall. Let q be the part of p that lies in unseen
+    categories. A hit there adds p / q to the recall of what lies there: recall plus `weight` times that recall is
+    largest where p counts 1 + weight / q in unseen categories. Where q is large, they are raised little.
+
+    Among each other, unseen categories stand by the geometric mean of the learned score, which knows least of them, and
+    of popularity; together they keep q. On Complete Journey's validation window that finds more there for each place.
+
+    Args:
+      log_share: log p(category | user), [B, C].
+      is_unseen: categories with items that the history does not hold, [B, C] bool; none of users without history.
+      popularity: log popularity of each category, [B, C].
+      weight: of the recall within unseen categories, at least 0.
+    """
+    mass = tf.reduce_sum(tf.where(is_unseen, tf.exp(log_share), 0.0), 1, keepdims=True)
+    among = tf.nn.log_softmax(tf.where(is_unseen, (log_share + popularity) / 2, log_share.dtype.min), 1)
+    raised = among + tf.math.log(tf.maximum(mass, 1e-30)) + tf.math.log1p(weight / tf.maximum(mass, _LEAST_MASS))
+    return tf.nn.log_softmax(tf.where(is_unseen, raised, log_share), 1)
 
 
 def by_eq3(eq3: tf.Tensor, is_seen: tf.Tensor, every: tf.Tensor, novel: tf.Tensor) -> InterestScores:

@@ -177,7 +177,8 @@ class MultiContextRetriever(tf.Module):
         if self._config.retrieval.interest == "paper":
             interests = by_eq3(summary.score, summary.count > 0, every, novel)
         else:
-            interests = by_learned_score(every, novel, summary.count > 0, self._config.retrieval.unseen_boost)
+            raised = self._config.retrieval.unseen_boost, self._config.retrieval.unseen_weight
+            interests = by_learned_score(every, novel, summary.count > 0, histories.stats[:, :, 0], *raised)
         return Requests(
             histories=histories.histories,
             count=summary.count,
