@@ -82,4 +82,4 @@ def test_the_readme_takes_a_newcomer_to_an_explained_list(tmp_path):
         "exports/mine/1/saved_model.pb",
     ):
         assert (tmp_path / path).exists(), path
-    assert ran == ["inspect_log", "train", "evaluate", "export", "recommend", "evaluate_baselines", "sample_users"]
+    assert ran == ["inspect_log", "train", "evaluate", "export", "sample_users", "recommend", "evaluate_baselines"]
