@@ -11,7 +11,7 @@ from longretriever_tf import inspect_log
 from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.common.text import as_text
 from longretriever_tf.config.config import Config, DataConfig
-from longretriever_tf.data.later_events import LaterEvents, events_of
+from longretriever_tf.data.later_events import events_of, join_events
 from longretriever_tf.data.window.sample import load_sample, of_sample
 from longretriever_tf.inspection.drift import AS_USUAL, REFRESH, TRAIN, decide, measure_drift, render
 
@@ -69,7 +69,7 @@ def test_a_category_that_takes_over_is_told_and_so_are_new_ones(world):
 
 def test_events_of_the_log_are_left_out_and_text_ids_are_compared_as_text(world):
     log, new = world
-    both = LaterEvents(*(np.concatenate(pair) for pair in zip(new, events_of(log), strict=True)))
+    both = join_events([new, events_of(log)])
     as_text = both._replace(item_id=np.array(list(map(str, both.item_id)), object))
     assert measure_drift(log, as_text) == measure_drift(log, new)._replace(num_known=log.num_events)
 

@@ -39,15 +39,27 @@ _COLUMNS = (
 
 
 class LaterEvents(NamedTuple):
-    """Events by raw ids, in any order: user_id and item_id [n] int64 or str, timestamp [n] int64 seconds UTC."""
+    """Events by raw ids, in any order: user_id and item_id [n] int64 or str, timestamp [n] int64 seconds UTC.
+
+    `action` is the name of each event's action, [n] of str; None where the log has none.
+    """
 
     user_id: np.ndarray
     item_id: np.ndarray
     timestamp: np.ndarray
+    action: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> "LaterEvents":
         """Some of the events, by a mask or by rows."""
-        return LaterEvents(self.user_id[rows], self.item_id[rows], self.timestamp[rows])
+        return LaterEvents(*(None if column is None else column[rows] for column in self))
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The columns that are there, by name."""
+        return {name: column for name, column in self._asdict().items() if column is not None}
+
+    def actions(self) -> np.ndarray:
+        """`action`, or "" of each event."""
+        return as_text([""] * len(self.timestamp)) if self.action is None else self.action
 
 
 NOTHING = LaterEvents(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -83,7 +95,8 @@ def say_items(data: DataConfig) -> bool:
 
 def events_of(log: LifelongLog) -> LaterEvents:
     """The events of a log."""
-    return LaterEvents(log.user_id[log.event_user()], log.items.item_id[log.item_row], log.timestamp)
+    action = None if log.action is None else as_text(log.actions.name)[log.action]
+    return LaterEvents(log.user_id[log.event_user()], log.items.item_id[log.item_row], log.timestamp, action)
 
 
 def join_events(parts: Sequence[LaterEvents]) -> LaterEvents:
@@ -92,7 +105,9 @@ def join_events(parts: Sequence[LaterEvents]) -> LaterEvents:
     if not parts:
         return NOTHING
     users, items = join_ids([part.user_id for part in parts]), join_ids([part.item_id for part in parts])
-    return LaterEvents(users, items, np.concatenate([part.timestamp for part in parts]))
+    has_actions = any(part.action is not None for part in parts)
+    actions = np.concatenate([part.actions() for part in parts]) if has_actions else None
+    return LaterEvents(users, items, np.concatenate([part.timestamp for part in parts]), actions)
 
 
 def join_ids(columns: Sequence[np.ndarray]) -> np.ndarray:
@@ -107,14 +122,14 @@ def save_events(run_dir: str, events: LaterEvents) -> str:
       UserError: the file cannot be written.
     """
     digest = hashlib.sha256()
-    for column in events:
+    for column in events.columns().values():
         digest.update("\0".join(as_text(column).tolist()).encode("utf-8", "surrogatepass"))
     name = f"{digest.hexdigest()[:_NAME_LENGTH]}.parquet"
     path = os.path.join(run_dir, FOLDER, name)
     table = pa.table(
         {
             field: pa.array(column.tolist(), pa.large_string() if is_text(column) else pa.int64())
-            for field, column in events._asdict().items()
+            for field, column in events.columns().items()
         }
     )
     with explain_os_errors(f"cannot write {path!r}"):
@@ -134,15 +149,16 @@ def load_events(run_dir: str, names: Sequence[str]) -> LaterEvents:
     for name in names:
         path = os.path.join(run_dir, FOLDER, name)
         try:
-            table = pq.read_table(path, columns=list(LaterEvents._fields))
-            user_id, item_id, timestamp = (table.column(field).to_numpy() for field in LaterEvents._fields)
+            table = pq.read_table(path)
+            needed = (table.column(field).to_numpy() for field in ("user_id", "item_id", "timestamp"))
+            action = table.column("action").to_numpy() if "action" in table.column_names else None
+            parts.append(LaterEvents(*needed, action))
         except (OSError, pa.ArrowException, KeyError) as error:
             raise UserError(
                 f"{path} cannot be read ({first_line(error)}): it holds events that an earlier refresh was given, and "
                 "the last version counts. Restore it from a copy, or give the whole log of today: --events=LOG "
                 "--whole_log"
             ) from error
-        parts.append(LaterEvents(user_id, item_id, timestamp))
     return join_events(parts)
 
 
@@ -187,13 +203,13 @@ def find_ids(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _merge(log: LifelongLog, later: LaterEvents, corpus: Corpus) -> MergedPart:
-    """One log and later events of any users; of the same user, item and second, the first of the log and `later`."""
+    """One log and later events of any users; of the same user, item, second and action, the first one."""
     users, of_log, of_later = _union(log.user_id, later.user_id)
     user = np.concatenate([of_log[log.event_user()], of_later])
     items, of_log, of_later = _union(log.items.item_id, later.item_id)
     item = np.concatenate([of_log[log.item_row], of_later])
     time = np.concatenate([log.timestamp, later.timestamp])
-    same = packed((item, time, user))
+    same = packed((*_action_codes(log, later), item, time, user))
     order = np.lexsort(same)  # stable: events of the log come first
     first = order[first_of_segments(same, order)]
     added = first[first >= log.num_events]
@@ -210,6 +226,17 @@ def _merge(log: LifelongLog, later: LaterEvents, corpus: Corpus) -> MergedPart:
         weight=np.ones(len(rows), np.float32),
     )
     return MergedPart(encoded, np.sort(added) - log.num_events)
+
+
+def _action_codes(log: LifelongLog, later: LaterEvents) -> list[np.ndarray]:
+    """The actions of the events of both by number, as a column; none where neither has any."""
+    if log.action is None and later.action is None:
+        return []
+    names, row = (as_text([""]), np.zeros(log.num_events, np.int64))
+    if log.action is not None:
+        names, row = as_text(log.actions.name), log.action
+    _, of_log, of_later = _union(names, later.actions())
+    return [np.concatenate([of_log[row], of_later])]
 
 
 def _union(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

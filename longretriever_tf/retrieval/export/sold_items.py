@@ -35,7 +35,7 @@ def with_sold_items(config: Config, trained: Corpus, exported: Corpus, log: LogO
     table = _described_items(config, trained, log)
     if table is None:
         return None
-    table = with_bins(split_numbers(table, config.data), trained.feature_edges)
+    table = with_bins(table, trained.feature_edges)
     sold = log.sold_items()
     is_new = find_ids(exported.item_id[schema.FIRST_KNOWN :], table.item_id) < 0
     is_new &= fits_ids(trained.item_id, table.item_id)
@@ -57,7 +57,7 @@ def _described_items(config: Config, trained: Corpus, log: LogOfToday) -> ItemTa
     # Events of a log with a table of items have a blank category in place of theirs: that says nothing.
     is_said = say_items(log.data) and not asks_text_clusters(trained.context)
     if log.table is not None and is_said and needed <= set(log.table.items.features):
-        return fill_missing_context(log.table.items, column_of_context(config.data))
+        return split_numbers(fill_missing_context(log.table.items, column_of_context(config.data)), config.data)
     if log.is_recounted and not log.is_whole:
         return log.own.items if not log.data.data else open_sharded_log(log.data).items
     return load_catalogue(config.train.run_dir)
