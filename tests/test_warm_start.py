@@ -125,6 +125,7 @@ def days(tmp_path_factory) -> Days:
         tables[name] = write_world(text_world(until), directory / name)
     done = run_module("train", *TINY, *tables["old"], "--score_weights_users=0", f"--run_dir={directory}/run")
     assert done.returncode == 0, done.stderr
+    assert "snapshots every 7 days share one hour and one weekday, and no other is learned" in done.stderr
     return Days(f"{directory}/run", tables["today"])
 
 

@@ -210,6 +210,23 @@ def _check_request_features(model: Any) -> None:
     )
 
 
+def unlearned_time(config: Any) -> str:
+    """A warning where no example but of one hour or weekday is there to learn --request_features from; else "".
+
+    Args:
+      config: a whole `Config`.
+    """
+    train, names = config.train, config.model.request_features
+    days = {"hour": 1, "weekday": 7}
+    same = [name for name in names if train.examples == "snapshot" and not train.snapshot_every_days % days[name]]
+    if not same:
+        return ""
+    return (
+        f"--request_features={','.join(names)} with --examples=snapshot: snapshots every {train.snapshot_every_days:g} "
+        f"days share one {' and one '.join(same)}, and no other is learned; use --examples=both, or leave it out"
+    )
+
+
 def _check_longretriever(config: Any) -> None:
     """Values of LongRetriever's own that do not go together."""
     model, train, retrieval = config.model, config.train, config.retrieval

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from longretriever_tf import __version__
 from longretriever_tf.common.progress import stage
 from longretriever_tf.common.provenance import describe_origin, git_hash
 from longretriever_tf.config.actions import check_action_counts
-from longretriever_tf.config.check import asks_text_clusters
+from longretriever_tf.config.check import asks_text_clusters, unlearned_time
 from longretriever_tf.config.config import Config, to_json
 from longretriever_tf.data.batches.prepared_data import (
     Prepared,
@@ -81,6 +82,8 @@ def train(config: Config) -> str:
     require_other_directory(config)
     config = dataclasses.replace(config, data=with_action_flags(config.data))
     check_action_counts(config.model, dataclasses.replace(config.data, data=""))  # its targets are known now
+    if warning := unlearned_time(config):
+        logging.warning("%s", warning)
     cluster = start_cluster(config.train.distribute)
     with contextlib.ExitStack() as held:
         held.enter_context(cluster.session())
