@@ -199,6 +199,8 @@ def test_counts_by_action_need_actions_to_count():
         Config(model=ModelConfig(action_counts=True))
     with pytest.raises(UserError, match="--action_counts with --subsequence=events"):
         Config(data=ours, model=ModelConfig(action_counts=True, subsequence="events"))
+    with pytest.raises(UserError, match="--action_counts=True is not read by --model=mind but by longretriever"):
+        Config(data=ours, model=ModelConfig(action_counts=True, model="mind"))
     assert Config(data=ours, model=ModelConfig(action_counts=True)).model.action_counts
 
 

@@ -51,6 +51,7 @@ _READERS: dict[str, dict[str, tuple[str, ...]]] = {
         (
             "max_length",
             "subsequence",
+            "action_counts",
             "max_events",
             "profile",
             "request_features",
