@@ -13,13 +13,17 @@ from trained import FLAGS, run_module
 
 import longretriever_tf as lr
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.schema import FIRST_KNOWN
 from longretriever_tf.config.config import DataConfig, load_config
+from longretriever_tf.data.batches.prepared_data import load_saved
 from longretriever_tf.data.search.hard_search import NUM_ITEM_FEATURES, Events, item_tokens
 from longretriever_tf.datasets.load import load_log, with_action_flags
+from longretriever_tf.retrieval.export.tuning_queries import make_check_queries
+from longretriever_tf.retrieval.request_options import default_columns
 from longretriever_tf.serving.client.in_process import LocalClient, request_of
 from longretriever_tf.serving.client.request import Request
 
-OURS = ("--action_column=action", "--action_weights=view:0.25,buy:2", "--target_actions=buy")
+OURS = ("--action_column=action", "--action_weights=view:0.25,buy:2", "--target_actions=buy", "--action_counts")
 
 
 def last_line(done) -> str:
@@ -117,6 +121,29 @@ def test_unknown_actions_are_counted(client):
     assert (answer.num_unknown_actions, answer.num_unknown_items) == (3, 0)
     with pytest.raises(UserError, match="`history_action` has 2 values for 41"):
         ask(client, ["view", "buy"])
+
+
+def test_a_weight_is_held_to_its_limit_before_its_action_multiplies_it(shop, client):
+    call, now = client._model.signatures["interests"], START + 80 * DAY
+    history = {"history_item_id": [["i01"]], "history_timestamp": [[START]], "request_timestamp": [now]}
+    columns = {name: tf.constant(column, tf.string if "item" in name else tf.int64) for name, column in history.items()}
+    options = default_columns(load_config(shop.run_dir).retrieval, tf.string, True)
+    options["history_action"] = tf.constant([["view"]])
+    options = {name: column for name, column in options.items() if name in call.structured_input_signature[1]}
+    assert call(**options | columns | {"history_weight": tf.constant([[1e9]])})
+    for weight in (2e9, np.inf, np.nan, -1.0):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="`history_weight` must be numbers from 0 to 1e"):
+            call(**options | columns | {"history_weight": tf.constant([[weight]])})
+    with pytest.raises(tf.errors.InvalidArgumentError, match="`history_weight` must hold one weight per `history_item"):
+        call(**options | columns | {"history_weight": tf.ones([1, 3])})
+
+
+def test_an_index_is_tuned_on_requests_that_count_actions(shop):
+    config = load_config(shop.run_dir)
+    model = LocalClient.of_run(config)._model
+    categories = range(FIRST_KNOWN, model.index.category_offset.shape[0] - 1)
+    queries = make_check_queries(model, config, load_saved(shop.run_dir)[0], categories)
+    assert all(queries[category].num_real > 0 for category in categories)
 
 
 def test_a_user_of_the_log_is_asked_with_the_log_s_actions(shop, client):

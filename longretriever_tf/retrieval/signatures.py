@@ -18,7 +18,13 @@ from longretriever_tf.retrieval.explain import explain_interests
 from longretriever_tf.retrieval.fingerprint import check_fingerprint
 from longretriever_tf.retrieval.interests import Interests
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
-from longretriever_tf.retrieval.request_options import MAX_WEIGHT, RequestOptions, check_actions, default_columns
+from longretriever_tf.retrieval.request_options import (
+    MAX_WEIGHT,
+    RequestOptions,
+    check_actions,
+    check_history,
+    default_columns,
+)
 from longretriever_tf.retrieval.requests import Requests
 
 Columns = Mapping[str, tf.Tensor]
@@ -122,7 +128,9 @@ def _look_up(model: MultiContextRetriever, at: Columns) -> Requests:
     item_id, timestamp, weight = at["history_item_id"], at["history_timestamp"], at["history_weight"]
     is_target = None
     if model.actions is not None:
-        with tf.control_dependencies(check_actions(at["history_action"], item_id)):
+        # Before the weights are multiplied: a product says neither what was given nor whether that was too much.
+        checks = check_history(item_id, timestamp, weight) + check_actions(at["history_action"], item_id)
+        with tf.control_dependencies(checks):
             of_action = model.actions.read(at["history_action"])
             weight, is_target = tf.minimum(weight * of_action.weight, MAX_WEIGHT), of_action.is_target
     return model.look_up(item_id, timestamp, weight, at["request_timestamp"], profile, is_target)

@@ -77,13 +77,19 @@ def _real_queries(
 
 
 def _make_encoder(model: MultiContextRetriever) -> tf.types.experimental.GenericFunction:
-    """Item indices, timestamps and time of a round, and (row, category) pairs -> user vectors [R, D]."""
+    """Item indices, timestamps, targets and time of a round, and (row, category) pairs -> user vectors [R, D]."""
 
     def encode(
-        item: tf.Tensor, timestamp: tf.Tensor, profile: tf.Tensor, time: tf.Tensor, row: tf.Tensor, category: tf.Tensor
+        item: tf.Tensor,
+        timestamp: tf.Tensor,
+        is_target: tf.Tensor,
+        profile: tf.Tensor,
+        time: tf.Tensor,
+        row: tf.Tensor,
+        category: tf.Tensor,
     ) -> tf.Tensor:
         columns = tf.unstack(profile, len(model.profile_names), 1)
-        requests = model.look_up(item, timestamp, tf.ones([1, 1]), time, columns)
+        requests = model.look_up(item, timestamp, tf.ones([1, 1]), time, columns, is_target)
         return model.encode(requests, row, category).state.embedding
 
     matrix = tf.TensorSpec([None, None], tf.int64)
@@ -91,6 +97,7 @@ def _make_encoder(model: MultiContextRetriever) -> tf.types.experimental.Generic
     signature = [
         tf.TensorSpec([None, None], model.item_id_dtype),
         matrix,
+        tf.TensorSpec([None, None], tf.bool),
         tf.TensorSpec([None, len(model.profile_names)], tf.string),
         tf.TensorSpec([None], tf.int64),
         pairs,
@@ -114,10 +121,12 @@ def _rounds(
         chosen = users[first : first + _USERS_AT_ONCE]
         item = np.zeros([len(chosen), length[chosen].max()], np.int32)
         timestamp = np.full(item.shape, corpus.cut, np.int64)  # where a history ends: ignored, whatever the id
+        is_target = np.ones(item.shape, bool)
         seen = np.zeros([len(chosen), corpus.num_categories], bool)
         for at, user in enumerate(chosen):
             history = slice(log.offset[user], log.offset[user + 1])
             item[at, : length[user]], timestamp[at, : length[user]] = log.item[history], log.timestamp[history]
+            is_target[at, : length[user]] = True if log.is_target is None else log.is_target[history]
             seen[at, corpus.item_category[log.item[history]]] = True
         seen[rng.integers(0, len(chosen), _STRANGERS)] = True
         profile = [corpus.profile_values[name][log.profile[chosen, p]] for p, name in enumerate(names)]
@@ -125,6 +134,7 @@ def _rounds(
         columns = (
             tf.constant(corpus.item_id[item]),
             tf.constant(timestamp),
+            tf.constant(is_target),
             tf.constant(np.stack(profile, 1) if profile else np.zeros([len(chosen), 0], "U1")),
             tf.fill([len(chosen)], tf.constant(corpus.cut, tf.int64)),
         )
