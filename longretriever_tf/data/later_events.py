@@ -51,7 +51,7 @@ class LaterEvents(NamedTuple):
 
     def take(self, rows: np.ndarray) -> "LaterEvents":
         """Some of the events, by a mask or by rows."""
-        return LaterEvents(*(None if column is None else column[rows] for column in self))
+        return LaterEvents(**{name: column[rows] for name, column in self.columns().items()})
 
     def columns(self) -> dict[str, np.ndarray]:
         """The columns that are there, by name."""
@@ -150,9 +150,9 @@ def load_events(run_dir: str, names: Sequence[str]) -> LaterEvents:
         path = os.path.join(run_dir, FOLDER, name)
         try:
             table = pq.read_table(path)
-            needed = (table.column(field).to_numpy() for field in ("user_id", "item_id", "timestamp"))
+            user_id, item_id, timestamp = (table.column(field).to_numpy() for field in LaterEvents._fields[:3])
             action = table.column("action").to_numpy() if "action" in table.column_names else None
-            parts.append(LaterEvents(*needed, action))
+            parts.append(LaterEvents(user_id, item_id, timestamp, action))
         except (OSError, pa.ArrowException, KeyError) as error:
             raise UserError(
                 f"{path} cannot be read ({first_line(error)}): it holds events that an earlier refresh was given, and "
