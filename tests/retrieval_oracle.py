@@ -89,6 +89,11 @@ class RetrievalOracle:
                 is_beyond_quota=1.0 * (rank >= np.ceil(QUOTA_K * np.exp(log_share))),
             )
         )
+        correction = self.prepared.own_correction
+        if correction is not None and (task, retrieval.merge) == ("all", "calibrated"):
+            weights, features = correction.to_array(), self.own_features(users)
+            corrected = merged + weights[0] + features @ weights[1:-1] + weights[-1] * merged
+            merged = np.where(np.isfinite(features[:, :, 0]), corrected, merged)
         return np.where((order[:, category] >= 0) & (logits > -np.inf), merged, -np.inf)
 
     def _gains(self, users: np.ndarray, task: str) -> np.ndarray:
@@ -156,9 +161,18 @@ class RetrievalOracle:
         )
         logits = state.embedding.numpy() @ vectors.numpy().T / config.temperature + bias.numpy()
         pair, slot = np.nonzero(tokens.item.numpy())
-        np.add.at(logits, (pair, tokens.item.numpy()[pair, slot]), state.repeat_logit.numpy()[pair, slot])
+        item, features = tokens.item.numpy()[pair, slot], tokens.features.numpy()[pair, slot]
+        np.add.at(logits, (pair, item), state.repeat_logit.numpy()[pair, slot])
+        own = np.full([len(users), corpus.num_items, features.shape[1]], np.nan, np.float32)
+        own[pair // corpus.num_categories, item] = features
+        self.known["own_features", users.tobytes()] = own
         logits[:, : schema.FIRST_KNOWN] = -np.inf
         return logits.reshape(len(users), corpus.num_categories, -1)
+
+    def own_features(self, users: np.ndarray) -> np.ndarray:
+        """Features of the token of each user's own items, [B, V, F]; NaN for all others."""
+        self.corpus_logits(users)
+        return self.known["own_features", users.tobytes()]
 
     @_asked_once
     def eq3(self, users: np.ndarray, day_floor: float) -> np.ndarray:

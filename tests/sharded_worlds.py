@@ -9,6 +9,7 @@ from worlds import START, block_world, crowded_world
 from longretriever_tf.common import schema
 from longretriever_tf.config.config import Config, DataConfig, ModelConfig, RetrievalConfig
 from longretriever_tf.data.corpus import Corpus, fit_corpus
+from longretriever_tf.data.recipe.tokens import num_token_features
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.models.build import build_models
 from longretriever_tf.retrieval.export.publish import Source, publish
@@ -55,6 +56,7 @@ def make_source(log: LifelongLog) -> Source:
         "category_stats": draw(corpus.num_categories, 3),
         "taste_rows": draw(2, corpus.num_items, 3),
         "item_svd": draw(corpus.num_items, 3),
+        "own_correction": 0.3 * draw(num_token_features(config.model) + 2),
     }
     return Source(config, corpus, arrays, models, fingerprint_towers(config, corpus, models, arrays))
 

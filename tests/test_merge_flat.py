@@ -34,11 +34,11 @@ def make_interests(rng: np.random.Generator, counts: list[int]) -> Interests:
     return Interests(tf.constant(category), tf.cast(blank, tf.float32), blank, tf.constant(is_real), blank)
 
 
-def make_queries(rng: np.random.Generator, category: np.ndarray) -> Queries:
-    """User vectors with repeat logits, one item twice among them, and some items left out."""
+def make_queries(rng: np.random.Generator, category: np.ndarray, corrects_own: bool) -> Queries:
+    """User vectors with repeat logits, one item twice among them or all corrected, and some items left out."""
     low, high = OFFSET[category], OFFSET[category + 1]
     token = rng.integers(low[:, None], high[:, None], [len(category), 3]) * (rng.random([len(category), 3]) < 0.6)
-    token[:, 2] = token[:, 1]
+    token[:, 2] = 0 if corrects_own else token[:, 1]  # a correction is of tokens that are items, each once
     out = np.flatnonzero(rng.random(len(category)) < 0.5)
     columns = (
         rng.normal(size=[len(category), DIM]).astype(np.float32),
@@ -48,6 +48,8 @@ def make_queries(rng: np.random.Generator, category: np.ndarray) -> Queries:
         out.astype(np.int32),
         rng.integers(low[out], high[out]).astype(np.int32),
     )
+    own = rng.normal(size=token.shape), 0.3 * rng.normal(size=len(category))
+    columns += tuple(one.astype(np.float32) for one in own) if corrects_own else ()
     return Queries(*map(tf.constant, columns))
 
 
@@ -62,8 +64,9 @@ def merge_both_ways(
     return merge_lists(lists, interests, share, asked), flat
 
 
+@pytest.mark.parametrize("corrects_own", [False, True])
 @pytest.mark.parametrize("counts", [[4], [3, 0, 10, 1], [10, 10], [0, 0], [0, 0, 2]])
-def test_the_list_is_that_of_merged_lists(index, counts):
+def test_the_list_is_that_of_merged_lists(index, counts, corrects_own):
     rng = np.random.default_rng(sum(counts) + len(counts))
     interests = make_interests(rng, counts)
     category = interests.category.numpy()[interests.is_real.numpy()]
@@ -74,7 +77,7 @@ def test_the_list_is_that_of_merged_lists(index, counts):
         asked = options([0] * len(counts), 1, -9.0, forced=forced)._replace(
             k=tf.constant([max(1, k - row) for row in range(len(counts))]), merge=tf.zeros([len(counts)], tf.int32)
         )
-        expected, found = merge_both_ways(index, make_queries(rng, category), interests, share, asked)
+        expected, found = merge_both_ways(index, make_queries(rng, category, corrects_own), interests, share, asked)
         np.testing.assert_array_equal(found.item, expected.item)
         np.testing.assert_array_equal(found.is_real, expected.is_real)
         np.testing.assert_array_equal(

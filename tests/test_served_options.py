@@ -23,6 +23,8 @@ from longretriever_tf.common import schema
 from longretriever_tf.config.check import evaluation_only
 from longretriever_tf.config.config import Config, DataConfig, TrainConfig, from_dict
 from longretriever_tf.data.batches.prepared_data import prepare
+from longretriever_tf.data.recipe.own_correction import correction_of
+from longretriever_tf.data.recipe.tokens import num_token_features
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
 from longretriever_tf.retrieval.export.explanation import request_columns
@@ -148,6 +150,10 @@ def build_case(config: Config, log: LifelongLog, directory: pathlib.Path) -> Cas
         category_stats=stats.category[-1],
         taste_rows=prepared.history_embedding_rows,
     )
+    if config.model.repeat_term:  # every term moves lists
+        weights = 0.2 * np.random.default_rng(3).normal(size=num_token_features(config.model) + 2)
+        arrays["own_correction"] = weights
+        prepared = dataclasses.replace(prepared, own_correction=correction_of(weights))
     served = MultiContextRetriever(config, prepared.corpus, models.retriever, models.interest, arrays)
     ask = make_signatures(served, config.retrieval)["serving_default"]
     tf.saved_model.save(served, str(directory), signatures={"serving_default": ask})

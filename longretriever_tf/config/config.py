@@ -259,6 +259,13 @@ class TrainConfig:
         "themselves. Takes as long as the training; needs --loss=full, memory for the log, and one device. 0: never.",
         least=0,
     )
+    own_correction: bool = _field(
+        True,
+        "After training, fit a correction of the merged scores of the user's own items (those of the subsequences) on "
+        "the last snapshot, near the cut of a list: where among all others the items belong that the user takes again. "
+        "Lists of novel items and of one category stay. Costs one pass over at most 4,000 users; needs --repeat_term, "
+        "--loss=full, --merge=calibrated, memory for the log, and one device.",
+    )
     seed: int = _field(
         1, "Seed of weights, order, dropout: same seed, same run; on a GPU, to rounding.", least=0, most=2**32 - 1
     )

@@ -19,12 +19,15 @@ from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.common.text import as_raw_ids
 from longretriever_tf.config.config import Config, RetrievalConfig
 from longretriever_tf.data.batches.prepared_data import Prepared
+from longretriever_tf.evaluation.dense_rows import logsumexp, ranks, ranks_of_best
 from longretriever_tf.evaluation.evaluator import TaskScorer
+from longretriever_tf.evaluation.own_items import OwnItems, correct_own_items
 from longretriever_tf.models.interest_model import InterestModel
 from longretriever_tf.models.retriever import LongRetriever
 from longretriever_tf.retrieval.interests import Interests
 from longretriever_tf.retrieval.merge import MERGES, Candidates
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
+from longretriever_tf.retrieval.own_correction import known_part
 from longretriever_tf.retrieval.request_options import DEFAULT_K, MAX_WEIGHT, default_columns
 from longretriever_tf.retrieval.requests import InterestScores, Requests, Subsequences
 
@@ -45,12 +48,14 @@ class _Answers:
       requests: by `_history_key`: (rows of `users`, the users' requests), some users at a time.
       logits: by task, [B, V] float32; "novel" leaves interacted items out (-inf). Read only.
       partition: by task, the log of each category's summed exponentials, [B, C] float32; 0 where nothing is left.
+      own: the users' own items, where these are corrected; there once `logits` is.
     """
 
     def __init__(self) -> None:
         self.requests: dict[tuple[str, float, float, float], list[tuple[slice, Requests]]] = {}
         self.logits: dict[str, np.ndarray] = {}
         self.partition: dict[str, np.ndarray] = {}
+        self.own: list[OwnItems] = []
 
 
 class LongRetrieverScorer(TaskScorer):
@@ -174,7 +179,8 @@ class LongRetrieverScorer(TaskScorer):
         logits = np.empty((len(users), len(self._item_bias)), np.float32)
         for rows, requests in self._requests(users):
             at = tf.cast(category[rows], tf.int32)
-            embedding, item, repeat_logit = (part.numpy() for part in self._encode(requests, tf.range(tf.size(at)), at))
+            encoded = self._encode(requests, tf.range(tf.size(at)), at)
+            embedding, item, repeat_logit = (part.numpy() for part in encoded[:3])
             logits[rows] = embedding @ self._item_vectors.T + self._item_bias
             row, slot = np.nonzero(item)
             np.add.at(logits[rows], (row, item[row, slot]), repeat_logit[row, slot])
@@ -248,7 +254,9 @@ class LongRetrieverScorer(TaskScorer):
 
     def _encode_pairs(self, requests: Requests, row: tf.Tensor, category: tf.Tensor) -> tuple[tf.Tensor, ...]:
         pairs = self._served.encode(requests, row, category)
-        return pairs.state.embedding, pairs.tokens.item, pairs.state.repeat_logit
+        correction = self._prepared.own_correction
+        known = () if correction is None else (known_part(correction, pairs.tokens),)
+        return pairs.state.embedding, pairs.tokens.item, pairs.state.repeat_logit, *known
 
     def _logits(self, users: np.ndarray, task: str) -> np.ndarray:
         """Logits of every item by its own category's user vector, [B, V]; -inf for reserved rows."""
@@ -265,35 +273,44 @@ class LongRetrieverScorer(TaskScorer):
     def _all_logits(self, users: np.ndarray) -> np.ndarray:
         logits = np.full((len(users), self._prepared.corpus.num_items), -np.inf, np.float32)
         for rows, requests in self._requests(users):
-            self._score_categories(requests, logits[rows])
+            own = self._score_categories(requests, logits[rows])
+            self._answers(users).own += [one._replace(row=one.row + rows.start) for one in own]
         return logits
 
-    def _score_categories(self, requests: Requests, logits: np.ndarray) -> None:
-        """Fills the logits [B, V] of some users: each category's user vector against the category's items."""
+    def _score_categories(self, requests: Requests, logits: np.ndarray) -> list[OwnItems]:
+        """Fills the logits [B, V] of some users: each category's user vector against the category's items.
+
+        Returns:
+          The users' own items, where these are corrected.
+        """
         offset = self._prepared.corpus.category_offset
         categories = np.flatnonzero(np.diff(offset) > 0)
         categories = categories[categories >= schema.FIRST_KNOWN]
         embedding = np.empty((len(logits), len(categories), self._item_vectors.shape[1]), np.float32)
-        repeats = []
+        repeats, own = [], []
         is_seen = requests.count.numpy()[:, categories] > 0
         for mask in (is_seen, ~is_seen):  # apart: what is padded to the longest S_u would mostly be padding
             row, number = np.nonzero(mask)
             pairs = tf.cast(row, tf.int32), tf.cast(categories[number], tf.int32)
-            embedding[row, number], item, repeat_logit = (part.numpy() for part in self._encode(requests, *pairs))
+            embedding[row, number], item, repeat_logit, *known = (
+                part.numpy() for part in self._encode(requests, *pairs)
+            )
             pair, slot = np.nonzero(item)
             repeats.append((row[pair], item[pair, slot], repeat_logit[pair, slot]))
+            own += [OwnItems(row[pair], item[pair, slot], one[pair, slot]) for one in known]
         for at, (low, high) in enumerate(zip(offset[categories], offset[categories + 1], strict=True)):
             np.matmul(embedding[:, at], self._item_vectors[low:high].T, out=logits[:, low:high])
             logits[:, low:high] += self._item_bias[low:high]
         for rows, items, gain in repeats:
             np.add.at(logits, (rows, items), gain)
+        return own
 
     def _partition(self, users: np.ndarray, task: str) -> np.ndarray:
         partition = self._answers(users).partition
         if task not in partition:
             offset, logits = self._prepared.corpus.category_offset, self._logits(users, task)
             blocks = [logits[:, low:high] for low, high in zip(offset[:-1], offset[1:], strict=True)]
-            partition[task] = np.concatenate([_logsumexp(block) for block in blocks], axis=1)
+            partition[task] = np.concatenate([logsumexp(block) for block in blocks], axis=1)
         return partition[task]
 
     def _choose(self, users: np.ndarray, task: str) -> Interests:
@@ -340,7 +357,7 @@ class LongRetrieverScorer(TaskScorer):
             logits = self.corpus_logits(users, interest)[rows]
             logits[is_left_out[rows]] = -np.inf
             if self._retrieval.merge == "round_robin":
-                logits = _ranks_of_best(logits, _CORPUS_K) * num - number
+                logits = ranks_of_best(logits, _CORPUS_K) * num - number
             merged[rows] = np.maximum(merged[rows], logits)
         return merged
 
@@ -356,7 +373,7 @@ class LongRetrieverScorer(TaskScorer):
             rows = slice(None) if chosen[:, category].all() else np.flatnonzero(chosen[:, category])
             items = slice(offset[category], offset[category + 1])
             block, share = logits[rows, items], log_interest[rows, category][:, None]
-            rank = _ranks(block) if needs_rank else np.zeros((1, 1), np.float32)
+            rank = ranks(block) if needs_rank else np.zeros((1, 1), np.float32)
             merged = MERGES[retrieval.merge](
                 Candidates(
                     logit=block,
@@ -370,27 +387,7 @@ class LongRetrieverScorer(TaskScorer):
             )
             # What is left out (-inf) stays so under every merge.
             out[rows, items] = np.where(block > -np.inf, merged, block) if needs_rank else merged
+        correction = self._prepared.own_correction
+        if correction is not None and retrieval.merge == "calibrated" and task == "all":
+            correct_own_items(out, self._answers(users).own, correction)
         return out
-
-
-def _ranks_of_best(logits: np.ndarray, k: int) -> np.ndarray:
-    """0 for the best item of each row, -1 for the next, ...; -inf beyond the k best and where the logit is, [B, V]."""
-    rank = _ranks(logits)
-    return np.where((rank < k) & (logits > -np.inf), -rank, -np.inf).astype(np.float32)
-
-
-def _ranks(block: np.ndarray) -> np.ndarray:
-    """Rank of each column within its row, 0 the best, equal ones by column, [n, m] int64."""
-    rank = np.empty(block.shape, np.int64)
-    ascending = np.broadcast_to(np.arange(block.shape[1]), block.shape)
-    np.put_along_axis(rank, np.argsort(-block, axis=1, kind="stable"), ascending, axis=1)
-    return rank
-
-
-def _logsumexp(block: np.ndarray) -> np.ndarray:
-    """Row-wise log sum exp, 0 where a row has nothing left, [n, 1]."""
-    top = block.max(1, keepdims=True, initial=-np.inf)
-    top = np.where(np.isfinite(top), top, 0.0)
-    with np.errstate(divide="ignore"):
-        total = np.log(np.exp(block - top).sum(1, keepdims=True)) + top
-    return np.where(np.isfinite(total), total, 0.0)

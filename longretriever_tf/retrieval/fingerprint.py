@@ -19,6 +19,7 @@ from longretriever_tf.common.text import is_text
 from longretriever_tf.config.config import Config
 from longretriever_tf.config.former import by_former_names
 from longretriever_tf.data.corpus import Corpus
+from longretriever_tf.data.recipe.own_correction import correction_of
 from longretriever_tf.data.recipe.score_weights import PLAIN, weights_of
 from longretriever_tf.models.build import Models
 from longretriever_tf.retrieval.admission import require
@@ -72,6 +73,8 @@ def fingerprint_towers(config: Config, corpus: Corpus, models: Models, arrays: d
         _add(digest, name, arrays[name])
     if (weights := weights_of(arrays.get("score_weights"))) != PLAIN:  # others keep the fingerprint that they had
         _add(digest, "score_weights", np.array(weights))
+    if (own := correction_of(arrays.get("own_correction"))) is not None:
+        _add(digest, "own_correction", own.to_array())
     return digest.hexdigest()[:_LENGTH]
 
 

@@ -17,6 +17,7 @@ from longretriever_tf.config.input_names import profile_inputs
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.recipe.history_embedding import item_keys
 from longretriever_tf.data.recipe.interest_features import interest_features
+from longretriever_tf.data.recipe.own_correction import correction_of
 from longretriever_tf.data.recipe.request_embedding import embed_history_before, read_folds
 from longretriever_tf.data.recipe.request_features import with_request_columns
 from longretriever_tf.data.recipe.score_weights import weights_of
@@ -45,6 +46,7 @@ from longretriever_tf.retrieval.interest_scores import by_eq3, by_learned_score,
 from longretriever_tf.retrieval.interests import ORIGINS, Interests, best_log_share, choose_interests, estimate_best
 from longretriever_tf.retrieval.length_buckets import encode_by_length
 from longretriever_tf.retrieval.merge_lists import Lists, Merged, can_merge_flat, merge_flat, merge_lists
+from longretriever_tf.retrieval.own_correction import own_gains
 from longretriever_tf.retrieval.request_options import (
     RequestOptions,
     check_history,
@@ -63,7 +65,8 @@ class MultiContextRetriever(tf.Module):
       retriever: trained towers.
       interest: trained interest score; None: popularity stands in for it.
       arrays: as of the cut: `item_stats` [V, 3], `category_stats` [C, 3], and `taste_rows`, what the history token
-        reads, a table per fold, [K, V, D]; D = 0 where the tower has none. Optional: `score_weights` [8].
+        reads, a table per fold, [K, V, D]; D = 0 where the tower has none. Optional: `score_weights` [8],
+        `own_correction`.
       fingerprint: of the towers and the catalogue; the model refuses variables that do not belong to its graph.
     """
 
@@ -112,6 +115,7 @@ class MultiContextRetriever(tf.Module):
         # make each dense read copy it.
         self._token_vectors = tf.Variable(vectors, trainable=False, name="token_vectors")
         self._weights = weights_of(arrays.get("score_weights"))
+        self.own_correction = correction_of(arrays.get("own_correction"))
         vectors, bias = weigh_items(self._weights, vectors / config.model.temperature, bias, arrays["item_stats"])
         self.index = PackedIndex(vectors, bias, corpus.category_offset)
         self._best_share = tf.constant(best_log_share(bias, corpus.category_offset))
@@ -263,20 +267,22 @@ class MultiContextRetriever(tf.Module):
         other.look_up, other.encode = call_look_up, call_encode  # type: ignore[assignment, method-assign]
         return other
 
-    def search(self, pairs: Subsequences, options: RequestOptions) -> SearchResult:
-        """The best items of each pair's category, less the excluded ones: as many as the longest list asked for.
+    def search(self, queries: Queries, options: RequestOptions) -> SearchResult:
+        """The best items of each query's category, less the excluded ones: as many as the longest list asked for.
 
         No list is longer than the largest category, however large k is.
         """
-        return self.index.search(self.queries(pairs, options), tf.minimum(tf.reduce_max(options.k), self._largest))
+        return self.index.search(queries, tf.minimum(tf.reduce_max(options.k), self._largest))
 
-    def queries(self, pairs: Subsequences, options: RequestOptions) -> Queries:
-        """What an index is asked for these pairs."""
+    def queries(self, pairs: Subsequences, options: RequestOptions, share: tf.Tensor | None = None) -> Queries:
+        """What an index is asked for these pairs; for a merge by `share` [B, C], own items are corrected."""
         item_category = self._item_category.read_value()
         row, item = find_exclusions(pairs, options, item_category, self._num_categories, self._num_offered)
         # Retired items are read as history, but no index holds them: they are padding there.
         tokens = tf.where(pairs.tokens.item < self._num_offered, pairs.tokens.item, schema.PADDING)
-        return Queries(pairs.state.embedding, pairs.category, tokens, pairs.state.repeat_logit, row, item)
+        correction = None if share is None else self.own_correction
+        own = () if correction is None else own_gains(correction, pairs, share, options)
+        return Queries(pairs.state.embedding, pairs.category, tokens, pairs.state.repeat_logit, row, item, *own)
 
     def choose(self, requests: Requests, options: RequestOptions) -> Interests:
         """The interests of each request; see `interests.choose_interests`."""
@@ -303,9 +309,10 @@ class MultiContextRetriever(tf.Module):
         where = tf.cast(tf.where(interests.is_real), tf.int32)
         pairs = self.encode(requests, where[:, 0], tf.gather_nd(interests.category, where))
         share = self.log_share(requests, options)
+        queries = self.queries(pairs, options, share)
 
         def by_lists() -> Merged:
-            result = self.search(pairs, options)
+            result = self.search(queries, options)
             shape = tf.concat([tf.shape(interests.category), tf.shape(result.item)[1:]], 0)  # [B, N, W]
             lists = Lists(
                 tf.scatter_nd(where, result.item, shape),
@@ -315,7 +322,7 @@ class MultiContextRetriever(tf.Module):
             return merge_lists(lists, interests, share, options)
 
         def at_once() -> Merged:
-            scores, first_item = self.index.score(self.queries(pairs, options)), self.index.first_item(pairs.category)
+            scores, first_item = self.index.score(queries), self.index.first_item(pairs.category)
             return merge_flat(scores, first_item, where, interests, share, options)
 
         # Most requests need no list of each interest.
@@ -340,7 +347,7 @@ class MultiContextRetriever(tf.Module):
         Returns:
           item_id [B, K], score (log softmax within the category) [B, K], num_valid [B] int32.
         """
-        result = self.search(pairs, options)
+        result = self.search(self.queries(pairs, options), options)
         width = tf.reduce_max(options.k)  # of the answer, however small the category is
         pad = [[0, 0], [0, width - tf.shape(result.item)[1]]]
         item, score = tf.pad(result.item, pad), tf.pad(result.logit - result.log_partition[:, None], pad)

@@ -48,6 +48,7 @@ from longretriever_tf.training.distributed.cluster import Cluster, start_cluster
 from longretriever_tf.training.history import HISTORY_FILE, TrainingHistory
 from longretriever_tf.training.log_on_disk import prepare_on_disk, read_log
 from longretriever_tf.training.loop import Checkpoints, LoopOptions, LoopState, epoch_metrics, run_phase
+from longretriever_tf.training.own_correction import fit_own_correction
 from longretriever_tf.training.phases import Phase
 from longretriever_tf.training.run_dir import (
     has_unchanged_source,
@@ -196,6 +197,7 @@ def _train(
         _run_phases(config, parts.phases, optimizers, state, checkpoints, cluster, (history, tracked))
         if update is None:  # an update keeps the weights of the run that it goes on from
             fit_score_weights(config, log, cuts, prepared.corpus.cut, cluster)
+        fit_own_correction(config, log)
         chart = draw_training(run_dir)
         tracked.log_results("train", {}, files=[chart, os.path.join(run_dir, HISTORY_FILE)])
     print(f"written: {chart}")

@@ -20,6 +20,7 @@ from longretriever_tf.data.recipe.history_embedding import fit_folds, fold_of_us
 from longretriever_tf.data.recipe.item_stats import ItemStats, build_item_stats
 from longretriever_tf.data.recipe.item_svd import DistinctPairs, distinct_pairs, fit_pairs_svd
 from longretriever_tf.data.recipe.learned_context import cluster_context
+from longretriever_tf.data.recipe.own_correction import OwnCorrection, correction_of, read_own_correction
 from longretriever_tf.data.recipe.score_weights import PLAIN, ScoreWeights, read_score_weights, weights_of
 from longretriever_tf.data.search.behavior_index import CategoryOrder, build_category_order
 from longretriever_tf.datasets.load import load_log
@@ -38,12 +39,14 @@ class Prepared(Tables):
       order: its category order.
       user_fold: which of `history_embedding_rows` each user is read through, [U] int64.
       score_weights: of the parts of a score in requests; training reads none.
+      own_correction: of the merged scores of a user's own items in requests; training reads none.
     """
 
     log: EncodedLog
     order: CategoryOrder
     user_fold: np.ndarray
     score_weights: ScoreWeights = PLAIN
+    own_correction: OwnCorrection | None = None
 
 
 class SvdTables(NamedTuple):
@@ -127,7 +130,8 @@ def _prepare_at(
     order = build_category_order(encoded, corpus)
     tables = arrays["item_svd"], arrays["taste_rows"]
     weights = weights_of(arrays.get("score_weights"))
-    return Prepared(corpus, stats, *tables, encoded, order, user_fold, weights)
+    own = correction_of(arrays.get("own_correction"))
+    return Prepared(corpus, stats, *tables, encoded, order, user_fold, weights, own)
 
 
 def example_history_embeddings(config: Config, prepared: Prepared, examples: Examples) -> ExampleHistoryEmbeddings:
@@ -224,7 +228,8 @@ def _holds(run_dir: str, log_fingerprint: str) -> bool:
 
 def load_saved(run_dir: str) -> tuple[Corpus, dict[str, np.ndarray]]:
     """Reads what `save_prepared` wrote: the corpus, and `item_stats` [V, 3], `category_stats` [C, 3], `item_svd`,
-    `taste_rows`; with them `score_weights` [8], what the run has fitted (`data.recipe.score_weights`), and the numbers
+    `taste_rows`; with them what the run has fitted, `score_weights` [8] (`data.recipe.score_weights`) and
+    `own_correction` [F + 2], or [0] for none (`data.recipe.own_correction`); and the numbers
     `generation` and `svd_cut`.
 
     Raises:
@@ -251,4 +256,6 @@ def load_saved(run_dir: str) -> tuple[Corpus, dict[str, np.ndarray]]:
     arrays.setdefault("taste_rows", arrays["item_svd"][None])  # a run of before there were folds to serve
     arrays = {"generation": np.array(1), "svd_cut": np.array(corpus.cut)} | arrays  # or before there were updates
     arrays["score_weights"] = np.array(read_score_weights(run_dir))
+    own = read_own_correction(run_dir)
+    arrays["own_correction"] = np.zeros(0) if own is None else own.to_array()
     return corpus, arrays

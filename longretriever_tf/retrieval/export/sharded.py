@@ -76,7 +76,8 @@ def export_sharded(
         os.makedirs(aside)
         bar = Progress("shards", num_shards, "shards")
         for number in range(num_shards):
-            shard = IndexShard(index, corpus.item_id, layout, number, config.retrieval.max_k)
+            corrects_own = router.own_correction is not None
+            shard = IndexShard(index, corpus.item_id, layout, number, config.retrieval.max_k, corrects_own)
             directory = os.path.join(aside, shard_dir(number))
             _write_shard(shard, router, layout, number, report, directory)
             verify(directory, shard.index)
@@ -130,11 +131,12 @@ def _write_shard(
     categories = report.categories[own.first_category - schema.FIRST_KNOWN : own.stop_category - schema.FIRST_KNOWN]
     needs_scann = isinstance(shard.index, ScannIndex)
     write_report(extra, dataclasses.replace(report, needs_scann=needs_scann, categories=categories))
-    write_records(extra, signatures, _questions(shard.index, layout, number))
+    write_records(extra, signatures, _questions(shard, layout, number))
 
 
-def _questions(index: PackedIndex, layout: ShardLayout, number: int) -> Iterator[tuple[str, Columns]]:
+def _questions(shard: IndexShard, layout: ShardLayout, number: int) -> Iterator[tuple[str, Columns]]:
     """Item vectors as queries of categories that have items, each with some of the category's items as tokens."""
+    index = shard.index
     own, rng, offset = layout.ranges[number], np.random.default_rng(1), index.category_offset
     filled = [c for c in range(own.first_category, own.stop_category) if offset[c + 1] > offset[c]]
     for num in _WARMUP_QUERIES:
@@ -142,6 +144,7 @@ def _questions(index: PackedIndex, layout: ShardLayout, number: int) -> Iterator
         item = rng.integers(offset[category], offset[category + 1], [_WARMUP_TOKENS, num]).T
         vectors, _ = index.rows(tf.constant(item[:, 0], tf.int32))
         low = sum(one.num_items for one in layout.ranges[:number])  # items of the shards before
+        gains = {"own_gain": tf.zeros(item.shape), "own_slope": tf.zeros([num])} if shard.corrects_own else {}
         yield (
             SEARCH,
             {
@@ -152,6 +155,7 @@ def _questions(index: PackedIndex, layout: ShardLayout, number: int) -> Iterator
                 "token_item": tf.constant(item + low, tf.int32),
                 "repeat_logit": tf.ones(item.shape),
                 "excluded_item": tf.constant(item[:, 1:2] + low, tf.int32),
+                **gains,
             },
         )
 

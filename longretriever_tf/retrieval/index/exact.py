@@ -21,8 +21,9 @@ class SearchResult(NamedTuple):
 
     Attributes:
       item: item index, [R, K] int32, 0 where padded.
-      logit: [R, K] float32, 0 where padded.
-      log_partition: log of the category's summed exponentials, [R] float32: logit - log_partition is a log softmax.
+      logit: repeat logits and own gains included, [R, K] float32, 0 where padded.
+      log_partition: log of the category's summed exponentials, before own gains, [R] float32: without these,
+        logit - log_partition is a log softmax.
     """
 
     item: tf.Tensor
@@ -37,8 +38,8 @@ class FlatScores(NamedTuple):
       order: query of each block, [R] int32.
       start: where each block begins, [R] int32.
       size: items of each block, [R] int32.
-      logit: repeat logits included, the dtype's minimum where an item is left out, [n] float32.
-      log_partition: log of each block's summed exponentials, [R] float32.
+      logit: repeat logits and own gains included, the dtype's minimum where an item is left out, [n] float32.
+      log_partition: log of each block's summed exponentials, before own gains, [R] float32.
     """
 
     order: tf.Tensor
@@ -58,6 +59,8 @@ class Queries(NamedTuple):
       repeat_logit: what each of them gains (the repeat term), [R, L] float32.
       excluded_row: query of each excluded item, [X] int32.
       excluded_item: item index, of the query's own category, [X] int32.
+      own_gain, own_slope: a correction of the tokens' items that comes after the softmax, [R, L] and [R] float32: the
+        logit gains `own_gain + own_slope * (logit - log_partition)`; None for none.
     """
 
     embedding: tf.Tensor
@@ -66,6 +69,8 @@ class Queries(NamedTuple):
     repeat_logit: tf.Tensor
     excluded_row: tf.Tensor
     excluded_item: tf.Tensor
+    own_gain: tf.Tensor | None = None
+    own_slope: tf.Tensor | None = None
 
 
 class OneCategory(NamedTuple):
@@ -74,7 +79,7 @@ class OneCategory(NamedTuple):
     Attributes:
       category: scalar int32.
       low, high: it owns the items `low:high`, scalars int32.
-      embedding, token_item, repeat_logit, excluded_row, excluded_item: as in `Queries`.
+      embedding, token_item, repeat_logit, excluded_row, excluded_item, own_gain, own_slope: as in `Queries`.
     """
 
     category: tf.Tensor
@@ -85,6 +90,8 @@ class OneCategory(NamedTuple):
     repeat_logit: tf.Tensor
     excluded_row: tf.Tensor
     excluded_item: tf.Tensor
+    own_gain: tf.Tensor | None = None
+    own_slope: tf.Tensor | None = None
 
 
 class PackedIndex(tf.Module):
@@ -169,14 +176,20 @@ class PackedIndex(tf.Module):
         # The first item of a query's category lies where its block begins.
         base = tf.gather(start, block_of) - tf.gather(self._offset, queries.category)
         tokens = tf.where(queries.token_item > 0)
-        at = tf.gather(base, tokens[:, 0]) + tf.gather_nd(queries.token_item, tokens)
-        logit = tf.tensor_scatter_nd_add(logit, at[:, None], tf.gather_nd(queries.repeat_logit, tokens))
+        own_at = tf.gather(base, tokens[:, 0]) + tf.gather_nd(queries.token_item, tokens)
+        logit = tf.tensor_scatter_nd_add(logit, own_at[:, None], tf.gather_nd(queries.repeat_logit, tokens))
         at = tf.gather(base, queries.excluded_row) + queries.excluded_item
         logit = tf.tensor_scatter_nd_min(logit, at[:, None], tf.fill(tf.shape(at), logit.dtype.min))
         block = tf.repeat(tf.range(tf.size(size)), size)
         largest = tf.math.segment_max(logit, block)
         total = tf.math.segment_sum(tf.exp(logit - tf.gather(largest, block)), block)
-        return FlatScores(order, start, size, logit, tf.math.log(total) + largest)
+        partition = tf.math.log(total) + largest
+        if queries.own_gain is not None and queries.own_slope is not None:
+            of_token = tf.gather(tf.gather(partition, block_of), tokens[:, 0])
+            slope, own = tf.gather(queries.own_slope, tokens[:, 0]), tf.gather(logit, own_at)
+            gain = own_correction(own, of_token, tf.gather_nd(queries.own_gain, tokens), slope)
+            logit = tf.tensor_scatter_nd_add(logit, own_at[:, None], gain)
+        return FlatScores(order, start, size, logit, partition)
 
     def widest_together(self) -> int:
         """Items of the largest category whose logits share an array with those of others."""
@@ -292,10 +305,30 @@ def take_best(
     excluded_low = tf.gather(tf.broadcast_to(low, tf.shape(logits)[:1]), queries.excluded_row)
     at = tf.stack([queries.excluded_row, queries.excluded_item - excluded_low], 1)
     logits = tf.tensor_scatter_nd_min(logits, at, tf.fill([tf.shape(at)[0]], logits.dtype.min))
-    best, at = tf.math.top_k(logits, tf.minimum(k, tf.shape(logits)[1]))
-    largest = tf.reduce_max(best, 1)  # of the few best; a log-sum-exp would look through all once more
-    partition = tf.math.log(tf.reduce_sum(tf.exp(logits - largest[:, None]), 1)) + largest
+    if queries.own_gain is not None and queries.own_slope is not None:
+        partition = _log_partition(logits, tf.reduce_max(logits, 1))
+        tokens = tf.where(queries.token_item > 0)
+        of_token, slope = (tf.gather(part, tokens[:, 0]) for part in (partition, queries.own_slope))
+        column = tf.cast(tf.gather_nd(queries.token_item - low[:, None], tokens), tokens.dtype)
+        at = tf.stack([tokens[:, 0], column], 1)
+        gain = own_correction(tf.gather_nd(logits, at), of_token, tf.gather_nd(queries.own_gain, tokens), slope)
+        logits = tf.tensor_scatter_nd_add(logits, at, gain)
+        best, at = tf.math.top_k(logits, tf.minimum(k, tf.shape(logits)[1]))
+    else:
+        best, at = tf.math.top_k(logits, tf.minimum(k, tf.shape(logits)[1]))
+        # The largest of the few best; a log-sum-exp would look through all once more.
+        partition = _log_partition(logits, tf.reduce_max(best, 1))
     return *pad_best(at + low[:, None], best, k), partition
+
+
+def own_correction(logit: tf.Tensor, log_partition: tf.Tensor, gain: tf.Tensor, slope: tf.Tensor) -> tf.Tensor:
+    """What the logits of own items gain after the softmax, of one shape all; 0 where an item is left out."""
+    return tf.where(logit > logit.dtype.min, gain + slope * (logit - log_partition), 0.0)
+
+
+def _log_partition(logits: tf.Tensor, largest: tf.Tensor) -> tf.Tensor:
+    """Log of the summed exponentials of each row, [R, W] and the rows' largest [R] -> [R]."""
+    return tf.math.log(tf.reduce_sum(tf.exp(logits - largest[:, None]), 1)) + largest
 
 
 def _take(queries: Queries, rows: tf.Tensor) -> Queries:
@@ -306,7 +339,8 @@ def _take(queries: Queries, rows: tf.Tensor) -> Queries:
     row = tf.gather(new_row, queries.excluded_row)
     kept = tf.where(row >= 0)[:, 0]
     of_rows = [tf.gather(part, rows) for part in queries[:4]]
-    return Queries._make([*of_rows, tf.gather(row, kept), tf.gather(queries.excluded_item, kept)])
+    own = [None if part is None else tf.gather(part, rows) for part in (queries.own_gain, queries.own_slope)]
+    return Queries._make([*of_rows, tf.gather(row, kept), tf.gather(queries.excluded_item, kept), *own])
 
 
 def pad_best(item: tf.Tensor, logit: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -16,7 +16,7 @@ import uuid
 import numpy as np
 import tensorflow as tf
 
-from longretriever_tf.retrieval.index.exact import OneCategory, PackedIndex, pad_best, search_exactly
+from longretriever_tf.retrieval.index.exact import OneCategory, PackedIndex, own_correction, pad_best, search_exactly
 from longretriever_tf.retrieval.index.scann_ops import load_ops
 
 TUNED_K = 100
@@ -270,10 +270,14 @@ class ScannIndex(PackedIndex):
             own_logit = _score_own(asked, vectors, bias, out_key)
             logit = tf.concat([tf.where(kept, score, score.dtype.min), own_logit], 1)
             item = tf.concat([position + asked.low, asked.token_item], 1)
-            best, at = tf.math.top_k(logit, tf.minimum(k, tf.shape(logit)[1]))
             seen = tf.sort(tf.concat([aside, tf.boolean_mask(key, kept)], 0))
             tail = self._sampled_tail(asked, number, vectors, bias, seen)
             partition = tf.reduce_logsumexp(tf.concat([logit, tail], 1), 1)
+            if asked.own_gain is not None and asked.own_slope is not None:
+                slope = asked.own_slope[:, None]
+                own_gain = own_correction(own_logit, partition[:, None], asked.own_gain, slope)
+                logit += tf.concat([tf.zeros_like(score), own_gain], 1)
+            best, at = tf.math.top_k(logit, tf.minimum(k, tf.shape(logit)[1]))
             return *pad_best(tf.gather(item, at, batch_dims=1), best, k), partition
 
         return tf.cond(is_short, lambda: search_exactly(asked, vectors, bias, k), merge)

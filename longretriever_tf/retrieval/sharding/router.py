@@ -67,8 +67,9 @@ class Router(MultiContextRetriever):
         """
         where = tf.cast(tf.where(interests.is_real), tf.int32)
         category = tf.gather_nd(interests.category, where)
-        asked = self._ask(self.encode(requests, where[:, 0], category), options)
-        log_interest, quota = weigh_interests(interests, self.log_share(requests, options), options)
+        share = self.log_share(requests, options)
+        asked = self._ask(self.encode(requests, where[:, 0], category), options, share)
+        log_interest, quota = weigh_interests(interests, share, options)
         merge = tf.gather(tf.constant(list(MERGES)), options.merge)
         weights = {"log_interest": log_interest, "quota": quota, "merge": merge}
         return asked | weights | {"query_interest": where[:, 1]}
@@ -77,16 +78,23 @@ class Router(MultiContextRetriever):
         """A query for each of the B pairs; see `_ask`."""
         return self._ask(pairs, options)
 
-    def _ask(self, pairs: Subsequences, options: RequestOptions) -> dict[str, tf.Tensor]:
-        """R queries.
+    def _ask(
+        self, pairs: Subsequences, options: RequestOptions, share: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """R queries, for a merge by `share` [B, C] or each by itself.
 
         Returns:
           query_shard [R] int32 (-1: no shard, the category is unknown), query_request [R] int32, query_category [R]
           int32, query_embedding [R, D] float32, query_token_item [R, L] int32, query_repeat_logit [R, L] float32,
           query_excluded_item [R, E] int32 (0: padding); k [B] int32; shards_export [1] string; num_shards [1]
-          int32; padding_item_id [1], what pads lists of ids.
+          int32; padding_item_id [1], what pads lists of ids. Where own items are corrected: query_own_gain [R, L] and
+          query_own_slope [R] float32 (`index.exact.Queries`).
         """
-        queries = self.queries(pairs, options)
+        queries, own = self.queries(pairs, options, share), {}
+        if self.own_correction is not None:  # a query by itself gains nothing
+            gain, slope = queries.own_gain, queries.own_slope
+            own["query_own_gain"] = tf.zeros_like(queries.repeat_logit) if gain is None else gain
+            own["query_own_slope"] = tf.zeros(tf.shape(queries.category)) if slope is None else slope
         by_row = tf.argsort(queries.excluded_row, stable=True)
         item, row = (tf.gather(part, by_row) for part in (queries.excluded_item, queries.excluded_row))
         excluded = tf.RaggedTensor.from_value_rowids(item, row, tf.size(pairs.row), validate=False)
@@ -102,4 +110,5 @@ class Router(MultiContextRetriever):
             "shards_export": tf.constant([self.layout.export]),
             "padding_item_id": self.ids_of(tf.constant([schema.PADDING])),
             "num_shards": tf.constant([len(self.layout.ranges)]),
+            **own,
         }

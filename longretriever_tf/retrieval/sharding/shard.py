@@ -21,13 +21,22 @@ class IndexShard(tf.Module):
       layout: of the export.
       number: of this shard.
       max_k: longest list.
+      corrects_own: whether queries carry a correction of own items.
     """
 
-    def __init__(self, index: PackedIndex, item_id: np.ndarray, layout: ShardLayout, number: int, max_k: int) -> None:
+    def __init__(
+        self,
+        index: PackedIndex,
+        item_id: np.ndarray,
+        layout: ShardLayout,
+        number: int,
+        max_k: int,
+        corrects_own: bool = False,
+    ) -> None:
         super().__init__(name="index_shard")
         own = layout.ranges[number]
         offset = index.category_offset
-        self._low, self._max_k = int(offset[own.first_category]), max_k
+        self._low, self._max_k, self.corrects_own = int(offset[own.first_category]), max_k, corrects_own
         self._first, self._stop = own.first_category, own.stop_category
         self._export, self._name_of_shard = layout.export, f"shard {number} of {len(layout.ranges)}"
         self.index = index.part(own.first_category, own.stop_category)
@@ -41,8 +50,9 @@ class IndexShard(tf.Module):
         """`search`: R queries, an item's list for each.
 
         Inputs: expected [1] string, the export that the queries come from; k [1] int32; category [R] int32;
-        embedding [R, D]; token_item, repeat_logit [R, L]; excluded_item [R, E] int32. Items are indices of the whole
-        export. Outputs: item_id [R, W] raw ids, logit [R, W], log_partition [R], num_valid [R] int32.
+        embedding [R, D]; token_item, repeat_logit [R, L]; excluded_item [R, E] int32; where own items are corrected,
+        own_gain [R, L] and own_slope [R]. Items are indices of the whole export. Outputs: item_id [R, W] raw ids, logit
+        [R, W], log_partition [R], num_valid [R] int32.
 
         Fails with InvalidArgument where the queries come from another export, or are another shard's.
         """
@@ -56,10 +66,15 @@ class IndexShard(tf.Module):
             "repeat_logit": tf.TensorSpec([None, None], tf.float32),
             "excluded_item": tf.TensorSpec([None, None], tf.int32),
         }
+        if self.corrects_own:
+            inputs |= {
+                "own_gain": tf.TensorSpec([None, None], tf.float32),
+                "own_slope": tf.TensorSpec([None], tf.float32),
+            }
         specs = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in inputs.items()]
         return graph_function(self._search, input_signature=specs)
 
-    def _search(
+    def _search(  # noqa: PLR0913
         self,
         expected: tf.Tensor,
         k: tf.Tensor,
@@ -68,6 +83,8 @@ class IndexShard(tf.Module):
         token_item: tf.Tensor,
         repeat_logit: tf.Tensor,
         excluded_item: tf.Tensor,
+        own_gain: tf.Tensor | None = None,
+        own_slope: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         with tf.control_dependencies(self._admit(expected, k, category)):
             category, k = tf.identity(category), tf.clip_by_value(tf.reduce_max(k), 1, self._largest)
@@ -79,6 +96,8 @@ class IndexShard(tf.Module):
             repeat_logit,
             tf.cast(excluded[:, 0], tf.int32),
             self._own_row(tf.gather_nd(excluded_item, excluded)),
+            own_gain,
+            own_slope,
         )
         result = self.index.search(queries, k)
         return {

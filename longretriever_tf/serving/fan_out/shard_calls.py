@@ -39,8 +39,10 @@ _PER_QUERY = {
     "token_item": "query_token_item",
     "repeat_logit": "query_repeat_logit",
     "excluded_item": "query_excluded_item",
+    "own_gain": "query_own_gain",
+    "own_slope": "query_own_slope",
 }
-"""Input of a shard -> output of the router."""
+"""Input of a shard -> output of the router; the last two where the export corrects own items."""
 
 
 def is_routed(outputs: Mapping[str, Any]) -> bool:
@@ -122,7 +124,7 @@ class ShardCalls:
     def _request(self, routed: Outputs, number: int, version: int | None) -> predict_pb2.PredictRequest:
         request = new_request(self._places.shards[number], version, SEARCH)
         mine = routed["query_shard"] == number
-        inputs = {name: routed[output][mine] for name, output in _PER_QUERY.items()}
+        inputs = {name: routed[output][mine] for name, output in _PER_QUERY.items() if output in routed}
         inputs |= {"expected": routed["shards_export"], "k": routed["k"].max(initial=1)[None]}
         for name, array in inputs.items():
             request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
