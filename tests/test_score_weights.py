@@ -19,7 +19,11 @@ from longretriever_tf.common.schema import DAY_S, FIRST_KNOWN
 from longretriever_tf.config.config import Config, DataConfig, ModelConfig, TrainConfig
 from longretriever_tf.config.retrieval import RetrievalConfig
 from longretriever_tf.data.batches.prepared_data import prepare
+from longretriever_tf.data.recipe import own_correction
+from longretriever_tf.data.recipe.item_stats import NUM_STATS
 from longretriever_tf.data.recipe.score_weights import FILE, PLAIN, ScoreWeights, read_score_weights
+from longretriever_tf.data.search.hard_search import NUM_ITEM_FEATURES
+from longretriever_tf.data.search.user_activity import NUM_ACTIVITY
 from longretriever_tf.datasets.splits import Cuts
 from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
@@ -177,8 +181,13 @@ def test_by_command_with_text_ids(tmp_path):
         done = run_module("train", *flags)
         assert done.returncode == 0, done.stderr
         assert "fitting what the parts of a score weigh" in done.stdout
+        assert "merged scores of own items stay as they are" in done.stdout
         weights.append(json.loads((tmp_path / "run" / FILE).read_text())["weights"])
     assert weights[0] == weights[1] != PLAIN._asdict()
+    # A correction of own items, as a larger log would have fitted it: every term of it moves lists.
+    drawn = (0.2 * np.random.default_rng(3).normal(size=NUM_ITEM_FEATURES + NUM_STATS + NUM_ACTIVITY)).tolist()
+    own = {"intercept": 0.3, "features": drawn, "log_probability": -0.2}
+    (tmp_path / "run" / own_correction.FILE).write_text(json.dumps({"weights": own}))
     done = run_module("export", f"--run_dir={run_dir}", f"--export_dir={export_dir}", "--nocheck")
     assert done.returncode == 0, done.stderr
     output = f"--output={tmp_path}/metrics.json"

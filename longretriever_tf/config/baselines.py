@@ -66,7 +66,7 @@ _READERS: dict[str, dict[str, tuple[str, ...]]] = {
     "train": dict.fromkeys(
         (
             *("in_context", "small_category", "history_folds", "cross_fit_items", "vector_loss_weight"),
-            *("device_input", "steps_per_call", "item_tables"),
+            *("own_correction", "device_input", "steps_per_call", "item_tables"),
         ),
         (LONGRETRIEVER,),
     )

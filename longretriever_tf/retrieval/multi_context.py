@@ -268,10 +268,7 @@ class MultiContextRetriever(tf.Module):
         return other
 
     def search(self, queries: Queries, options: RequestOptions) -> SearchResult:
-        """The best items of each query's category, less the excluded ones: as many as the longest list asked for.
-
-        No list is longer than the largest category, however large k is.
-        """
+        """The best items of each query's category: as many as the longest list asked for, or as the largest holds."""
         return self.index.search(queries, tf.minimum(tf.reduce_max(options.k), self._largest))
 
     def queries(self, pairs: Subsequences, options: RequestOptions, share: tf.Tensor | None = None) -> Queries:

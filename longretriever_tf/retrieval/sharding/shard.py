@@ -74,7 +74,7 @@ class IndexShard(tf.Module):
         specs = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in inputs.items()]
         return graph_function(self._search, input_signature=specs)
 
-    def _search(  # noqa: PLR0913
+    def _search(  # noqa: PLR0913 - the inputs of a signature
         self,
         expected: tf.Tensor,
         k: tf.Tensor,
