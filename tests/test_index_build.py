@@ -80,8 +80,12 @@ def search_slowly(packed, queries, row, k):
                 b for t, b in zip(queries.token_item[row], queries.repeat_logit[row], strict=True) if t == item
             ]
             logit[item] = score + float(sum(repeat_logits))
-    best = sorted(logit.items(), key=lambda pair: -pair[1])[:k]
-    return best, np.log(np.exp(list(logit.values())).sum()) if logit else None
+    partition = np.log(np.exp(list(logit.values())).sum()) if logit else None
+    if queries.own_gain is not None:
+        for item, gain in zip(queries.token_item[row], queries.own_gain[row], strict=True):
+            if item in logit:
+                logit[item] += gain + queries.own_slope[row] * (logit[item] - partition)
+    return sorted(logit.items(), key=lambda pair: -pair[1])[:k], partition
 
 
 def make_queries(rng, categories, num_tokens=5, share_excluded=0.4):
@@ -107,8 +111,12 @@ def make_queries(rng, categories, num_tokens=5, share_excluded=0.4):
     )
 
 
+def as_tensors(queries):
+    return Queries(*(None if part is None else tf.constant(part) for part in queries))
+
+
 def compare(index, queries, k):
-    found = index.search(Queries(*map(tf.constant, queries)), tf.constant(k))
+    found = index.search(as_tensors(queries), tf.constant(k))
     assert found.item.shape == found.logit.shape == (len(queries.category), k)
     for row in range(len(queries.category)):
         best, partition = search_slowly(index, queries, row, k)
@@ -127,16 +135,30 @@ def test_lists_repeat_logits_exclusions_and_partitions_are_those_of_exact_search
     compare(index, make_queries(rng, categories), k)
 
 
+@pytest.mark.parametrize("k", [1, 13])
+def test_own_items_are_corrected_after_the_softmax(index, k):
+    rng = np.random.default_rng(SEED)
+    categories = rng.permutation(np.repeat(np.arange(schema.FIRST_KNOWN, len(SIZES)), 2))
+    queries = make_queries(rng, categories)
+    items = queries.token_item
+    for row in items:  # a token is an item: none comes twice
+        row[np.setdiff1d(np.arange(len(row)), np.unique(row, return_index=True)[1])] = 0
+    gain = (4 * rng.standard_normal(items.shape) * (items > 0)).astype(np.float32)
+    slope = (0.5 * rng.standard_normal(len(items))).astype(np.float32)
+    repeat_logit = queries.repeat_logit * (items > 0)
+    compare(index, queries._replace(repeat_logit=repeat_logit, own_gain=gain, own_slope=slope), k)
+
+
 def test_longer_lists_than_the_category_and_all_but_all_excluded(index):
     rng = np.random.default_rng(SEED)
     categories = np.arange(schema.FIRST_KNOWN, len(SIZES))
     compare(index, make_queries(rng, categories, share_excluded=0.97), 211)
-    found = index.search(Queries(*map(tf.constant, make_queries(rng, categories, share_excluded=1.0))), tf.constant(3))
+    found = index.search(as_tensors(make_queries(rng, categories, share_excluded=1.0)), tf.constant(3))
     assert not found.item.numpy().any() and np.isfinite(found.logit.numpy()).all()
 
 
 def test_no_queries_give_empty_lists(index):
-    found = index.search(Queries(*map(tf.constant, make_queries(np.random.default_rng(1), np.zeros(0, int)))), 5)
+    found = index.search(as_tensors(make_queries(np.random.default_rng(1), np.zeros(0, int))), 5)
     assert found.item.shape == (0, 5) and found.log_partition.shape == (0,)
 
 
