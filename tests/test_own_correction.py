@@ -46,7 +46,9 @@ def test_many_own_items_give_the_formula_and_few_next_to_none():
 def make_run(run_dir: str, log: LifelongLog) -> Config:
     """A run directory as it is once the towers are trained; their weights are drawn."""
     model = ModelConfig(dim=8, num_heads=2, ff_dim=8, svd_dim=4, max_length=20)
-    config = Config(DataConfig(window_days=20), model, TrainConfig(run_dir=run_dir, horizon_days=20))
+    config = Config(
+        DataConfig(window_days=20), model, TrainConfig(run_dir=run_dir, horizon_days=20, own_correction=True)
+    )
     prepared = prepare(config, log, CUT)
     os.makedirs(run_dir)
     save_prepared(run_dir, prepared)

@@ -172,7 +172,10 @@ def test_by_command_with_text_ids(tmp_path):
     pd.DataFrame(events | {"timestamp": log.timestamp}).to_parquet(tmp_path / "events.parquet")
     run_dir, export_dir = str(tmp_path / "run"), str(tmp_path / "export")
     flags = [flag for flag in FLAGS if "taste" not in flag and flag != "--profile"]
-    flags += [f"--{name}={tmp_path}/{name}.parquet" for name in ("events", "items")] + [f"--run_dir={run_dir}"]
+    flags += [f"--{name}={tmp_path}/{name}.parquet" for name in ("events", "items")] + [
+        f"--run_dir={run_dir}",
+        "--own_correction",
+    ]
     weights = []
     for again in (False, True):  # the second time, the last phase alone is missing, as after a kill
         if again:
