@@ -99,7 +99,7 @@ def test_the_command(trained, tmp_path):
     with open(output, encoding="utf-8") as file:
         report = json.load(file)
     assert report["num_requests"] == 20 and report["num_errors"] == 0 and report["throughput_per_s"] > 0
-    assert "serving.load_test" in report["command"] and report["commit"]
+    assert "longretriever load_test" in report["command"] and report["commit"]
 
 
 def test_a_server_that_is_not_there_is_one_line(trained):
