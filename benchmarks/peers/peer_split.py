@@ -62,14 +62,19 @@ class Split(NamedTuple):
         return np.exp(-age / days) if days else np.ones(len(age))
 
 
+def read_facts(directory: str) -> dict[str, Any]:
+    """What export_split.py says of a split: cut, window, commit."""
+    with open(os.path.join(directory, "split.json"), encoding="utf-8") as file:
+        facts: dict[str, Any] = json.load(file)
+    return facts
+
+
 def read_split(directory: str) -> Split:
     """Reads a directory of export_split.py."""
 
     def read(name: str) -> pd.DataFrame:
         return pd.read_parquet(os.path.join(directory, f"{name}.parquet"))
 
-    with open(os.path.join(directory, "split.json"), encoding="utf-8") as file:
-        facts = json.load(file)
     events, users, items = read("events"), read("users"), read("items")
     user_index, item_index = pd.Index(users["user"]), pd.Index(items["item"])
     truth = None
@@ -77,6 +82,7 @@ def read_split(directory: str) -> Split:
         pairs = read("truth")
         at = user_index.get_indexer(pairs["user"]), item_index.get_indexer(pairs["item"])
         truth = scipy.sparse.csr_matrix((np.ones(len(pairs)), at), shape=(len(users), len(items)))
+    facts = read_facts(directory)
     return Split(
         facts,
         users["user"].to_numpy(),

@@ -26,7 +26,7 @@ import time
 from typing import Any
 
 import numpy as np
-from peer_split import Split, measure, read_split, write_lists
+from peer_split import measure, read_facts, read_split, write_lists
 
 PEERS = {
     "ials": "peer_implicit",
@@ -48,9 +48,8 @@ def main() -> None:
     """Runs the command."""
     arguments = _parse()
     module = importlib.import_module(PEERS[arguments.peer])
-    split = read_split(arguments.split_dir)
     if arguments.only:
-        _try(module, arguments, split)
+        _try(module, arguments)
         return
     report: dict[str, Any] = {
         "peer": arguments.peer,
@@ -59,11 +58,12 @@ def main() -> None:
         "command": shlex.join(["python", *sys.argv]),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "seed": arguments.seed,
-        "split": split.facts,
+        "split": read_facts(arguments.split_dir),
     }
     if arguments.settings:
         with open(arguments.settings, encoding="utf-8") as file:
             chosen = json.load(file)["chosen"]
+        split = read_split(arguments.split_dir)
         score, examples = module.fit(arguments.peer, split, chosen, arguments.seed)
         report |= {"settings": arguments.settings, "chosen": chosen, "examples": examples}
         write_lists(arguments.output, split, score)
@@ -152,8 +152,9 @@ def _read(path: str, setting: dict[str, Any], arguments: argparse.Namespace) -> 
     return found if same == (arguments.seed, os.path.abspath(arguments.split_dir), setting) else None
 
 
-def _try(module: Any, arguments: argparse.Namespace, split: Split) -> None:
+def _try(module: Any, arguments: argparse.Namespace) -> None:
     """Fits one setting; writes its lists and figures."""
+    split = read_split(arguments.split_dir)
     start, setting = time.monotonic(), module.settings(arguments.peer)[arguments.only - 1]
     score, examples = module.fit(arguments.peer, split, setting, arguments.seed)
     metrics = {name: float(value) for name, value in measure(split, score).items()}
