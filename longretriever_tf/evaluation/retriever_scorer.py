@@ -114,17 +114,8 @@ class LongRetrieverScorer(TaskScorer):
         self.is_probability = retrieval.merge == "calibrated" and every_category
         self._served = self._served.under(retrieval)
         if self._history_key not in self._look_ups:  # traced once for each way of scoring interests
-            table, column = [None, None], tf.TensorSpec([None], tf.int64)
-            columns = [tf.TensorSpec(table, kind) for kind in (self._served.item_id_dtype, tf.int64, tf.float32)]
-            profile = [tf.TensorSpec([None], tf.string) for _ in self._profile]
-            targets = [tf.TensorSpec(table, tf.bool)] if self._prepared.log.is_target is not None else []
-            served = self._served
-
-            def look_up(*columns: Any) -> Requests:  # with or without the column of targets
-                return served.look_up(*columns)
-
-            traced = graph_function(look_up, input_signature=[*columns, column, profile, *targets])
-            self._look_ups[self._history_key] = traced.get_concrete_function()
+            tells = self._prepared.log.is_target is not None
+            self._look_ups[self._history_key] = self._served.trace_look_up(tells)
         self._look_up = self._look_ups[self._history_key]
 
     @property

@@ -229,26 +229,25 @@ class MultiContextRetriever(tf.Module):
             state = weigh_repeats(self._weights, state, tokens)
         return Subsequences(row, category, segments, tokens, state)
 
+    def trace_look_up(self, tells: bool) -> tf.types.experimental.ConcreteFunction:
+        """`look_up` as a graph; `tells`: with the column `is_target`, which is an argument of the graph only then."""
+        table, column = [None, None], tf.TensorSpec([None], tf.int64)
+        columns = [tf.TensorSpec(table, kind) for kind in (self.item_id_dtype, tf.int64, tf.float32)]
+        profile = [tf.TensorSpec([None], tf.string) for _ in self.profile_names]
+        signature = [*columns, column, profile, *([tf.TensorSpec(table, tf.bool)] if tells else [])]
+        return graph_function(lambda *given: self.look_up(*given), input_signature=signature).get_concrete_function()
+
     def traced_once(self) -> "MultiContextRetriever":
         """The same model, whose `look_up` and `encode` are graphs that all who call them share.
 
         Nearly every signature calls both: traced for each, they were most of the time that an export takes.
         """
         other = copy.copy(self)
-        table, column = [None, None], tf.TensorSpec([None], tf.int64)
-        columns = [tf.TensorSpec(table, kind) for kind in (self.item_id_dtype, tf.int64, tf.float32)]
-        profile = [tf.TensorSpec([None], tf.string) for _ in self.profile_names]
 
         @functools.cache
         def look_up(tells: bool) -> tf.types.experimental.ConcreteFunction:
-            is_target = [tf.TensorSpec(table, tf.bool)] if tells else []
-
-            def call(*given: Any) -> Requests:
-                return self.look_up(*given)
-
             with tf.init_scope():
-                traced = graph_function(call, input_signature=[*columns, column, profile, *is_target])
-                return traced.get_concrete_function()
+                return self.trace_look_up(tells)
 
         @functools.cache
         def encode(tells: bool) -> tf.types.experimental.ConcreteFunction:
@@ -257,9 +256,8 @@ class MultiContextRetriever(tf.Module):
             with tf.init_scope():
                 return graph_function(self.encode, input_signature=[requests, pairs, pairs]).get_concrete_function()
 
-        def call_look_up(*given: Any) -> Requests:
-            needed = [column for column in given if column is not None]
-            return look_up(len(needed) == len(columns) + 3)(*needed)
+        def call_look_up(*columns: Any, is_target: tf.Tensor | None = None) -> Requests:
+            return look_up(is_target is not None)(*columns, *(() if is_target is None else (is_target,)))
 
         def call_encode(requests: Requests, row: tf.Tensor, category: tf.Tensor) -> Subsequences:
             return encode(tells_targets(requests.histories.is_target))(requests, row, category)

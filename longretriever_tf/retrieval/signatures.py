@@ -133,7 +133,7 @@ def _look_up(model: MultiContextRetriever, at: Columns) -> Requests:
         with tf.control_dependencies(checks):
             of_action = model.actions.read(at["history_action"])
             weight, is_target = tf.minimum(weight * of_action.weight, MAX_WEIGHT), of_action.is_target
-    return model.look_up(item_id, timestamp, weight, at["request_timestamp"], profile, is_target)
+    return model.look_up(item_id, timestamp, weight, at["request_timestamp"], profile, is_target=is_target)
 
 
 def _options(model: MultiContextRetriever, at: Columns) -> RequestOptions:
