@@ -15,11 +15,12 @@ from retrieval_oracle import build_moved_models
 from worlds import START, block_world
 
 from longretriever_tf.common.errors import UserError
-from longretriever_tf.common.schema import DAY_S
+from longretriever_tf.common.schema import DAY_S, FIRST_KNOWN
 from longretriever_tf.config.config import Config, DataConfig, ModelConfig, TrainConfig
-from longretriever_tf.data.batches.prepared_data import load_saved, prepare, save_prepared
+from longretriever_tf.data.batches.prepared_data import load_saved, prepare, prepare_requests, save_prepared
 from longretriever_tf.data.recipe.own_correction import FILE, read_own_correction
 from longretriever_tf.datasets.log import LifelongLog
+from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
 from longretriever_tf.models.build import load_models
 from longretriever_tf.retrieval.fingerprint import fingerprint_towers
 from longretriever_tf.training import own_correction
@@ -63,6 +64,24 @@ def asks_small_logs(monkeypatch):
     """Users of a made log have few own items."""
     for name, value in (("_FIRST_RANK", 1), ("_LEAST_USERS", 20), ("_LEAST_TAKEN", 20), ("_USERS_AT_ONCE", 16)):
         monkeypatch.setattr(own_correction, name, value)
+
+
+def test_the_fit_reads_the_scores_that_the_run_merges_by(tmp_path):
+    log, run_dir = block_world(num_users=41), str(tmp_path / "run")
+    config = make_run(run_dir, log)
+    corpus, arrays = load_saved(run_dir)
+    models, prepared = load_models(config, corpus, arrays["item_svd"]), prepare_requests(log, corpus, arrays, CUT)
+    scorer = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval, True)
+    users, num_compared = np.arange(log.num_users), 0
+    merged, share = scorer.score(users), scorer.interest(users).log_share
+    row, category = np.nonzero(share[:, FIRST_KNOWN:])
+    category += FIRST_KNOWN
+    for at, pairs in scorer.encode_pairs(users, row, category):
+        pair, slot = np.nonzero(pairs.tokens.item.numpy())
+        found = own_correction._log_probabilities(scorer, corpus, pairs)[pair, slot] + share[row, category][at][pair]
+        np.testing.assert_allclose(found, merged[row[at][pair], pairs.tokens.item.numpy()[pair, slot]], atol=1e-4)
+        num_compared += len(found)
+    assert num_compared > 100
 
 
 @pytest.mark.usefixtures("asks_small_logs")

@@ -260,7 +260,7 @@ class TrainConfig:
         least=0,
     )
     own_correction: bool = _field(
-        False,
+        True,
         "After training, fit a correction of the merged scores of the user's own items (those of the subsequences) on "
         "the last snapshot, near the cut of a list: where among all others the items belong that the user takes again. "
         "Lists of novel items and of one category stay. Costs one pass over at most 4,000 users; needs --repeat_term, "

@@ -7,6 +7,7 @@ items, and `MERGES` merges whole categories.
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -109,6 +110,12 @@ class LongRetrieverScorer(TaskScorer):
         encode = graph_function(self._encode_pairs, input_signature=[requests, pairs, pairs])
         self._encode = encode.get_concrete_function()
 
+    @functools.cached_property
+    def _encode_whole(self) -> tf.types.experimental.ConcreteFunction:
+        """`MultiContextRetriever.encode`, all that it says; traced where somebody asks."""
+        encode = graph_function(self._served.encode, input_signature=self._encode.structured_input_signature[0])
+        return encode.get_concrete_function()
+
     def _set_retrieval(self, retrieval: RetrievalConfig, every_category: bool) -> None:
         self._retrieval, self._every_category = retrieval, every_category
         self.is_probability = retrieval.merge == "calibrated" and every_category
@@ -194,7 +201,7 @@ class LongRetrieverScorer(TaskScorer):
         for rows, requests in self._requests(users):
             at = np.flatnonzero((row >= rows.start) & (row < rows.start + requests.count.shape[0]))
             some = tf.cast(row[at] - rows.start, tf.int32), tf.cast(category[at], tf.int32)
-            yield at, self._served.encode(requests, *some)
+            yield at, self._encode_whole(requests, *some)
 
     def item_rows(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
         """Vectors [n, D] and biases [n] of the items `low:high`."""

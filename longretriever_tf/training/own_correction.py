@@ -21,13 +21,15 @@ from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.config.baselines import LONGRETRIEVER
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.prepared_data import Prepared, load_saved, prepare_requests
-from longretriever_tf.data.corpus import encode_log
+from longretriever_tf.data.corpus import Corpus, encode_log
 from longretriever_tf.data.recipe.own_correction import FILE, OwnCorrection, read_own_correction
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.datasets.sharded_log import ShardedLog
+from longretriever_tf.evaluation.dense_rows import logsumexp
 from longretriever_tf.evaluation.ground_truth import Truth, build_truth
 from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
 from longretriever_tf.models.build import load_models
+from longretriever_tf.retrieval.requests import Subsequences
 
 _FIRST_RANK, _STOP_RANK = 20, 300
 """Which of a user's own items are near the cut, ranked among themselves by merged score, 0 the best."""
@@ -159,34 +161,49 @@ def _chunks(truth: Truth) -> list[Truth]:
 
 def _own_items_taken(scorer: LongRetrieverScorer, prepared: Prepared, truth: Truth) -> OwnItemsTaken:
     """The own items of some users near the cut."""
-    users, merged, log = truth.users, scorer.score(truth.users), prepared.log
+    users, log, corpus = truth.users, prepared.log, prepared.corpus
     of_user, event = flat_ranges(log.offset[users], log.offset[users + 1])
-    num_categories = prepared.corpus.num_categories
-    pair = np.unique(of_user * num_categories + prepared.corpus.item_category[log.item[event]])
-    row, category = pair // num_categories, pair % num_categories
-    rows, items, features = [], [], []
+    pair = np.unique(of_user * corpus.num_categories + corpus.item_category[log.item[event]])
+    row, category = pair // corpus.num_categories, pair % corpus.num_categories
+    share = scorer.interest(users).log_share[row, category]
+    parts = []
     for at, pairs in scorer.encode_pairs(users, row, category):
-        item, feature = pairs.tokens.item.numpy(), pairs.tokens.features.numpy()
-        pair, slot = np.nonzero(item)
-        rows.append(row[at][pair])
-        items.append(item[pair, slot])
-        features.append(feature[pair, slot])
-    own_row, own_item = np.concatenate(rows), np.concatenate(items)
-    score = merged[own_row, own_item].astype(np.float64)
+        item, log_probability = pairs.tokens.item.numpy(), _log_probabilities(scorer, corpus, pairs)
+        of_pair, slot = np.nonzero((item > 0) & (category[at] >= schema.FIRST_KNOWN)[:, None])
+        score = log_probability[of_pair, slot] + share[at[of_pair]]
+        parts.append((row[at[of_pair]], item[of_pair, slot], score, pairs.tokens.features.numpy()[of_pair, slot]))
+    own_row, own_item, score, features = (np.concatenate(part) for part in zip(*parts, strict=True))
+    score = score.astype(np.float64)
     best_first = np.lexsort((-score, own_row))
     first = np.searchsorted(own_row[best_first], np.arange(len(users)))
     rank = np.empty(len(score), np.int64)
     rank[best_first] = np.arange(len(score)) - first[own_row[best_first]]
-    near = (rank >= _FIRST_RANK) & (rank < _STOP_RANK) & np.isfinite(score)
+    near = (rank >= _FIRST_RANK) & (rank < _STOP_RANK)
     own_row, own_item, score = own_row[near], own_item[near], score[near]
     num_taken = np.diff(truth.offset).astype(np.float64)[own_row]
     key = truth.pair_row() * truth.num_items + truth.item
     return OwnItemsTaken(
-        terms=np.column_stack([np.ones(len(score)), np.concatenate(features)[near], score]),
+        terms=np.column_stack([np.ones(len(score)), features[near], score]),
         expected=np.minimum(np.exp(score) * num_taken, 50.0),
         is_taken=np.isin(own_row * truth.num_items + own_item, key).astype(np.float64),
         weight=num_taken**-0.5,
     )
+
+
+def _log_probabilities(scorer: LongRetrieverScorer, corpus: Corpus, pairs: Subsequences) -> np.ndarray:
+    """Log p(item | category, user) of each token of some pairs, [R, L] float32; 0 where padded."""
+    embedding, repeat_logit = pairs.state.embedding.numpy(), pairs.state.repeat_logit.numpy()
+    item, category = pairs.tokens.item.numpy(), pairs.category.numpy()
+    found = np.zeros(item.shape, np.float32)
+    for number in np.unique(category):
+        at, low, high = np.flatnonzero(category == number), *corpus.category_offset[number : number + 2]
+        vectors, bias = scorer.item_rows(low, high)
+        logits = embedding[at] @ vectors.T + bias
+        pair, slot = np.nonzero(item[at])
+        own = item[at[pair], slot] - low
+        logits[pair, own] += repeat_logit[at[pair], slot]
+        found[at[pair], slot] = (logits - logsumexp(logits))[pair, own]
+    return found
 
 
 def fit_taken(taken: OwnItemsTaken) -> OwnCorrection:
