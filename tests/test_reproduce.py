@@ -15,6 +15,7 @@ import pytest
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.evaluation.per_user import per_user_path
 from longretriever_tf.evaluation.ranking import paired_bootstrap
+from longretriever_tf.reproduction import runner
 from longretriever_tf.reproduction.jobs import Job, State, make_jobs, select_jobs
 from longretriever_tf.reproduction.plan import load_plan
 from longretriever_tf.reproduction.report import make_report, write_report
@@ -357,6 +358,16 @@ def test_only_takes_what_it_needs_along(tmp_path):
         select_jobs(jobs, ("nothing",))
 
 
+def test_processor_seconds_are_those_of_the_job_alone():
+    busy = "import time\nwhile time.process_time() < {}: pass"
+    commands = [[sys.executable, "-c", busy.format(seconds)] for seconds in (1.5, 0.5)]
+    children = [runner._Child(None, subprocess.Popen(command), 0.0, None) for command in commands]
+    while not all([child.processor_s or child.has_ended() for child in children]):
+        time.sleep(0.02)
+    long, short = (child.processor_s for child in children)
+    assert 1.5 <= long < 2 and 0.5 <= short < 1
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -590,7 +601,7 @@ DAYS = """
     [[tables]]
     title = "Days"
     rows = ["warm", "refreshed", "frozen"]
-    columns = ["all recall@20", "minutes"]
+    columns = ["all recall@20", "minutes", "processor_minutes"]
     [[comparisons]]
     ours = "refreshed"
     against = ["frozen"]
@@ -622,6 +633,8 @@ def test_runs_grow_from_runs_and_a_row_is_the_mean_of_its_measures(tmp_path):
     assert cells["Frozen", "minutes"] == 0
     assert cells["Refreshed", "minutes"] == pytest.approx((seconds["export"] + seconds["refresh"]) / 60 / 2)
     assert cells["Warm", "minutes"] == pytest.approx((seconds["base"] + seconds["next"]) / 60 / 2)
+    processors = {name: jobs[f"{name}/seed1"].stamp()["processor_seconds"] for name in ("base", "next")}
+    assert cells["Warm", "processor_minutes"] == pytest.approx(sum(processors.values()) / 60 / 2)
     assert page.count("<svg") == 2 and "Refreshed" in markdown and "users in 2 windows" in markdown
     assert "**0.0000**" in markdown.split("Frozen")[2].split("\n")[0], "the least cost is the best"
 

@@ -16,9 +16,9 @@ from longretriever_tf.config.shipped import find_shipped
 PLACEHOLDER = re.compile(r"\{run:([\w.-]+)\}")
 """`{run:NAME}` in the flags of a measure or a later run: that run's directory, of the same seed (or its only one)."""
 
-MINUTES = "minutes"
-"""A table column, and the second panel of the plot "windows": what a window's own runs took, those that not all windows
-share."""
+COSTS = {"processor_minutes": "processor_seconds", "minutes": "seconds"}
+"""Table columns, and what a job's stamp calls it in seconds: what a window's own runs took, those that not all windows
+share. The first is the second panel of the plot "windows": it does not depend on what else the machine does."""
 
 PLOTS = ("bars", "windows", "history_length", "category_size", "repeat_novel", "training", "calibration")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")

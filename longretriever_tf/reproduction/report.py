@@ -13,7 +13,7 @@ from longretriever_tf.common.provenance import describe_origin
 from longretriever_tf.plots.axes import hues_of
 from longretriever_tf.reproduction.charts import PAGE, draw_panel
 from longretriever_tf.reproduction.jobs import Job
-from longretriever_tf.reproduction.plan import MINUTES, Plan, Table
+from longretriever_tf.reproduction.plan import COSTS, Plan, Table
 from longretriever_tf.reproduction.results import Metric, Results, Source
 from longretriever_tf.reproduction.runner import duration
 from longretriever_tf.reproduction.series import Chart, Panel, make_chart
@@ -144,7 +144,7 @@ def _best(column: str, means: list[float]) -> float:
     """The most, or the least where the column is a cost."""
     if not means:
         return np.nan
-    return min(means) if column == MINUTES else max(means)
+    return min(means) if column in COSTS else max(means)
 
 
 def _cell(metric: Metric, best: float) -> Cell:

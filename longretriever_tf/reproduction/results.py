@@ -14,7 +14,7 @@ import numpy as np
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.evaluation.per_user import per_user_path
 from longretriever_tf.reproduction.jobs import Job, State
-from longretriever_tf.reproduction.plan import MINUTES, Finding, Plan, Row
+from longretriever_tf.reproduction.plan import COSTS, Finding, Plan, Row
 
 Users = dict[str, np.ndarray]
 """`per_user.tabulate_users` of one job, the models' axis taken at one model."""
@@ -66,7 +66,7 @@ class Line:
       source: where from; None without outputs.
       missing: jobs of the row that are not done.
       windows: a line for each window of time that has one, with `outputs` and `users` of its own; empty: one window.
-      minutes: what the runs took that the line needs, by job.
+      costs: minutes that the runs took that the line needs, by column (`plan.COSTS`) and job.
     """
 
     label: str
@@ -75,7 +75,7 @@ class Line:
     source: Source | None
     missing: tuple[Job, ...]
     windows: tuple["Line", ...] = ()
-    minutes: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    costs: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
 
     @property
     def repeats(self) -> str:
@@ -87,8 +87,8 @@ class Line:
 
     def metric(self, column: str) -> Metric | None:
         """The metric at a path ("all recall@100"), over seeds or windows that have it; None where none has."""
-        if column == MINUTES:
-            costs = self.costs()
+        if column in COSTS:
+            costs = self.window_costs(column)
             return Metric(costs) if costs else None
         if self.windows:
             metrics = [window.metric(column) for window in self.windows]
@@ -99,12 +99,12 @@ class Line:
         values = tuple(float(entry) for entry in entries if isinstance(entry, int | float))
         return Metric(values) if values else None
 
-    def costs(self) -> tuple[float, ...]:
+    def window_costs(self, column: str) -> tuple[float, ...]:
         """Minutes of each window's own runs, those that not all windows share; of all where there is one window."""
-        windows = self.windows or (self,)
-        counted = collections.Counter(job for window in windows for job in window.minutes)
-        is_own = {job for job, count in counted.items() if count < len(windows) or len(windows) == 1}
-        return tuple(sum(minutes for job, minutes in window.minutes.items() if job in is_own) for window in windows)
+        costs = [window.costs.get(column, {}) for window in self.windows or (self,)]
+        counted = collections.Counter(job for cost in costs for job in cost)
+        is_own = {job for job, count in counted.items() if count < len(costs) or len(costs) == 1}
+        return tuple(sum(minutes for job, minutes in cost.items() if job in is_own) for cost in costs)
 
     def user_means(self, name: str) -> np.ndarray | None:
         """An array of the users' metrics, averaged over seeds; None where it is not kept."""
@@ -178,15 +178,18 @@ class Results:
                 users=tuple(users for job in done if (users := _users_of(job, name)) is not None),
                 source=source,
                 missing=missing,
-                minutes=self._minutes(done),
+                costs=self._costs(done),
             )
             for name in names
         )
 
-    def _minutes(self, done: Sequence[Job]) -> dict[str, float]:
-        """What the runs took that measures needed directly, by job."""
-        needed = dict.fromkeys(name for job in done for name in job.needs)
-        return {name: float(self._jobs[name].stamp().get("seconds", 0.0)) / 60 for name in needed}
+    def _costs(self, done: Sequence[Job]) -> dict[str, dict[str, float]]:
+        """Minutes that the runs took that measures needed directly, by column and job."""
+        stamps = {name: self._jobs[name].stamp() for job in done for name in job.needs}
+        return {
+            column: {name: float(stamp.get(key, 0.0)) / 60 for name, stamp in stamps.items()}
+            for column, key in COSTS.items()
+        }
 
     def findings(self, finding: Finding) -> tuple[list[str], Source | None]:
         """The sentences that a measure wrote itself, of its first seed that is done, and where they are from."""

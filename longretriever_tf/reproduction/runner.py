@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,16 @@ class _Child:
     process: subprocess.Popen[bytes]
     started: float
     output_before: int | None  # time of an earlier output, which must not pass for this one's
+    processor_s: float = 0.0  # of its processes, once it has ended
+
+    def has_ended(self) -> bool:
+        """Whether it has ended; if so, counts what it took of the processors."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if self.process.poll() is None:
+            return False
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)  # grown by this child alone: poll() has waited for it
+        self.processor_s = round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1)
+        return True
 
 
 def _python_module(job: Job) -> list[str]:
@@ -159,7 +170,7 @@ class JobRunner:
         """Until a child ends; reports now and then that the others are alive."""
         said = time.monotonic()
         while self._running:
-            ended = [child for child in self._running if child.process.poll() is not None]
+            ended = [child for child in self._running if child.has_ended()]
             for child in ended:
                 self._running.remove(child)
                 self._finish(child, failed)
@@ -174,7 +185,12 @@ class JobRunner:
 
     def _finish(self, child: _Child, failed: dict[str, str]) -> None:
         job, seconds, status = child.job, time.monotonic() - child.started, child.process.returncode
-        facts: dict[str, Any] = {"seconds": round(seconds, 1), "status": status, "commit": git_hash()}
+        facts: dict[str, Any] = {
+            "seconds": round(seconds, 1),
+            "processor_seconds": child.processor_s,
+            "status": status,
+            "commit": git_hash(),
+        }
         if status == 0 and _modified(job.output) not in (None, child.output_before):
             job.write_stamp(outcome="done", **facts)
             _say(f"{job.name}: done in {duration(seconds)}")

@@ -16,7 +16,7 @@ from longretriever_tf.plots.panels import (
     quantile_bins,
     ratio_interval,
 )
-from longretriever_tf.reproduction.plan import Plot
+from longretriever_tf.reproduction.plan import COSTS, Plot
 from longretriever_tf.reproduction.results import Line, Results, Source
 from longretriever_tf.reproduction.statements import knows_ranks, pair_hits
 
@@ -79,9 +79,9 @@ def _windows(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
         x = tuple(map(float, range(len(line.windows))))
         values = [window.metric(plot.metric) for window in line.windows]
         metrics.append(Series(line.label, x, tuple(value.mean if value else np.nan for value in values)))
-        costs.append(Series(line.label, x, line.costs()))
+        costs.append(Series(line.label, x, line.window_costs(next(iter(COSTS)))))
     yield Panel("", "points", "window", plot.metric, tuple(metrics), ticks)
-    yield Panel("", "points", "window", "minutes of its own runs", tuple(costs), ticks)
+    yield Panel("", "points", "window", "processor minutes of its own runs", tuple(costs), ticks)
 
 
 def _history_length(plot: Plot, lines: Sequence[Line]) -> Iterator[Panel]:
