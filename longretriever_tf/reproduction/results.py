@@ -100,11 +100,18 @@ class Line:
         return Metric(values) if values else None
 
     def window_costs(self, column: str) -> tuple[float, ...]:
-        """Minutes of each window's own runs, those that not all windows share; of all where there is one window."""
-        costs = [window.costs.get(column, {}) for window in self.windows or (self,)]
+        """Minutes of each window's own runs, those that not all windows share; of all where there is one window.
+
+        The mean over seeds.
+        """
+        windows = self.windows or (self,)
+        costs = [window.costs.get(column, {}) for window in windows]
         counted = collections.Counter(job for cost in costs for job in cost)
         is_own = {job for job, count in counted.items() if count < len(costs) or len(costs) == 1}
-        return tuple(sum(minutes for job, minutes in cost.items() if job in is_own) for cost in costs)
+        return tuple(
+            sum(minutes for job, minutes in cost.items() if job in is_own) / max(len(window.outputs), 1)
+            for window, cost in zip(windows, costs, strict=True)
+        )
 
     def user_means(self, name: str) -> np.ndarray | None:
         """An array of the users' metrics, averaged over seeds; None where it is not kept."""
