@@ -297,6 +297,27 @@ def test_a_row_that_no_batch_reads_keeps_its_value_and_its_moments(small_table, 
     np.testing.assert_allclose(optimizer.moments(table)[0][:, 0], [0, 0.05, 0, 0, 0.1, 0], rtol=1e-6)
 
 
+def test_a_table_of_fewer_numbers_than_a_step_reads_is_reduced_whole(monkeypatch):
+    """Groups that are stacked read a row many times over: gathering their rows took longer than the step."""
+    monkeypatch.setattr(gradients_lib, "SMALL_TABLE", 1)
+    table = tf.Variable(tf.zeros([100, 6]))
+
+    def kind(num_read, num_replicas):
+        read = tf.IndexedSlices(tf.ones([num_read, 6]), tf.zeros([num_read], tf.int32))
+        return gradients_lib.Layout([table], [read], num_replicas=num_replicas).kinds[0]
+
+    assert [kind(80, 1), kind(90, 1), kind(40, 2), kind(45, 2)] == ["rows", "table", "rows", "table"]
+    found = []
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 6])])
+    def of_any_number(values):
+        read = tf.IndexedSlices(values, tf.zeros([tf.shape(values)[0]], tf.int32))
+        found.extend(gradients_lib.Layout([table], [read], num_replicas=2).kinds)
+
+    of_any_number(tf.ones([90, 6]))
+    assert found == ["rows"]
+
+
 def test_weights_of_any_shape_have_their_place():
     """A layer that reads nothing has a kernel of no rows; a scalar has no rows at all."""
     variables = [tf.Variable(tf.zeros(shape)) for shape in ([0, 3], [], [2, 3], [4])]

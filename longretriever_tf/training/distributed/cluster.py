@@ -220,6 +220,12 @@ def _start_devices() -> Cluster:
     return Cluster(tf.distribute.MirroredStrategy([device.name for device in devices]))
 
 
+def _exchange_by(has_gpu: bool) -> tf.distribute.experimental.CommunicationOptions:
+    """NCCL between GPUs: what TensorFlow picks by itself is gRPC, by way of the hosts, at 0.4 GB/s on one host."""
+    kinds = tf.distribute.experimental.CommunicationImplementation
+    return tf.distribute.experimental.CommunicationOptions(implementation=kinds.NCCL if has_gpu else kinds.AUTO)
+
+
 def _start_workers(workers: Workers) -> Cluster:
     gpus = tf.config.list_physical_devices("GPU")
     if len(gpus) > 1:
@@ -232,7 +238,7 @@ def _start_workers(workers: Workers) -> Cluster:
         print(f"worker {workers.index} is waiting for {', '.join(others)} ...", flush=True)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=_exchange_by(bool(gpus)))
         signal.signal(signal.SIGTERM, on_sigterm)  # TensorFlow's own handler notes the signal and lets training go on
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
         raise UserError(

@@ -1,8 +1,9 @@
 """The gradients of a step: packed into one buffer by batch, summed over batches and replicas, unpacked as their mean.
 
 dense    a weight that every batch reads: its gradient, in the buffer
-table    a table of few numbers: the gradient of all its rows, and how often each was read, in the buffer
-rows     a larger table: the rows that batches read are gathered from all replicas, in the order of the batches
+table    a table of few numbers, or of fewer than the rows that a step is known to read: the gradient of all its rows,
+         and how often each was read, in the buffer
+rows     another table: the rows that batches read are gathered from all replicas, in the order of the batches
 owned    a table whose rows belong to a replica each: rows stay where they are, but for 0 and 1, which all share
 
 One buffer means one reduction a step, whatever the number of weights. Sums over batches are made by halves, so that two
@@ -60,6 +61,7 @@ class Layout:
       variables: in the optimizer's order.
       gradients: of one batch, which say what kind each is.
       tables: how tables are reduced.
+      num_replicas: each packs as many gradients as this one in a step.
     """
 
     def __init__(
@@ -67,13 +69,14 @@ class Layout:
         variables: Sequence[tf.Variable],
         gradients: Sequence[tf.Tensor | tf.IndexedSlices | None],
         tables: Tables = REPLICATED,
+        num_replicas: int = 1,
     ) -> None:
         names = {id(variable) for variable in tables.owned}
         self._shapes = [variable.shape.as_list() for variable in variables]
         self.kinds = []
         for variable, gradient in zip(variables, gradients, strict=True):
             is_small = tables.whole or variable.shape.num_elements() <= SMALL_TABLE
-            kind = "table" if is_small else "rows"
+            kind = "table" if is_small or _costs_less_whole(variable, gradient, num_replicas) else "rows"
             if not isinstance(gradient, tf.IndexedSlices):
                 kind = "none" if gradient is None else "dense"
             elif id(variable) in names:
@@ -171,6 +174,15 @@ class Layout:
 
     def _width(self, i: int) -> int:
         return int(self._shapes[i][1])
+
+
+def _costs_less_whole(variable: tf.Variable, gradient: tf.Tensor | tf.IndexedSlices | None, num_replicas: int) -> bool:
+    """Whether the rows that a step reads, where their number is known, are more to send than the whole table."""
+    if not isinstance(gradient, tf.IndexedSlices) or gradient.values.shape[0] is None:
+        return False
+    num_rows, width = variable.shape
+    sent = int(gradient.values.shape[0]) * num_replicas * (width + 2)  # with row numbers, of two floats each
+    return bool(sent > _numbers_of("table", [num_rows, width]))
 
 
 def _numbers_of(kind: str, shape: Sequence[int]) -> int:
