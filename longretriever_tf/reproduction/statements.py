@@ -87,7 +87,7 @@ def _sentence(
     if difference is None:
         return text + "; no interval, since metrics of every user are missing"
     low, high = difference.low, difference.high
-    users = [line.users[0]["user"] for line in ours.windows or (ours,)]
+    users = [_both(*pair)[0] for pair in zip(ours.windows or (ours,), rival.windows or (rival,), strict=True)]
     of_windows = f" in {len(users)} windows" if ours.windows else ""
     num_users = len(np.unique(np.concatenate(users)))
     text += f"; 95% from {low:+.4f} to {high:+.4f}, paired over {num_users:,} users{of_windows}"
@@ -105,8 +105,9 @@ def paired_difference(ours: Line, rival: Line, metric: str) -> ranking.Interval 
     """Mean difference and 95% interval by resampling users, each model's seeds averaged first.
 
     Metrics within a category count over pairs; whole users are resampled there too, since a user's pairs are not
-    independent. The differences of several windows are averaged, and a user is drawn with all windows. None where a
-    side keeps no metrics of users, or they are of other users.
+    independent. The differences of several windows are averaged, and a user is drawn with all windows. Users whom one
+    side alone was asked about are left out: an item that the other's training has not seen is no truth for it. None
+    where a side keeps no metrics of users, or none are of the same users.
     """
     own, theirs = ours.windows or (ours,), rival.windows or (rival,)
     if len(own) != len(theirs):
@@ -127,15 +128,18 @@ def paired_difference(ours: Line, rival: Line, metric: str) -> ranking.Interval 
 
 def _user_gains(ours: Line, rival: Line, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """What each user of a window gains: rows of users, the sum of the differences, and over how many values."""
-    if not (ours.users and rival.users) or not np.array_equal(ours.users[0]["user"], rival.users[0]["user"]):
+    if not (ours.users and rival.users):
         return None
-    row, (section, _, name) = ours.users[0]["user"], metric.partition(" ")
+    (row, mine, other), (section, _, name) = _both(ours, rival), metric.partition(" ")
     if section in ("all", "novel"):
         a, b = ours.user_means(f"{section}/{name}"), rival.user_means(f"{section}/{name}")
         if a is None or b is None:
             return None
-        has_value = ~np.isnan(a - b)
-        return (row[has_value], (a - b)[has_value], np.ones(has_value.sum())) if has_value.any() else None
+        gain = a[mine] - b[other]
+        has_value = ~np.isnan(gain)
+        return (row[has_value], gain[has_value], np.ones(has_value.sum())) if has_value.any() else None
+    if not np.array_equal(ours.users[0]["user"], rival.users[0]["user"]):
+        return None  # pairs are told by their place
     if section in ("within_category", "within_category_novel") and name.startswith("recall@"):
         task, k = "novel" if section.endswith("novel") else "all", int(name[7:])
         if not all(knows_ranks(line, task, k) for line in (ours, rival)):
@@ -144,6 +148,11 @@ def _user_gains(ours: Line, rival: Line, metric: str) -> tuple[np.ndarray, np.nd
         num_users = 1 + int(user.max(initial=-1))
         return (row[:num_users], np.bincount(user, a - b), np.bincount(user)) if num_users else None
     return None
+
+
+def _both(ours: Line, rival: Line) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Users that both lines of a window have, and where they lie in each; `[n]` each."""
+    return np.intersect1d(ours.users[0]["user"], rival.users[0]["user"], assume_unique=True, return_indices=True)
 
 
 def knows_ranks(line: Line, task: str, k: int) -> bool:
