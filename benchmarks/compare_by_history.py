@@ -4,7 +4,9 @@ r"""How far a model is ahead of others by length of history: differences by fift
       --output=results/rolling/by_history.json runs/reproduce/rolling/measures/baselines/*/seed1/metrics.per_user.npz
 
 Reads what `evaluate` leaves next to metrics.json. Files of several windows count together: users fall into fifths
-within each window, and the bootstrap draws users, with all windows of each.
+within each window, and the bootstrap draws users, with all windows of each. Where the model has runs of its own, several
+seeds perhaps, `--ours='runs/reproduce/rolling/measures/test/window_{}/seed*/metrics.per_user.npz'` says which: {} stands
+for the number of the window, in the order of the files, and the mean over seeds counts.
 """
 
 import argparse
@@ -29,7 +31,7 @@ def main() -> None:
     part = np.concatenate([_parts(window["history_length"], arguments.parts) for window in windows])
     found: dict[str, Any] = {"files": files, "parts": arguments.parts, "resamplings": _RESAMPLINGS}
     for metric in arguments.metrics.split(","):
-        ours = np.concatenate([_of(window, arguments.model, metric) for window in windows])
+        ours = np.concatenate([_ours(window, number, metric, arguments) for number, window in enumerate(windows, 1)])
         for other in arguments.others.split(","):
             gain = ours - np.concatenate([_of(window, other, metric) for window in windows])
             rows = [_interval(gain[part == k], user[part == k]) for k in range(arguments.parts)]
@@ -39,7 +41,8 @@ def main() -> None:
     if arguments.output:
         origin = describe_origin("python benchmarks/compare_by_history.py", _SEED)
         write_text_atomically(
-            arguments.output, json.dumps({**origin, "model": arguments.model, **found}, indent=2) + "\n"
+            arguments.output,
+            json.dumps({**origin, "model": arguments.model, "ours": arguments.ours, **found}, indent=2) + "\n",
         )
 
 
@@ -47,6 +50,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", help="metrics.per_user.npz of each window")
     parser.add_argument("--model", default="longretriever, as served", help="whose lead is asked")
+    parser.add_argument("--ours", default="", help="files that hold it, {} for the window; empty: those of the others")
     parser.add_argument("--others", default="EASE + own items,TIFU-kNN", help="over whom, separated by commas")
     parser.add_argument("--metrics", default="all/recall@100,novel/recall@100", help="of each user, by commas")
     parser.add_argument("--parts", type=int, default=5, help="groups of users, of equal size")
@@ -57,6 +61,19 @@ def _parse() -> argparse.Namespace:
 def _read(path: str) -> dict[str, np.ndarray]:
     with np.load(path) as stored:
         return dict(stored)
+
+
+def _ours(window: dict[str, np.ndarray], number: int, metric: str, arguments: argparse.Namespace) -> np.ndarray:
+    """The model's metric of each user of a window, the mean over its seeds."""
+    if not arguments.ours:
+        return _of(window, arguments.model, metric)
+    files = sorted(glob.glob(arguments.ours.replace("{}", str(number))))
+    if not files:
+        raise SystemExit(f"error: --ours={arguments.ours!r} finds no file for window {number}; put {{}} for its number")
+    seeds = [_read(path) for path in files]
+    if not all(np.array_equal(one["user"], window["user"]) for one in seeds):
+        raise SystemExit(f"error: the users of {', '.join(files)} are not those of the others' file of window {number}")
+    return np.mean([_of(one, arguments.model, metric) for one in seeds], axis=0)
 
 
 def _of(window: dict[str, np.ndarray], model: str, metric: str) -> np.ndarray:

@@ -73,6 +73,7 @@ class PackedFile:
             self.labels = header["labels"]
             if self.labels != json.loads(json.dumps(expected)):
                 raise ValueError(f"it is of {self.labels}, not of {dict(expected)}")
+            self._address = np.frombuffer(self._map, np.uint8, 1).__array_interface__["data"][0]
             for name, place in header["arrays"].items():
                 kind, shape = np.lib.format.descr_to_dtype(_tuples(place["type"])), tuple(place["shape"])
                 count = int(np.prod(shape))
@@ -81,6 +82,16 @@ class PackedFile:
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]
+
+    def read_at_random(self, name: str) -> None:
+        """Says that rows of an array will be read here and there: the kernel then reads their pages, and none ahead.
+
+        With what it reads ahead by itself, a batch of a log larger than memory took fifteen times as long.
+        """
+        array = self.arrays[name]
+        start = (array.__array_interface__["data"][0] - self._address) // mmap.PAGESIZE * mmap.PAGESIZE
+        if array.nbytes:
+            self._map.madvise(mmap.MADV_RANDOM, start, array.nbytes)
 
     def release(self) -> None:
         """Gives back the memory of what was touched; it stays in the kernel's cache, and is read again when touched."""

@@ -73,7 +73,7 @@ class RowReader:
     """
 
     def __init__(self, shards: Sequence[PackedFile], rows: str) -> None:
-        self._shards, self._rows = shards, rows
+        self._shards, self._rows, self._announced = shards, rows, False
         self.base = offset_of(np.array([len(shard[rows]) for shard in shards]))
 
     def has(self, column: str) -> bool:
@@ -92,6 +92,7 @@ class RowReader:
           The records by the column's name, [R]; of each owned column its values, range after range; of each that is
           looked up its rows, [R, ...].
         """
+        self._announce([self._rows, *owned, *looked_up])
         by_row = np.argsort(rows, kind="stable")
         bounds = np.searchsorted(rows[by_row], self.base)  # of each shard's rows among them
         present = np.flatnonzero(np.diff(bounds)).tolist()
@@ -114,6 +115,14 @@ class RowReader:
         for file, _, _ in parts:
             file.release()
         return found
+
+    def _announce(self, names: Sequence[str]) -> None:
+        """Once, and no earlier than the first batch: what comes before reads whole arrays."""
+        if not self._announced:
+            self._announced = True
+            for shard in self._shards:
+                for name in names:
+                    shard.read_at_random(name)
 
 
 def read_examples(reader: RowReader, rows: np.ndarray) -> Arrays:
