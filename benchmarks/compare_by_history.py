@@ -4,9 +4,9 @@ r"""How far a model is ahead of others by length of history: differences by fift
       --output=results/rolling/by_history.json runs/reproduce/rolling/measures/baselines/*/seed1/metrics.per_user.npz
 
 Reads what `evaluate` leaves next to metrics.json. Files of several windows count together: users fall into fifths
-within each window, and the bootstrap draws users, with all windows of each. Where the model has runs of its own, several
-seeds perhaps, `--ours='runs/reproduce/rolling/measures/test/window_{}/seed*/metrics.per_user.npz'` says which: {} stands
-for the number of the window, in the order of the files, and the mean over seeds counts.
+within each window, and the bootstrap draws users, with all windows of each. Where the model has runs of its own,
+several seeds perhaps, `--ours='runs/reproduce/rolling/measures/test/window_{}/seed*/metrics.per_user.npz'` says which:
+{} stands for the number of the window, in the order of the files, and the mean over seeds counts.
 """
 
 import argparse
