@@ -271,7 +271,7 @@ def test_what_is_read_at_random_is_not_read_ahead_of(tmp_path):
             size = int(line.split()[1])
         elif mapped and line.startswith("VmFlags:"):
             sizes["rr" in line.split()] += size
-    assert sizes[True] == pytest.approx(800, abs=16) and sizes[False] == pytest.approx(800, abs=16)
+    assert sizes[True] == pytest.approx(784, abs=8) and sizes[False] == pytest.approx(784, abs=8)
 
 
 @pytest.mark.parametrize("kind", ["missing", "torn", "foreign", "other"])
