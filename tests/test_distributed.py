@@ -302,17 +302,18 @@ def test_a_table_of_fewer_numbers_than_a_step_reads_is_reduced_whole(monkeypatch
     monkeypatch.setattr(gradients_lib, "SMALL_TABLE", 1)
     table = tf.Variable(tf.zeros([100, 6]))
 
-    def kind(num_read, num_replicas):
+    def kind(num_read, num_packs):
         read = tf.IndexedSlices(tf.ones([num_read, 6]), tf.zeros([num_read], tf.int32))
-        return gradients_lib.Layout([table], [read], num_replicas=num_replicas).kinds[0]
+        return gradients_lib.Layout([table], [read], gradients_lib.Tables(num_packs=num_packs)).kinds[0]
 
     assert [kind(80, 1), kind(90, 1), kind(40, 2), kind(45, 2)] == ["rows", "table", "rows", "table"]
+    assert kind(90, 0) == "rows"
     found = []
 
     @tf.function(input_signature=[tf.TensorSpec([None, 6])])
     def of_any_number(values):
         read = tf.IndexedSlices(values, tf.zeros([tf.shape(values)[0]], tf.int32))
-        found.extend(gradients_lib.Layout([table], [read], num_replicas=2).kinds)
+        found.extend(gradients_lib.Layout([table], [read], gradients_lib.Tables(num_packs=2)).kinds)
 
     of_any_number(tf.ones([90, 6]))
     assert found == ["rows"]

@@ -71,7 +71,9 @@ def test_the_fit_reads_the_scores_that_the_run_merges_by(tmp_path):
     config = make_run(run_dir, log)
     corpus, arrays = load_saved(run_dir)
     models, prepared = load_models(config, corpus, arrays["item_svd"]), prepare_requests(log, corpus, arrays, CUT)
-    scorer = LongRetrieverScorer(config, prepared, models.retriever, models.interest, config.retrieval, True)
+    scorer = LongRetrieverScorer(
+        config, prepared, models.retriever, models.interest, config.retrieval, every_category=True
+    )
     users, num_compared = np.arange(log.num_users), 0
     merged, share = scorer.score(users), scorer.interest(users).log_share
     row, category = np.nonzero(share[:, FIRST_KNOWN:])

@@ -105,7 +105,9 @@ class Line:
         The mean over seeds.
         """
         windows = self.windows or (self,)
-        costs = [window.costs.get(column, {}) for window in windows]
+        if any(column not in window.costs for window in windows):
+            return ()
+        costs = [window.costs[column] for window in windows]
         counted = collections.Counter(job for cost in costs for job in cost)
         is_own = {job for job, count in counted.items() if count < len(costs) or len(costs) == 1}
         return tuple(
@@ -194,8 +196,9 @@ class Results:
         """Minutes that the runs took that measures needed directly, by column and job."""
         stamps = {name: self._jobs[name].stamp() for job in done for name in job.needs}
         return {
-            column: {name: float(stamp.get(key, 0.0)) / 60 for name, stamp in stamps.items()}
+            column: {name: float(stamp[key]) / 60 for name, stamp in stamps.items()}
             for column, key in COSTS.items()
+            if all(key in stamp for stamp in stamps.values())  # those of an earlier version lack some
         }
 
     def findings(self, finding: Finding) -> tuple[list[str], Source | None]:

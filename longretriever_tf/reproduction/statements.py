@@ -79,7 +79,7 @@ def _sentence(
     metric: str, ours: Line, rival: Line, means: tuple[float, float], difference: ranking.Interval | None
 ) -> str:
     own, theirs = means
-    gap = own - theirs
+    gap = difference.mean if difference else own - theirs
     side = f"ahead of {rival.label}" if gap > 0 else f"behind {rival.label}" if gap < 0 else f"level with {rival.label}"
     ratio = f" ({own / theirs:.2f} times)" if theirs > 0 else ""
     size = f" by {abs(gap):.4f}{ratio}" if gap else ""
@@ -90,6 +90,8 @@ def _sentence(
     users = [_both(*pair)[0] for pair in zip(ours.windows or (ours,), rival.windows or (rival,), strict=True)]
     of_windows = f" in {len(users)} windows" if ours.windows else ""
     num_users = len(np.unique(np.concatenate(users)))
+    if abs(gap - (own - theirs)) > 5e-5:
+        text += " where both were asked for the same items"
     text += f"; 95% from {low:+.4f} to {high:+.4f}, paired over {num_users:,} users{of_windows}"
     return text + ("" if low > 0 or high < 0 else ", which does not exclude 0")
 
@@ -105,9 +107,9 @@ def paired_difference(ours: Line, rival: Line, metric: str) -> ranking.Interval 
     """Mean difference and 95% interval by resampling users, each model's seeds averaged first.
 
     Metrics within a category count over pairs; whole users are resampled there too, since a user's pairs are not
-    independent. The differences of several windows are averaged, and a user is drawn with all windows. Users whom one
-    side alone was asked about are left out: an item that the other's training has not seen is no truth for it. None
-    where a side keeps no metrics of users, or none are of the same users.
+    independent. The differences of several windows are averaged, and a user is drawn with all windows. Users of whom
+    one side was asked for more than the other are left out: an item that its training has not seen is no truth for it.
+    None where a side keeps no metrics of users, or none are of the same users.
     """
     own, theirs = ours.windows or (ours,), rival.windows or (rival,)
     if len(own) != len(theirs):
@@ -136,7 +138,8 @@ def _user_gains(ours: Line, rival: Line, metric: str) -> tuple[np.ndarray, np.nd
         if a is None or b is None:
             return None
         gain = a[mine] - b[other]
-        has_value = ~np.isnan(gain)
+        is_same = _num_targets(ours, section)[mine] == _num_targets(rival, section)[other]
+        has_value = ~np.isnan(gain) & is_same
         return (row[has_value], gain[has_value], np.ones(has_value.sum())) if has_value.any() else None
     if not np.array_equal(ours.users[0]["user"], rival.users[0]["user"]):
         return None  # pairs are told by their place
@@ -153,6 +156,17 @@ def _user_gains(ours: Line, rival: Line, metric: str) -> tuple[np.ndarray, np.nd
 def _both(ours: Line, rival: Line) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Users that both lines of a window have, and where they lie in each; `[n]` each."""
     return np.intersect1d(ours.users[0]["user"], rival.users[0]["user"], assume_unique=True, return_indices=True)
+
+
+def _num_targets(line: Line, task: str) -> np.ndarray:
+    """How many items each user took, of those that the line was asked for; zeros where it does not say."""
+    users = line.users[0]
+    count = np.zeros(len(users["user"]), np.int64)
+    if "pair_user" not in users:
+        return count
+    kept = users["pair_is_novel"] if task == "novel" else slice(None)
+    np.add.at(count, users["pair_user"][kept], 1)
+    return count
 
 
 def knows_ranks(line: Line, task: str, k: int) -> bool:

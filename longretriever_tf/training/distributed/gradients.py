@@ -44,10 +44,12 @@ class Tables(NamedTuple):
     Attributes:
       owned: those whose rows belong to one replica each.
       whole: reduce the others whole, whatever their size: where batches read most of their rows.
+      num_packs: gradients of as many rows as one that a step sums, over all replicas; 0: not known.
     """
 
     owned: tuple[tf.Variable, ...] = ()
     whole: bool = False
+    num_packs: int = 0
 
 
 REPLICATED = Tables()
@@ -61,7 +63,6 @@ class Layout:
       variables: in the optimizer's order.
       gradients: of one batch, which say what kind each is.
       tables: how tables are reduced.
-      num_replicas: each packs as many gradients as this one in a step.
     """
 
     def __init__(
@@ -69,14 +70,13 @@ class Layout:
         variables: Sequence[tf.Variable],
         gradients: Sequence[tf.Tensor | tf.IndexedSlices | None],
         tables: Tables = REPLICATED,
-        num_replicas: int = 1,
     ) -> None:
         names = {id(variable) for variable in tables.owned}
         self._shapes = [variable.shape.as_list() for variable in variables]
         self.kinds = []
         for variable, gradient in zip(variables, gradients, strict=True):
             is_small = tables.whole or variable.shape.num_elements() <= SMALL_TABLE
-            kind = "table" if is_small or _costs_less_whole(variable, gradient, num_replicas) else "rows"
+            kind = "table" if is_small or _costs_less_whole(variable, gradient, tables.num_packs) else "rows"
             if not isinstance(gradient, tf.IndexedSlices):
                 kind = "none" if gradient is None else "dense"
             elif id(variable) in names:
@@ -176,12 +176,12 @@ class Layout:
         return int(self._shapes[i][1])
 
 
-def _costs_less_whole(variable: tf.Variable, gradient: tf.Tensor | tf.IndexedSlices | None, num_replicas: int) -> bool:
+def _costs_less_whole(variable: tf.Variable, gradient: tf.Tensor | tf.IndexedSlices | None, num_packs: int) -> bool:
     """Whether the rows that a step reads, where their number is known, are more to send than the whole table."""
-    if not isinstance(gradient, tf.IndexedSlices) or gradient.values.shape[0] is None:
+    if not isinstance(gradient, tf.IndexedSlices) or gradient.values.shape[0] is None or len(variable.shape) != 2:
         return False
     num_rows, width = variable.shape
-    sent = int(gradient.values.shape[0]) * num_replicas * (width + 2)  # with row numbers, of two floats each
+    sent = int(gradient.values.shape[0]) * num_packs * (width + 2)  # with row numbers, of two floats each
     return bool(sent > _numbers_of("table", [num_rows, width]))
 
 

@@ -12,6 +12,7 @@ from longretriever_tf.models.optimizer import LazyAdamW
 from longretriever_tf.models.stateless_dropout import Groups
 from longretriever_tf.training.device_phase import DevicePhase
 from longretriever_tf.training.distributed.cluster import Cluster
+from longretriever_tf.training.distributed.gradients import Tables
 from longretriever_tf.training.distributed.shared_step import SharedStep
 
 
@@ -52,7 +53,8 @@ class GroupedDevicePhase(DevicePhase):
             num_scored = count_scored_groups(batch)
             return self.loss(batch, step, groups) * num_scored, num_scored
 
-        return SharedStep(self.variables(), loss, optimizer, self.cluster, xla=xla)
+        tables = Tables(num_packs=self.cluster.num_replicas)
+        return SharedStep(self.variables(), loss, optimizer, self.cluster, tables, xla)
 
     def _compile_for(self, shape: Shape, shared: SharedStep) -> Callable[[Epoch, tf.Tensor, tf.Tensor], tf.Tensor]:
         each = shape.groups // self.cluster.num_replicas

@@ -69,7 +69,7 @@ class SharedStep:
             loss, num_batches = self._loss(*given, self._optimizer.iterations, groups)
         gradients = tape.gradient(loss, self._variables)
         if self._layout is None:
-            self._layout = Layout(self._variables, gradients, self._tables, self._cluster.num_replicas)
+            self._layout = Layout(self._variables, gradients, self._tables)
         return self._layout.pack(gradients, loss, num_batches)
 
     def _apply(self, reduced: Packed) -> tf.Tensor:
