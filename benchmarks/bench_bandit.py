@@ -80,6 +80,7 @@ def main(argv: list[str]) -> None:
     """Runs the benchmark."""
     del argv
     from longretriever_tf.common.files import write_text_atomically
+    from longretriever_tf.common.provenance import describe_origin
 
     def measure(believed: float, way: str, prior: float) -> dict[str, float]:
         rng = np.random.default_rng(_SEED.value)  # the same users and choices for all
@@ -102,7 +103,9 @@ def main(argv: list[str]) -> None:
         "bandit_believed",
         "seed",
     )
-    report = json.dumps({"settings": {name: absl_flags.FLAGS[name].value for name in names}, **results}, indent=2)
+    facts = describe_origin("python benchmarks/bench_bandit.py", _SEED.value)
+    facts |= {name: absl_flags.FLAGS[name].value for name in names[:-1]} | results
+    report = json.dumps(facts, indent=2)
     print(report)
     if _OUTPUT.value:
         write_text_atomically(_OUTPUT.value, report + "\n")
