@@ -72,6 +72,26 @@ def test_a_draw_depends_on_its_seed_alone_and_keeps_an_order_where_nothing_is_le
     assert least.min() > 0 and np.median(least.min(1)) < 1e-9
 
 
+@pytest.mark.parametrize(
+    ("trials", "successes", "words"),
+    [
+        ([[3.0, np.nan]], [[0.0, 0.0]], "`reward_trials` must be numbers from 0 to 1e.09; got. .nan"),
+        ([[3.0, np.inf]], [[0.0, 0.0]], "`reward_trials` must be numbers .* .inf"),
+        ([[3.0, 2.0]], [[0.0, np.nan]], "`reward_successes` must be numbers .* .nan. .of trials. .2"),
+        ([[3.0]], [[0.0]], "must be of one length; got. .2 1 1"),
+    ],
+)
+def test_what_no_text_can_say_is_refused_by_the_graph(trials, successes, words):
+    """JSON and the client know no NaN; tensors over gRPC do."""
+    columns = {
+        "reward_category": tf.constant([["tea", "jam"]]),
+        "reward_trials": tf.constant(trials),
+        "reward_successes": tf.constant(successes),
+    }
+    with pytest.raises(tf.errors.InvalidArgumentError, match=words):
+        bandit.read_bandit(columns, tf.constant([False]), tf.constant([20.0]), tf.constant([[2, 3]]))
+
+
 @pytest.fixture(scope="module")
 def client(trained) -> LocalClient:
     return LocalClient(trained.export_dir)
