@@ -332,8 +332,8 @@ TURNED = [
     dataclasses.replace(
         PLAIN[1], forced_category={"c1": 3.0}, forbidden_category=["c5"], history_weight=[1.0, 0.5], seed=2
     ),
-    dataclasses.replace(PLAIN[1], bandit="thompson", bandit_prior=9.0, rewards={"c2": (9.0, 8.0)}, seed=6),
     dataclasses.replace(PLAIN[2], allowed_category=["c2"], goal="novel", merge="raw"),
+    dataclasses.replace(PLAIN[1], bandit="thompson", bandit_prior=9.0, rewards={"c2": (9.0, 8.0)}, seed=6),
 ]
 
 
