@@ -113,13 +113,13 @@ def test_no_bandit_is_the_same_answer_bit_for_bit_whatever_else_is_sent_and_alon
 
 def test_rewards_move_their_category_and_the_reported_share_is_the_one_that_lists_are_merged_by(client):
     every = [interest.category for interest in client.interests([PLAIN])[0]]
-    category = every[3]
-    means = {}
+    category, means = every[3], {}
+    explores = dataclasses.replace(PLAIN, bandit="thompson", bandit_prior=20.0)
     for name, rewards in (("none", {}), ("up", {category: (30, 27)}), ("down", {category: (300, 0)})):
-        asked = [dataclasses.replace(PLAIN, bandit="thompson", rewards=rewards, seed=seed) for seed in range(SEEDS)]
+        asked = [dataclasses.replace(explores, rewards=rewards, seed=seed) for seed in range(SEEDS)]
         means[name] = np.mean([np.exp(score_of(interests, category)) for interests in client.interests(asked)])
     assert means["up"] > 2 * means["none"] and means["down"] < means["none"] / 2
-    asked = dataclasses.replace(PLAIN, bandit="thompson", rewards={category: (30, 27)})
+    asked = dataclasses.replace(explores, rewards={category: (30, 27)})
     (plain,), (drawn,) = client.retrieve([PLAIN]), client.retrieve([asked])
     assert drawn.interests[0].rank == 1 and [i.score for i in drawn.interests] == sorted(
         (i.score for i in drawn.interests), reverse=True

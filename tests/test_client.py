@@ -95,7 +95,7 @@ def test_rewards_are_columns_and_refused_where_the_export_has_no_bandit():
     asked = dataclasses.replace(SHORT, bandit="thompson", rewards={"tea": (9, 2), "jam": np.array([1.5, 0.0])})
     assert asked.takes_options and not Request([7], [50], 99, k=3).takes_options
     columns = make_columns([asked, LONG], now)
-    assert columns["bandit"].tolist() == ["thompson", "none"] and columns["bandit_prior"].tolist() == [20.0, 20.0]
+    assert columns["bandit"].tolist() == ["thompson", "none"] and columns["bandit_prior"].tolist() == [100.0, 100.0]
     assert columns["reward_category"].tolist() == [["tea", "jam"], ["", ""]]
     assert columns["reward_trials"].tolist() == [[9.0, 1.5], [0.0, 0.0]]
     assert columns["reward_successes"].tolist() == [[2.0, 0.0], [0.0, 0.0]]

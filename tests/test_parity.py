@@ -331,7 +331,7 @@ def test_optional_columns_have_defaults_in_the_signature(parts):
         "forced_category": [[]],
         "forced_weight": [[]],
         "bandit": [b"none"],
-        "bandit_prior": [20.0],
+        "bandit_prior": [100.0],
         "reward_category": [[]],
         "reward_trials": [[]],
         "reward_successes": [[]],

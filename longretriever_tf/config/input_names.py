@@ -26,8 +26,8 @@ OPTIONAL_INPUTS = (
 )
 """Inputs with a default; `request_options.default_columns` holds the values."""
 
-BANDIT_PRIOR = 20.0
-"""Default of `bandit_prior`: exports and clients share it."""
+BANDIT_PRIOR = 100.0
+"""Default of `bandit_prior`, which exports and clients share; chosen in serving/README.md, "Exploring with rewards"."""
 
 OTHER_INPUTS = ("category", "item_id", "expected")
 """Inputs of further signatures."""

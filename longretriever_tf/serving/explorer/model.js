@@ -24,7 +24,7 @@ export function requestOptions(settings, numCategories) {
     forced_category: [settings.forced],
     forced_weight: [[]],
     bandit: ["none"],
-    bandit_prior: [20],
+    bandit_prior: [100],
     reward_category: [[]],
     reward_trials: [[]],
     reward_successes: [[]],
