@@ -4,8 +4,8 @@
 
 Users with events in --bench_days after the cut, drawn by --seed, are asked as of the cut. `recall@100` is that of their
 lists without rewards, by n0, and of the default request: what exploring costs. `likelihood` is how probable their
-choices by category are where each user's true shares vary around the model's p as Dirichlet(n0 p), in nats a choice, over
-the distinct items of the days and over the first ten events: the n0 with the highest is what the model's p is worth.
+choices by category are where each user's true shares vary around the model's p as Dirichlet(n0 p), in nats a choice,
+over the distinct items of the days and over the first ten events: the best n0 is what the model's p is worth.
 Where the days are a test window, choose nothing by it.
 """
 
