@@ -284,6 +284,8 @@ def _column(name: str, dtype: str, users: list[dict[str, Any]], category: str) -
         "exploration": 1,
         "merge": "calibrated",
         "goal": "all",
+        "bandit": "thompson",
+        "bandit_prior": 20,
     }
     if name in ("history_item_id", "history_timestamp"):
         return [user[name.removeprefix("history_")][:_EVENTS] for user in users]
@@ -297,6 +299,8 @@ def _column(name: str, dtype: str, users: list[dict[str, Any]], category: str) -
         return [category] * 2
     if name in ("exclude_item_id", "allowed_category", "forbidden_category", "forced_category", "forced_weight"):
         return [[], []]
+    if name.startswith("reward_"):
+        return [[{"reward_category": category, "reward_trials": 3 if category else 0, "reward_successes": 0}[name]]] * 2
     return [request_options.get(name, "" if dtype == "DT_STRING" else 0)] * 2
 
 

@@ -84,6 +84,26 @@ def test_a_threshold_is_sent_where_the_export_knows_it_and_refused_where_not():
             make_columns([dataclasses.replace(SHORT, **odd)], INPUTS)
 
 
+def test_rewards_are_columns_and_refused_where_the_export_has_no_bandit():
+    now = INPUTS | {
+        "bandit": InputSpec("DT_STRING"),
+        "bandit_prior": InputSpec("DT_FLOAT"),
+        "reward_category": InputSpec("DT_STRING"),
+        "reward_trials": InputSpec("DT_FLOAT"),
+        "reward_successes": InputSpec("DT_FLOAT"),
+    }
+    asked = dataclasses.replace(SHORT, bandit="thompson", rewards={"tea": (9, 2), "jam": np.array([1.5, 0.0])})
+    assert asked.takes_options and not Request([7], [50], 99, k=3).takes_options
+    columns = make_columns([asked, LONG], now)
+    assert columns["bandit"].tolist() == ["thompson", "none"] and columns["bandit_prior"].tolist() == [100.0, 100.0]
+    assert columns["reward_category"].tolist() == [["tea", "jam"], ["", ""]]
+    assert columns["reward_trials"].tolist() == [[9.0, 1.5], [0.0, 0.0]]
+    assert columns["reward_successes"].tolist() == [[2.0, 0.0], [0.0, 0.0]]
+    for odd, named in (({"bandit": "thompson"}, "bandit=thompson"), ({"rewards": {"tea": (9, 2)}}, "rewards=")):
+        with pytest.raises(UserError, match=f"`{named}.*`: this export knows no bandit"):
+            make_columns([dataclasses.replace(SHORT, **odd)], INPUTS)
+
+
 def test_weights_of_one_user_pad_with_nothing_and_the_others_count_one():
     weighed = dataclasses.replace(LONG, history_weight=[0.5, 2.0, 3.0])
     columns = make_columns([SHORT, weighed], INPUTS)
@@ -313,6 +333,7 @@ TURNED = [
         PLAIN[1], forced_category={"c1": 3.0}, forbidden_category=["c5"], history_weight=[1.0, 0.5], seed=2
     ),
     dataclasses.replace(PLAIN[2], allowed_category=["c2"], goal="novel", merge="raw"),
+    dataclasses.replace(PLAIN[1], bandit="thompson", bandit_prior=9.0, rewards={"c2": (9.0, 8.0)}, seed=6),
 ]
 
 

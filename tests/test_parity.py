@@ -330,6 +330,11 @@ def test_optional_columns_have_defaults_in_the_signature(parts):
         "forbidden_category": [[]],
         "forced_category": [[]],
         "forced_weight": [[]],
+        "bandit": [b"none"],
+        "bandit_prior": [100.0],
+        "reward_category": [[]],
+        "reward_trials": [[]],
+        "reward_successes": [[]],
     }
     required = set(signature.inputs) - set(defaults)
     assert required == {"history_item_id", "history_timestamp", "request_timestamp", "taste"}

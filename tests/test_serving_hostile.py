@@ -115,8 +115,17 @@ def _rows(num: int = 1, **request_options) -> dict:
         "forbidden_category": [],
         "forced_category": [],
         "forced_weight": [],
+        "bandit": "none",
+        "bandit_prior": 20.0,
+        "reward_category": [],
+        "reward_trials": [],
+        "reward_successes": [],
     }
     return {"inputs": rows | {name: [value] * num for name, value in defaults.items()} | request_options}
+
+
+def _reward(category: str, trials: float, successes: float) -> dict:
+    return _rows(1, reward_category=[[category]], reward_trials=[[trials]], reward_successes=[[successes]])
 
 
 @pytest.mark.parametrize(
@@ -135,6 +144,13 @@ def _rows(num: int = 1, **request_options) -> dict:
         (_rows(2, k=[5] * 3), "`k` has 3"),
         (_rows(2, goal=[{"b64": "//79"}] * 2), "which is not UTF-8"),
         (_rows(1, taste=[{"b64": "//79"}]), "input `taste` holds b'\\xff\\xfe\\xfd', which is not UTF-8"),
+        (_rows(1, bandit=["ucb"]), "`bandit` must be one of none, thompson; got] [ucb]"),
+        (_rows(1, bandit_prior=[0.0], bandit=["thompson"]), "`bandit_prior` must be a number from 0.001"),
+        (_reward("c1", 3, 5), "`reward_successes` must be numbers from 0 to the `reward_trials`"),
+        (_reward("c1", 3, -1), "`reward_successes` must be numbers from 0"),
+        (_reward("c1", -3, -3), "`reward_trials` must be numbers from 0 to 1e+09; got] [-3]"),
+        (_reward("", 3, 1), "name the category of] [3]"),
+        (_rows(1, reward_trials=[[3.0]]), "`reward_successes` must be of one length; got] [0 1 0]"),
         (_rows(1, forbidden_category=[["tea", {"b64": "7aCA"}]]), "input `forbidden_category` holds"),
     ],
 )

@@ -86,6 +86,12 @@ def questions(exports: Exports) -> dict[str, list[Request]]:
         "all forbidden": [history(exports, 2, forbidden_category=names)],
         "forced": [history(exports, 3, k=20, forced_category={names[0]: 2.0, names[-1]: 0.5})],
         "exploration": [history(exports, 4, num_interests=4, exploration=2)],
+        "bandit": [
+            history(
+                exports, user, k=20, num_interests=user, bandit="thompson", rewards={names[0]: (9, user), "x": (4, 1)}
+            )
+            for user in range(3)
+        ],
         "nobody": [Request([], [], CUT, k=11, seed=1), Request([stranger], [CUT - 9], CUT, k=11, seed=1)],
         "weights": [history(exports, 0, history_weight=[0.5] * len(first.history_item_id))],
         "everything": [

@@ -22,8 +22,12 @@ OPTIONAL_INPUTS = (
     "history_weight",
     "history_action",
     *("exclude_item_id", "allowed_category", "forbidden_category", "forced_category", "forced_weight"),
+    *("bandit", "bandit_prior", "reward_category", "reward_trials", "reward_successes"),
 )
 """Inputs with a default; `request_options.default_columns` holds the values."""
+
+BANDIT_PRIOR = 100.0
+"""Default of `bandit_prior`, which exports and clients share; chosen in serving/README.md, "Exploring with rewards"."""
 
 OTHER_INPUTS = ("category", "item_id", "expected")
 """Inputs of further signatures."""

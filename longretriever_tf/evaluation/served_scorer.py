@@ -61,9 +61,8 @@ class ServedScorer(TaskScorer):
         self._version = load_version(directory)
         self._ask = self._version.signatures["serving_default"]
         self._wanted = self._ask.structured_input_signature[1]
-        self._options = default_columns(
-            retrieval, self._wanted["history_item_id"].dtype, "history_action" in self._wanted
-        )
+        options = default_columns(retrieval, self._wanted["history_item_id"].dtype, "history_action" in self._wanted)
+        self._options = {name: value for name, value in options.items() if name in self._wanted}  # of former exports
         self._options |= {"k": tf.constant([min(max(KS), retrieval.max_k)])}
 
     def score(self, users: np.ndarray) -> np.ndarray:

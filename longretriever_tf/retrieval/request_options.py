@@ -7,7 +7,9 @@ import tensorflow as tf
 
 from longretriever_tf.common import schema
 from longretriever_tf.config.config import RetrievalConfig
+from longretriever_tf.config.input_names import BANDIT_PRIOR
 from longretriever_tf.retrieval.admission import require
+from longretriever_tf.retrieval.bandit import BANDITS, Bandit, read_bandit
 from longretriever_tf.retrieval.id_tables import IdTable
 from longretriever_tf.retrieval.merge import MERGES
 
@@ -16,7 +18,7 @@ DEFAULT_K = 100
 MAX_WEIGHT = 1e9
 """Of a history's event: sums over a history stay finite."""
 
-_CATEGORY_LISTS = ("allowed_category", "forbidden_category", "forced_category")
+_CATEGORY_LISTS = ("allowed_category", "forbidden_category", "forced_category", "reward_category")
 
 
 class RequestOptions(NamedTuple):
@@ -35,6 +37,7 @@ class RequestOptions(NamedTuple):
       excluded: item index of items to leave out, [B, E] int32; UNKNOWN is no one.
       is_novel: leave out everything that the history holds, and ask for novel items, [B] bool.
       merge: position of the strategy in `merge.MERGES`, [B] int32.
+      bandit: whose shares are drawn, and the rewards.
       unknown_category: names in the lists of categories that the model does not know, [B, U] string, "" where padded.
       num_unknown_excluded: items to leave out that the model does not know, [B] int32.
     """
@@ -50,6 +53,7 @@ class RequestOptions(NamedTuple):
     excluded: tf.Tensor
     is_novel: tf.Tensor
     merge: tf.Tensor
+    bandit: Bandit
     unknown_category: tf.Tensor
     num_unknown_excluded: tf.Tensor
 
@@ -84,6 +88,11 @@ def default_columns(
         "forbidden_category": empty(tf.string),
         "forced_category": empty(tf.string),
         "forced_weight": empty(tf.float32),
+        "bandit": tf.constant(BANDITS[:1]),
+        "bandit_prior": tf.constant([BANDIT_PRIOR], tf.float32),
+        "reward_category": empty(tf.string),
+        "reward_trials": empty(tf.float32),
+        "reward_successes": empty(tf.float32),
     }
 
 
@@ -98,8 +107,8 @@ def read_request_options(
     """Looks the optional columns up and brings them to one row per request.
 
     Impossible values are brought to the nearest possible one (k and M to 1, N below 0 to 1, N to C, M to N); unknown
-    names in a list match nothing, and the answer names them; an unknown merge or goal fails with InvalidArgument,
-    naming the value, and so does a threshold that is no number.
+    names in a list match nothing, and the answer names them; an unknown merge, goal or bandit fails with
+    InvalidArgument, naming the value, and so do a threshold that is no number and rewards that are no counts.
 
     Args:
       columns: `default_columns`, or what the request says instead.
@@ -125,6 +134,7 @@ def read_request_options(
     num_interests = per_request("num_interests")
     num_interests = tf.where(num_interests < 0, 1, tf.minimum(num_interests, num_categories))
     unknown = [unknown_names(columns[name], index[name], name, strict) for name in _CATEGORY_LISTS]
+    is_asked = _choice(per_request("bandit"), BANDITS, "bandit") > 0
     seed = per_request("seed")
     fresh = tf.random.uniform(tf.shape(seed), maxval=tf.int64.max, dtype=tf.int64)
     return RequestOptions(
@@ -141,6 +151,7 @@ def read_request_options(
         excluded=tf.broadcast_to(excluded, tf.stack([num_requests, tf.shape(excluded)[1]])),
         is_novel=_choice(per_request("goal"), ("all", "novel"), "goal") == 1,
         merge=_choice(per_request("merge"), tuple(MERGES), "merge"),
+        bandit=read_bandit(columns, is_asked, per_request("bandit_prior"), index["reward_category"]),
         unknown_category=_join_names(unknown, num_requests),
         num_unknown_excluded=tf.broadcast_to(_count_unknown(columns["exclude_item_id"], excluded, strict), batch),
     )

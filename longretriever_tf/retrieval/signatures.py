@@ -14,6 +14,7 @@ import tensorflow as tf
 from longretriever_tf.common.graph import graph_function
 from longretriever_tf.config.config import RetrievalConfig
 from longretriever_tf.retrieval.admission import admit, admit_interests
+from longretriever_tf.retrieval.bandit import draw_interest_scores
 from longretriever_tf.retrieval.explain import explain_interests
 from longretriever_tf.retrieval.fingerprint import check_fingerprint
 from longretriever_tf.retrieval.interests import Interests
@@ -136,12 +137,15 @@ def _look_up(model: MultiContextRetriever, at: Columns) -> Requests:
     return model.look_up(item_id, timestamp, weight, at["request_timestamp"], profile, is_target=is_target)
 
 
-def _options(model: MultiContextRetriever, at: Columns) -> RequestOptions:
-    return model.read_options(at, tf.shape(at["request_timestamp"])[0])
+def _question(model: MultiContextRetriever, at: Columns) -> tuple[Requests, RequestOptions]:
+    """Requests and what they ask for; shares are drawn where a request asks for a bandit."""
+    requests, options = _look_up(model, at), model.read_options(at, tf.shape(at["request_timestamp"])[0])
+    interests = draw_interest_scores(requests.interests, options.bandit, options.seed)
+    return requests._replace(interests=interests), options
 
 
 def _retrieve(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
-    requests, options = _look_up(model, at), _options(model, at)
+    requests, options = _question(model, at)
     chosen = _choose(model, requests, options)
     return (
         model.retrieve(requests, chosen, options)
@@ -158,7 +162,7 @@ def _choose(model: MultiContextRetriever, requests: Requests, options: RequestOp
 
 
 def _interests(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
-    requests, options = _look_up(model, at), _options(model, at)
+    requests, options = _question(model, at)
     chosen = model.choose(requests, options)
     return explain_interests(requests, chosen, model.category_name) | _notes(model, requests, options, at)
 
@@ -185,7 +189,7 @@ def _unknown_actions(model: MultiContextRetriever, at: Columns) -> dict[str, tf.
 
 
 def _in_category(model: MultiContextRetriever, at: Columns) -> dict[str, tf.Tensor]:
-    requests, options = _look_up(model, at), _options(model, at)
+    requests, options = _question(model, at)
     category, unknown = model.find_category(at["category"])
     pairs = model.encode(requests, tf.range(tf.size(category)), category)
     notes = _notes(model, requests, options, at)
@@ -217,7 +221,7 @@ def _interest_embeddings(model: MultiContextRetriever, at: Columns) -> dict[str,
     adds; subsequence_item_id and subsequence_boost [B, N, L]: the repeat term, what each of these items gains. Padded
     by zeros; `num_interests_drawn` counts the real interests.
     """
-    requests, options = _look_up(model, at), _options(model, at)
+    requests, options = _question(model, at)
     chosen = _choose(model, requests, options)
     where = tf.where(chosen.is_real)
     pairs = model.encode(requests, tf.cast(where[:, 0], tf.int32), tf.gather_nd(chosen.category, where))

@@ -4,6 +4,7 @@ Imports no TensorFlow: a client over REST needs numpy alone.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,12 +12,15 @@ import numpy as np
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.text import as_text, is_text
-from longretriever_tf.config.input_names import input_of_profile
+from longretriever_tf.config.input_names import BANDIT_PRIOR, input_of_profile
 from longretriever_tf.serving.client.input_spec import InputSpec, cast_column
 from longretriever_tf.serving.client.request_values import (
     as_count,
     as_list,
     as_log_probability,
+    as_positive,
+    as_rewards,
+    check_bandit,
     check_ids,
     check_texts,
     check_threshold,
@@ -34,6 +38,7 @@ _NO_ITEM: dict[str, ItemId] = {"DT_INT64": -3_867_590_412_748_930_227, "DT_STRIN
 since people's ids are at 0, at -1 and at the limits of int64; text ids are never empty."""
 
 _NEUTRAL: dict[str, Any] = {"seed": -1, "exploration": 0, "goal": "all", "history_weight": 1.0}
+_NEUTRAL |= {"bandit": "none", "bandit_prior": BANDIT_PRIOR}
 """What says nothing on any export; used where the server does not tell its defaults."""
 
 _LATER_NOTES = ("statistics_as_of", "num_unknown_actions")
@@ -42,7 +47,13 @@ _LATER_NOTES = ("statistics_as_of", "num_unknown_actions")
 _COUNTS = ("num_unknown_items", "num_unknown_excluded")
 _CATEGORY_LISTS = ("allowed_category", "forbidden_category")
 _COUNT_BITS = {"k": 32, "num_interests": 32, "top_interests": 32, "exploration": 32, "seed": 64}
-_SCALARS = ("k", "num_interests", "top_interests", "interest_threshold", "seed", "exploration", "merge", "goal")
+_NUMBERS = {name: functools.partial(as_count, bits=bits) for name, bits in _COUNT_BITS.items()} | {
+    "interest_threshold": as_log_probability,
+    "bandit_prior": as_positive,
+}
+_SCALARS: tuple[str, ...] = ("k", "num_interests", "top_interests", "interest_threshold", "seed", "exploration")
+_SCALARS += ("merge", "goal", "bandit", "bandit_prior")
+_REWARDS = ("reward_trials", "reward_successes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +83,9 @@ class Request:
       allowed_category: search these alone; empty: all.
       forbidden_category: never search these.
       forced_category: search these in any case; the weight multiplies the category's probability.
+      bandit: none, or thompson: interests are chosen and merged by shares drawn around the model's, after `rewards`.
+      bandit_prior: how many trials the model's own share is worth there.
+      rewards: what was logged of this user, by category: trials and successes (serving/README.md says what to count).
 
     Lists may be numpy arrays or columns of pandas, numbers numpy's.
 
@@ -98,6 +112,9 @@ class Request:
     allowed_category: Sequence[str] = ()
     forbidden_category: Sequence[str] = ()
     forced_category: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    bandit: str | None = None
+    bandit_prior: float | None = None
+    rewards: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._make_plain()
@@ -128,27 +145,27 @@ class Request:
             check_texts("history_action", put_list("history_action"))
         for name in _CATEGORY_LISTS:
             check_texts(name, put_list(name))
-        for name, bits in _COUNT_BITS.items():
+        for name, read in _NUMBERS.items():
             if getattr(self, name) is not None:
-                put(name, as_count(name, getattr(self, name), bits))
-        if self.interest_threshold is not None:
-            put("interest_threshold", as_log_probability("interest_threshold", self.interest_threshold))
-        check_texts("merge", [self.merge or ""])
-        check_texts("goal", [self.goal or ""])
-        for name in ("forced_category", "profile"):
+                put(name, read(name, getattr(self, name)))
+        for name in ("merge", "goal", "bandit"):
+            check_texts(name, [getattr(self, name) or ""])
+        for name in ("forced_category", "rewards", "profile"):
             if not isinstance(getattr(self, name), Mapping):
                 raise UserError(f"`{name}` must be a dict; received {getattr(self, name)!r}")
         check_texts("forced_category", list(self.forced_category))
         weights = as_list("forced_category", list(self.forced_category.values()))
         check_weights("forced_category", weights)
         put("forced_category", dict(zip(self.forced_category, weights, strict=True)))
+        put("rewards", as_rewards("rewards", self.rewards))
         check_texts("profile", [*self.profile, *self.profile.values()])
 
     @property
     def takes_options(self) -> bool:
         """Whether anything but `k` differs from the export's defaults."""
         of_events = ("history_weight", "history_action")
-        request_options = (*_SCALARS[1:], *of_events, "exclude_item_id", *_CATEGORY_LISTS, "forced_category")
+        lists = ("exclude_item_id", *_CATEGORY_LISTS, "forced_category", "rewards")
+        request_options = (*_SCALARS[1:], *of_events, *lists)
         return any(getattr(self, name) not in (None, (), [], {}) for name in request_options)
 
 
@@ -231,6 +248,7 @@ def lead_with_padding(request: Request, inputs: Mapping[str, InputSpec]) -> Requ
         allowed_category=["", *request.allowed_category],
         forbidden_category=["", *request.forbidden_category],
         forced_category={"": 0.0, **request.forced_category},
+        rewards={"": (0.0, 0.0), **request.rewards},
     )
 
 
@@ -253,6 +271,7 @@ def make_columns(requests: Sequence[Request], inputs: Mapping[str, InputSpec], m
         raise UserError(
             "`history_action` is not an input of the model: it was trained without --action_column; leave it out"
         )
+    check_bandit([(one.bandit, one.rewards) for one in requests], inputs)
     check_threshold([(one.num_interests, one.interest_threshold) for one in requests], inputs)
     columns = {}
     for name, spec in inputs.items():
@@ -319,7 +338,7 @@ def _check_profile(requests: Sequence[Request], inputs: Mapping[str, InputSpec])
         )
 
 
-_NOT_PROFILE = ("forced_weight", "category", "item_id", "expected")
+_NOT_PROFILE = ("forced_weight", "reward_category", *_REWARDS, "category", "item_id", "expected")
 
 
 def _column(name: str, spec: InputSpec, requests: Sequence[Request]) -> list[Any] | None:
@@ -332,6 +351,11 @@ def _column(name: str, spec: InputSpec, requests: Sequence[Request]) -> list[Any
         return _padded([list(request.forced_category) for request in requests], "")
     if name == "forced_weight":
         return _padded([list(request.forced_category.values()) for request in requests], 0.0)
+    if name == "reward_category":
+        return _padded([list(request.rewards) for request in requests], "")
+    if name in _REWARDS:
+        at = _REWARDS.index(name)
+        return _padded([[counts[at] for counts in request.rewards.values()] for request in requests], 0.0)
     if name == "history_weight":
         return _weights(requests)
     if name == "history_action":

@@ -118,6 +118,47 @@ def check_threshold(asked: Sequence[tuple[int | None, float | None]], inputs: Co
             raise UserError(f"`{odd}`: this export knows no threshold; set num_interests above 0, or export again")
 
 
+def as_positive(name: str, value: Any) -> float:
+    """A finite number above 0, from Python's own or numpy's."""
+    if isinstance(value, np.ndarray | np.generic) and value.ndim == 0:
+        value = value.item()
+    if not _is_number(value) or not 0 < value <= _MAX_WEIGHT:
+        raise UserError(f"`{name}` is {_short(value)}; give one number above 0 and up to {_MAX_WEIGHT:g}")
+    return float(value)
+
+
+def as_rewards(name: str, rewards: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Trials and successes by category, as Python's own numbers."""
+    check_texts(name, list(rewards))
+    made = {}
+    for category, given in rewards.items():
+        pair = as_list(name, given)
+        if len(pair) != 2 or not all(map(_is_number, pair)) or not 0 <= pair[1] <= pair[0] <= _MAX_WEIGHT:
+            raise UserError(
+                f"`{name}` holds {category!r}: {_short(given)}; give (trials, successes), numbers from 0 to "
+                f"{_MAX_WEIGHT:g}, successes no more than trials: count a success only where its trial is counted"
+            )
+        if not category and pair[0]:
+            raise UserError(f"`{name}` holds {_short(given)} for {category!r}, which is padding; name its category")
+        made[category] = (float(pair[0]), float(pair[1]))
+    return made
+
+
+def check_bandit(asked: Sequence[tuple[str | None, Mapping[str, Any]]], inputs: Collection[str]) -> None:
+    """Refuses what an export of before there was a bandit would answer as if nothing had been asked.
+
+    Args:
+      asked: `bandit` and `rewards` of each request.
+      inputs: of the signature.
+    """
+    if "bandit" in inputs:
+        return
+    for bandit, rewards in asked:
+        if bandit not in (None, "", "none") or any(rewards):  # "" pads
+            odd = f"bandit={bandit}" if bandit else f"rewards={dict(rewards)}"
+            raise UserError(f"`{odd}`: this export knows no bandit; leave it out, or export again")
+
+
 def check_fits(name: str, array: np.ndarray, wanted: Any) -> None:
     """Whole numbers that the model's type can hold: numpy would wrap the others."""
     limits = np.iinfo(wanted)

@@ -23,6 +23,11 @@ export function requestOptions(settings, numCategories) {
     forbidden_category: [settings.forbidden],
     forced_category: [settings.forced],
     forced_weight: [[]],
+    bandit: ["none"],
+    bandit_prior: [100],
+    reward_category: [[]],
+    reward_trials: [[]],
+    reward_successes: [[]],
   };
 }
 
