@@ -78,7 +78,8 @@ class LocalClient:
         positional, specs = signatures["serving_default"].structured_input_signature
         specs = {spec.name: spec for spec in positional} | specs  # by name once it has been saved
         # A model that is asked in Python does not fill its defaults in, as a server does.
-        defaults = default_columns(retrieval, specs["history_item_id"].dtype, "history_action" in specs)
+        dtype, has_actions = specs["history_item_id"].dtype, "history_action" in specs
+        defaults = default_columns(retrieval, dtype, has_actions, self.corpus.event_values)
         self._inputs = {
             name: InputSpec(_DTYPES[spec.dtype], defaults[name].numpy() if name in defaults else None)
             for name, spec in specs.items()

@@ -72,6 +72,8 @@ class Request:
       allowed_category: search these alone; empty: all.
       forbidden_category: never search these.
       forced_category: search these in any case; the weight multiplies the category's probability.
+      event_features: values by column of --event_features (device: mobile), as the log of the training spells them;
+        one that is missing, or that the training has not seen, is unknown.
 
     Lists may be numpy arrays or columns of pandas, numbers numpy's.
 
@@ -98,6 +100,7 @@ class Request:
     allowed_category: Sequence[str] = ()
     forbidden_category: Sequence[str] = ()
     forced_category: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    event_features: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._make_plain()
@@ -135,7 +138,7 @@ class Request:
             put("interest_threshold", as_log_probability("interest_threshold", self.interest_threshold))
         check_texts("merge", [self.merge or ""])
         check_texts("goal", [self.goal or ""])
-        for name in ("forced_category", "profile"):
+        for name in ("forced_category", "profile", "event_features"):
             if not isinstance(getattr(self, name), Mapping):
                 raise UserError(f"`{name}` must be a dict; received {getattr(self, name)!r}")
         check_texts("forced_category", list(self.forced_category))
@@ -143,11 +146,12 @@ class Request:
         check_weights("forced_category", weights)
         put("forced_category", dict(zip(self.forced_category, weights, strict=True)))
         check_texts("profile", [*self.profile, *self.profile.values()])
+        check_texts("event_features", [*self.event_features, *self.event_features.values()])
 
     @property
     def takes_options(self) -> bool:
         """Whether anything but `k` differs from the export's defaults."""
-        of_events = ("history_weight", "history_action")
+        of_events = ("history_weight", "history_action", "event_features")
         request_options = (*_SCALARS[1:], *of_events, "exclude_item_id", *_CATEGORY_LISTS, "forced_category")
         return any(getattr(self, name) not in (None, (), [], {}) for name in request_options)
 
@@ -243,12 +247,13 @@ def make_columns(requests: Sequence[Request], inputs: Mapping[str, InputSpec], m
       may_omit: leave out what no request says and the metadata has no default for, as gRPC allows and REST does not.
 
     Raises:
-      UserError: a profile column that the model does not have, values of a wrong type, or a value that only the caller
-        can give.
+      UserError: a column of the profile or of --event_features that the model does not have, values of a wrong type,
+        or a value that only the caller can give.
     """
     if not requests:
         raise UserError("no requests: give one or more")
     _check_profile(requests, inputs)
+    _check_event_features(requests, inputs)
     if "history_action" not in inputs and any(request.history_action for request in requests):
         raise UserError(
             "`history_action` is not an input of the model: it was trained without --action_column; leave it out"
@@ -311,11 +316,29 @@ def _plain(column: Any) -> Any:
 
 def _check_profile(requests: Sequence[Request], inputs: Mapping[str, InputSpec]) -> None:
     given = {name for request in requests for name in request.profile}
-    known = {name for name in inputs if name not in Request.__dataclass_fields__ and name not in _NOT_PROFILE}
+    known = _further_inputs(inputs, False)
     odd = sorted(name for name in given if input_of_profile(name) not in known)
     if known and odd:  # a model that reads no profile is sent none
         raise UserError(
             f"profile column {odd[0]!r} is not an input of the model; its profile columns: {', '.join(sorted(known))}"
+        )
+
+
+def _further_inputs(inputs: Mapping[str, InputSpec], is_event: bool) -> set[str]:
+    """Inputs of --event_features, which have a default, or of the profile; all of them where no default is told."""
+    names = {name for name in inputs if name not in Request.__dataclass_fields__ and name not in _NOT_PROFILE}
+    if all(spec.default is None for spec in inputs.values()):
+        return names
+    return {name for name in names if (inputs[name].default is not None) == is_event}
+
+
+def _check_event_features(requests: Sequence[Request], inputs: Mapping[str, InputSpec]) -> None:
+    known = _further_inputs(inputs, True)
+    odd = sorted({name for request in requests for name in request.event_features} - known)
+    if odd:
+        raise UserError(
+            f"`event_features`: {odd[0]!r} is not an input of the model; those that it was trained with "
+            f"(--event_features): {', '.join(sorted(known)) or 'none'}; leave it out"
         )
 
 
@@ -340,7 +363,7 @@ def _column(name: str, spec: InputSpec, requests: Sequence[Request]) -> list[Any
         return [request.request_timestamp for request in requests]
     if name in _SCALARS:
         return _scalars(name, spec, requests)
-    return [_profile(request).get(name, "") for request in requests]
+    return [{**_profile(request), **request.event_features}.get(name, "") for request in requests]
 
 
 def _profile(request: Request) -> dict[str, str]:
