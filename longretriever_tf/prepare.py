@@ -23,6 +23,7 @@ from absl import flags
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config import flags as flags_lib
+from longretriever_tf.config.event_features import NOT_PREPARED
 
 flags_lib.define_config_flags("data")
 _OUTPUT = flags.DEFINE_string("output", None, "The directory to write: new, empty, or begun by the same command.")
@@ -48,6 +49,8 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--output is missing: name the directory to write the prepared log to")
     if config.data.data:
         raise UserError(f"--data={config.data.data} is prepared already: name tables, or leave the command out")
+    if config.data.event_features:
+        raise UserError(f"--event_features={','.join(config.data.event_features)}: {NOT_PREPARED}")
     if _BEAM_OPTIONS.value and not _RUNNER.value:
         raise UserError(f"--beam_options={','.join(_BEAM_OPTIONS.value)} belongs to --runner: add it, or leave it out")
     from longretriever_tf.datasets.preparation.beam import on_beam  # TFDS: not for --help

@@ -12,6 +12,7 @@ from absl import flags as absl_flags
 
 from longretriever_tf.config import flags
 from longretriever_tf.config.config import load_config
+from longretriever_tf.config.event_features import event_values
 
 _EXPORT_DIR = absl_flags.DEFINE_string("export_dir", "exports/longretriever", "Export whose latest version answers.")
 _USER = absl_flags.DEFINE_string("user", "", "The user's id, as in the log; empty: the first user of the log.")
@@ -37,6 +38,12 @@ _AS_OF = absl_flags.DEFINE_string(
     "Time of the request, UTC (2017-12-04 or 2017-12-04T04:01:20); empty: the time until which the export counts "
     "events, the training cut or that of the last refresh.",
 )
+_EVENT_VALUES = absl_flags.DEFINE_list(
+    "event_values",
+    [],
+    "What the request says of itself, for an export of a run with --event_features: NAME:VALUE, comma separated "
+    "(device:mobile). A column that is not named is unknown.",
+)
 _DATA_DIR = absl_flags.DEFINE_string("data_dir", "", "Where TFDS keeps prepared data, if not where training found it.")
 
 
@@ -49,10 +56,11 @@ def main(argv: Sequence[str]) -> None:
     config = load_config(extra_config_dir(version_dir))
     # Where the data lie, and nothing else: --seed and --num_interests are this request's, not those of the training.
     config = dataclasses.replace(config, data=flags.section_from_flags(config.data))
+    values = event_values(_EVENT_VALUES.value, "--event_values")
     from longretriever_tf.retrieval.export.explanation import Question, explain_user
 
     interests = _NUM_INTERESTS.value, _TOP_INTERESTS.value, _THRESHOLD.value
-    question = Question(_USER.value, _K.value, *interests, _SEED.value, _AS_OF.value)
+    question = Question(_USER.value, _K.value, *interests, _SEED.value, _AS_OF.value, values)
     print(explain_user(version_dir, config, question))
 
 

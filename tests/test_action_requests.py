@@ -1,4 +1,5 @@
-"""Actions from the commands to requests: trained, evaluated and exported by command, asked as users ask."""
+"""Actions and event features from the commands to requests: trained, evaluated and exported by command, asked as users
+ask."""
 
 import dataclasses
 import json
@@ -23,6 +24,7 @@ from longretriever_tf.retrieval.request_options import default_columns
 from longretriever_tf.serving.client.in_process import LocalClient, request_of
 from longretriever_tf.serving.client.request import Request
 
+DEVICE = "--event_features=device"
 OURS = ("--action_column=action", "--action_weights=view:0.25,buy:2", "--target_actions=buy", "--action_counts")
 
 
@@ -43,14 +45,18 @@ class Shop:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory) -> Shop:
     folder = tmp_path_factory.mktemp("shop")
-    make_events(num_users=31, num_items=41, per_user=70).to_parquet(folder / "events.parquet")
+    frame = make_events(num_users=31, num_items=41, per_user=70)
+    frame["device"] = np.where(frame["item_id"].str[1:].astype(int) % 2, "mobile", "désk")  # odd items by phone
+    frame.loc[frame.index % 10 == 0, "device"] = None
+    frame.loc[frame["timestamp"] > START + 72 * DAY, "device"] = "late"  # behind the cut
+    frame.to_parquet(folder / "events.parquet")
     plain = tuple(flag for flag in FLAGS if not flag.startswith(("--item_features", "--user_features", "--profile")))
     tables = (f"--events={folder}/events.parquet", f"--data_dir={folder}/tfds")
     flags = (*plain, *tables, "--epochs=1", "--interest_epochs=1", "--score_weights_users=0")
     run_dir, export_dir = str(folder / "run"), str(folder / "export")
     said = ""
     quick = {"evaluate": ("--baselines=none", "--noplots"), "export": (f"--export_dir={export_dir}", "--nocheck")}
-    for name, extra in {"train": (*flags, *OURS), **quick}.items():
+    for name, extra in {"train": (*flags, *OURS, DEVICE, "--examples=both"), **quick}.items():
         done = run_module(name, *extra, f"--run_dir={run_dir}")
         assert done.returncode == 0, done.stderr
         said += done.stderr
@@ -60,6 +66,11 @@ def shop(tmp_path_factory) -> Shop:
 @pytest.fixture(scope="module")
 def client(shop) -> LocalClient:
     return LocalClient(shop.export_dir)
+
+
+def scores_on(client: LocalClient, **values: str) -> dict[str, float]:
+    """The score of every item, where the request says these event features."""
+    return {one.item_id: one.score for one in ask(client, None, event_features=values).candidates}
 
 
 def ask(client: LocalClient, actions: list[str] | None, **options):
@@ -116,6 +127,23 @@ def test_an_action_weighs_as_the_weight_that_it_stands_for(client):
     assert views == weighed != scores(actions=None)
 
 
+def test_a_request_says_its_device_or_nothing(client):
+    plain = scores_on(client)
+    assert len(plain) == 41
+    for silent in ("", "late", "Mobile"):  # the last two are not of the training window
+        assert scores_on(client, device=silent) == plain, silent
+    mobile, desk = scores_on(client, device="mobile"), scores_on(client, device="désk")
+    assert mobile != plain != desk != mobile
+    with pytest.raises(UserError, match="`event_features`: 'colour' is not an input of the model; .*: device; leave"):
+        scores_on(client, colour="red")
+
+
+def test_devices_are_those_of_the_training_window(client):
+    assert {name: values[FIRST_KNOWN:].tolist() for name, values in client.corpus.event_values.items()} == {
+        "device": ["désk", "mobile"]
+    }
+
+
 def test_unknown_actions_are_counted(client):
     answer = ask(client, ["view"] * 38 + ["Buy", "?", "?"])
     assert (answer.num_unknown_actions, answer.num_unknown_items) == (3, 0)
@@ -127,7 +155,7 @@ def test_a_weight_is_held_to_its_limit_before_its_action_multiplies_it(shop, cli
     call, now = client._model.signatures["interests"], START + 80 * DAY
     history = {"history_item_id": [["i01"]], "history_timestamp": [[START]], "request_timestamp": [now]}
     columns = {name: tf.constant(column, tf.string if "item" in name else tf.int64) for name, column in history.items()}
-    options = default_columns(load_config(shop.run_dir).retrieval, tf.string, True)
+    options = default_columns(load_config(shop.run_dir).retrieval, tf.string, True, ["device"])
     options["history_action"] = tf.constant([["view"]])
     options = {name: column for name, column in options.items() if name in call.structured_input_signature[1]}
     assert call(**options | columns | {"history_weight": tf.constant([[1e9]])})
@@ -150,34 +178,45 @@ def test_a_user_of_the_log_is_asked_with_the_log_s_actions(shop, client):
     log = load_log(load_config(shop.run_dir).data)
     request = request_of(log, "u03", START + 80 * DAY, k=9, seed=1)
     assert set(request.history_action) == {"view", "cart", "buy"} and request.history_weight is None
-    done = run_module("recommend", f"--export_dir={shop.export_dir}", "--user=u03", "--k=5")
+    flags = (f"--export_dir={shop.export_dir}", "--user=u03", "--k=5")
+    done = run_module("recommend", *flags, "--event_values=device:mobile")
     assert done.returncode == 0, done.stderr
+    for value, words in (("colour:red", "'colour' is no column of --event_features"), ("mobile", "is no NAME:VALUE")):
+        refused = run_module("recommend", *flags, f"--event_values={value}")
+        assert refused.returncode == 2 and words in last_line(refused)
 
 
 def test_a_history_as_a_frame_brings_its_actions(shop):
     frame = pd.DataFrame({"item_id": ["i01", "i02"], "timestamp": [START, START + 9], "action": ["view", "buy"]})
     frame["category"] = "c1"
-    found = lr.load(shop.export_dir).recommend(frame, k=41, goal="novel", num_interests=5)
+    model = lr.load(shop.export_dir)
+    found = model.recommend(frame, k=41, goal="novel", num_interests=5)
+    mobile = model.recommend(frame, k=41, goal="novel", num_interests=5, event_features={"device": "mobile"})
+    assert found["score"].tolist() != mobile["score"].tolist()
     assert "i01" in set(found["item_id"]) and "i02" not in set(found["item_id"])
 
 
 def test_a_model_without_actions_refuses_them(trained):
-    request = Request([100], [START], START + DAY, history_action=["buy"])
+    client, request = LocalClient(trained.export_dir), Request([100], [START], START + DAY)
     with pytest.raises(UserError, match="`history_action` is not an input of the model: it was trained without"):
-        LocalClient(trained.export_dir).retrieve([request])
+        client.retrieve([dataclasses.replace(request, history_action=["buy"])])
+    with pytest.raises(UserError, match="'device' is not an input of the model; .*: none; leave it out"):
+        client.retrieve([dataclasses.replace(request, event_features={"device": "mobile"})])
 
 
 def test_a_warm_start_keeps_its_actions(shop, tmp_path):
-    refused = run_module(
-        "train", f"--warm_start={shop.run_dir}", "--target_actions=cart", f"--run_dir={tmp_path}/other"
-    )
+    flags = "--target_actions=cart", "--event_features=action_"
+    refused = run_module("train", f"--warm_start={shop.run_dir}", *flags, f"--run_dir={tmp_path}/other")
     assert refused.returncode == 2
-    assert "--target_actions: buy there, cart here" in last_line(refused)
+    assert "--target_actions: buy there, cart here; --event_features: device there, action_ here" in last_line(refused)
     assert not (tmp_path / "other" / "config.json").exists()
 
 
 def test_a_prepared_log_has_one_column_of_actions(shop, tmp_path):
     events = next(flag for flag in shop.flags if flag.startswith("--events="))
+    refused = run_module("prepare", "--dataset=event_log", events, DEVICE, f"--output={tmp_path}/prepared")
+    assert refused.returncode == 2 and not os.path.exists(tmp_path / "prepared")
+    assert f"{DEVICE}: a log that `prepare` writes keeps no such columns; train from the tables" in last_line(refused)
     done = run_module("prepare", "--dataset=event_log", events, *OURS[:1], f"--output={tmp_path}/prepared")
     assert done.returncode == 0, done.stderr
     kept = with_action_flags(DataConfig(data=f"{tmp_path}/prepared", target_actions=("buy",)))

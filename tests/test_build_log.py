@@ -7,7 +7,7 @@ import pytest
 from worlds import START, block_world, make_log
 
 from longretriever_tf.datasets import accounts, baskets, build_log
-from longretriever_tf.datasets.log import ItemTable
+from longretriever_tf.datasets.log import EventColumn, ItemTable
 
 
 def obvious_histories(user, item, time, basket, weight):
@@ -80,14 +80,19 @@ def test_the_order_of_the_rows_never_counts(seed):
     )
     columns = columns._replace(basket_id=np.where(columns.basket_id < 0, -1, columns.basket_id + columns.user_row))
     items = ItemTable(np.arange(5), {"category": np.array(list("abcde"), object)}, np.array(list("abcde"), object))
+    device = EventColumn(np.array(list("xyz"), object), rng.integers(0, 3, size).astype(np.int32))
+
+    def ordered(order: np.ndarray) -> build_log.RawEvents:
+        plain = {name: column[order] for name, column in columns._asdict().items() if column is not None}
+        return build_log.RawEvents(**plain, features={"device": device.of(order)})
+
     logs = [
-        build_log.build_log(
-            build_log.RawEvents(*(column[order] for column in columns)), np.arange(7), {}, items, "category"
-        )
+        build_log.build_log(ordered(order), np.arange(7), {}, items, "category")
         for order in (np.arange(size), rng.permutation(size), np.arange(size)[::-1])
     ]
     for name in ("offset", "item_row", "timestamp", "basket_id", "weight", "action"):
         assert len({getattr(log, name).tobytes() for log in logs}) == 1, name
+    assert len({log.event_features["device"].row.tobytes() for log in logs}) == 1
 
 
 def obvious_pieces(hours, limit):

@@ -19,13 +19,8 @@ from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.serving.client import client as client_lib
 from longretriever_tf.serving.client.client import CallError, Client, ClientOptions, Model
 from longretriever_tf.serving.client.input_spec import InputSpec
-from longretriever_tf.serving.client.request import (
-    Candidate,
-    Interest,
-    Request,
-    make_columns,
-    read_responses,
-)
+from longretriever_tf.serving.client.request import Request, make_columns
+from longretriever_tf.serving.client.response import Candidate, Interest, read_responses
 from longretriever_tf.serving.client.rest_transport import read_metadata
 
 NOW = 1_600_000_000 + 130 * DAY_S

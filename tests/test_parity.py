@@ -169,6 +169,7 @@ def requests(parts: Parts) -> Examples:
         weight=np.ones(len(user), np.float32),
         activity=user_activity(parts.prepared.log, user, time),
         id=np.arange(len(user), dtype=np.uint64),
+        event_feature=np.zeros((len(user), 0), np.int32),
     )
 
 

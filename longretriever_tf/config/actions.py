@@ -101,12 +101,10 @@ def check_actions(data: Any) -> None:
             f"--action_column={data.action_column} with --dataset={data.dataset}: only tables of your own have one; "
             "use --dataset=event_log"
         )
-    used = {data.user_column: "user", data.item_column: "item", data.timestamp_column: "timestamp"}
-    if data.action_column in used:
-        raise UserError(
-            f"--action_column={data.action_column} is --{used[data.action_column]}_column too: name the column of the "
-            "actions"
-        )
+    roles = ("user", "item", "timestamp", "weight", "basket")
+    role = next((role for role in roles if getattr(data, f"{role}_column") == data.action_column), "")
+    if data.action_column and role:
+        raise UserError(f"--action_column={data.action_column} is --{role}_column too: name the column of the actions")
 
 
 def check_action_counts(model: Any, data: Any) -> None:

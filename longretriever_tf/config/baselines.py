@@ -71,6 +71,7 @@ _READERS: dict[str, dict[str, tuple[str, ...]]] = {
         (LONGRETRIEVER,),
     )
     | {"mixed_precision": (LONGRETRIEVER, "two_tower")},
+    "data": {"event_features": (LONGRETRIEVER,)},
     "baseline": {
         "recent_length": BASELINES,
         "num_capsules": ("mind", "comirec"),

@@ -8,6 +8,7 @@ from typing import Any
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.config.actions import check_action_counts, check_actions
 from longretriever_tf.config.baselines import LONGRETRIEVER, check_baselines
+from longretriever_tf.config.event_features import check_event_features
 from longretriever_tf.config.input_names import check_profile_columns
 from longretriever_tf.config.update import check_update
 from longretriever_tf.tracking.names import check_names
@@ -129,6 +130,7 @@ def _check_combinations(config: Any) -> None:
     check_actions(config.data)
     _check_numbers(config.data)
     _check_request_features(model)
+    check_event_features(config)
     require(
         model.dim % model.num_heads == 0 or model.model in ("mind", "comirec"),
         f"--dim={model.dim} is not a multiple of --num_heads={model.num_heads}; pick a divisor of {model.dim}",

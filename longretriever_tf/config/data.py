@@ -97,6 +97,13 @@ class DataConfig:
         "and what makes an item no longer novel; events of all actions stay history. Empty: every event is a target. "
         "In a request, an event without an action counts as the first of them.",
     )
+    event_features: tuple[str, ...] = _field(
+        (),
+        "event_log: columns of the events, text or whole numbers, that say under what circumstances an event happened "
+        "(device,channel), comma separated: a token of the user tower for each. An example has the values of its own "
+        "event, a snapshot has none; a request says them in an optional column of the same name. Name only what is "
+        "known before the item is chosen. Not with --data. Not measured.",
+    )
     item_features: tuple[str, ...] = _field(
         (), "event_log: further categorical columns of the item, comma separated (brand,colour,...)."
     )

@@ -43,6 +43,7 @@ class Corpus:
       profile_values: values by index for each profile column.
       action_name: the log's actions, [A] of str; empty where it has none.
       feature_edges: of each side feature that is a number, the bounds of its bins, which `feature_values` names.
+      event_values: values by index for each column of --event_features; an event without a value counts as unknown.
     """
 
     cut: int
@@ -58,6 +59,7 @@ class Corpus:
     profile_values: dict[str, np.ndarray]
     action_name: np.ndarray = dataclasses.field(default_factory=lambda: as_text([]))
     feature_edges: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    event_values: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def num_items(self) -> int:
@@ -89,6 +91,7 @@ class EncodedLog:
       timestamp: seconds UTC, [E] int64.
       weight: [E] float32.
       is_target: events that are to be retrieved, [E] bool; None: every event is. All are history.
+      event_feature: indices into `event_values`, [E, F] int32; None: the corpus has none.
     """
 
     user_id: np.ndarray
@@ -98,6 +101,7 @@ class EncodedLog:
     timestamp: np.ndarray
     weight: np.ndarray
     is_target: np.ndarray | None = None
+    event_feature: np.ndarray | None = None
 
     @property
     def num_users(self) -> int:
@@ -120,6 +124,7 @@ class EncodedLog:
             timestamp=self.timestamp[keep],
             weight=self.weight[keep],
             is_target=None if self.is_target is None else self.is_target[keep],
+            event_feature=None if self.event_feature is None else self.event_feature[keep],
         )
 
     def targets(self) -> np.ndarray:
@@ -198,7 +203,10 @@ def fit_corpus(
       UserError: no event lies before the cut, or a numeric feature has no number.
     """
     corpus = fit_corpus_of(log.items, log.context, find_seen(log, cut), cut, num_bins, edges)
-    return dataclasses.replace(corpus, action_name=as_text(log.actions.name))
+    is_seen = log.timestamp < cut
+    values = {name: column.value[np.unique(column.row[is_seen])] for name, column in log.event_features.items()}
+    event_values = {name: _vocabulary(known[known != schema.MISSING]) for name, known in values.items()}
+    return dataclasses.replace(corpus, action_name=as_text(log.actions.name), event_values=event_values)
 
 
 def fit_corpus_of(
@@ -276,6 +284,8 @@ def encode_log(log: "LifelongLog", corpus: Corpus, item_index: np.ndarray | None
     counts = np.bincount(log.event_user()[keep], minlength=log.num_users)
     profile = [encode_values(column, corpus.profile_values[name]) for name, column in log.profile.items()]
     is_target = log.is_target
+    columns = [(log.event_features[name], values) for name, values in corpus.event_values.items()]
+    events = [encode_values(column.value, values)[column.row] for column, values in columns]
     return EncodedLog(
         user_id=log.user_id,
         profile=np.stack(profile, 1) if profile else np.zeros((log.num_users, 0), np.int32),
@@ -284,6 +294,7 @@ def encode_log(log: "LifelongLog", corpus: Corpus, item_index: np.ndarray | None
         timestamp=log.timestamp[keep],
         weight=log.event_weight[keep],
         is_target=None if is_target is None else is_target[keep],
+        event_feature=np.stack(events, 1)[keep] if events else None,
     )
 
 
@@ -292,21 +303,26 @@ def save_corpus(corpus: Corpus, path: str | IO[bytes]) -> None:
     arrays = {
         field.name: np.asarray(getattr(corpus, field.name))
         for field in dataclasses.fields(Corpus)
-        if field.name not in ("feature_values", "profile_values", "feature_edges")
+        if field.name not in (*_TABLES, "feature_edges")
     }
     arrays |= {f"{_EDGES}{name}": edges for name, edges in corpus.feature_edges.items()}
-    for kind in ("feature_values", "profile_values"):
+    for kind in _TABLES:
         values = getattr(corpus, kind)
+        if kind == "event_values" and not values:  # as corpora of before there were such columns
+            continue
         arrays[f"{kind}.names"] = as_text(values)  # no column is called so: theirs begin with the kind and a slash
         arrays.update({f"{kind}/{name}": column for name, column in values.items()})
     np.savez_compressed(path, **pack_text(arrays))  # type: ignore[arg-type]  # numpy's stub takes every keyword for allow_pickle
 
 
 _EDGES = "feature_edges/"
+_TABLES = ("feature_values", "profile_values", "event_values")
 
 
 def _names_of(arrays: dict[str, np.ndarray], kind: str) -> np.ndarray:
-    """The columns of `feature_values` or `profile_values`; an older corpus lists them as if they were a column."""
+    """The columns of one of `_TABLES`; an older corpus lists them as if they were a column."""
+    if kind == "event_values" and f"{kind}.names" not in arrays:
+        return as_text([])
     return arrays[f"{kind}.names"] if f"{kind}.names" in arrays else arrays[f"{kind}/names"]
 
 
@@ -315,8 +331,7 @@ def load_corpus(path: str) -> Corpus:
     with np.load(path) as stored:
         arrays = unpack_text(stored)
     tables: dict[str, Any] = {
-        kind: {str(name): arrays[f"{kind}/{name}"] for name in _names_of(arrays, kind)}
-        for kind in ("feature_values", "profile_values")
+        kind: {str(name): arrays[f"{kind}/{name}"] for name in _names_of(arrays, kind)} for kind in _TABLES
     }
     plain: dict[str, Any] = {
         field.name: arrays[field.name] for field in dataclasses.fields(Corpus) if field.name in arrays

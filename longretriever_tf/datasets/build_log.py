@@ -12,7 +12,7 @@ import numpy as np
 from longretriever_tf.common import schema
 from longretriever_tf.common.text import as_text
 from longretriever_tf.datasets import accounts
-from longretriever_tf.datasets.log import ItemTable, LifelongLog
+from longretriever_tf.datasets.log import EventColumn, ItemTable, LifelongLog
 
 
 class RawEvents(NamedTuple):
@@ -26,6 +26,7 @@ class RawEvents(NamedTuple):
       weight: [E] float32; weights of merged events are added. None: the log has none, all are 1.
       nanosecond: how far within its second each event lies, [E] int64. None: times are whole seconds.
       action: number of its action, [E] int64; events of several actions are never merged. None: the log has none.
+      features: further columns by name; of merged events, the earliest says them. None: the log has none.
     """
 
     user_row: np.ndarray
@@ -35,6 +36,7 @@ class RawEvents(NamedTuple):
     weight: np.ndarray | None = None
     nanosecond: np.ndarray | None = None
     action: np.ndarray | None = None
+    features: Mapping[str, EventColumn] | None = None
 
 
 def build_log(
@@ -86,6 +88,7 @@ def build_log(
         context=context,
         counts=accounts.close(counts or {}, basket_id >= 0, keep),
         action=None if events.action is None else events.action[keep].astype(np.int16),
+        event_features={name: column.of(keep) for name, column in (events.features or {}).items()},
     )
 
 
@@ -149,6 +152,7 @@ def _merge_duplicates(events: RawEvents, basket_id: np.ndarray) -> tuple[np.ndar
     action = () if events.action is None else (events.action,)
     same = packed((*action, events.item_row, basket_id, events.timestamp, events.user_row))
     within = [column for column in (events.weight, events.nanosecond) if column is not None]
+    within = [*(column.row for column in (events.features or {}).values()), *within]  # ties: not the order of the rows
     order = np.lexsort([*within, *same])
     start = first_of_segments(same, order)
     keep, weight = order[start], np.ones(len(start), np.float32)

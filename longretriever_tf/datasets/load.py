@@ -188,7 +188,8 @@ def _load_event_log(config: DataConfig) -> LifelongLog:
         if asks_clusters(context):
             context = event_log.CONTEXT if event_log.CONTEXT in items.info.features["feature"] else ""
         log = tfds_builder.read_log(users, items, context)
-    log = dataclasses.replace(log, actions=action_flags(config, log.actions.name))
+    features = {name: log.event_features[name] for name in config.event_features}  # records know no order of columns
+    log = dataclasses.replace(log, actions=action_flags(config, log.actions.name), event_features=features)
     return dataclasses.replace(log, items=split_columns(log.items, config, log.context))
 
 

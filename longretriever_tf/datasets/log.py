@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,6 +33,22 @@ class ItemTable:
     numbers: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
+class EventColumn(NamedTuple):
+    """A categorical column of events: `value[row]` is the column.
+
+    Attributes:
+      value: distinct, [K] of str, sorted; `schema.MISSING` where an event has none.
+      row: of each event, [E] int32.
+    """
+
+    value: np.ndarray
+    row: np.ndarray
+
+    def of(self, events: np.ndarray) -> "EventColumn":
+        """Some of the events, by positions or a mask."""
+        return self._replace(row=self.row[events])
+
+
 @dataclasses.dataclass(frozen=True)
 class LifelongLog:
     """Histories of all users; user u owns events `offset[u]:offset[u + 1]`, oldest first.
@@ -53,6 +70,7 @@ class LifelongLog:
       counts: what became of every row that was read, by the names of `datasets.accounts`; empty where nobody counted.
       action: which of `actions` each event is, [E] int16; None where the log has none.
       actions: their names and what they weigh, and which are to be retrieved.
+      event_features: columns of --event_features by name; none in most logs, and none in a log on disk.
     """
 
     user_id: np.ndarray
@@ -67,6 +85,7 @@ class LifelongLog:
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     action: np.ndarray | None = None
     actions: Actions = Actions()
+    event_features: dict[str, EventColumn] = dataclasses.field(default_factory=dict)
 
     @property
     def is_target(self) -> np.ndarray | None:
@@ -104,6 +123,7 @@ class LifelongLog:
             basket_id=self.basket_id[event],
             weight=self.weight[event],
             action=None if self.action is None else self.action[event],
+            event_features={name: column.of(event) for name, column in self.event_features.items()},
         )
 
     def of_events(self, keep: np.ndarray) -> "LifelongLog":
@@ -116,6 +136,7 @@ class LifelongLog:
             basket_id=self.basket_id[keep],
             weight=self.weight[keep],
             action=None if self.action is None else self.action[keep],
+            event_features={name: column.of(keep) for name, column in self.event_features.items()},
         )
 
     def event_user(self) -> np.ndarray:

@@ -91,6 +91,8 @@ def fingerprint_log(log: LifelongLog) -> str:
     events = {name: [getattr(log, name)] for name in _EVENT_COLUMNS}
     if log.action is not None:
         events[_action_key(log.actions.name)] = [log.action]
+    for name, column in sorted(log.event_features.items()):
+        events[json.dumps(["event", name, *column.value.tolist()])] = [column.row]
     return _fingerprint({"user_id": [log.user_id]}, _listed(log.profile), log.items, log.offset, events)
 
 

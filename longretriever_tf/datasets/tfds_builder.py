@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from longretriever_tf.common.text import as_raw_ids, as_text, code_text, is_text
 from longretriever_tf.config.actions import Actions
 from longretriever_tf.datasets import accounts
-from longretriever_tf.datasets.log import ItemTable, LifelongLog
+from longretriever_tf.datasets.log import EventColumn, ItemTable, LifelongLog
 
 SPLIT = "log"
 KINDS = ("users", "items")
@@ -37,6 +37,7 @@ class Layout(NamedTuple):
     profile: tuple[str, ...]
     item_features: tuple[str, ...]
     has_actions: bool = False
+    event_features: tuple[str, ...] = ()
 
 
 def record_features(layout: Layout, kind: str) -> tfds.features.FeaturesDict:
@@ -56,7 +57,9 @@ def record_features(layout: Layout, kind: str) -> tfds.features.FeaturesDict:
                 "feature": {name: tfds.features.Text() for name in layout.item_features},
             }
         )
-    actions = {"action": sequence(np.str_)} if layout.has_actions else {}
+    others: dict[str, Any] = {"action": sequence(np.str_)} if layout.has_actions else {}
+    if layout.event_features:
+        others["event"] = {name: sequence(np.str_) for name in layout.event_features}
     return tfds.features.FeaturesDict(
         {
             "user_id": scalar(layout.is_user_text),
@@ -65,7 +68,7 @@ def record_features(layout: Layout, kind: str) -> tfds.features.FeaturesDict:
             "timestamp": sequence(np.int64),
             "basket_id": sequence(np.int64),
             "weight": sequence(np.float32),
-            **actions,
+            **others,
         }
     )
 
@@ -74,6 +77,7 @@ def user_records(log: LifelongLog) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Yields (key, record) for each user."""
     item_id = as_raw_ids(log.items.item_id)[log.item_row]
     action = None if log.action is None else as_text(log.actions.name)[log.action]
+    features = {name: as_text(column.value)[column.row] for name, column in log.event_features.items()}
     for row, user_id in enumerate(log.user_id.tolist()):
         history = slice(log.offset[row], log.offset[row + 1])
         yield (
@@ -86,6 +90,7 @@ def user_records(log: LifelongLog) -> Iterator[tuple[bytes, dict[str, Any]]]:
                 "basket_id": log.basket_id[history],
                 "weight": log.weight[history],
                 **({} if action is None else {"action": action[history]}),
+                **({"event": {name: column[history] for name, column in features.items()}} if features else {}),
             },
         )
 
@@ -174,12 +179,15 @@ def read_log(users: LifelongBuilder, items: LifelongBuilder, context: str) -> Li
     table = _read_items(items)
     rows_of = _row_finder(table.item_id)
     rows, profiles, histories, actions = [], [], [], []
+    features: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in _names(users, "event")}
     for batch in _read_columns(users, _USERS_PER_BATCH):
         item_id, length = batch.pop("item_id")
         rows.append((_decode(batch["user_id"]), length))
         profiles.append({name: as_text(batch[f"profile/{name}"]) for name in _names(users, "profile")})
         histories.append((rows_of(item_id), *(batch[name][0] for name in ("timestamp", "basket_id", "weight"))))
         actions.append(code_text(_decode(batch["action"][0])) if "action" in batch else None)
+        for name, parts in features.items():
+            parts.append(code_text(_decode(batch[f"event/{name}"][0])))
     user_id, length = (np.concatenate(parts) for parts in zip(*rows, strict=True))
     order = np.argsort(user_id, kind="stable")
     start = np.cumsum(length) - length
@@ -189,7 +197,8 @@ def read_log(users: LifelongBuilder, items: LifelongBuilder, context: str) -> Li
     profile = {name: np.concatenate([part[name] for part in profiles])[order] for name in profiles[0]}
     counts = dict((users.info.metadata or {}).get(_COUNTS, {}))
     log = LifelongLog(user_id[order], profile, offset, item_row, timestamp, basket_id, weight, table, context, counts)
-    return _with_actions(log, actions, event)
+    columns = {name: _join_columns(parts, event) for name, parts in features.items()}
+    return _with_actions(dataclasses.replace(log, event_features=columns), actions, event)
 
 
 def _with_actions(
@@ -205,9 +214,15 @@ def _with_actions(
     coded = [part for part in parts if part is not None]
     if not coded:
         return log
-    names = sorted(set().union(*(part[0].tolist() for part in coded)))
-    row = np.concatenate([np.searchsorted(as_text(names), name)[code] for name, code in coded if len(name)])
-    return dataclasses.replace(log, action=row[event].astype(np.int16), actions=Actions(tuple(names)))
+    column = _join_columns(coded, event)
+    return dataclasses.replace(log, action=column.row.astype(np.int16), actions=Actions(tuple(column.value.tolist())))
+
+
+def _join_columns(parts: list[tuple[np.ndarray, np.ndarray]], event: np.ndarray) -> EventColumn:
+    """The column whose parts have these values and rows; `event` as of `_with_actions`."""
+    names = as_text(sorted(set().union(*(part[0].tolist() for part in parts))))
+    row = np.concatenate([np.searchsorted(names, name)[code] for name, code in parts if len(name)])
+    return EventColumn(names, row[event].astype(np.int32))
 
 
 def _read_items(builder: LifelongBuilder) -> ItemTable:
@@ -220,7 +235,7 @@ def _read_items(builder: LifelongBuilder) -> ItemTable:
 
 
 def _names(builder: LifelongBuilder, group: str) -> list[str]:
-    return list(builder.info.features[group])
+    return list(builder.info.features[group]) if group in builder.info.features else []
 
 
 def _decode(column: np.ndarray) -> np.ndarray:

@@ -241,6 +241,7 @@ class LongRetrieverScorer(TaskScorer):
             tf.constant(values[index].tolist(), tf.string)
             for values, index in zip(self._profile, log.profile[users].T, strict=False)
         ]
+        profile += [tf.fill([len(users)], "")] * len(self._served.event_names)  # a window has no one event
         as_of = tf.fill([len(users)], tf.constant(self._prepared.as_of, tf.int64))
         item_id = tf.constant(item_id, self._served.item_id_dtype)
         targets = []

@@ -56,12 +56,14 @@ class ServedScorer(TaskScorer):
         drawn = f"{retrieval.num_interests} of top {retrieval.top_interests}"
         self.name = f"as served, {drawn if retrieval.num_interests else f'log p >= {retrieval.interest_threshold:g}'}"
         self._corpus, self._log, self._as_of = corpus, log, as_of
-        self._profile = list(load_extra(directory).profile_values)
+        known = load_extra(directory)
+        self._profile = list(known.profile_values)
         # Held: the signatures of a version that is let go lose its variables.
         self._version = load_version(directory)
         self._ask = self._version.signatures["serving_default"]
         self._wanted = self._ask.structured_input_signature[1]
-        options = default_columns(retrieval, self._wanted["history_item_id"].dtype, "history_action" in self._wanted)
+        dtype, has_actions = self._wanted["history_item_id"].dtype, "history_action" in self._wanted
+        options = default_columns(retrieval, dtype, has_actions, known.event_values)
         self._options = {name: value for name, value in options.items() if name in self._wanted}  # of former exports
         self._options |= {"k": tf.constant([min(max(KS), retrieval.max_k)])}
 

@@ -65,6 +65,7 @@ def _pair_variables(
     sources = {"items": growth.items, "categories": growth.categories}
     sources |= {f"feature/{name}": source for name, source in growth.features.items()}
     sources |= {f"profile/{name}": source for name, source in growth.profiles.items()}
+    sources |= {f"event/{name}": source for name, source in growth.events.items()}
     for key, table in tables.items():
         yield GrownVariable(table, grown_tables[key], sources[key[1]])
     rest, grown_rest = (_without(models, found) for models, found in ((earlier, tables), (grown, grown_tables)))
@@ -86,6 +87,8 @@ def _tables(models: Models, corpus: Corpus) -> dict[tuple[str, str], tf.Variable
         tables["items", f"feature/{name}"] = table
     for name, table in zip(corpus.profile_values, users.profile_tables, strict=False):  # none without --profile
         tables["users", f"profile/{name}"] = table
+    for name, table in zip(corpus.event_values, users.request_tables, strict=False):  # those of the time come after
+        tables["users", f"event/{name}"] = table
     return {key: table for key, table in tables.items() if table is not None}
 
 

@@ -62,7 +62,8 @@ class LongRetriever(tfrs.Model):
         self._stats_weight = self.add_weight(
             name="stats_weight", shape=[NUM_STATS], initializer="zeros", trainable=config.model.item_stats
         )
-        self._create_weights(len(corpus.profile_values) + len(config.model.request_features))
+        num_asked = len(corpus.event_values) + len(config.model.request_features)
+        self._create_weights(len(corpus.profile_values) + num_asked)
 
     def _create_weights(self, num_profile: int) -> None:
         """Calls both towers once: Keras makes the weights of Dense layers then."""

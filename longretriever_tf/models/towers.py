@@ -114,7 +114,8 @@ class UserInputs(NamedTuple):
       is_real: False where padded, [R, L] bool.
       features: of each token, [R, L, F] float32.
       category: the category searched, [R] int32.
-      profile: the columns of the profile, then those of the request (`request_features`), [R, P + Q] int32.
+      profile: the columns of the profile, then those of the request, [R, P + F + Q] int32: `event_features`, then
+        `request_features`.
       history_embedding: what the whole history says across categories, [R, svd_dim] float32; [R, 0] unless
         `user_context`.
     """
@@ -152,16 +153,16 @@ class UserTower(tf.keras.layers.Layer):
         self._config = config
         dim, width = config.dim, num_token_features(config)
         self._num_profile = len(corpus.profile_values) if config.profile else 0
-        self._num_request = len(config.request_features)
+        self._num_request = len(corpus.event_values) + len(config.request_features)
         self._num_prefix = 1 + self._num_profile + self._num_request + int(config.reads_history_embedding)
         self.category_table = _table(self, "category", corpus.num_categories, dim)
         self.profile_tables = [
             _table(self, f"profile_{name}", len(values), dim) for name, values in corpus.profile_values.items()
         ][: self._num_profile]
-        self.request_tables = [
-            _table(self, f"request_{name}", rows, dim)
-            for name, rows in zip(config.request_features, num_request_values(config.request_features), strict=True)
-        ]
+        num_values = {f"event_{name}": len(values) for name, values in corpus.event_values.items()}
+        for name, rows in zip(config.request_features, num_request_values(config.request_features), strict=True):
+            num_values[f"request_{name}"] = rows
+        self.request_tables = [_table(self, name, rows, dim) for name, rows in num_values.items()]
         self._cls = _table(self, "cls", 1, dim)
         self._position = _table(self, "position", self._num_prefix + config.max_length, dim)
         self._type = _table(self, "token_type", 4, dim)  # cls, profile, history, behavior

@@ -62,6 +62,7 @@ def fingerprint_towers(config: Config, corpus: Corpus, models: Models, arrays: d
         del model_settings["request_features"], model_settings["timezone_offset_hours"]
     digest = hashlib.sha256(json.dumps(model_settings, sort_keys=True).encode())
     vocabularies = {"category": corpus.category_name, **corpus.feature_values, **corpus.profile_values}
+    vocabularies |= {f"event {name}": values for name, values in corpus.event_values.items()}
     for name, values in vocabularies.items():
         _add(digest, name, values)
     for name, edges in corpus.feature_edges.items():

@@ -87,9 +87,10 @@ class MultiContextRetriever(tf.Module):
         self.item_id_dtype = tf.string if is_text(corpus.item_id) else tf.int64
         # A signature asks for what the towers read, no more.
         self.profile_names = profile_inputs(corpus.profile_values, config.model.profile)
+        self.event_names = list(corpus.event_values)
         # What grows with items or users is a variable: constants of the graph end at a protobuf's 2 GB.
         self._item_id = id_variable(as_raw_ids(corpus.item_id), "item_id")
-        profile_values = list(corpus.profile_values.values())[: len(self.profile_names)]
+        profile_values = [*corpus.profile_values.values()][: len(self.profile_names)] + [*corpus.event_values.values()]
         self._vocabularies = [id_variable(names, "names") for names in (corpus.category_name, *profile_values)]
         self._item_index = IdTable(self._item_id)
         self._category_index, *self._profile_index = map(IdTable, self._vocabularies)
@@ -166,7 +167,7 @@ class MultiContextRetriever(tf.Module):
           history_timestamp: [B, T] int64 seconds; 0 is padding.
           history_weight: weight of each event in eq. 3, [B, T] float32, or one for all, [1, 1].
           time: [B] int64 seconds; events at or after it are ignored.
-          profile: one [B] string tensor for each of `profile_names`; unknown values count as missing.
+          profile: a [B] string tensor for each of `profile_names`, then of `event_names`; others count as unknown.
           is_target: events of target actions, [B, T] bool, or one for all, [1, 1]; None: every event is.
         """
         histories = self.read(history_item_id, history_timestamp, history_weight, time, is_target)
@@ -233,7 +234,7 @@ class MultiContextRetriever(tf.Module):
         """`look_up` as a graph; `tells`: with the column `is_target`, which is an argument of the graph only then."""
         table, column = [None, None], tf.TensorSpec([None], tf.int64)
         columns = [tf.TensorSpec(table, kind) for kind in (self.item_id_dtype, tf.int64, tf.float32)]
-        profile = [tf.TensorSpec([None], tf.string) for _ in self.profile_names]
+        profile = [tf.TensorSpec([None], tf.string) for _ in self._profile_index]
         signature = [*columns, column, profile, *([tf.TensorSpec(table, tf.bool)] if tells else [])]
         return graph_function(lambda *given: self.look_up(*given), input_signature=signature).get_concrete_function()
 

@@ -1,6 +1,6 @@
 """What a request may ask for: how many interests, which categories, what to leave out, how to merge."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -59,7 +59,10 @@ class RequestOptions(NamedTuple):
 
 
 def default_columns(
-    retrieval: RetrievalConfig, item_id_dtype: tf.DType, has_actions: bool = False
+    retrieval: RetrievalConfig,
+    item_id_dtype: tf.DType,
+    has_actions: bool = False,
+    event_features: Iterable[str] = (),
 ) -> dict[str, tf.Tensor]:
     """Each optional column with its default: one value for all requests, [1], or an empty list of them, [1, 0].
 
@@ -67,6 +70,7 @@ def default_columns(
       retrieval: of the run.
       item_id_dtype: int64 or string.
       has_actions: the model was trained on a log with actions.
+      event_features: columns of --event_features of the training; "" is unknown.
     """
 
     def empty(kind: tf.DType) -> tf.Tensor:
@@ -93,6 +97,7 @@ def default_columns(
         "reward_category": empty(tf.string),
         "reward_trials": empty(tf.float32),
         "reward_successes": empty(tf.float32),
+        **{name: tf.constant([""]) for name in event_features},
     }
 
 

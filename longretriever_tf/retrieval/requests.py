@@ -56,7 +56,8 @@ class Requests(NamedTuple):
       histories: the events before each request.
       count: events of each category, [B, C] float32.
       time: [B] int64.
-      profile: columns of the profile that the towers read, then of the request's time, [B, P + Q] int32.
+      profile: columns of the profile that the towers read, of `event_features`, then of the request's time,
+        [B, P + F + Q] int32.
       activity: [B, 3] float32.
       history_embedding: what each history says across categories, [B, D] float32; [B, 0] unless the model reads it.
       interests: their scores.

@@ -40,7 +40,7 @@ def make_signatures(
 
     serving_default, interests: history_item_id [B, T], history_timestamp [B, T] int64 seconds (0: padding),
       request_timestamp [B], one [B] string column per profile feature that the towers read (`input_names` says what it
-      is called); optional: `request_options.default_columns`.
+      is called); optional: `request_options.default_columns`, a [B] string column per --event_features among them.
     top_k: the same question with k [B] int32 and no other options, all of its inputs required.
     retrieve_in_category, user_embeddings: the history columns and category [B] string (retrieve_in_category: also the
       optional ones).
@@ -55,7 +55,7 @@ def make_signatures(
     does not know: unknown_category [B, U], num_unknown_excluded [B], num_unknown_items [B] (events of the history).
     """
     model = model.traced_once()
-    defaults = default_columns(retrieval, model.item_id_dtype, model.actions is not None)
+    defaults = default_columns(retrieval, model.item_id_dtype, model.actions is not None, model.event_names)
     history = {
         "history_item_id": tf.TensorSpec([None, None], model.item_id_dtype),
         "history_timestamp": tf.TensorSpec([None, None], tf.int64),
@@ -66,7 +66,8 @@ def make_signatures(
     item = {"item_id": tf.TensorSpec([None], model.item_id_dtype)}
     # TensorFlow Serving's REST reader wants every input, defaults or not: a body without options asks this signature.
     k = {"k": tf.TensorSpec([None], tf.int32)}
-    weight = {name: value for name, value in defaults.items() if name in ("history_weight", "history_action")}
+    of_history = ("history_weight", "history_action", *model.event_names)
+    weight = {name: value for name, value in defaults.items() if name in of_history}
     one = tf.constant([1])
 
     def make(
@@ -125,7 +126,8 @@ def _make_signature(
 
 
 def _look_up(model: MultiContextRetriever, at: Columns) -> Requests:
-    profile = [at[name] for name in model.profile_names]
+    num = tf.shape(at["request_timestamp"])
+    profile = [tf.broadcast_to(at[name], num) for name in (*model.profile_names, *model.event_names)]
     item_id, timestamp, weight = at["history_item_id"], at["history_timestamp"], at["history_weight"]
     is_target = None
     if model.actions is not None:

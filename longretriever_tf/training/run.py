@@ -16,6 +16,7 @@ from longretriever_tf.common.provenance import describe_origin, git_hash
 from longretriever_tf.config.actions import check_action_counts
 from longretriever_tf.config.check import asks_text_clusters, unlearned_time
 from longretriever_tf.config.config import Config, to_json
+from longretriever_tf.config.event_features import check_event_examples
 from longretriever_tf.data.batches.prepared_data import (
     Prepared,
     prepare,
@@ -83,6 +84,7 @@ def train(config: Config) -> str:
     require_other_directory(config)
     config = dataclasses.replace(config, data=with_action_flags(config.data))
     check_action_counts(config.model, dataclasses.replace(config.data, data=""))  # its targets are known now
+    check_event_examples(config)
     if warning := unlearned_time(config):
         logging.warning("%s", warning)
     cluster = start_cluster(config.train.distribute)

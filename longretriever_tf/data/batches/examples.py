@@ -40,6 +40,8 @@ class Examples:
       weight: weight of each target, [X] float32.
       activity: `user_activity` at `time`, [X, 3] float32.
       id: of what the example asks, [X] uint64: the same wherever the example lies; an epoch is ordered by it.
+      event_feature: what the example's own event says, indices into `Corpus.event_values`, [X, F] int32; unknown where
+        the example is a snapshot's, which has no one event.
     """
 
     start: np.ndarray
@@ -55,6 +57,7 @@ class Examples:
     weight: np.ndarray
     activity: np.ndarray
     id: np.ndarray
+    event_feature: np.ndarray
 
     def __len__(self) -> int:
         return len(self.start)
@@ -142,6 +145,7 @@ def build_examples(
         kept = choose(Candidates(user, time, is_snapshot, ids))
         columns = segment, stop, target_start, target_stop, time, user, weight, ids
         segment, stop, target_start, target_stop, time, user, weight, ids = (column[kept] for column in columns)
+        is_snapshot = is_snapshot[kept]
     window = hard_search_windows(config.model, log, order, segment, stop, time)
     num_events = stop - window.start
     num_tokens = num_events
@@ -162,7 +166,15 @@ def build_examples(
         weight=weight,
         activity=user_activity(log, user, time, config.model.history_events),
         id=ids,
+        event_feature=_event_features(order, target_start, is_snapshot),
     )
+
+
+def _event_features(order: CategoryOrder, event: np.ndarray, is_snapshot: np.ndarray) -> np.ndarray:
+    """What the first target says of each example of an event, unknown of a snapshot, [X, F] int32."""
+    if order.event_feature is None:
+        return np.zeros((len(event), 0), np.int32)
+    return np.where(is_snapshot[:, None], schema.UNKNOWN, order.event_feature[event]).astype(np.int32)
 
 
 def _target_weights(user: np.ndarray, time: np.ndarray, num_targets: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from longretriever_tf.data.batches.prepared_data import Prepared, example_histor
 from longretriever_tf.data.batches.token_cache import Histories, SearchedHistories, keep_histories, kept_bytes
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.recipe.item_stats import ItemStats
-from longretriever_tf.data.recipe.request_features import with_request_columns
+from longretriever_tf.data.recipe.request_features import with_event_columns, with_request_columns
 from longretriever_tf.data.search.hard_search import Tokens, flat_ranges
 
 _BUCKETS = (0, 1, 2, 4, 8, 16, 32)
@@ -57,7 +57,7 @@ class Batch(NamedTuple):
 
     Attributes:
       category: [G R] int32.
-      profile: columns of the profile and of the request, [G R, P + Q] int32.
+      profile: columns of the profile, of the event and of the request's time, [G R, P + F + Q] int32.
       token_item: S_u(c, t) of each example, newest first, [G R, L] int32, 0 where padded.
       token_local: row of each token's item among the flat items, [G R, L] int32.
       features: of the tokens, [G R, L, F] float32.
@@ -214,7 +214,7 @@ class BatchSource:
             self._example = tf.constant(np.stack([column.astype(np.int64) for column in columns], 1))
             self._time, self._weight = tf.constant(examples.time), tf.constant(examples.weight)
             self._target = tf.constant(targets.item)
-            self._profile = tf.constant(log.profile)
+            self._profile, self._event_feature = tf.constant(log.profile), tf.constant(examples.event_feature)
             self._history_embedding = tf.constant(self.history_embeddings.vector)
 
     def plan(self, epoch: int) -> EpochPlan:
@@ -249,7 +249,7 @@ class BatchSource:
         return self._tables.make(
             BatchRows(
                 category=category,
-                profile=tf.gather(self._profile, user),
+                profile=with_event_columns(tf.gather(self._profile, user), self._event_feature, rows),
                 stats_row=stats_at,
                 time=tf.gather(self._time, rows),
                 weight=tf.gather(self._weight, rows),
@@ -267,7 +267,7 @@ class BatchRows(NamedTuple):
 
     Attributes:
       category: [R] int64.
-      profile: [R, P] int32.
+      profile: columns of the profile and of the event, [R, P + F] int32.
       stats_row: row of the item statistics as of each, [R] int64.
       time: seconds UTC, [R] int64.
       weight: of each target, [R] float32.

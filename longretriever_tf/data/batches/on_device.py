@@ -21,7 +21,7 @@ from longretriever_tf.data.batches.examples import Examples, Targets
 from longretriever_tf.data.batches.in_context import DEVICE_BUCKETS, Batch, BatchSource, EpochPlan, RecipeColumns
 from longretriever_tf.data.batches.prepared_data import Prepared
 from longretriever_tf.data.batches.token_cache import CachedTokens
-from longretriever_tf.data.recipe.request_features import with_request_columns
+from longretriever_tf.data.recipe.request_features import with_event_columns, with_request_columns
 
 _LEAST_ITEMS = 128
 """Categories are padded to this, or to four, sixteen, ... times as many items."""
@@ -178,7 +178,7 @@ class DeviceSource:
         self._example = _on_device(np.stack([column.astype(np.int64) for column in columns], 1))
         self._weight = _on_device(examples.weight)
         self._token, self._features = _on_device(kept.item.numpy()), _on_device(kept.features.numpy())
-        self._profile = _on_device(prepared.log.profile)
+        self._profile, self._event_feature = map(_on_device, (prepared.log.profile, examples.event_feature))
         self._history_embedding = _on_device(source.history_embeddings.vector)
         self._stats, self._first_time = _on_device(stats.item), _on_device(stats.first_time)
         self._category_offset = _on_device(corpus.category_offset)
@@ -242,9 +242,10 @@ class DeviceSource:
         seen = tf.reshape(tf.gather(self._first_time, item), [shape.groups, 1, shape.items])
         is_available = (seen < tf.reshape(time, [shape.groups, shape.rows, 1])) & is_item[:, None]
         weight = tf.gather(self._weight, tf.gather(at, target_row))
+        profile = with_event_columns(tf.cast(tf.gather(self._profile, user), tf.int32), self._event_feature, at)
         return Batch(
             category=tf.cast(category, tf.int32),
-            profile=with_request_columns(self._config.model, tf.cast(tf.gather(self._profile, user), tf.int32), time),
+            profile=with_request_columns(self._config.model, profile, time),
             token_item=tf.cast(token_item, tf.int32),
             token_local=tf.cast(token_local, tf.int32),
             features=tf.gather(self._features, token),

@@ -1,7 +1,9 @@
-"""What the time of a request says, as tokens of the user tower: the hour of the day and the day of the week.
+"""What a request says beside history and profile, as tokens of the user tower: its time, and its circumstances.
 
-A training example has the time of its event, or the moment of its snapshot; a request has its `request_timestamp`. So
-nothing is stored and nothing is asked beyond the times that are there.
+The time (hour of the day, day of the week) of a training example is that of its event, or the moment of its snapshot; a
+request has its `request_timestamp`. So nothing is stored and nothing is asked beyond the times that are there. The
+circumstances (--event_features: a device) are columns of the events: an example has those of its event, and a request
+says its own.
 """
 
 from collections.abc import Sequence
@@ -23,6 +25,19 @@ def num_request_values(features: Sequence[str]) -> list[int]:
     [26, 9]
     """
     return [schema.FIRST_KNOWN + {"hour": 24, "weekday": 7}[name] for name in features]
+
+
+def with_event_columns(profile: tf.Tensor, event_feature: tf.Tensor, example: tf.Tensor) -> tf.Tensor:
+    """The columns of a profile with those of each example's event after them, [R, P + F] int32.
+
+    Args:
+      profile: [R, P] int32.
+      event_feature: of all examples, [X, F] int32 or int64; F = 0 without --event_features.
+      example: row of each, [R] int64.
+    """
+    if not event_feature.shape[1]:
+        return profile
+    return tf.concat([profile, tf.cast(tf.gather(event_feature, example), tf.int32)], 1)
 
 
 def with_request_columns(config: ModelConfig, profile: tf.Tensor, time: tf.Tensor) -> tf.Tensor:

@@ -46,7 +46,7 @@ class CorpusGrowth:
 
     Attributes:
       items, categories: rows of the per-item and the per-category tables.
-      features, profiles: rows of the table of each column.
+      features, profiles, events: rows of the table of each column.
       lost: how many keys the earlier corpus had and the new one lacks, by the name of the vocabulary; only those above
         0.
     """
@@ -55,11 +55,13 @@ class CorpusGrowth:
     categories: RowSource
     features: dict[str, RowSource]
     profiles: dict[str, RowSource]
+    events: dict[str, RowSource]
     lost: dict[str, int]
 
     def named(self) -> dict[str, RowSource]:
         """All sources by the name of the vocabulary, as `lost` has it."""
         columns = {**self.features, **{f"profile {name}": source for name, source in self.profiles.items()}}
+        columns |= {f"event {name}": source for name, source in self.events.items()}
         return {"items": self.items, "categories": self.categories, **columns}
 
 
@@ -75,6 +77,7 @@ def grow_corpus(earlier: Corpus, grown: Corpus) -> CorpusGrowth:
         "categories": (earlier.category_name, grown.category_name),
         **{name: (earlier.feature_values[name], values) for name, values in grown.feature_values.items()},
         **{f"profile {name}": (earlier.profile_values[name], v) for name, v in grown.profile_values.items()},
+        **{f"event {name}": (earlier.event_values[name], v) for name, v in grown.event_values.items()},
     }
     rows = {name: find_earlier_rows(*pair) for name, pair in vocabularies.items()}
     lost = {name: len(pair[0]) - int((rows[name] >= 0).sum()) for name, pair in vocabularies.items()}
@@ -85,6 +88,7 @@ def grow_corpus(earlier: Corpus, grown: Corpus) -> CorpusGrowth:
         categories=RowSource(rows["categories"], like),
         features={name: RowSource(rows[name]) for name in grown.feature_values},
         profiles={name: RowSource(rows[f"profile {name}"]) for name in grown.profile_values},
+        events={name: RowSource(rows[f"event {name}"]) for name in grown.event_values},
         lost={name: number for name, number in lost.items() if number},
     )
 

@@ -26,6 +26,7 @@ class CategoryOrder:
       num_distinct: distinct items of the segment among its events up to and including this one, [E] int32.
       num_categories: C, to number (user, category) pairs.
       is_target: events that are to be retrieved, [E] bool; None: every event is.
+      event_feature: as of `EncodedLog`, [E, F] int32; None: the log has none.
     """
 
     item: np.ndarray
@@ -37,6 +38,7 @@ class CategoryOrder:
     num_distinct: np.ndarray
     num_categories: int
     is_target: np.ndarray | None = None
+    event_feature: np.ndarray | None = None
 
     def targets(self) -> np.ndarray:
         """`is_target` as a mask, [E] bool."""
@@ -85,6 +87,7 @@ def build_category_order(log: EncodedLog, corpus: Corpus) -> CategoryOrder:
         num_distinct=(running - base).astype(np.int32),
         num_categories=corpus.num_categories,
         is_target=None if log.is_target is None else log.is_target[order],
+        event_feature=None if log.event_feature is None else log.event_feature[order],
     )
 
 

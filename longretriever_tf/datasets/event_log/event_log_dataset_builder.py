@@ -23,7 +23,7 @@ _NOT_OF_THE_RECORDS = (
     *("dataset", "data_dir", "window_days", "skip_last_days", "movielens"),
     *("action_weights", "target_actions", "numeric_bins"),
 )
-_OF_SOME_LOGS = ("text_columns", "embedding_column", "action_column", "numeric_features")
+_OF_SOME_LOGS = ("text_columns", "embedding_column", "action_column", "numeric_features", "event_features")
 
 
 @dataclasses.dataclass(eq=False)
@@ -118,6 +118,7 @@ class Builder(tfds_builder.LifelongBuilder):
             profile=tuple(log.profile),
             item_features=tuple(log.items.features),
             has_actions=log.action is not None,
+            event_features=tuple(log.event_features),
         )
 
     def source_log(self) -> LifelongLog:

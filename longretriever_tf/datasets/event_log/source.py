@@ -20,10 +20,15 @@ from longretriever_tf.datasets.event_log.columns import Coded, LogTable
 from longretriever_tf.datasets.event_log.delimited import TextFormat
 from longretriever_tf.datasets.event_log.tables import list_portions, read_portion
 from longretriever_tf.datasets.item_texts import split_columns
-from longretriever_tf.datasets.log import ItemTable, LifelongLog
+from longretriever_tf.datasets.log import EventColumn, ItemTable, LifelongLog
 
-WITHOUT_WEIGHTS: dict[str, Any] = {"weight_column": "", "action_weights": (), "target_actions": ()}
-"""Settings of a table whose events only count: of any action, whatever they weigh."""
+WITHOUT_WEIGHTS: dict[str, Any] = {
+    "weight_column": "",
+    "action_weights": (),
+    "target_actions": (),
+    "event_features": (),
+}
+"""Settings of a table whose events only count: of any action, whatever they weigh, wherever they happened."""
 
 CONTEXT = "category"
 """The context column, unless --context names another, or names clusters and the table has no such column."""
@@ -115,6 +120,7 @@ def _join(
         weight=events.weights(spec.weight_column)[is_known] if spec.weight_column else None,
         nanosecond=times.nanosecond[is_known] if times.nanosecond.any() else None,
         action=actions.row[is_known] if actions else None,
+        features={name: _event_column(events, name).of(is_known) for name in spec.event_features},
     )
     counts = {
         accounts.ROWS: len(events) + events.num_left_out,
@@ -129,6 +135,12 @@ def _join(
     counts |= {accounts.USERS_WITHOUT_EVENTS: without} if spec.users else {}
     log = build_log.build_log(columns, user_id, profile, items, own_context(spec), counts)
     return dataclasses.replace(log, actions=action_flags(spec, actions.names)) if actions else log
+
+
+def _event_column(events: LogTable, name: str) -> EventColumn:
+    """A column of --event_features, as text."""
+    column = events.text(name)
+    return EventColumn(as_text(column.values), column.row.astype(np.int32))
 
 
 def read_item_table(spec: DataConfig) -> ItemTable:
@@ -202,6 +214,7 @@ def event_columns(spec: DataConfig) -> dict[str, str]:
     for name, flag in optional.items():
         if name:
             columns[name] = flag
+    columns |= dict.fromkeys(spec.event_features, "--event_features")
     return columns if spec.items else {**item_columns(spec), **columns}
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ class Question:
       num_interests, top_interests, interest_threshold: None: the export's own.
       seed: of the draw.
       as_of: time as text; empty: the time until which the version counts events (the training cut, or a refresh).
+      event_values: what the request says, by column of --event_features; the others are unknown.
     """
 
     user: str
@@ -42,22 +44,25 @@ class Question:
     interest_threshold: float | None
     seed: int
     as_of: str
+    event_values: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def explain_user(version_dir: str, config: Config, question: Question) -> str:
     """Loads the export and answers, as readable text.
 
     Raises:
-      UserError: the user is not in the log, the time cannot be read, or the export refuses the request.
+      UserError: the user is not in the log, a column not among the run's, the time cannot be read, or the export
+        refuses the request.
     """
     corpus = load_extra(version_dir)
+    _check_event_values(question.event_values, list(corpus.event_values))
     log = load_users(config.data, [question.user] if question.user else [])
     user = _find_user(log, question.user)
     counted = read_fingerprint(extra_config_dir(version_dir)).statistics_as_of or corpus.cut
     as_of_time = parse_time(question.as_of, counted)
     signatures = load_version(version_dir).signatures
     history = request_columns(log, user, as_of_time, list(corpus.profile_values))
-    options = _options(question, config.retrieval, history["history_item_id"].dtype)
+    options = _options(question, config.retrieval, history["history_item_id"].dtype, list(corpus.event_values))
 
     def ask(signature: str, **others: tf.Tensor) -> dict[str, np.ndarray]:
         wanted = signatures[signature].structured_input_signature[1]
@@ -126,7 +131,9 @@ def request_columns(log: LifelongLog, user: int, as_of_time: int, profile: list[
     }
 
 
-def _options(question: Question, retrieval: RetrievalConfig, item_id_dtype: tf.DType) -> dict[str, tf.Tensor]:
+def _options(
+    question: Question, retrieval: RetrievalConfig, item_id_dtype: tf.DType, event_features: list[str]
+) -> dict[str, tf.Tensor]:
     """All optional columns: TensorFlow Serving fills in a signature's defaults, a model loaded in Python does not."""
     num_interests = retrieval.num_interests if question.num_interests is None else question.num_interests
     top_interests = question.top_interests or max(retrieval.top_interests, num_interests)
@@ -135,13 +142,23 @@ def _options(question: Question, retrieval: RetrievalConfig, item_id_dtype: tf.D
         raise UserError(
             f"--num_interests={num_interests} is above --top_interests={top_interests}: N of the top M are drawn"
         )
-    return default_columns(retrieval, item_id_dtype) | {
+    return default_columns(retrieval, item_id_dtype, event_features=event_features) | {
+        **{name: tf.constant([value]) for name, value in question.event_values.items()},
         "k": tf.constant([question.k]),
         "num_interests": tf.constant([num_interests]),
         "top_interests": tf.constant([top_interests]),
         "interest_threshold": tf.constant([threshold], tf.float32),
         "seed": tf.constant([question.seed], tf.int64),
     }
+
+
+def _check_event_values(values: Mapping[str, str], columns: list[str]) -> None:
+    odd = next((name for name in values if name not in columns), None)
+    if odd is not None:
+        raise UserError(
+            f"--event_values: {odd!r} is no column of --event_features of this export's run, which has "
+            f"{', '.join(columns) or 'none'}; leave it out"
+        )
 
 
 def _find_user(log: LifelongLog, user: str) -> int:

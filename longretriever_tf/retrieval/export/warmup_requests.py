@@ -90,9 +90,8 @@ def _questions(config: Config, corpus: Corpus, towers: str) -> Iterator[tuple[st
     dtype = tf.string if is_text(corpus.item_id) else tf.int64
     profile = profile_inputs(corpus.profile_values, config.model.profile)
     # One seed per request: what is drawn without one could not be compared.
-    options = default_columns(config.retrieval, dtype, len(corpus.action_name) > 0) | {
-        "seed": tf.constant([_SEED], tf.int64)
-    }
+    defaults = default_columns(config.retrieval, dtype, len(corpus.action_name) > 0, corpus.event_values)
+    options = defaults | {"seed": tf.constant([_SEED], tf.int64)}
     yield "fingerprint", {"expected": tf.constant([towers])}  # first: of mixed-up files every other answer is wrong too
     for num_users, length in _SHAPES:
         history = _history(rng, corpus, profile, num_users, length)
@@ -105,7 +104,9 @@ def _questions(config: Config, corpus: Corpus, towers: str) -> Iterator[tuple[st
     yield "interests", history | options
     yield "interest_embeddings", history | options
     yield "retrieve_in_category", history | category | options
-    of_events = {name: options[name] for name in ("history_weight", "history_action") if name in options}
+    of_events = {
+        name: options[name] for name in ("history_weight", "history_action", *corpus.event_values) if name in options
+    }
     yield "user_embeddings", history | category | of_events
     yield "item_embeddings", {"item_id": history["history_item_id"][0]}
 

@@ -20,17 +20,9 @@ import numpy as np
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.retrieval.sharding.shards_file import read_places
 from longretriever_tf.serving.client.input_spec import InputSpec, cast_column
-from longretriever_tf.serving.client.request import (
-    Columns,
-    Interest,
-    Request,
-    Response,
-    lead_with_padding,
-    make_columns,
-    read_interests,
-    read_responses,
-)
+from longretriever_tf.serving.client.request import Columns, Request, lead_with_padding, make_columns
 from longretriever_tf.serving.client.request_values import as_list
+from longretriever_tf.serving.client.response import Interest, Response, read_interests, read_responses
 from longretriever_tf.serving.client.rest_transport import RestTransport
 from longretriever_tf.serving.client.transport import CallError, ClientOptions, Model, Signatures, Transport
 

@@ -17,14 +17,8 @@ from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.request_options import default_columns
 from longretriever_tf.retrieval.signatures import make_signatures
 from longretriever_tf.serving.client.input_spec import InputSpec
-from longretriever_tf.serving.client.request import (
-    Interest,
-    Request,
-    Response,
-    make_columns,
-    read_interests,
-    read_responses,
-)
+from longretriever_tf.serving.client.request import Request, make_columns
+from longretriever_tf.serving.client.response import Interest, Response, read_interests, read_responses
 from longretriever_tf.serving.explorer.users import sample_users
 
 _ASKED = ("serving_default", "interests")
@@ -78,7 +72,8 @@ class LocalClient:
         positional, specs = signatures["serving_default"].structured_input_signature
         specs = {spec.name: spec for spec in positional} | specs  # by name once it has been saved
         # A model that is asked in Python does not fill its defaults in, as a server does.
-        defaults = default_columns(retrieval, specs["history_item_id"].dtype, "history_action" in specs)
+        dtype, has_actions = specs["history_item_id"].dtype, "history_action" in specs
+        defaults = default_columns(retrieval, dtype, has_actions, self.corpus.event_values)
         self._inputs = {
             name: InputSpec(_DTYPES[spec.dtype], defaults[name].numpy() if name in defaults else None)
             for name, spec in specs.items()

@@ -1,4 +1,4 @@
-"""A request and its answer as a client sees them, and as the columns of the exported signatures.
+"""A request as a client sees it, and as the columns of the exported signatures.
 
 Imports no TensorFlow: a client over REST needs numpy alone.
 """
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from longretriever_tf.common.errors import UserError
-from longretriever_tf.common.text import as_text, is_text
 from longretriever_tf.config.input_names import BANDIT_PRIOR, input_of_profile
 from longretriever_tf.serving.client.input_spec import InputSpec, cast_column
 from longretriever_tf.serving.client.request_values import (
@@ -27,11 +26,9 @@ from longretriever_tf.serving.client.request_values import (
     check_times,
     check_weights,
 )
+from longretriever_tf.serving.client.response import ItemId, plain_lists
 
-ItemId = int | str
 Columns = dict[str, np.ndarray]
-
-_MISSING = ("missing_shard", "missing_category")
 
 _NO_ITEM: dict[str, ItemId] = {"DT_INT64": -3_867_590_412_748_930_227, "DT_STRING": ""}
 """Pads lists of items to leave out: an id that no log has. The number is an arbitrary one of the 2**64 that there are,
@@ -41,10 +38,6 @@ _NEUTRAL: dict[str, Any] = {"seed": -1, "exploration": 0, "goal": "all", "histor
 _NEUTRAL |= {"bandit": "none", "bandit_prior": BANDIT_PRIOR}
 """What says nothing on any export; used where the server does not tell its defaults."""
 
-_LATER_NOTES = ("statistics_as_of", "num_unknown_actions")
-"""What not every export tells."""
-
-_COUNTS = ("num_unknown_items", "num_unknown_excluded")
 _CATEGORY_LISTS = ("allowed_category", "forbidden_category")
 _COUNT_BITS = {"k": 32, "num_interests": 32, "top_interests": 32, "exploration": 32, "seed": 64}
 _NUMBERS = {name: functools.partial(as_count, bits=bits) for name, bits in _COUNT_BITS.items()} | {
@@ -86,6 +79,8 @@ class Request:
       bandit: none, or thompson: interests are chosen and merged by shares drawn around the model's, after `rewards`.
       bandit_prior: how many trials the model's own share is worth there.
       rewards: what was logged of this user, by category: trials and successes (serving/README.md says what to count).
+      event_features: values by column of --event_features (device: mobile), as the log of the training spells them;
+        one that is missing, or that the training has not seen, is unknown.
 
     Lists may be numpy arrays or columns of pandas, numbers numpy's.
 
@@ -115,16 +110,17 @@ class Request:
     bandit: str | None = None
     bandit_prior: float | None = None
     rewards: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    event_features: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._make_plain()
+        self._makeplain_lists()
         num = len(self.history_item_id)
         for name in ("history_timestamp", "history_weight", "history_action"):
             column = getattr(self, name)
             if column is not None and len(column) != num:
                 raise UserError(f"`{name}` has {len(column)} values for {num} in `history_item_id`; give one per event")
 
-    def _make_plain(self) -> None:
+    def _makeplain_lists(self) -> None:
         """Lists and numbers of numpy, pandas and others as Python's own, each checked by what the field holds."""
 
         def put(name: str, value: Any) -> Any:
@@ -150,7 +146,7 @@ class Request:
                 put(name, read(name, getattr(self, name)))
         for name in ("merge", "goal", "bandit"):
             check_texts(name, [getattr(self, name) or ""])
-        for name in ("forced_category", "rewards", "profile"):
+        for name in ("forced_category", "rewards", "profile", "event_features"):
             if not isinstance(getattr(self, name), Mapping):
                 raise UserError(f"`{name}` must be a dict; received {getattr(self, name)!r}")
         check_texts("forced_category", list(self.forced_category))
@@ -159,75 +155,15 @@ class Request:
         put("forced_category", dict(zip(self.forced_category, weights, strict=True)))
         put("rewards", as_rewards("rewards", self.rewards))
         check_texts("profile", [*self.profile, *self.profile.values()])
+        check_texts("event_features", [*self.event_features, *self.event_features.values()])
 
     @property
     def takes_options(self) -> bool:
         """Whether anything but `k` differs from the export's defaults."""
-        of_events = ("history_weight", "history_action")
+        of_events = ("history_weight", "history_action", "event_features")
         lists = ("exclude_item_id", *_CATEGORY_LISTS, "forced_category", "rewards")
         request_options = (*_SCALARS[1:], *of_events, *lists)
         return any(getattr(self, name) not in (None, (), [], {}) for name in request_options)
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """One item of the list, and the rank of the interest that brought it (1: the user's best)."""
-
-    item_id: ItemId
-    score: float
-    category: str
-    interest_rank: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Interest:
-    """One category that was searched.
-
-    Attributes:
-      category: its name.
-      score: what it was chosen by.
-      rank: among all categories of the user, 1 the best.
-      origin: drawn, explored, forced or popular.
-      num_events: of the user in it.
-      last_timestamp: of the latest, 0 without any.
-    """
-
-    category: str
-    score: float
-    rank: int
-    origin: str
-    num_events: int
-    last_timestamp: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Response:
-    """One user's answer.
-
-    Attributes:
-      candidates: the list, best first.
-      interests: those behind it.
-      num_valid: the list's length.
-      unknown_category: names in the request's lists of categories that the model does not know: misspelt, perhaps.
-      num_unknown_items: events of the history whose item the model does not know.
-      num_unknown_excluded: items to leave out that it does not know.
-      num_unknown_actions: events of the history whose action it does not know; they weigh 1 and are no targets.
-      missing_shard: shards of an export by category ranges that did not answer.
-      missing_category: interests that were to be searched there, and are left out.
-      statistics_as_of: until when statistics of items and categories count events, seconds UTC; 0: an export of
-        before there was such an answer.
-    """
-
-    candidates: tuple[Candidate, ...]
-    interests: tuple[Interest, ...]
-    num_valid: int
-    unknown_category: tuple[str, ...] = ()
-    num_unknown_items: int = 0
-    num_unknown_excluded: int = 0
-    missing_shard: tuple[str, ...] = ()
-    missing_category: tuple[str, ...] = ()
-    statistics_as_of: int = 0
-    num_unknown_actions: int = 0
 
 
 def lead_with_padding(request: Request, inputs: Mapping[str, InputSpec]) -> Request:
@@ -261,12 +197,13 @@ def make_columns(requests: Sequence[Request], inputs: Mapping[str, InputSpec], m
       may_omit: leave out what no request says and the metadata has no default for, as gRPC allows and REST does not.
 
     Raises:
-      UserError: a profile column that the model does not have, values of a wrong type, or a value that only the caller
-        can give.
+      UserError: a column of the profile or of --event_features that the model does not have, values of a wrong type,
+        or a value that only the caller can give.
     """
     if not requests:
         raise UserError("no requests: give one or more")
     _check_profile(requests, inputs)
+    _check_event_features(requests, inputs)
     if "history_action" not in inputs and any(request.history_action for request in requests):
         raise UserError(
             "`history_action` is not an input of the model: it was trained without --action_column; leave it out"
@@ -283,58 +220,31 @@ def make_columns(requests: Sequence[Request], inputs: Mapping[str, InputSpec], m
     return columns
 
 
-def read_responses(outputs: Mapping[str, Any]) -> list[Response]:
-    """Answers from the outputs of `serving_default` or `top_k`: lists of JSON, or arrays.
-
-    Raises:
-      UserError: they are a router's, which no shard has answered.
-    """
-    if "query_shard" in outputs:
-        raise UserError(
-            "this model is the router of an export by category ranges, and searches nothing itself: give the client "
-            "the export's shards.json, or ask a server that was started with --shards_file"
-        )
-    columns = {name: _plain(column) for name, column in outputs.items()}
-    interests = read_interests(columns)
-    names = ("item_id", "score", "category", "interest_rank")
-    tells_unknown = "unknown_category" in columns  # not the exports of before there was such an answer
-    responses = []
-    for row, num in enumerate(columns["num_valid"]):
-        cells = zip(*(columns[name][row][:num] for name in names), strict=True)
-        unknown = tuple(name for name in columns["unknown_category"][row] if name) if tells_unknown else ()
-        counts = (columns[name][row] for name in _COUNTS) if tells_unknown else (0, 0)
-        missing = [tuple(filter(None, columns[name][row])) if name in columns else () for name in _MISSING]
-        candidates = tuple(Candidate(*cell) for cell in cells)
-        as_of, odd = (columns[name][row] if name in columns else 0 for name in _LATER_NOTES)
-        response = Response(candidates, interests[row], num, unknown, *counts, *missing)
-        responses.append(dataclasses.replace(response, statistics_as_of=int(as_of), num_unknown_actions=int(odd)))
-    return responses
-
-
-def read_interests(outputs: Mapping[str, Any]) -> list[tuple[Interest, ...]]:
-    """The interests of each request, in the order of their search."""
-    names = ("category", "score", "rank_drawn", "origin", "num_events", "last_timestamp")
-    columns = [_plain(outputs[f"interest_{name}"]) for name in names]
-    rows = [zip(*(column[row] for column in columns), strict=True) for row in range(len(columns[0]))]
-    return [tuple(Interest(*cell) for cell in row if cell[0]) for row in rows]  # padding has no name
-
-
-def _plain(column: Any) -> Any:
-    """Nested lists of str and numbers."""
-    if not isinstance(column, np.ndarray):
-        return column
-    if is_text(column):
-        return as_text(column.ravel()).reshape(column.shape).tolist()
-    return column.tolist()
-
-
 def _check_profile(requests: Sequence[Request], inputs: Mapping[str, InputSpec]) -> None:
     given = {name for request in requests for name in request.profile}
-    known = {name for name in inputs if name not in Request.__dataclass_fields__ and name not in _NOT_PROFILE}
+    known = _further_inputs(inputs, False)
     odd = sorted(name for name in given if input_of_profile(name) not in known)
     if known and odd:  # a model that reads no profile is sent none
         raise UserError(
             f"profile column {odd[0]!r} is not an input of the model; its profile columns: {', '.join(sorted(known))}"
+        )
+
+
+def _further_inputs(inputs: Mapping[str, InputSpec], is_event: bool) -> set[str]:
+    """Inputs of --event_features, which have a default, or of the profile; all of them where no default is told."""
+    names = {name for name in inputs if name not in Request.__dataclass_fields__ and name not in _NOT_PROFILE}
+    if all(spec.default is None for spec in inputs.values()):
+        return names
+    return {name for name in names if (inputs[name].default is not None) == is_event}
+
+
+def _check_event_features(requests: Sequence[Request], inputs: Mapping[str, InputSpec]) -> None:
+    known = _further_inputs(inputs, True)
+    odd = sorted({name for request in requests for name in request.event_features} - known)
+    if odd:
+        raise UserError(
+            f"`event_features`: {odd[0]!r} is not an input of the model; those that it was trained with "
+            f"(--event_features): {', '.join(sorted(known)) or 'none'}; leave it out"
         )
 
 
@@ -364,7 +274,7 @@ def _column(name: str, spec: InputSpec, requests: Sequence[Request]) -> list[Any
         return [request.request_timestamp for request in requests]
     if name in _SCALARS:
         return _scalars(name, spec, requests)
-    return [_profile(request).get(name, "") for request in requests]
+    return [{**_profile(request), **request.event_features}.get(name, "") for request in requests]
 
 
 def _profile(request: Request) -> dict[str, str]:
@@ -375,7 +285,7 @@ def _scalars(name: str, spec: InputSpec, requests: Sequence[Request]) -> list[An
     values = [getattr(request, name) for request in requests]
     if None not in values:
         return values
-    default = _NEUTRAL.get(name) if spec.default is None else _plain(spec.default)[0]
+    default = _NEUTRAL.get(name) if spec.default is None else plain_lists(spec.default)[0]
     return None if default is None else [default if value is None else value for value in values]
 
 

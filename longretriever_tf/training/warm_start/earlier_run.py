@@ -25,8 +25,8 @@ _SAME_MODEL = (
 )
 """Settings that shape the weights, or say what they mean."""
 
-_SAME_ACTIONS = ("action_column", "action_weights", "target_actions")
-"""Settings of the data that say what was learned to be retrieved."""
+_SAME_DATA = ("action_column", "action_weights", "target_actions", "event_features")
+"""Settings of the data that say what was learned to be retrieved, and from what a request says."""
 
 _MOST_LOST = 0.2
 """Share of the earlier run's items that the log may lack: more are a sign of another log, or of a torn one."""
@@ -107,7 +107,7 @@ def _require_same_shapes(named: str, earlier: Config, config: Config) -> None:
     ]
     differing += [
         f"--{name}: {_shown(there)} there, {_shown(here)} here"
-        for name in _SAME_ACTIONS
+        for name in _SAME_DATA
         if (there := getattr(earlier.data, name)) != (here := getattr(config.data, name))
     ]
     there, here = earlier.train, config.train
