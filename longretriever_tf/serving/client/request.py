@@ -113,14 +113,14 @@ class Request:
     event_features: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._makeplain_lists()
+        self._make_plain()
         num = len(self.history_item_id)
         for name in ("history_timestamp", "history_weight", "history_action"):
             column = getattr(self, name)
             if column is not None and len(column) != num:
                 raise UserError(f"`{name}` has {len(column)} values for {num} in `history_item_id`; give one per event")
 
-    def _makeplain_lists(self) -> None:
+    def _make_plain(self) -> None:
         """Lists and numbers of numpy, pandas and others as Python's own, each checked by what the field holds."""
 
         def put(name: str, value: Any) -> Any:
