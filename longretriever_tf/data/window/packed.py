@@ -63,6 +63,7 @@ class PackedFile:
 
     def __init__(self, path: str, expected: Mapping[str, Any], cure: str) -> None:
         self.arrays: dict[str, np.ndarray] = {}
+        self._start: dict[str, int] = {}
         with explain_damage(path, cure), open(path, "rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             if self._map[:8] != _MARK:
@@ -74,11 +75,11 @@ class PackedFile:
             self.labels = header["labels"]
             if self.labels != json.loads(json.dumps(expected)):
                 raise ValueError(f"it is of {self.labels}, not of {dict(expected)}")
-            self._address = np.frombuffer(self._map, np.uint8, 1).__array_interface__["data"][0]
             for name, place in header["arrays"].items():
                 kind, shape = np.lib.format.descr_to_dtype(_tuples(place["type"])), tuple(place["shape"])
                 count = int(np.prod(shape))
                 flat = np.frombuffer(self._map, kind, count, start + place["at"]) if count * kind.itemsize else None
+                self._start[name] = start + place["at"]
                 self.arrays[name] = np.empty(shape, kind) if flat is None else flat.reshape(shape)
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -89,12 +90,11 @@ class PackedFile:
 
         With what it reads ahead by itself, training from a log larger than memory was half as fast.
         """
-        array = self.arrays[name]
-        end = array.__array_interface__["data"][0] - self._address + array.nbytes
-        start = (end - array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-        if array.nbytes:
+        start, num_bytes = self._start[name], self.arrays[name].nbytes
+        shift = start % mmap.PAGESIZE
+        if num_bytes:
             with contextlib.suppress(OSError):  # advice alone; there may be as many mappings as the system allows
-                self._map.madvise(mmap.MADV_RANDOM, start, end - start)
+                self._map.madvise(mmap.MADV_RANDOM, start - shift, num_bytes + shift)
 
     def release(self) -> None:
         """Gives back the memory of what was touched; it stays in the kernel's cache, and is read again when touched."""
