@@ -89,7 +89,7 @@ def _make_encoder(model: MultiContextRetriever) -> tf.types.experimental.Generic
         category: tf.Tensor,
     ) -> tf.Tensor:
         columns = [*tf.unstack(profile, len(model.profile_names), 1), *[tf.fill(tf.shape(time), "")] * num_unknown]
-        requests = model.look_up(item, timestamp, tf.ones([1, 1]), time, columns, is_target)
+        requests = model.look_up(item, timestamp, tf.ones([1, 1]), time, columns, is_target=is_target)
         return model.encode(requests, row, category).state.embedding
 
     num_unknown = len(model.event_names)  # the log's users do not ask: they say nothing of a device
