@@ -24,13 +24,12 @@ from typing import TYPE_CHECKING
 
 from absl import flags as absl_flags
 
-from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.errors import UserError, require
 from longretriever_tf.common.extras import needs_extra
 from longretriever_tf.common.files import explain_os_errors, require_output, write_text_atomically
 from longretriever_tf.common.locks import hold_lock
 from longretriever_tf.common.progress import stage
 from longretriever_tf.config import flags
-from longretriever_tf.config.check import require
 
 if TYPE_CHECKING:
     from longretriever_tf.labelling.chat import Chat

@@ -3,3 +3,9 @@
 
 class UserError(ValueError):
     """A mistake in data, flags or files that the user can mend; the message names the value and the cure."""
+
+
+def require(holds: bool, message: str) -> None:
+    """Raises UserError(message) unless `holds`."""
+    if not holds:
+        raise UserError(message)

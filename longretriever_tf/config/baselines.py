@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.errors import require
 from longretriever_tf.config.field import setting
 
 LONGRETRIEVER = "longretriever"
@@ -99,12 +99,12 @@ def check_baselines(config: Any) -> None:
     if model != LONGRETRIEVER:
         for field in dataclasses.fields(config.retrieval):
             _check_read(config.retrieval, field.name, model, (LONGRETRIEVER,))
-    _require(
+    require(
         not (baseline.uniform_negatives and config.train.loss == "full"),
         f"--uniform_negatives={baseline.uniform_negatives} belongs to --loss=in_batch: --loss=full has every item of "
         "the corpus as a negative already",
     )
-    _require(
+    require(
         not baseline.item_bias or config.train.loss == "full",
         f"--item_bias needs --loss=full; --loss={config.train.loss} has a sampled softmax, of inner products alone",
     )
@@ -113,12 +113,7 @@ def check_baselines(config: Any) -> None:
 def _check_read(section: Any, name: str, model: str, readers: tuple[str, ...]) -> None:
     default = next(field.default for field in dataclasses.fields(section) if field.name == name)
     value = getattr(section, name)
-    _require(
+    require(
         model in readers or value == default,
         f"--{name}={value!r} is not read by --model={model} but by {', '.join(readers)}; leave the flag out",
     )
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise UserError(message)

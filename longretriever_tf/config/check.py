@@ -5,7 +5,7 @@ import math
 import operator
 from typing import Any
 
-from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.errors import require
 from longretriever_tf.config.actions import check_action_counts, check_actions
 from longretriever_tf.config.baselines import LONGRETRIEVER, check_baselines
 from longretriever_tf.config.event_features import check_event_features
@@ -41,12 +41,6 @@ def asks_clusters(context: str) -> bool:
 def asks_text_clusters(context: str) -> bool:
     """Whether the context is learned from texts or vectors of the items alone."""
     return context.startswith(TEXT_CLUSTERS)
-
-
-def require(holds: bool, message: str) -> None:
-    """Raises UserError(message) unless `holds`."""
-    if not holds:
-        raise UserError(message)
 
 
 def evaluation_only(config: Any) -> str:

@@ -9,10 +9,10 @@ import json
 import os
 from typing import Any, TypeVar
 
-from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.errors import UserError, require
 from longretriever_tf.common.files import explain_damage, read_json_object
 from longretriever_tf.config.baselines import LONGRETRIEVER, MODELS, BaselineConfig
-from longretriever_tf.config.check import check_config, require
+from longretriever_tf.config.check import check_config
 from longretriever_tf.config.data import DataConfig
 from longretriever_tf.config.field import setting as _field
 from longretriever_tf.config.former import to_present

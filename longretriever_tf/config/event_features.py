@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.errors import require
 from longretriever_tf.config.input_names import input_of_profile
 
 _ROLES = (
@@ -28,8 +28,8 @@ def check_event_features(config: Any) -> None:
     if not columns:
         return
     named = f"--event_features={','.join(columns)}"
-    _require(not data.data, f"{named} with --data={data.data}: {NOT_PREPARED}")
-    _require(data.dataset == "event_log", f"{named} names columns of your own tables: use --dataset=event_log")
+    require(not data.data, f"{named} with --data={data.data}: {NOT_PREPARED}")
+    require(data.dataset == "event_log", f"{named} names columns of your own tables: use --dataset=event_log")
     for column in columns:
         _check_column(data, column)
 
@@ -46,12 +46,12 @@ def check_event_examples(config: Any) -> None:
     train, named = config.train, f"--event_features={','.join(config.data.event_features)}"
     if not config.data.event_features:
         return
-    _require(
+    require(
         train.examples != "snapshot",
         f"{named} with --examples=snapshot: a snapshot has no event of its own, so no value would be learned; add "
         "--examples=both",
     )
-    _require(
+    require(
         train.examples != "event" or config.model.unknown_rate > 0,
         f"{named} with --examples=event and --unknown_rate=0: no example stands for a request that says nothing; leave "
         "--unknown_rate out",
@@ -67,21 +67,21 @@ NOT_PREPARED = (
 
 def _check_column(data: Any, column: str) -> None:
     named = f"--event_features: the column {column!r}"
-    _require(data.event_features.count(column) == 1, f"{named} is there twice; name it once")
+    require(data.event_features.count(column) == 1, f"{named} is there twice; name it once")
     roles = [name for name in _ROLES if column in _listed(getattr(data, name))]
-    _require(
+    require(
         not roles,
         f"{named} is named by --{roles[0] if roles else ''} too; expected a column that says something else of the "
         "event, such as its device: leave it out of one of the two",
     )
-    _require(
+    require(
         input_of_profile(column) == column and column not in _FIELDS,
         f"{named} cannot be an input of a request: expected ASCII letters, digits and _ after a letter, and no name "
         "that a request has already (k, goal, category, ...); rename the column in the events table",
     )
     others = [*(one for one in data.event_features if one != column), *data.user_features]
     twin = next((one for one in others if input_of_profile(one).lower() == column.lower()), None)
-    _require(
+    require(
         twin is None,
         f"{named} would be the same input of a request as the column {twin!r} of "
         f"{'--user_features' if twin in data.user_features else '--event_features'}; rename one of them in its table",
@@ -104,11 +104,6 @@ def event_values(entries: tuple[str, ...] | list[str], flag: str) -> dict[str, s
     values = {}
     for entry in entries:
         name, colon, value = entry.partition(":")
-        _require(bool(name and colon), f"{flag}: {entry!r} is no NAME:VALUE; expected such as device:mobile")
+        require(bool(name and colon), f"{flag}: {entry!r} is no NAME:VALUE; expected such as device:mobile")
         values[name] = value
     return values
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise UserError(message)

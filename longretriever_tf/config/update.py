@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.errors import require
 from longretriever_tf.config.baselines import LONGRETRIEVER
 from longretriever_tf.config.field import setting
 
@@ -57,20 +57,15 @@ def check_update(config: Any) -> None:
     if not update.warm_start:
         return
     named = f"--warm_start={update.warm_start}"
-    _require(
+    require(
         config.model.model == LONGRETRIEVER,
         f"{named} with --model={config.model.model}: only longretriever is updated; train the baseline anew",
     )
-    _require(
+    require(
         train.distribute == "none",
         f"{named} with --distribute={train.distribute}: an update runs on one device; leave --distribute out",
     )
-    _require(
+    require(
         train.item_tables == "replicated",
         f"{named} with --item_tables={train.item_tables}: an update runs on one device; leave --item_tables out",
     )
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise UserError(message)

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 from absl import logging
 
-from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.errors import UserError, require
 from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.config.actions import action_weights
-from longretriever_tf.config.check import CLUSTERS, asks_clusters, require
+from longretriever_tf.config.check import CLUSTERS, asks_clusters
 from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets import build_log, complete_journey, event_log, movielens, tfds_builder
 from longretriever_tf.datasets.accounts import KEPT

@@ -12,10 +12,10 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from longretriever_tf.common import schema
-from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.errors import UserError, require
 from longretriever_tf.common.files import explain_os_errors, first_line, open_aside
 from longretriever_tf.common.text import as_text
-from longretriever_tf.config.check import asks_clusters, require
+from longretriever_tf.config.check import asks_clusters
 from longretriever_tf.config.data import DataConfig
 from longretriever_tf.datasets.event_log.columns import LogTable
 from longretriever_tf.datasets.event_log.source import CONTEXT, one_value_each, open_table, text_format

@@ -8,7 +8,7 @@ import dataclasses
 import re
 from typing import Any
 
-from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.errors import require
 from longretriever_tf.common.toml_files import read_toml
 from longretriever_tf.config.config import from_dict
 from longretriever_tf.config.shipped import find_shipped
@@ -195,11 +195,11 @@ def load_plan(path: str) -> Plan:
     parts: dict[str, Any] = {}
     for key, cls in _TABLES_OF.items():
         entries = values.get(key, {})
-        _require(isinstance(entries, dict), f"{path}: {key} is a list; expected sections [{key}.NAME]")
+        require(isinstance(entries, dict), f"{path}: {key} is a list; expected sections [{key}.NAME]")
         parts[key] = {name: _parse(cls, entry, f"{path}: {key}.{name}") for name, entry in entries.items()}
     for key, cls in _LISTS_OF.items():
         entries = values.get(key, [])
-        _require(isinstance(entries, list), f"{path}: {key} is one section; expected [[{key}]], once for each")
+        require(isinstance(entries, list), f"{path}: {key} is one section; expected [[{key}]], once for each")
         parts[key] = tuple(_parse(cls, entry, f"{path}: {key}[{i}]") for i, entry in enumerate(entries))
     plan: Plan = _parse(Plan, {**values, **parts}, path)
     _check(plan, path)
@@ -208,30 +208,30 @@ def load_plan(path: str) -> Plan:
 
 def _parse(cls: Any, values: Any, where: str) -> Any:
     """`cls` from a TOML table, its types checked against the fields' own."""
-    _require(isinstance(values, dict), f"{where}: {values!r}; expected a section of keys")
+    require(isinstance(values, dict), f"{where}: {values!r}; expected a section of keys")
     types: dict[Any, Any] = {str: str, float: (int, float), tuple[str, ...]: list, tuple[int, ...]: list}
     for field in dataclasses.fields(cls):
         if field.name not in values:
             has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-            _require(has_default, f"{where}: no {field.name!r}; every {cls.__name__.lower()} has one")
+            require(has_default, f"{where}: no {field.name!r}; every {cls.__name__.lower()} has one")
         elif wanted := types.get(field.type):
             expected = "a list" if wanted is list else getattr(field.type, "__name__", "")
             value = values[field.name]
-            _require(isinstance(value, wanted), f"{where}: {field.name} = {value!r}; expected {expected}")
+            require(isinstance(value, wanted), f"{where}: {field.name} = {value!r}; expected {expected}")
     return from_dict(cls, values, where)
 
 
 def _check(plan: Plan, path: str) -> None:
     """Every name must be defined, and must make a file name."""
     for name in (*plan.runs, *plan.measures):
-        _require(bool(_NAME.fullmatch(name)), f"{path}: name {name!r}; expected letters, digits, '_', '.', '-'")
+        require(bool(_NAME.fullmatch(name)), f"{path}: name {name!r}; expected letters, digits, '_', '.', '-'")
     for name in plan.measures:
-        _require(
+        require(
             name not in plan.runs, f"{path}: {name!r} is a run and a measure; names must differ, since --only uses them"
         )
     above: dict[str, Run] = {}
     for name, run in plan.runs.items():
-        _require(len(run.seeds) > 0, f"{path}: runs.{name}: seeds = []; expected at least one seed")
+        require(len(run.seeds) > 0, f"{path}: runs.{name}: seeds = []; expected at least one seed")
         grown_from = tuple(other for flag in run.flags for other in PLACEHOLDER.findall(flag))
         _known(above, grown_from, f"{path}: runs.{name}, whose flags may name the runs above it", "run")
         above[name] = run
@@ -239,10 +239,10 @@ def _check(plan: Plan, path: str) -> None:
         others = [run for flag in measure.flags for run in PLACEHOLDER.findall(flag)]
         _known(plan.runs, (*measure.runs, *others), f"{path}: measures.{name}", "run")
     for name, row in plan.rows.items():
-        _require(
+        require(
             bool(row.run) != bool(row.runs), f"{path}: rows.{name}: expected either run or runs, for several windows"
         )
-        _require(
+        require(
             bool(row.measure) != bool(row.measures) and not (row.runs and row.measures),
             f"{path}: rows.{name}: expected either measure, or measures of one run, for several windows",
         )
@@ -253,22 +253,15 @@ def _check(plan: Plan, path: str) -> None:
         _known(plan.runs, (run_name,), where, "run")
         _known(plan.measures, (name,), where, "measure")
         runs = plan.measures[name].runs
-        _require(run_name in runs, f"{where}: that measure is of the runs {', '.join(runs)}")
+        require(run_name in runs, f"{where}: that measure is of the runs {', '.join(runs)}")
     for title, rows in [(shown.title, shown.rows) for shown in plan.tables] + [(p.title, p.rows) for p in plan.plots]:
         _known(plan.rows, rows, f"{path}: {title!r}", "row")
     for comparison in plan.comparisons:
         _known(plan.rows, (comparison.ours, *comparison.against), f"{path}: comparisons", "row")
     for plot in plan.plots:
-        _require(
-            plot.kind in PLOTS, f"{path}: {plot.title!r}: kind = {plot.kind!r}; expected one of {', '.join(PLOTS)}"
-        )
+        require(plot.kind in PLOTS, f"{path}: {plot.title!r}: kind = {plot.kind!r}; expected one of {', '.join(PLOTS)}")
 
 
 def _known(names: dict[str, Any], wanted: tuple[str, ...], where: str, what: str) -> None:
     for name in wanted:
-        _require(name in names, f"{where}: no {what} is named {name!r}; there are: {', '.join(names) or 'none'}")
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise UserError(message)
+        require(name in names, f"{where}: no {what} is named {name!r}; there are: {', '.join(names) or 'none'}")

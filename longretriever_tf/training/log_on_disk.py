@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from longretriever_tf.common.errors import require
 from longretriever_tf.common.ranges import flat_ranges, offset_of
 from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.config.baselines import LONGRETRIEVER
-from longretriever_tf.config.check import require
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.examples import held_out_users
 from longretriever_tf.data.batches.prepared_data import Prepared, require_examples

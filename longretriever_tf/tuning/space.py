@@ -15,9 +15,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.errors import UserError, require
 from longretriever_tf.common.toml_files import read_toml
-from longretriever_tf.config.check import check_value, require
+from longretriever_tf.config.check import check_value
 from longretriever_tf.config.config import Config
 from longretriever_tf.config.former import FORMER_NAMES
 from longretriever_tf.config.shipped import find_shipped

@@ -8,9 +8,8 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.errors import UserError, require
 from longretriever_tf.common.files import aside_path, explain_damage, explain_os_errors, read_arrays, require_npz
-from longretriever_tf.config.check import require
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.example_embeddings import ExampleHistoryEmbeddings, embed_examples
 from longretriever_tf.data.batches.examples import NO_EXAMPLES, Choose, Examples, stats_times, training_examples

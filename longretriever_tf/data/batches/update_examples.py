@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from longretriever_tf.common.errors import require
 from longretriever_tf.common.schema import DAY_S
-from longretriever_tf.config.check import require
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.examples import Candidates, held_out_users
 from longretriever_tf.data.batches.order import combine, sort_keys, user_keys

@@ -15,11 +15,10 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.errors import UserError, require
 from longretriever_tf.common.files import explain_os_errors, read_json_object, require_writable, write_text_atomically
 from longretriever_tf.common.locks import hold_lock
 from longretriever_tf.common.progress import Progress, stage
-from longretriever_tf.config.check import require
 from longretriever_tf.config.config import DataConfig
 from longretriever_tf.datasets import accounts
 from longretriever_tf.datasets.event_log.source import check_spec, own_context, settle_context, text_format

@@ -6,9 +6,9 @@ import os
 import numpy as np
 
 from longretriever_tf.common import schema
-from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.errors import UserError, require
 from longretriever_tf.common.text import is_text
-from longretriever_tf.config.check import num_clusters, require
+from longretriever_tf.config.check import num_clusters
 from longretriever_tf.config.config import Config, load_config
 from longretriever_tf.data.batches.prepared_data import load_saved
 from longretriever_tf.data.corpus import Corpus, encode_log
