@@ -243,9 +243,10 @@ def test_the_same_upset_before_the_cut_is_noticed(config):
     before = everything(make_world(*columns), config)
     after = everything(make_world(*upset(columns, CUT - 25 * DAY_S)), config)
     same = {name for name in before if is_same(before[name], after[name])}
-    # The cut, the name of the context column, and the times are the config's and not the events'. Actions and
-    # numeric features are what this log lacks.
+    # The cut, the name of the context column, and the times are the config's and not the events'. Actions, numeric
+    # features and columns of events are what this log lacks.
     absent = {"corpus.action_name", "corpus.feature_edges", "log.is_target", "order.is_target"}
+    absent |= {"corpus.event_values", "log.event_feature", "order.event_feature"}
     assert same == {"corpus.cut", "corpus.context", "stats.time"} | absent
 
 
