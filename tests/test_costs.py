@@ -90,13 +90,17 @@ def test_a_long_history_is_never_sorted_whole(corpus, monkeypatch):
     assert set(sorted_sizes) == {int(np.isin(category[item], [2, 3]).sum())} and max(sorted_sizes) < length
 
 
-def test_a_history_in_order_of_time_is_not_sorted_at_all(corpus, monkeypatch):
+@pytest.mark.parametrize("asked_per_request", [3, 40])
+def test_a_history_in_order_of_time_is_not_sorted_at_all(monkeypatch, asked_per_request):
     """Nor is what is cut out of it, and the runs are those of the same events in any order."""
-    length, rng = 2_003, np.random.default_rng(2)
-    item = rng.integers(schema.FIRST_KNOWN, corpus.num_items, [2, length]).astype(np.int32)
+    length, many, rng = 2_003, 90, np.random.default_rng(2)
+    category = np.concatenate([[0, 1], 2 + np.sort(rng.integers(0, many - 2, 500))]).astype(np.int32)
+    item = rng.integers(schema.FIRST_KNOWN, len(category), [2, length]).astype(np.int32)
     timestamp = START + np.sort(rng.choice(190 * schema.DAY_S, [2, length], replace=False), axis=1)
-    time, category, many = np.full(2, START + 200 * schema.DAY_S), corpus.item_category, corpus.num_categories
-    row, asked = np.array([0, 0, 0, 1, 1], np.int32), np.array([3, 2, 4, 4, 2], np.int32)
+    time = np.full(2, START + 200 * schema.DAY_S)
+    row = np.repeat(np.arange(2, dtype=np.int32), asked_per_request)
+    seen = np.unique(category[item])
+    asked = np.concatenate([rng.permutation(seen)[:asked_per_request] for _ in range(2)]).astype(np.int32)
     shuffled = rng.permutation(length)
 
     def runs(*columns):
@@ -111,6 +115,21 @@ def test_a_history_in_order_of_time_is_not_sorted_at_all(corpus, monkeypatch):
     assert np.all(expected.stop > expected.start)
     for r, c, start, stop in zip(row, asked, expected.start, expected.stop, strict=True):
         np.testing.assert_array_equal(expected.timestamp[start:stop], timestamp[r, category[item[r]] == c])
+
+
+def test_more_categories_than_are_grouped_are_sorted():
+    """Past what two passes tell apart, the same runs come of sorting."""
+    length, many, rng = 4_001, 1_300, np.random.default_rng(3)
+    category = np.arange(many, dtype=np.int32)  # an item each
+    item = rng.integers(schema.FIRST_KNOWN, many, [1, length]).astype(np.int32)
+    timestamp = START + np.sort(rng.choice(190 * schema.DAY_S, [1, length], replace=False), axis=1)
+    raw = RawHistories(item, timestamp, np.ones([1, length], np.float32), np.array([START + 200 * schema.DAY_S]))
+    histories = read_histories(raw, tf.identity, category, many)
+    asked = np.unique(item).astype(np.int32)
+    assert len(asked) > 1024
+    runs = order_segments(histories, np.zeros(len(asked), np.int32), asked, many, many)
+    for c, start, stop in zip(asked, runs.start, runs.stop, strict=True):
+        np.testing.assert_array_equal(runs.timestamp[start:stop], timestamp[0, item[0] == c])
 
 
 def test_weights_are_constants_of_the_graph(corpus):

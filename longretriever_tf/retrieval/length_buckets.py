@@ -42,7 +42,8 @@ def _encode_in_batches(
     def one(i: tf.Tensor, embeddings: tf.TensorArray, repeat_logits: tf.TensorArray) -> tuple:
         rows = order[i * size : (i + 1) * size]
         longest = tf.gather(length, rows[-1])
-        some = Tokens(tf.gather(tokens.item[:, :longest], rows), tf.gather(tokens.features[:, :longest], rows))
+        # Rows first: cutting the columns first would copy all rows for each batch.
+        some = Tokens(tf.gather(tokens.item, rows)[:, :longest], tf.gather(tokens.features, rows)[:, :longest])
         state = encode(some, rows)
         repeat_logit = tf.pad(state.repeat_logit, [[0, 0], [0, width - longest]])
         return i + 1, embeddings.write(i, state.embedding), repeat_logits.write(i, repeat_logit)

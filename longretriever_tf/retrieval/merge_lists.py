@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from longretriever_tf.data.search.hard_search import flat_ranges
 from longretriever_tf.retrieval.index.exact import FlatScores
 from longretriever_tf.retrieval.interests import Interests
 from longretriever_tf.retrieval.merge import MERGES, Candidates
@@ -86,17 +87,15 @@ def merge_flat(
       interests, share, options: of `merge_lists`.
     """
     log_interest = tf.gather_nd(weigh_interests(interests, share, options)[0], where)
-    weight = tf.gather(log_interest, scores.order) - scores.log_partition  # of each block
-    row = tf.gather(where[:, 0], scores.order)
-    by_request = tf.argsort(row, stable=True)
-    order, size = tf.gather(scores.order, by_request), tf.gather(scores.size, by_request)
-    start = tf.cumsum(size, exclusive=True)
-    block_of = tf.repeat(tf.range(tf.size(size)), size)
-    moved = tf.gather(tf.gather(scores.start, by_request) - start, block_of)
-    logit, zero = tf.gather(scores.logit, tf.range(tf.size(moved)) + moved), tf.zeros([])
-    weight = tf.gather(tf.gather(weight, by_request), block_of)
+    weight = tf.gather(tf.gather(log_interest, scores.order) - scores.log_partition, scores.block)
+    logit, zero = scores.logit, tf.zeros([])
     merged = MERGES["calibrated"](Candidates(logit, logit, zero, weight, zero, zero, zero))
     merged = tf.where(logit > logit.dtype.min, merged, merged.dtype.min)  # what is left out stays so
+    row = tf.gather(where[:, 0], scores.order)
+    by_request = tf.argsort(row, stable=True)
+    order, size, begin = (tf.gather(column, by_request) for column in (scores.order, scores.size, scores.start))
+    start = tf.cumsum(size, exclusive=True)
+    merged = tf.gather(merged, flat_ranges(begin, begin + size)[1])
     num_rows, width = tf.shape(options.k)[0], tf.reduce_max(options.k)
     total = tf.math.unsorted_segment_sum(scores.size, row, num_rows)
     table = tf.RaggedTensor.from_row_lengths(merged, total, validate=False).to_tensor(merged.dtype.min)

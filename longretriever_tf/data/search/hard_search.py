@@ -84,9 +84,10 @@ def flat_ranges(start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
     [[0, 0, 2, 2], [3, 4, 7, 8]]
     """
     ranges = tf.raw_ops.RaggedRange(starts=start, limits=stop, deltas=tf.ones([], start.dtype))
-    ends, at = ranges.rt_nested_splits[1:], ranges.rt_dense_values
-    position = tf.range(tf.size(at, tf.int64))
-    return tf.raw_ops.UpperBound(sorted_inputs=ends[None], values=position[None])[0], at
+    ends, at = tf.cast(ranges.rt_nested_splits[1:], tf.int32), ranges.rt_dense_values
+    # A number is of the range that as many others end before; the ends of the last, behind all numbers, are dropped.
+    ended = tf.raw_ops.DenseBincount(input=ends, size=tf.size(at), weights=tf.zeros([0], tf.int32))
+    return tf.cumsum(ended), at
 
 
 def event_tokens(events: Events, num_requests: tf.Tensor, max_length: int) -> Tokens:

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from longretriever_tf.common import schema
 from longretriever_tf.common.graph import graph_function
+from longretriever_tf.data.search.hard_search import flat_ranges
 from longretriever_tf.models.logit_terms import add_repeat_logits
 
 _MAX_WIDTH = 1 << 14
@@ -36,6 +37,7 @@ class FlatScores(NamedTuple):
 
     Attributes:
       order: query of each block, [R] int32.
+      block: of each item, [n] int32.
       start: where each block begins, [R] int32.
       size: items of each block, [R] int32.
       logit: repeat logits and own gains included, the dtype's minimum where an item is left out, [n] float32.
@@ -43,6 +45,7 @@ class FlatScores(NamedTuple):
     """
 
     order: tf.Tensor
+    block: tf.Tensor
     start: tf.Tensor
     size: tf.Tensor
     logit: tf.Tensor
@@ -180,7 +183,7 @@ class PackedIndex(tf.Module):
         logit = tf.tensor_scatter_nd_add(logit, own_at[:, None], tf.gather_nd(queries.repeat_logit, tokens))
         at = tf.gather(base, queries.excluded_row) + queries.excluded_item
         logit = tf.tensor_scatter_nd_min(logit, at[:, None], tf.fill(tf.shape(at), logit.dtype.min))
-        block = tf.repeat(tf.range(tf.size(size)), size)
+        block, _ = flat_ranges(start, start + size)
         largest = tf.math.segment_max(logit, block)
         total = tf.math.segment_sum(tf.exp(logit - tf.gather(largest, block)), block)
         partition = tf.math.log(total) + largest
@@ -189,7 +192,7 @@ class PackedIndex(tf.Module):
             slope, own = tf.gather(queries.own_slope, tokens[:, 0]), tf.gather(logit, own_at)
             gain = own_correction(own, of_token, tf.gather_nd(queries.own_gain, tokens), slope)
             logit = tf.tensor_scatter_nd_add(logit, own_at[:, None], gain)
-        return FlatScores(order, start, size, logit, partition)
+        return FlatScores(order, block, start, size, logit, partition)
 
     def widest_together(self) -> int:
         """Items of the largest category whose logits share an array with those of others."""
