@@ -85,9 +85,10 @@ def flat_ranges(start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
     """
     ranges = tf.raw_ops.RaggedRange(starts=start, limits=stop, deltas=tf.ones([], start.dtype))
     ends, at = tf.cast(ranges.rt_nested_splits[1:], tf.int32), ranges.rt_dense_values
-    # A number is of the range that as many others end before; the ends of the last, behind all numbers, are dropped.
-    ended = tf.raw_ops.DenseBincount(input=ends, size=tf.size(at), weights=tf.zeros([0], tf.int32))
-    return tf.cumsum(ended), at
+    # A number is of the range that as many others end before. Counted along all numbers, which takes half as long as
+    # looking each up, and as `tf.repeat`, where ranges differ in length.
+    ended = tf.scatter_nd(ends[:, None], tf.ones_like(ends), [tf.size(at) + 1])
+    return tf.cumsum(ended)[:-1], at
 
 
 def event_tokens(events: Events, num_requests: tf.Tensor, max_length: int) -> Tokens:

@@ -13,6 +13,9 @@ from longretriever_tf.models.logit_terms import add_repeat_logits
 _MAX_WIDTH = 1 << 14
 """Wider categories are searched one by one: the logits of all queries side by side would take too much memory."""
 
+_PER_TURN = 8
+"""Categories that a turn of the loop over them takes: a turn costs a request as much as two small products."""
+
 _ALWAYS_TOGETHER = 1 << 11
 """Categories up to this size are searched together, however small the others are."""
 
@@ -226,28 +229,30 @@ class PackedIndex(tf.Module):
         embedding, category = tf.gather(embedding, order), tf.gather(category, order)
         sizes = tf.gather(self._offset, category + 1) - tf.gather(self._offset, category)
         distinct, _, count = tf.unique_with_counts(category)
-        # Requests without any interest run the loop once, over no rows: an empty array has no shape to concatenate.
-        num, distinct, count = (
-            tf.maximum(tf.size(distinct), 1),
-            tf.concat([distinct, [0]], 0),
-            tf.concat([count, [0]], 0),
-        )
+        # Filled up with categories of no rows, to whole turns of the loop: one at least, since an empty array has no
+        # shape to concatenate.
+        num = tf.maximum(-(-tf.size(distinct) // _PER_TURN), 1)
+        fill = [[0, num * _PER_TURN - tf.size(distinct)]]
+        distinct, count = tf.pad(distinct, fill), tf.pad(count, fill)
         low, first, zero = tf.gather(self._offset, distinct), tf.cumsum(count, exclusive=True), tf.zeros_like(count)
         size = tf.gather(self._offset, distinct + 1) - low
         # Begin and size of each slice that a category takes, of the queries, the vectors, the biases: computed for all
         # at once, since within the loop each operation costs a request as much as a small product.
         slices = (first, zero), (count, zero - 1), (low, zero), (size, zero - 1), (zero, low), (zero + 1, size)
-        cuts = tf.stack([tf.stack(pair, 1) for pair in slices], 1)  # [U, 6, 2]
+        cuts = tf.reshape(tf.stack([tf.stack(pair, 1) for pair in slices], 1), [num, 6 * _PER_TURN, 2])
         vectors, bias = self.item_vectors.read_value(), self.item_bias.read_value()[None]
         arrays = tf.TensorArray(tf.float32, num, infer_shape=False)
 
-        def one(i: tf.Tensor, array: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            bounds = tf.unstack(tf.gather(cuts, i))
+        def multiply(bounds: list[tf.Tensor]) -> tf.Tensor:
             mine, items, biases = map(tf.slice, (embedding, vectors, bias), bounds[::2], bounds[1::2])
-            logits = tf.matmul(mine, items, transpose_b=True) + biases
-            return i + 1, array.write(i, tf.reshape(logits, [-1]))
+            return tf.reshape(tf.matmul(mine, items, transpose_b=True) + biases, [-1])
 
-        array = tf.while_loop(lambda i, _: i < num, one, (0, arrays), parallel_iterations=1)[1]
+        def turn(i: tf.Tensor, array: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            bounds = tf.unstack(tf.gather(cuts, i))
+            logits = [multiply(bounds[at : at + 6]) for at in range(0, len(bounds), 6)]
+            return i + 1, array.write(i, tf.concat(logits, 0))
+
+        array = tf.while_loop(lambda i, _: i < num, turn, (0, arrays), parallel_iterations=1)[1]
         return tf.ensure_shape(array.concat(), [None]), order, sizes
 
     def _search_alone(self, queries: Queries, k: tf.Tensor) -> SearchResult:
