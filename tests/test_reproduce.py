@@ -19,9 +19,10 @@ from longretriever_tf.reproduction import runner
 from longretriever_tf.reproduction.jobs import Job, State, make_jobs, select_jobs
 from longretriever_tf.reproduction.plan import load_plan
 from longretriever_tf.reproduction.report import make_report, write_report
-from longretriever_tf.reproduction.results import Results
+from longretriever_tf.reproduction.results import Line, Results
 from longretriever_tf.reproduction.runner import JobRunner
 from longretriever_tf.reproduction.series import ratio_interval, read_scalars
+from longretriever_tf.reproduction.statements import paired_difference
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PLAN = """
@@ -221,6 +222,23 @@ def test_statements_are_the_paired_bootstrap_of_the_users(finished):
     assert f"95% from {low:+.4f} to {high:+.4f}" in page.replace("&#43;", "+")
     assert f"Target 0.1 reached by {np.nanmean(ours) - 0.1:.4f}" in page
     assert "ours leads: holds here" in page
+
+
+def test_a_difference_counts_the_users_that_it_is_over():
+    """Not those whom one side was asked for more: an item that its training has not seen."""
+
+    def line(label, recall, pair_user):
+        users = {"user": np.array(["ann", "ben", "cem", "dot"]), "all/recall@100": np.array(recall)}
+        users["pair_user"] = np.array(pair_user)
+        return Line(label, ({},), (users,), None, ())
+
+    ours = line("ours", [0.5, 0.4, 0.3, np.nan], [0, 0, 1, 2])
+    theirs = line("theirs", [0.2, 0.4, 0.1, np.nan], [0, 1, 2])  # asked for less of ann's
+    assert (
+        paired_difference(ours, line("theirs", [0.2, 0.4, 0.1, np.nan], [0, 0, 1, 2]), "all recall@100").num_users == 3
+    )
+    interval, num_users = paired_difference(ours, theirs, "all recall@100")
+    assert num_users == 2 and interval.mean == pytest.approx(0.1)
 
 
 def test_a_claim_names_the_rivals_that_have_not_run(tmp_path):

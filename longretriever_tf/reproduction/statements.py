@@ -1,6 +1,7 @@
 """Sentences about differences between models: which is ahead, by how much, and how sure that is."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,6 +11,18 @@ from longretriever_tf.reproduction.results import Line, Results, Source
 
 _SEED = 1
 _RESAMPLINGS = 2000
+
+
+class PairedDifference(NamedTuple):
+    """What a row gains over another.
+
+    Attributes:
+      interval: mean and 95% interval over users.
+      num_users: users that it is over, each once however many windows know them.
+    """
+
+    interval: ranking.Interval
+    num_users: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +66,14 @@ def _state(comparison: Comparison, metric: str, results: Results) -> Statement:
         absent = ours.label if own is None else ", ".join(line.label for line in others)
         return Statement(metric, f"{metric}: no value of {absent}", "unknown", None, claim, claim and _HELD["unknown"])
     theirs, rival = max(rivals, key=lambda pair: pair[0])
-    difference = paired_difference(ours, rival, metric)
+    paired = paired_difference(ours, rival, metric)
+    difference = paired and paired.interval
     verdict = _verdict(difference)
     missing = [name for name in comparison.against if not any(line.metric(metric) for line in results.lines([name]))]
     held = _HELD[verdict] + (f" against what ran (not yet: {', '.join(missing)})" if missing else "")
     return Statement(
         metric=metric,
-        text=_sentence(metric, ours, rival, (own.mean, theirs), difference),
+        text=_sentence(metric, ours, rival, (own.mean, theirs), paired),
         verdict=verdict,
         difference=difference,
         claim=claim,
@@ -75,24 +89,20 @@ def _verdict(difference: ranking.Interval | None) -> str:
     return "ahead" if difference.low > 0 else "behind" if difference.high < 0 else "even"
 
 
-def _sentence(
-    metric: str, ours: Line, rival: Line, means: tuple[float, float], difference: ranking.Interval | None
-) -> str:
+def _sentence(metric: str, ours: Line, rival: Line, means: tuple[float, float], paired: PairedDifference | None) -> str:
     own, theirs = means
-    gap = difference.mean if difference else own - theirs
+    gap = paired.interval.mean if paired else own - theirs
     side = f"ahead of {rival.label}" if gap > 0 else f"behind {rival.label}" if gap < 0 else f"level with {rival.label}"
     ratio = f" ({own / theirs:.2f} times)" if theirs > 0 else ""
     size = f" by {abs(gap):.4f}{ratio}" if gap else ""
     text = f"{metric.replace('_', ' ')}: {ours.label} ({own:.4f}) is {side} ({theirs:.4f}){size}"
-    if difference is None:
+    if paired is None:
         return text + "; no interval, since metrics of every user are missing"
-    low, high = difference.low, difference.high
-    users = [_both(*pair)[0] for pair in zip(ours.windows or (ours,), rival.windows or (rival,), strict=True)]
-    of_windows = f" in {len(users)} windows" if ours.windows else ""
-    num_users = len(np.unique(np.concatenate(users)))
+    _, low, high = paired.interval
+    of_windows = f" in {len(ours.windows)} windows" if ours.windows else ""
     if abs(gap - (own - theirs)) > 5e-5:
         text += " where both were asked for the same items"
-    text += f"; 95% from {low:+.4f} to {high:+.4f}, paired over {num_users:,} users{of_windows}"
+    text += f"; 95% from {low:+.4f} to {high:+.4f}, paired over {paired.num_users:,} users{of_windows}"
     return text + ("" if low > 0 or high < 0 else ", which does not exclude 0")
 
 
@@ -103,7 +113,7 @@ def _target(target: float | None, own: float) -> str:
     return f"target {target:g} {word} by {abs(own - target):.4f}"
 
 
-def paired_difference(ours: Line, rival: Line, metric: str) -> ranking.Interval | None:
+def paired_difference(ours: Line, rival: Line, metric: str) -> PairedDifference | None:
     """Mean difference and 95% interval by resampling users, each model's seeds averaged first.
 
     Metrics within a category count over pairs; whole users are resampled there too, since a user's pairs are not
@@ -125,7 +135,8 @@ def paired_difference(ours: Line, rival: Line, metric: str) -> ranking.Interval 
     drawn = ranking.resampled_sums(table.reshape(2 * len(known), -1), _SEED, _RESAMPLINGS)
     gain, size = drawn[:, : len(known)], drawn[:, len(known) :]
     value = float(np.mean(table[0].sum(1) / table[1].sum(1)))
-    return ranking.percentile_interval(value, np.mean(gain / np.maximum(size, 1.0), axis=1))
+    interval = ranking.percentile_interval(value, np.mean(gain / np.maximum(size, 1.0), axis=1))
+    return PairedDifference(interval, int(np.count_nonzero(table[1].any(0))))
 
 
 def _user_gains(ours: Line, rival: Line, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
