@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
-from serving_clients import call, serving
+from serving_clients import call, free_ports, serving
 from sharded_worlds import CUT, NUM_SHARDS, Exports, make_exports
 
 from longretriever_tf.common import schema
@@ -128,6 +128,20 @@ def test_four_shards_answer_as_one_export(exports, servers):
                 assert ours.missing_shard == ours.missing_category == ()
             signature, columns = one.encode(requests)
             same(client.predict(*client.encode(requests)), one.predict(signature, columns))
+
+
+def test_one_process_serves_a_router_and_its_own_shards(exports, servers, tmp_path):
+    """The router waits for shards, and they are reached through the port of the process that waits."""
+    (port,) = free_ports(1)
+    path = place(tmp_path, [f"localhost:{port}"] * NUM_SHARDS)
+    models = config_files.read_models(str(exports.sharded / "models.config"))
+    requests = [history(exports, user, k=9) for user in range(3)]
+    with serving(models, warm=False, port=port, shards_file=path) as server:
+        with Client(f"http://127.0.0.1:{server.rest_port}", "longretriever-router", PATIENT) as client:
+            answers = client.retrieve(requests)
+    for ours, theirs in zip(answers, servers[0].retrieve(requests), strict=True):
+        assert [c.item_id for c in ours.candidates] == [c.item_id for c in theirs.candidates]
+        assert ours.missing_shard == ()
 
 
 def test_the_other_signatures_answer_as_one_export(exports, servers):

@@ -22,6 +22,7 @@ SEARCH = "search"
 
 _MODEL = "longretriever"
 _ADDRESS = "localhost:8500"
+_THIS_MACHINE = ("localhost", "127.0.0.1", "[::1]")
 _TIMEOUT_S = 2.0
 _CURE = 'write {"router": {"model": ..., "address": "host:8500"}, "shards": [...]}, as `export --category_shards` does'
 
@@ -32,6 +33,11 @@ class Place:
 
     model: str
     address: str
+
+    def is_at(self, port: int) -> bool:
+        """Whether it is served on this port of this machine."""
+        host, _, own = self.address.rpartition(":")
+        return own == str(port) and host in _THIS_MACHINE
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,7 +38,11 @@ Extend = Callable[[ModelManager, Handle], Handle]
 
 
 class ModelServer:
-    """`start` returns once every model has an available version and the ports are open; `stop` ends it."""
+    """`start` returns once every model has an available version and the ports are open; `stop` ends it.
+
+    The ports open last, so that who is answered is answered by all models; only a router whose shards this server holds
+    itself is waited for with open ports.
+    """
 
     def __init__(
         self,
@@ -53,7 +57,9 @@ class ModelServer:
         self.grpc_port: int | None = None
         self._servers: list[HttpServer | GrpcServer] = []
         self._memory: MemoryKeeper | None = None
-        self._shards = Shards(read_places(options.shards_file)) if options.shards_file else None
+        places = read_places(options.shards_file) if options.shards_file else None
+        self._shards = Shards(places) if places else None
+        self._own_shards = {one.model for one in places.shards if one.is_at(options.port)} if places else set()
         self._stopping = threading.Event()
 
     def start(self) -> None:
@@ -73,17 +79,20 @@ class ModelServer:
         self.manager.configure(self._config)
         self.manager.poll()
         self.manager.start()
-        while self.manager.waiting() and not self._stopping.is_set():
+        while (waiting := self.manager.waiting()) and not self._stopping.is_set():
+            # A router beside its own shards waits until they are reached, through the port.
+            if self._own_shards and self.manager.failed():
+                break
+            if self._own_shards and self._own_shards.isdisjoint(waiting) and not self._servers:
+                self._listen(metrics_path)
             time.sleep(_LOOK_AGAIN_S)
         if failed := self.manager.failed():
-            self.manager.close()
+            self.stop()
             raise UserError(f"{'; '.join(failed)}. Export the model again, or remove the broken version's directory")
         if self._stopping.is_set():
             return
-        try:
-            self._open_ports(metrics_path)
-        except (OSError, RuntimeError) as error:  # taken while the models were loaded
-            raise UserError(f"cannot listen on {self._options.host}: {error}; choose another port or --host") from error
+        if not self._servers:
+            self._listen(metrics_path)
         if self._options.model_config_file and self._options.model_config_file_poll_wait_seconds > 0:
             threading.Thread(target=self._watch_config, name="config-watcher", daemon=True).start()
 
@@ -115,6 +124,12 @@ class ModelServer:
             model.retire()
             raise
         return model
+
+    def _listen(self, metrics_path: str | None) -> None:
+        try:
+            self._open_ports(metrics_path)
+        except (OSError, RuntimeError) as error:  # taken while the models were loaded
+            raise UserError(f"cannot listen on {self._options.host}: {error}; choose another port or --host") from error
 
     def _open_ports(self, metrics_path: str | None) -> None:
         options = self._options
