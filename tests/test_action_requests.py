@@ -4,6 +4,7 @@ ask."""
 import dataclasses
 import json
 import os
+import pathlib
 
 import numpy as np
 import pandas as pd
@@ -55,7 +56,10 @@ def shop(tmp_path_factory) -> Shop:
     flags = (*plain, *tables, "--epochs=1", "--interest_epochs=1", "--score_weights_users=0")
     run_dir, export_dir = str(folder / "run"), str(folder / "export")
     said = ""
-    quick = {"evaluate": ("--baselines=none", "--noplots"), "export": (f"--export_dir={export_dir}", "--nocheck")}
+    quick = {
+        "evaluate": ("--baselines=none", "--noplots"),
+        "export": (f"--export_dir={export_dir}", "--nocheck", "--card"),
+    }
     for name, extra in {"train": (*flags, *OURS, DEVICE, "--examples=both"), **quick}.items():
         done = run_module(name, *extra, f"--run_dir={run_dir}")
         assert done.returncode == 0, done.stderr
@@ -66,6 +70,11 @@ def shop(tmp_path_factory) -> Shop:
 @pytest.fixture(scope="module")
 def client(shop) -> LocalClient:
     return LocalClient(shop.export_dir)
+
+
+def test_the_card_says_what_a_request_says(shop):
+    card = pathlib.Path(shop.export_dir, "README.md").read_text(encoding="utf-8")
+    assert "A request also says device, as the events of the log do; give them as `event_features={...}`." in card
 
 
 def scores_on(client: LocalClient, **values: str) -> dict[str, float]:

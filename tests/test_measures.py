@@ -1,12 +1,13 @@
 """A log's history: a log small enough to count by hand, then a larger one against loops over dictionaries."""
 
+import dataclasses
 from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
 
-from longretriever_tf.common.schema import DAY_S, MISSING_CONTEXT
-from longretriever_tf.datasets.log import LifelongLog
+from longretriever_tf.common.schema import DAY_S, MISSING, MISSING_CONTEXT
+from longretriever_tf.datasets.log import EventColumn, LifelongLog
 from longretriever_tf.datasets.splits import global_time_cuts
 from longretriever_tf.inspection.advice import evaluate_fit, find_warnings
 from longretriever_tf.inspection.measures import measure_history, measure_window, measure_windows, read_contexts
@@ -81,6 +82,14 @@ def test_every_number_of_a_log_counted_by_hand() -> None:
         {"table": "item", "column": "category", "values": 2, "missing_share": 0.2, "missing_event_share": 0.1},
         {"table": "item", "column": "brand", "values": 2, "missing_share": 0.4, "missing_event_share": 0.4},
         {"table": "user", "column": "age", "values": 1, "missing_share": two_thirds, "missing_event_share": 0.4},
+    ]
+
+
+def test_columns_of_events_are_counted_by_their_events() -> None:
+    device = EventColumn(np.array([MISSING, "phone", "web"]), np.array([1, 1, 2, 0, 0, 1, 1, 1, 2, 1], np.int32))
+    log = dataclasses.replace(_tiny(), event_features={"device": device})
+    assert _statistics(log, window_days=4)["columns"][3:] == [
+        {"table": "event", "column": "device", "values": 2, "missing_share": 0.2, "missing_event_share": 0.2}
     ]
 
 

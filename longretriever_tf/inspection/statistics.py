@@ -188,12 +188,15 @@ def _share(holds: np.ndarray) -> float:
 
 
 def _column_statistics(log: LifelongLog) -> list[Statistics]:
-    """Distinct values and missing shares of each item column (context included) and each profile column."""
+    """Distinct values and missing shares of each item column (context included), profile column and event column."""
     rows = []
-    for table, columns, num_events in (
+    tables = [
         ("item", log.items.features, np.bincount(log.item_row, minlength=len(log.items.item_id))),
         ("user", log.profile, np.diff(log.offset)),
-    ):
+    ]
+    for name, column in log.event_features.items():
+        tables.append(("event", {name: column.value[column.row]}, np.ones(log.num_events, np.int64)))
+    for table, columns, num_events in tables:
         for name, values in columns.items():
             is_missing = (values == schema.MISSING) | (values == schema.MISSING_CONTEXT)
             row = {

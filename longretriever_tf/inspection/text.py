@@ -249,7 +249,7 @@ def _columns(columns: list[Statistics]) -> str:
         ]
         for row in columns
     ]
-    note = "Side features of items and profile of users; missing is a value of its own."
+    note = "Side features of items, profile of users, columns of events; missing is a value of its own."
     return _block("Columns", note, _table(["", "values", "missing", "by events"], rows))
 
 

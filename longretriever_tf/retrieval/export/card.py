@@ -142,6 +142,7 @@ def write_card(published: Published, holds: str, export_dir: str, results: dict[
         example_times=[corpus.cut - 86_400 * days for days in (9, 2)][: len(items)],
         example_now=corpus.cut,
         profile=list(corpus.profile_values) if config.model.profile else [],
+        event_features=list(corpus.event_values),
         cut=config.train.cut,
         data_type=data,
         data_name=f"{data} (log {identity.fingerprint[:12]}{size})" if identity else data,
