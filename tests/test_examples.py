@@ -9,7 +9,7 @@ from worlds import START, crowded_world, make_log
 
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.schema import DAY_S
-from longretriever_tf.config.config import Config, ModelConfig, TrainConfig
+from longretriever_tf.config.config import Config, DataConfig, ModelConfig, TrainConfig
 from longretriever_tf.data.batches.examples import build_examples, snapshot_times, stats_times
 from longretriever_tf.data.batches.in_context import BatchSource
 from longretriever_tf.data.batches.prepared_data import prepare, prepare_examples
@@ -202,6 +202,9 @@ def test_as_of_times_count_back_from_the_cut():
     np.testing.assert_array_equal((times - START) / DAY_S, [117, 128, 139, 150, 170])
     weekly = stats_times(make_config("event"), START, START + 15 * DAY_S)
     np.testing.assert_array_equal((weekly - START) / DAY_S, [0, 7, 14, 15])
+    short = Config(data=DataConfig(window_days=2))  # ten days in all: what is asked is as long as a window
+    day = (snapshot_times(short, START, START + 6 * DAY_S) - START) / DAY_S
+    np.testing.assert_allclose(day, 4 - np.arange(6)[::-1] * 2 * 10 / 28, atol=1e-4)
     decade = stats_times(make_config("both"), START, START + 3650 * DAY_S)  # coarser: each time costs memory
     snapshots = snapshot_times(config, START, START + 3650 * DAY_S)
     assert len(np.setdiff1d(decade, snapshots)) == 105 and np.isin(snapshots, decade).all()

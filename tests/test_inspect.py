@@ -124,6 +124,20 @@ def test_the_verdict_goes_on_or_names_flags_or_stops() -> None:
     assert "don't: 72% of the rows are of items that the items table lacks" in _verdict(lost)
 
 
+def test_users_are_odd_beside_those_with_a_history() -> None:
+    """Many visitors of one event make nobody else look like a bot."""
+    few, busy = np.arange(60), np.repeat(np.arange(60, 100), 30)
+    user = np.concatenate([few, busy, np.full(2000, 100)])
+    log = make_log(
+        user,
+        np.arange(len(user)) % 50,
+        START + np.arange(len(user)) * 3600,
+        {"category": [f"c{v % 3}" for v in range(50)]},
+    )
+    text = " ".join(inspect_log(log, Config()).text.split())
+    assert "60 users (59%) have one event" in text and "1 user with more than 365 events" in text
+
+
 def test_wide_interests_ask_for_more_of_them() -> None:
     rng = np.random.default_rng(2)
     user = np.repeat(np.arange(60), 120)

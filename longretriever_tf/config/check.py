@@ -10,6 +10,7 @@ from longretriever_tf.config.actions import check_action_counts, check_actions
 from longretriever_tf.config.baselines import LONGRETRIEVER, check_baselines
 from longretriever_tf.config.event_features import check_event_features
 from longretriever_tf.config.input_names import check_profile_columns
+from longretriever_tf.config.snapshots import snapshot_every_days
 from longretriever_tf.config.update import check_update
 from longretriever_tf.tracking.names import check_names
 
@@ -214,12 +215,13 @@ def unlearned_time(config: Any) -> str:
     """
     train, names = config.train, config.model.request_features
     days = {"hour": 1, "weekday": 7}
-    same = [name for name in names if train.examples == "snapshot" and not train.snapshot_every_days % days[name]]
+    same = [name for name in names if train.examples == "snapshot" and not snapshot_every_days(config) % days[name]]
     if not same:
         return ""
     return (
-        f"--request_features={','.join(names)} with --examples=snapshot: snapshots every {train.snapshot_every_days:g} "
-        f"days share one {' and one '.join(same)}, and no other is learned; use --examples=both, or leave it out"
+        f"--request_features={','.join(names)} with --examples=snapshot: snapshots every "
+        f"{snapshot_every_days(config):g} days share one {' and one '.join(same)}, and no other is learned; use "
+        "--examples=both, or leave it out"
     )
 
 

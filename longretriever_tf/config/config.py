@@ -170,11 +170,13 @@ class TrainConfig:
         "two epochs each.",
         ("snapshot", "event", "both"),
     )
-    snapshot_every_days: float = _field(10.0, "Days between snapshots.", above=0)
+    snapshot_every_days: float = _field(0.0, "Days between snapshots; 0: 10 for a horizon of 28, and so on.", least=0)
     num_snapshots: int = _field(
         25, "How many snapshots, counted back from the cut; cover the seasons of the log.", above=0
     )
-    horizon_days: float = _field(28.0, "Snapshots: how far ahead the targets lie; as long as --window_days.", above=0)
+    horizon_days: float = _field(
+        0.0, "Snapshots: how far ahead the targets lie; 0: as far as --window_days, what is asked.", least=0
+    )
     loss: str = _field(
         "full",
         "full: softmax over all the items of the category (baselines: of the corpus). in_batch: TFRS Retrieval over "

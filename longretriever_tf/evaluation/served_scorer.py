@@ -29,7 +29,8 @@ class ServedScorer(TaskScorer):
     Attributes:
       statistics_as_of: until when the version's statistics of items count, seconds UTC.
 
-    A list says nothing of items that it leaves out, so metrics within a category count the listed ones alone.
+    A list says nothing of items that it leaves out, so ranks within a category are known to some depth alone, and
+    metrics beyond it are absent: the row of the run itself has them.
 
     Args:
       export_dir: its latest version is asked; or the directory of one version.
@@ -41,6 +42,8 @@ class ServedScorer(TaskScorer):
     Raises:
       UserError: there is no version, it cannot be loaded, or it was exported from other towers.
     """
+
+    lists_only = True
 
     def __init__(self, export_dir: str, towers: str, corpus: Corpus, log: LifelongLog, as_of: int) -> None:
         is_version = os.path.exists(os.path.join(export_dir, "saved_model.pb"))

@@ -14,6 +14,8 @@ from longretriever_tf.inspection.measures import Categories, HistoryMeasures
 from longretriever_tf.inspection.statistics import Statistics, to_date
 
 _TO_THE_SECOND = "to the second"
+_MOST_BOTS = 0.05
+"""Above this share of the users with a history, those with many events are no exceptions."""
 
 
 class FitRating(NamedTuple):
@@ -109,13 +111,13 @@ _REACH = (
 )
 _FEW = (
     "few searches per request suffice",
-    "search as many interests as can enter the list (--num_interests=0) and merge them calibrated",
+    "keep --num_interests=0, which searches as many as can enter the list, and merge them calibrated",
     "a few interests cannot hold the answer: search many, or take a coarser --context",
 )
 _HARD = (
     "in-context batches find enough hard negatives",
-    "use --loss=full, or raise --small_category with --loss=in_batch",
-    "in-context batches find too few negatives: use --loss=full, or a coarser --context",
+    "keep --loss=full, or raise --small_category with --loss=in_batch",
+    "in-context batches find too few negatives: keep --loss=full, or take a coarser --context",
 )
 
 
@@ -228,8 +230,8 @@ def _user_warnings(log: LifelongLog, history: HistoryMeasures, statistics: Stati
         events = int(np.diff(log.offset)[bots].sum())
         named = ", ".join(f"{log.user_id[u]} ({log.offset[u + 1] - log.offset[u]:,})" for u in bots[:3])
         warnings.append(
-            f"{len(bots):,} users have more than {bound:,.0f} events, far beyond the others, and "
-            f"{events / log.num_events:.0%} of the log: bots, shared accounts or a default id? {named}"
+            f"{len(bots):,} user{'s' if len(bots) > 1 else ''} with more than {bound:,.0f} events, far beyond the "
+            f"others, hold {events / log.num_events:.0%} of the log: bots, shared accounts or a default id? {named}"
         )
     if statistics["log"]["users_without_events"]:
         warnings.append(f"{statistics['log']['users_without_events']:,} users of the users table have no event")
@@ -240,13 +242,20 @@ def _implausible_users(counts: np.ndarray) -> tuple[np.ndarray, float]:
     """Rows of users beyond median x exp(5 robust deviations of log counts), most events first, and that bound.
 
     Event counts are about log-normal; the median absolute deviation is not moved by the bots that it looks for. It is
-    taken as at least 0.5, so that a log of nearly equal histories accuses no one below 12 times the median.
+    taken as at least 0.5, so that a log of nearly equal histories accuses no one below 12 times the median. Users of a
+    single event are left out: where they are many, they would make everybody else look strange. For the same reason
+    nobody is accused where more than a few would be.
     """
-    logs = np.log(counts[counts > 0])
+    active = counts > 1
+    if not active.any():
+        return np.zeros(0, np.int64), 0.0
+    logs = np.log(counts[active])
     median = np.median(logs)
     deviation = max(1.4826 * float(np.median(np.abs(logs - median))), 0.5)
     bound = float(np.exp(median + 5 * deviation))
     rows = np.flatnonzero(counts > bound)
+    if len(rows) > _MOST_BOTS * active.sum():
+        rows = rows[:0]
     return rows[np.argsort(-counts[rows], kind="stable")], bound
 
 

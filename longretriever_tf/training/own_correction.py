@@ -20,6 +20,7 @@ from longretriever_tf.common.provenance import describe_origin
 from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.config.baselines import LONGRETRIEVER
 from longretriever_tf.config.config import Config
+from longretriever_tf.config.snapshots import horizon_days
 from longretriever_tf.data.batches.prepared_data import Prepared, load_saved, prepare_requests
 from longretriever_tf.data.corpus import Corpus, encode_log
 from longretriever_tf.data.recipe.own_correction import FILE, OwnCorrection, read_own_correction
@@ -122,7 +123,7 @@ def _ask(config: Config, log: LifelongLog) -> tuple[OwnItemsTaken, dict[str, int
       UserError: too few users took anything, or too few own items.
     """
     corpus, arrays = load_saved(config.train.run_dir)
-    cut, days = corpus.cut, config.train.horizon_days
+    cut, days = corpus.cut, horizon_days(config)
     start = cut - round(days * schema.DAY_S)
     prepared = prepare_requests(log, corpus, arrays, start)
     truth = build_truth(encode_log(log, corpus), corpus.num_items, start, (start, cut))

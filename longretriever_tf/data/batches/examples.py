@@ -13,6 +13,7 @@ import numpy as np
 from longretriever_tf.common import schema
 from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.config.config import Config
+from longretriever_tf.config.snapshots import horizon_days, snapshot_every_days
 from longretriever_tf.data.batches.order import combine, sort_keys, user_keys
 from longretriever_tf.data.corpus import EncodedLog
 from longretriever_tf.data.recipe.item_stats import rows_at
@@ -71,8 +72,8 @@ def snapshot_times(config: Config, first: int, cut: int) -> np.ndarray:
     >>> snapshot_times(config, first=60 * schema.DAY_S, cut=100 * schema.DAY_S) // schema.DAY_S
     array([65, 72])
     """
-    step = int(config.train.snapshot_every_days * schema.DAY_S)
-    last = cut - int(config.train.horizon_days * schema.DAY_S)
+    step = int(snapshot_every_days(config) * schema.DAY_S)
+    last = cut - int(horizon_days(config) * schema.DAY_S)
     times = last - step * np.arange(config.train.num_snapshots - 1, -1, -1, dtype=np.int64)
     return times[times > first]
 
@@ -131,7 +132,7 @@ def build_examples(
     parts = []
     if config.train.examples != "event":
         as_of_times = snapshot_times(config, first, int(grid[-1]))
-        parts.append(_snapshot_slices(order, as_of_times, int(config.train.horizon_days * schema.DAY_S)))
+        parts.append(_snapshot_slices(order, as_of_times, int(horizon_days(config) * schema.DAY_S)))
     num_snapshots = sum(len(part[0]) for part in parts)
     if config.train.examples != "snapshot":
         parts.append(_event_slices(order))

@@ -5,6 +5,7 @@ import numpy as np
 from longretriever_tf.common.errors import require
 from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.config.config import Config
+from longretriever_tf.config.snapshots import horizon_days, snapshot_every_days
 from longretriever_tf.data.batches.examples import Candidates, held_out_users
 from longretriever_tf.data.batches.order import combine, sort_keys, user_keys
 
@@ -42,12 +43,12 @@ class UpdateChoice:
         """
         user, time, is_snapshot, ids = candidates
         train, share = self._config.train, self._config.update.replay_share
-        reaches = time + int(train.horizon_days * DAY_S) > self._since
+        reaches = time + int(horizon_days(self._config) * DAY_S) > self._since
         is_new, is_shown = np.where(is_snapshot, reaches, time >= self._since), ~self._is_held_out[user]
         # Snapshots of a user and a time are drawn together: the interest score learns from all that is taken next.
         draw = sort_keys(np.where(is_snapshot, combine(self._user_key[user], time), ids), train.seed, _DRAW)
         span, num_times = self._cut - self._since, len(np.unique(time[is_new & is_snapshot]))
-        thinned = min(1.0, span / (train.snapshot_every_days * DAY_S * max(num_times, 1)))
+        thinned = min(1.0, span / (snapshot_every_days(self._config) * DAY_S * max(num_times, 1)))
         is_taken = is_new & is_shown & (~is_snapshot | _is_drawn(draw, thinned))
         num_new, num_old = int(is_taken.sum()), int((~is_new & is_shown).sum())
         require(

@@ -24,6 +24,7 @@ import numpy as np
 
 from longretriever_tf.config.check import asks_text_clusters
 from longretriever_tf.config.config import Config
+from longretriever_tf.config.snapshots import horizon_days, snapshot_every_days
 from longretriever_tf.data.window.packed import PackedFile, is_whole, write_packed
 from longretriever_tf.datasets.sharded_log import ShardedLog
 
@@ -92,7 +93,7 @@ def layout_of(config: Config, log: ShardedLog) -> Layout:
         ],
         "train": [
             *(train.cut, train.validation_users, train.seed, train.history_folds, train.examples),
-            *(train.snapshot_every_days, train.num_snapshots, train.horizon_days),
+            *(snapshot_every_days(config), train.num_snapshots, horizon_days(config)),
         ],
     }
     if asks_text_clusters(data.context):

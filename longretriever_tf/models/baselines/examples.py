@@ -13,6 +13,7 @@ from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.ranges import flat_ranges
 from longretriever_tf.config.config import Config
+from longretriever_tf.config.snapshots import horizon_days
 from longretriever_tf.data.batches.examples import (
     begins_time,
     count_targets,
@@ -69,7 +70,7 @@ def build_user_examples(config: Config, log: EncodedLog, grid: np.ndarray) -> Us
     parts = []
     if config.train.examples != "event":
         as_of_times = snapshot_times(config, int(log.timestamp.min()), int(grid[-1]))
-        parts.append(_snapshot_rows(log, as_of_times, int(config.train.horizon_days * schema.DAY_S)))
+        parts.append(_snapshot_rows(log, as_of_times, int(horizon_days(config) * schema.DAY_S)))
     num_snapshots = sum(len(part[0]) for part in parts)
     if config.train.examples != "snapshot":
         parts.append(_event_rows(log))
