@@ -105,6 +105,10 @@ def test_the_verdict_goes_on_or_names_flags_or_stops() -> None:
     assert _verdict(world) == "Verdict: go on"
     short = dataclasses.replace(world, timestamp=START + (world.timestamp - START) // 4)  # 35 days
     assert _verdict(short) == "Verdict: go on with these flags: --window_days=7 (the log spans 35 days)"
+    tight = dataclasses.replace(
+        world, timestamp=START + (world.timestamp - START) // 2
+    )  # 70 days: 14 before the windows
+    assert _verdict(tight) == "Verdict: go on with these flags: --window_days=14 (the log spans 70 days)"
     fitting = Config(data=DataConfig(window_days=7))
     assert inspect_log(short, fitting).text.splitlines()[-1] == "Verdict: go on"
     constant = _with_category(world, ["x"] * len(world.items.item_id))

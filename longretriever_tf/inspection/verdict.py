@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from longretriever_tf.config.check import asks_clusters
 from longretriever_tf.config.config import Config
+from longretriever_tf.config.snapshots import horizon_days
 from longretriever_tf.inspection.statistics import Statistics
 
 GO, GO_WITH, STOP = "go on", "go on with these flags", "don't"
@@ -96,8 +97,11 @@ def _no_targets(statistics: Statistics) -> list[str]:
 
 
 def _window(statistics: Statistics, config: Config) -> Proposals | None:
-    """A window that leaves half of the log to training; None where no window fits."""
-    if statistics["split"]:
+    """A window that leaves half of the log to training; None where no window fits.
+
+    One that leaves less to training than a snapshot asks for (`horizon_days`) gives no example to learn from.
+    """
+    if statistics["split"] and statistics["split"]["train"]["days"] > horizon_days(config):
         return []
     span = statistics["log"]["days"]
     days = next((days for days in _WINDOWS if days < config.data.window_days and 4 * days <= span), None)

@@ -92,7 +92,8 @@ def stats_times(config: Config, first: int, cut: int) -> np.ndarray:
 
 NO_EXAMPLES = (
     "no training examples: no user has an event (of --target_actions, where they are given) after the first snapshot; "
-    "lower --horizon_days or --window_days (the learned interest score needs snapshots with --examples=event, too)"
+    "lower --horizon_days (by default as long as --window_days) or --window_days (the learned interest score needs "
+    "snapshots with --examples=event, too)"
 )
 
 
