@@ -5,9 +5,12 @@ import os
 os.environ.setdefault("NO_GCE_CHECK", "true")
 os.environ["MPLBACKEND"] = "agg"
 
-import matplotlib  # noqa: F401
+import matplotlib.backends.backend_agg  # noqa: F401
+import matplotlib.figure  # noqa: F401
 import pandas  # noqa: F401
 import pyarrow.parquet  # noqa: F401
+import scipy.cluster.vq  # noqa: F401
+import scipy.optimize  # noqa: F401
 import scipy.sparse.linalg  # noqa: F401
 import tensorflow as tf
 import tensorflow_datasets  # noqa: F401

@@ -1,6 +1,7 @@
 """A phase of a run: one model's training. First the towers, then the learned interest score; or a baseline alone."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -15,9 +16,14 @@ class Source(Protocol):
 
     Attributes:
       num_rows: examples in an epoch.
+      element_spec: of a batch, where a dataset of TensorFlow's was made; else None.
     """
 
     num_rows: int
+
+    @property
+    def element_spec(self) -> Any:
+        """As above."""
 
     def num_batches(self) -> int:
         """Batches in an epoch."""
@@ -76,11 +82,19 @@ class Phase:
         variables = self.variables()
         optimizer.build(variables)
 
-        @tf.function(reduce_retracing=True, jit_compile=xla)
         def step(batch: Any) -> tf.Tensor:
             with tf.GradientTape() as tape:
                 loss = self.loss(batch, optimizer.iterations)
             optimizer.apply(tape.gradient(loss, variables), whole_tables=xla)
             return loss
 
-        return step
+        @functools.cache
+        def compiled() -> Callable[[Any], tf.Tensor]:
+            # Once a batch is there, and what it looks like is known: one graph for all shapes. From shapes alone it
+            # would be traced for the first ones, and again for each dimension that later ones differ in.
+            spec = self.source.element_spec
+            return tf.function(
+                step, input_signature=None if spec is None else [spec], reduce_retracing=True, jit_compile=xla
+            )
+
+        return lambda batch: compiled()(batch)

@@ -7,7 +7,7 @@ too small to keep them) and pads to the longest of that batch. Nothing per eleme
 epoch is a pure function of (seed, epoch, i): resuming needs no iterator state.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +16,7 @@ from longretriever_tf.common import schema
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.examples import Examples, batch_folds, distinct_targets
 from longretriever_tf.data.batches.order import shuffled_rows
-from longretriever_tf.data.batches.pipeline import chosen_batches, numbered_batches
+from longretriever_tf.data.batches.pipeline import BatchGraph
 from longretriever_tf.data.batches.prepared_data import Prepared, example_history_embeddings
 from longretriever_tf.data.batches.token_cache import Histories, SearchedHistories, keep_histories, kept_bytes
 from longretriever_tf.data.corpus import Corpus
@@ -216,6 +216,7 @@ class BatchSource:
             self._target = tf.constant(targets.item)
             self._profile, self._event_feature = tf.constant(log.profile), tf.constant(examples.event_feature)
             self._history_embedding = tf.constant(self.history_embeddings.vector)
+        self._graph = BatchGraph(self._make)
 
     def plan(self, epoch: int) -> EpochPlan:
         """The batches of an epoch."""
@@ -233,13 +234,15 @@ class BatchSource:
     def make_dataset(self, epoch: int, first: int = 0, numbers: np.ndarray | None = None) -> tf.data.Dataset:
         """Batches `first`, `first + 1`, ... of the epoch, or those of `numbers`, in order, prefetched."""
         plan = self.plan(epoch)
-        with tf.device("/CPU:0"):
-            rows, start, stop = tf.constant(plan.rows), tf.constant(plan.start), tf.constant(plan.stop)
+        return self._graph.make_dataset([plan.rows, plan.start, plan.stop], first, len(plan.start), numbers)
 
-        def make(i: tf.Tensor) -> Batch:
-            return self.build(rows[start[i] : stop[i]])
+    @property
+    def element_spec(self) -> Any:
+        """Of a batch; None before the first dataset."""
+        return self._graph.element_spec
 
-        return numbered_batches(make, first, len(plan.start)) if numbers is None else chosen_batches(make, numbers)
+    def _make(self, i: tf.Tensor, rows: tf.Tensor, start: tf.Tensor, stop: tf.Tensor) -> Batch:
+        return self.build(rows[start[i] : stop[i]])
 
     def build(self, rows: tf.Tensor) -> Batch:
         """Reads and pads one batch of example rows ([R] int64), in the graph."""

@@ -1,6 +1,6 @@
 """Snapshots for the learned interest score: whole histories before a time, categories of the items taken after it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -8,7 +8,7 @@ import tensorflow as tf
 from longretriever_tf.data.batches.examples import Examples
 from longretriever_tf.data.batches.interest_rows import interest_rows
 from longretriever_tf.data.batches.order import shuffled_rows
-from longretriever_tf.data.batches.pipeline import chosen_batches, numbered_batches
+from longretriever_tf.data.batches.pipeline import BatchGraph
 from longretriever_tf.data.batches.prepared_data import ExampleHistoryEmbeddings, Prepared
 from longretriever_tf.data.corpus import Corpus
 from longretriever_tf.data.recipe.interest_features import interest_features
@@ -77,6 +77,7 @@ class InterestSource:
             self._targets = tf.constant(rows.target)  # row r owns targets _targets[r]:_targets[r + 1]
             self._category = tf.constant(rows.category)
             self._counts = tf.constant(rows.counts)
+        self._graph = BatchGraph(self._make)
 
     def num_batches(self) -> int:
         """Batches in an epoch."""
@@ -85,14 +86,15 @@ class InterestSource:
     def make_dataset(self, epoch: int, first: int = 0, numbers: np.ndarray | None = None) -> tf.data.Dataset:
         """Batches `first`, `first + 1`, ... of the epoch, or those of `numbers`."""
         rows = shuffled_rows(self._id, self._seed, 7, epoch)
-        with tf.device("/CPU:0"):
-            rows = tf.constant(rows)
-        size = self.batch_size
+        return self._graph.make_dataset([rows], first, self.num_batches(), numbers)
 
-        def make(i: tf.Tensor) -> InterestBatch:
-            return self.build(rows[i * size : (i + 1) * size])
+    @property
+    def element_spec(self) -> Any:
+        """Of a batch; None before the first dataset."""
+        return self._graph.element_spec
 
-        return numbered_batches(make, first, self.num_batches()) if numbers is None else chosen_batches(make, numbers)
+    def _make(self, i: tf.Tensor, rows: tf.Tensor) -> InterestBatch:
+        return self.build(rows[i * self.batch_size : (i + 1) * self.batch_size])
 
     def build(self, rows: tf.Tensor) -> InterestBatch:
         """One batch of snapshot rows, [B] int64."""

@@ -8,7 +8,7 @@ pure function of (seed, epoch, its number), as batches are.
 
 import concurrent.futures
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -152,6 +152,7 @@ class DeviceSource:
       epochs: epochs to come; the last one plans none ahead.
       num_rows: examples in an epoch.
       shapes: of the first epoch's steps.
+      element_spec: None: what is sent to the device are bounds.
 
     Raises:
       UserError: the tokens are not cached: --materialise_gb is too small.
@@ -167,6 +168,7 @@ class DeviceSource:
         self._config, self._source, self._category_size = config, source, np.diff(corpus.category_offset)
         self.epochs, self.num_rows = config.train.epochs, source.num_rows
         self._ahead: dict[int, concurrent.futures.Future] = {}
+        self.element_spec: Any = None
         self.shapes: list[Shape] = []
         blocks = self.plan(0)[1]
         self._num_blocks, self._num_steps = len(blocks), sum(block.num_steps for block in blocks)

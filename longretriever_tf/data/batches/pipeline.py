@@ -1,12 +1,12 @@
 """The `tf.data` part of every input pipeline: batches by their numbers, each built in the graph."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from longretriever_tf.common.graph import as_it_stands
+from longretriever_tf.common.graph import as_it_stands, graph_function
 
 _AHEAD = 4
 """Batches that wait for the step."""
@@ -39,3 +39,53 @@ def chosen_batches(make: Callable[[tf.Tensor], Any], numbers: np.ndarray) -> tf.
     with tf.device("/CPU:0"):
         chosen = tf.constant(numbers, tf.int64)
     return numbered_batches(lambda i: make(chosen[i]), 0, len(numbers))
+
+
+class BatchGraph:
+    """Batches by their numbers, built in one graph for all epochs: tracing it takes longer than a small epoch.
+
+    Args:
+      make: batch from its number, scalar int64, and the columns of its epoch, [n] each.
+
+    Attributes:
+      element_spec: of a batch; None before the first dataset.
+    """
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+        self._graph: tf.types.experimental.ConcreteFunction | None = None
+        self.element_spec: Any = None
+
+    def make_dataset(
+        self, columns: Sequence[np.ndarray], first: int, stop: int, numbers: np.ndarray | None = None
+    ) -> tf.data.Dataset:
+        """Batches `first` to `stop - 1` of an epoch, or those of `numbers`; see `numbered_batches`.
+
+        Args:
+          columns: of the epoch, [n] each; of the same types at every call.
+          first: the first batch's number.
+          stop: the number after the last.
+          numbers: of the batches instead of these, [m] int64.
+        """
+        with tf.device("/CPU:0"):
+            given = [tf.constant(column) for column in columns]
+        graph = self._traced(given)
+
+        def make(i: tf.Tensor) -> Any:
+            return graph(i, *given)
+
+        dataset = numbered_batches(make, first, stop) if numbers is None else chosen_batches(make, numbers)
+        self.element_spec = dataset.element_spec
+        return dataset
+
+    def _traced(self, columns: list[tf.Tensor]) -> tf.types.experimental.ConcreteFunction:
+        if self._graph is None:
+            specs = [tf.TensorSpec([None] * column.shape.rank, column.dtype) for column in columns]
+
+            def make(i: tf.Tensor, *given: tf.Tensor) -> Any:
+                with tf.device("/CPU:0"):  # as all of an input pipeline, wherever the model is
+                    return self._make(i, *given)
+
+            number = tf.TensorSpec([], tf.int64)
+            self._graph = graph_function(make, input_signature=[number, *specs]).get_concrete_function()
+        return self._graph

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -48,10 +48,12 @@ class WindowSource:
 
     Attributes:
       num_rows: examples in an epoch.
+      element_spec: of a batch; None before the first dataset.
     """
 
     def __init__(self, config: Config, window: Window) -> None:
         self._config, self._window = config, window
+        self.element_spec: Any = None
         self._reader = RowReader(window.shards, "examples")
         self.num_rows = int(self._reader.base[-1])
         self._pieces = _Pieces(config, window, self._reader.base)
@@ -94,7 +96,9 @@ class WindowSource:
         def make(i: tf.Tensor) -> Batch:
             return self.build(rows_of, i)
 
-        return numbered_batches(make, first, len(plan.start)) if numbers is None else chosen_batches(make, numbers)
+        dataset = numbered_batches(make, first, len(plan.start)) if numbers is None else chosen_batches(make, numbers)
+        self.element_spec = dataset.element_spec
+        return dataset
 
     def build(self, rows_of: Callable[[int], np.ndarray], number: tf.Tensor) -> Batch:
         """One batch, in the graph.
@@ -161,9 +165,11 @@ class WindowInterestSource:
     Attributes:
       num_rows: snapshots in an epoch.
       batch_size: of a batch.
+      element_spec: of a batch; None before the first dataset.
     """
 
     def __init__(self, config: Config, window: Window) -> None:
+        self.element_spec: Any = None
         self._seed, self._window = config.train.seed, window
         self._reader = RowReader(window.shards, "interest")
         self.num_rows = int(self._reader.base[-1])
@@ -192,7 +198,11 @@ class WindowInterestSource:
         def make(i: tf.Tensor) -> InterestBatch:
             return self.build(rows_of, i)
 
-        return numbered_batches(make, first, self.num_batches()) if numbers is None else chosen_batches(make, numbers)
+        dataset = numbered_batches(make, first, self.num_batches())
+        if numbers is not None:
+            dataset = chosen_batches(make, numbers)
+        self.element_spec = dataset.element_spec
+        return dataset
 
     def build(self, rows_of: Callable[[int], np.ndarray], number: tf.Tensor) -> InterestBatch:
         """One batch, in the graph; arguments as of `WindowSource.build`."""

@@ -5,7 +5,7 @@ up, and batch i of an epoch is a pure function of (seed, epoch, i).
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +13,7 @@ import tensorflow as tf
 from longretriever_tf.common import schema
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.batches.order import shuffled_rows
-from longretriever_tf.data.batches.pipeline import chosen_batches, numbered_batches
+from longretriever_tf.data.batches.pipeline import BatchGraph
 from longretriever_tf.data.corpus import Corpus, EncodedLog
 from longretriever_tf.data.recipe.item_stats import ItemStats, rows_at
 from longretriever_tf.data.search import hard_search
@@ -108,6 +108,7 @@ class UserBatchSource:
             self._example["stats_row"] = tf.constant(rows_at(stats.time, examples.time))
         mean_targets = np.minimum(examples.num_targets, self._max_targets or np.inf).mean()
         self.rows_per_batch = rows_per_batch(config, float(mean_targets), corpus.num_items)
+        self._graph = BatchGraph(self._make)
 
     def num_batches(self) -> int:
         """Batches in an epoch."""
@@ -116,14 +117,17 @@ class UserBatchSource:
     def make_dataset(self, epoch: int, first: int = 0, numbers: np.ndarray | None = None) -> tf.data.Dataset:
         """Batches `first`, `first + 1`, ... of the epoch, or those of `numbers`, in order, prefetched."""
         rows = shuffled_rows(self._id, self._config.train.seed, 11, epoch)
-        with tf.device("/CPU:0"):
-            rows = tf.constant(rows)
-        size, position = self.rows_per_batch, epoch * self.num_batches()
+        position = np.array(epoch * self.num_batches(), np.int64)
+        return self._graph.make_dataset([rows, position], first, self.num_batches(), numbers)
 
-        def make(i: tf.Tensor) -> UserBatch:
-            return self.build(rows[i * size : (i + 1) * size], position + i)
+    @property
+    def element_spec(self) -> Any:
+        """Of a batch; None before the first dataset."""
+        return self._graph.element_spec
 
-        return numbered_batches(make, first, self.num_batches()) if numbers is None else chosen_batches(make, numbers)
+    def _make(self, i: tf.Tensor, rows: tf.Tensor, position: tf.Tensor) -> UserBatch:
+        size = self.rows_per_batch
+        return self.build(rows[i * size : (i + 1) * size], position + i)
 
     def build(self, rows: tf.Tensor, position: tf.Tensor) -> UserBatch:
         """One batch.
