@@ -22,25 +22,54 @@ _CONTEXT.set_forkserver_preload(["command_imports"])
 _LOCK = threading.Lock()
 
 
+class Started:
+    """A command that runs; `run_command` waits for one.
+
+    Args:
+      arguments: of `python`; the first two are `-m` and a module.
+      cwd: where it runs.
+      environment: of the process.
+    """
+
+    def __init__(self, arguments: list[str], cwd: pathlib.Path, environment: dict[str, str]) -> None:
+        self._arguments, self._folder = arguments, tempfile.TemporaryDirectory(prefix="command.")
+        self._paths = [os.path.join(self._folder.name, name) for name in ("stdout", "stderr")]
+        with _LOCK:
+            _start_server()
+            self._child = _CONTEXT.Process(target=_run, args=(arguments, str(cwd), environment, *self._paths))
+            self._child.start()
+
+    def is_running(self) -> bool:
+        return self._child.exitcode is None
+
+    def kill(self) -> None:
+        """As `kill -9` does."""
+        self._child.kill()
+
+    def finish(self, timeout: float) -> subprocess.CompletedProcess:
+        """What it has said when it ends.
+
+        Raises:
+          subprocess.TimeoutExpired: it took longer; it is killed.
+        """
+        with self._folder:
+            self._child.join(timeout)
+            if self.is_running():
+                self._child.kill()
+                self._child.join()
+                raise subprocess.TimeoutExpired(self._arguments, timeout)
+            stdout, stderr = (pathlib.Path(path).read_text(encoding="utf-8") for path in self._paths)
+            arguments = [sys.executable, *self._arguments]
+            return subprocess.CompletedProcess(arguments, self._child.exitcode, stdout, stderr)
+
+
 def run_command(arguments: list[str], cwd: pathlib.Path, timeout: float) -> subprocess.CompletedProcess:
     """Runs `python ARGUMENTS`, whose first two are `-m` and a module, to its end.
 
     Raises:
       subprocess.TimeoutExpired: it took longer; it is killed.
     """
-    with tempfile.TemporaryDirectory(prefix="command.") as folder:
-        paths = [os.path.join(folder, name) for name in ("stdout", "stderr")]
-        with _LOCK:
-            _start_server()
-            child = _CONTEXT.Process(target=_run, args=(arguments, str(cwd), dict(os.environ), *paths))
-            child.start()
-        child.join(timeout)
-        if child.exitcode is None:
-            child.kill()
-            child.join()
-            raise subprocess.TimeoutExpired(arguments, timeout)
-        stdout, stderr = (pathlib.Path(path).read_text(encoding="utf-8") for path in paths)
-        return subprocess.CompletedProcess([sys.executable, *arguments], child.exitcode, stdout, stderr)
+    return Started(arguments, cwd, dict(os.environ)).finish(timeout)
 
 
 def _start_server() -> None:

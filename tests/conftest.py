@@ -1,5 +1,6 @@
 """What every test stands on: fixed seeds, strict floating point, no network, aloud skips."""
 
+import gc
 import importlib.util
 import os
 import pathlib
@@ -32,6 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
     first = {f"test_{name}": place for place, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: first.get(item.path.stem, len(first)))
+
+
+def pytest_collection_finish() -> None:
+    """As in a command (`config.flags.run_command`): what is imported by now stays, and is not looked through again."""
+    gc.freeze()
+    gc.set_threshold(5_000, 10, 10)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

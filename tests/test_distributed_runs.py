@@ -8,12 +8,12 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from command_server import Started, run_command
 from trained import ROOT, command, run_module, write_tables
 from worlds import crowded_world
 
@@ -138,39 +138,31 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def start_workers(arguments: list[list[str]]) -> list[subprocess.Popen]:
+def start_workers(arguments: list[list[str]]) -> list[Started]:
     """Processes that find each other by TF_CONFIG alone."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(len(arguments))]
     workers = []
     for index, words in enumerate(arguments):
         task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        environment = {**os.environ, "TF_CONFIG": json.dumps(task)}
-        workers.append(
-            subprocess.Popen(
-                words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-        )
+        workers.append(Started(words, ROOT, {**os.environ, "TF_CONFIG": json.dumps(task)}))
     return workers
 
 
-def results(workers: list[subprocess.Popen]) -> list[tuple[int, str]]:
+def results(workers: list[Started]) -> list[tuple[int, str]]:
     """Status and stderr of each, in order."""
-    found = []
-    for worker in workers:
-        _, errors = worker.communicate(timeout=1800)
-        found.append((worker.returncode, errors))
-    return found
+    done = [worker.finish(1800) for worker in workers]
+    return [(one.returncode, one.stderr) for one in done]
 
 
 def test_larger_tables_are_gathered_row_by_row_between_processes_and_devices(place, one_process):
     """Two processes and two devices of one process, each table larger than the limit: the same run."""
-    script = [sys.executable, os.path.join("tests", "worker_of_test.py")]
+    script = ["-m", "worker_of_test"]
     processes, devices = place.run_dir("gathered by processes"), place.run_dir("gathered by devices")
     worker = [*script, "1", "1", *place.flags, "--distribute=multi_worker", f"--run_dir={processes}"]
     for status, errors in results(start_workers([worker, worker])):
         assert status == 0, errors[-3000:]
     mirrored = [*script, "2", "1", *place.flags, "--distribute=mirrored", f"--run_dir={devices}"]
-    finish(subprocess.run(mirrored, cwd=ROOT, capture_output=True, text=True, timeout=1800))
+    finish(run_command(mirrored, ROOT, 1800))
     assert_same_run(processes, devices)
     for name, value in read_weights(one_process["full"]).items():
         if "key_value/bias" not in name:  # its gradient is rounding alone, which Adam blows up
@@ -182,10 +174,10 @@ def test_a_killed_worker_ends_all_and_the_run_goes_on_as_if_nothing_had_been(pla
     """kill -9 ends both within a minute, with a line that says so; one process takes up what two began."""
     run_dir = place.run_dir(f"killed {killed}")
     flags = (*place.flags, *FORMS[form], f"--run_dir={run_dir}", "--checkpoint_every_s=0.01")
-    worker = command("train", *flags, "--distribute=multi_worker")
+    worker = ["-m", "longretriever_tf.train", *flags, "--distribute=multi_worker"]
     workers = start_workers([worker, worker])
     latest = os.path.join(run_dir, "checkpoints", "latest", "checkpoint")
-    while not os.path.exists(latest) and all(one.poll() is None for one in workers):
+    while not os.path.exists(latest) and all(one.is_running() for one in workers):
         time.sleep(0.01)
     workers[killed].kill()
     begun = time.monotonic()
@@ -197,8 +189,10 @@ def test_a_killed_worker_ends_all_and_the_run_goes_on_as_if_nothing_had_been(pla
     assert status == 2 and "Traceback" not in errors, errors[-3000:]
     assert re.match(rf"error: worker {1 - killed} has lost another worker, one of {killed} \(127\.0\.0\.1", last), last
     assert "the same command" in last and not os.path.exists(os.path.join(run_dir, "checkpoints", "final"))
-    again = launch(*flags) if killed == 0 else command("train", *flags, "--batches_per_step=2")
-    done = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, timeout=1800)
+    if killed == 0:
+        done = subprocess.run(launch(*flags), cwd=ROOT, capture_output=True, text=True, timeout=1800)
+    else:
+        done = run_module("train", *flags, "--batches_per_step=2")
     finish(done)
     assert re.search(r"resuming at phase \d+, epoch \d+, step \d+", done.stdout)
     assert_same_run(one_process[form], run_dir)
@@ -206,7 +200,7 @@ def test_a_killed_worker_ends_all_and_the_run_goes_on_as_if_nothing_had_been(pla
 
 def test_workers_that_differ_refuse_before_training(place):
     run_dir = place.run_dir("differing")
-    words = command("train", *place.flags, "--distribute=multi_worker", f"--run_dir={run_dir}")
+    words = ["-m", "longretriever_tf.train", *place.flags, "--distribute=multi_worker", f"--run_dir={run_dir}"]
     for status, errors in results(start_workers([words, [*words, "--learning_rate=0.5"]])):
         assert status == 2 and "--learning_rate: 0.003 on worker 0, 0.5 on worker 1" in errors, errors[-2000:]
     assert not os.path.exists(os.path.join(run_dir, "config.json"))
@@ -214,7 +208,7 @@ def test_workers_that_differ_refuse_before_training(place):
 
 def test_a_worker_that_cannot_begin_stops_all_with_its_reason(place):
     run_dir = place.run_dir("no data")
-    words = command("train", *place.flags, "--distribute=multi_worker", f"--run_dir={run_dir}")
+    words = ["-m", "longretriever_tf.train", *place.flags, "--distribute=multi_worker", f"--run_dir={run_dir}"]
     other = [*words, f"--data_dir={place.directory}/elsewhere", "--events=/nowhere/events.parquet"]
     found = results(start_workers([words, other]))
     for status, errors in found:

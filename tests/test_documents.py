@@ -1,13 +1,11 @@
 """What the documents show a reader works: error messages of the data contract, README's own log from end to end."""
 
-import os
 import pathlib
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
+from command_server import run_command
 from documents import ROOT, commands, fences
 from trained import write_tables
 from worlds import block_world
@@ -49,9 +47,10 @@ TINY = """--recipe=compact
 
 
 @pytest.mark.slow
-def test_the_readme_takes_a_newcomer_to_an_explained_list(tmp_path):
+def test_the_readme_takes_a_newcomer_to_an_explained_list(tmp_path, monkeypatch):
     """README.md's flagfile and commands as they stand, on a small log with its names; only sizes are added."""
     log = block_world(num_users=31, num_items=61, events_per_user=41)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the processes that a command starts
     log.items.features["colour"] = log.items.features["brand"]
     write_tables(log, tmp_path)
     flagfile = next(fence.text for fence in fences(ROOT / "README.md") if fence.text.startswith("# my.flags"))
@@ -66,9 +65,8 @@ def test_the_readme_takes_a_newcomer_to_an_explained_list(tmp_path):
         flags = [flag.replace("--user=ID", "--user=1003") for flag in flags]
         if command == "train":
             flags.append("--flagfile=tiny.flags")
-        line = [sys.executable, "-m", "longretriever_tf", command, *flags]
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(line, cwd=tmp_path, text=True, capture_output=True, timeout=3600, env=env)
+        line = ["-m", "longretriever_tf", command, *flags]
+        done = run_command(line, tmp_path, 3600)
         assert done.returncode == 0, f"{shlex.join(line)}\n{done.stderr}"
         ran.append(command)
         if command == "evaluate":

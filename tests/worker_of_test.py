@@ -1,6 +1,6 @@
 """`train` as one process of a test: on several logical CPU devices, or with every table gathered row by row.
 
-python tests/worker_of_test.py NUM_DEVICES SMALL_TABLE --flags of train
+python -m worker_of_test NUM_DEVICES SMALL_TABLE --flags of train
 """
 
 import importlib

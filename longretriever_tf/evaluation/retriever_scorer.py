@@ -73,6 +73,8 @@ class LongRetrieverScorer(TaskScorer):
         best).
     """
 
+    _freezes = True  # the models' weights do not move
+
     def __init__(
         self,
         config: Config,
@@ -92,9 +94,8 @@ class LongRetrieverScorer(TaskScorer):
         }
         config = dataclasses.replace(config, retrieval=retrieval)
         learned = interest if config.train.interest_epochs else None
-        self._served = MultiContextRetriever(config, prepared.corpus, model, learned, arrays)
-        every = tf.range(prepared.corpus.num_items)
-        self._item_vectors, self._item_bias = (part.numpy() for part in self._served.index.rows(every))
+        self._served = MultiContextRetriever(config, prepared.corpus, model, learned, arrays, freezes=self._freezes)
+        self._read_items()
         self._item_id = as_raw_ids(prepared.corpus.item_id)
         self._profile = [
             np.append([_NO_VALUE] * schema.FIRST_KNOWN, values[schema.FIRST_KNOWN :])
@@ -109,6 +110,10 @@ class LongRetrieverScorer(TaskScorer):
         pairs = tf.TensorSpec([None], tf.int32)
         encode = graph_function(self._encode_pairs, input_signature=[requests, pairs, pairs])
         self._encode = encode.get_concrete_function()
+
+    def _read_items(self) -> None:
+        index = self._served.index
+        self._item_vectors, self._item_bias = index.item_vectors.numpy(), index.item_bias.numpy()
 
     @functools.cached_property
     def _encode_whole(self) -> tf.types.experimental.ConcreteFunction:

@@ -2,9 +2,7 @@
 
 import copy
 import dataclasses
-import functools
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -67,6 +65,7 @@ class MultiContextRetriever(tf.Module):
       arrays: as of the cut: `item_stats` [V, 3], `category_stats` [C, 3], and `taste_rows`, what the history token
         reads, a table per fold, [K, V, D]; D = 0 where the tower has none. Optional: `score_weights` [8],
         `own_correction`.
+      freezes: weights of the towers are constants of the graph; without, they are read as they are, see `renew`.
       fingerprint: of the towers and the catalogue; the model refuses variables that do not belong to its graph.
     """
 
@@ -78,6 +77,7 @@ class MultiContextRetriever(tf.Module):
         interest: InterestModel | None,
         arrays: Mapping[str, np.ndarray],
         fingerprint: Fingerprint = UNSTAMPED,
+        freezes: bool = True,
     ) -> None:
         super().__init__(name="multi_context_retriever")
         self.fingerprint = fingerprint
@@ -103,25 +103,39 @@ class MultiContextRetriever(tf.Module):
         self._has_items = tf.constant(np.diff(corpus.category_offset) > 0)
         self._item_stats = tf.Variable(arrays["item_stats"][None], trainable=False, name="item_stats")
         self._category_stats = tf.constant(arrays["category_stats"][None])
-        self._user_tower = freeze(retriever.user_tower)
-        self._interest = None if interest is None else freeze(interest)
+        self._user_tower = freeze(retriever.user_tower) if freezes else retriever.user_tower
+        self._interest = freeze(interest) if freezes and interest is not None else interest
         history_embedding_rows = arrays["taste_rows"]
         self._num_folds, num_items, dim = history_embedding_rows.shape
         # Histories read a thousand of these rows each, from all over memory: half as wide, they are read in half the
         # time.
         halved = tf.cast(history_embedding_rows.reshape(self._num_folds * num_items, dim), tf.bfloat16)
         self._history_embedding_rows = tf.Variable(halved, trainable=False, name="taste_rows") if dim else None
-        vectors, bias = embed_corpus(retriever, corpus, arrays["item_stats"])
+        self._weights = weights_of(arrays.get("score_weights"))
+        vectors, weighed, bias = self._embed_items(retriever, corpus, arrays["item_stats"])
         # Two copies on purpose: one is gathered (tokens), one is read densely by the index; sharing one variable would
         # make each dense read copy it.
         self._token_vectors = tf.Variable(vectors, trainable=False, name="token_vectors")
-        self._weights = weights_of(arrays.get("score_weights"))
         self.own_correction = correction_of(arrays.get("own_correction"))
-        vectors, bias = weigh_items(self._weights, vectors / config.model.temperature, bias, arrays["item_stats"])
-        self.index = PackedIndex(vectors, bias, corpus.category_offset)
+        self.index = PackedIndex(weighed, bias, corpus.category_offset)
         self._best_share = tf.constant(best_log_share(bias, corpus.category_offset))
         self.actions = ActionTable(config.data, corpus.action_name) if len(corpus.action_name) else None
         self.bounds = bounds_of(config.retrieval, corpus.num_categories, self.index.widest_together(), corpus.cut)
+
+    def _embed_items(
+        self, retriever: LongRetriever, corpus: Corpus, item_stats: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Vectors of items as tokens and in the index, [V, D] each, and their biases there, [V]."""
+        vectors, bias = embed_corpus(retriever, corpus, item_stats)
+        return vectors, *weigh_items(self._weights, vectors / self._config.model.temperature, bias, item_stats)
+
+    def renew(self, retriever: LongRetriever, corpus: Corpus, item_stats: np.ndarray) -> None:
+        """Embeds the items anew, after training has moved the towers that this module reads (`freezes=False`)."""
+        vectors, weighed, bias = self._embed_items(retriever, corpus, item_stats)
+        self._token_vectors.assign(vectors)
+        self.index.item_vectors.assign(weighed)
+        self.index.item_bias.assign(bias)
+        self._best_share = tf.constant(best_log_share(bias, corpus.category_offset))
 
     def read(
         self,
@@ -237,34 +251,6 @@ class MultiContextRetriever(tf.Module):
         profile = [tf.TensorSpec([None], tf.string) for _ in self._profile_index]
         signature = [*columns, column, profile, *([tf.TensorSpec(table, tf.bool)] if tells else [])]
         return graph_function(lambda *given: self.look_up(*given), input_signature=signature).get_concrete_function()
-
-    def traced_once(self) -> "MultiContextRetriever":
-        """The same model, whose `look_up` and `encode` are graphs that all who call them share.
-
-        Nearly every signature calls both: traced for each, they were most of the time that an export takes.
-        """
-        other = copy.copy(self)
-
-        @functools.cache
-        def look_up(tells: bool) -> tf.types.experimental.ConcreteFunction:
-            with tf.init_scope():
-                return self.trace_look_up(tells)
-
-        @functools.cache
-        def encode(tells: bool) -> tf.types.experimental.ConcreteFunction:
-            pairs = tf.TensorSpec([None], tf.int32)
-            requests = tf.nest.map_structure(tf.TensorSpec.from_tensor, look_up(tells).structured_outputs)
-            with tf.init_scope():
-                return graph_function(self.encode, input_signature=[requests, pairs, pairs]).get_concrete_function()
-
-        def call_look_up(*columns: Any, is_target: tf.Tensor | None = None) -> Requests:
-            return look_up(is_target is not None)(*columns, *(() if is_target is None else (is_target,)))
-
-        def call_encode(requests: Requests, row: tf.Tensor, category: tf.Tensor) -> Subsequences:
-            return encode(tells_targets(requests.histories.is_target))(requests, row, category)
-
-        other.look_up, other.encode = call_look_up, call_encode  # type: ignore[assignment, method-assign]
-        return other
 
     def search(self, queries: Queries, options: RequestOptions) -> SearchResult:
         """The best items of each query's category: as many as the longest list asked for, or as the largest holds."""

@@ -4,6 +4,7 @@ Columns suit REST `instances` and `inputs` alike: dense, right-padded, the first
 column holds one value per request, or one for all of them.
 """
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 from longretriever_tf.common.graph import graph_function
 from longretriever_tf.config.config import RetrievalConfig
+from longretriever_tf.data.search.request_history import tells_targets
 from longretriever_tf.retrieval.admission import admit, admit_interests
 from longretriever_tf.retrieval.bandit import draw_interest_scores
 from longretriever_tf.retrieval.explain import explain_interests
@@ -26,7 +28,7 @@ from longretriever_tf.retrieval.request_options import (
     check_history,
     default_columns,
 )
-from longretriever_tf.retrieval.requests import Requests
+from longretriever_tf.retrieval.requests import Requests, Subsequences
 
 Columns = Mapping[str, tf.Tensor]
 Specs = dict[str, tf.TensorSpec]
@@ -55,7 +57,7 @@ def make_signatures(
     A call is checked before anything is computed for it (`admission`). Answers tell what a request names and the model
     does not know: unknown_category [B, U], num_unknown_excluded [B], num_unknown_items [B] (events of the history).
     """
-    model = model.traced_once()
+    model = _trace_once(model)
     defaults = default_columns(retrieval, model.item_id_dtype, model.actions is not None, model.event_names)
     history = {
         "history_item_id": tf.TensorSpec([None, None], model.item_id_dtype),
@@ -96,6 +98,35 @@ def make_signatures(
         "item_embeddings": make(_item_embeddings, item, {}),
         "fingerprint": make(_fingerprint, {"expected": tf.TensorSpec([None], tf.string)}, {}),
     }
+
+
+def _trace_once(model: MultiContextRetriever) -> MultiContextRetriever:
+    """The same model, whose `look_up` and `encode` are graphs that all who call them share.
+
+    Nearly every signature calls both: traced for each, they were most of the time that an export takes.
+    """
+    other = copy.copy(model)
+
+    @functools.cache
+    def look_up(tells: bool) -> tf.types.experimental.ConcreteFunction:
+        with tf.init_scope():
+            return model.trace_look_up(tells)
+
+    @functools.cache
+    def encode(tells: bool) -> tf.types.experimental.ConcreteFunction:
+        pairs = tf.TensorSpec([None], tf.int32)
+        requests = tf.nest.map_structure(tf.TensorSpec.from_tensor, look_up(tells).structured_outputs)
+        with tf.init_scope():
+            return graph_function(model.encode, input_signature=[requests, pairs, pairs]).get_concrete_function()
+
+    def call_look_up(*columns: Any, is_target: tf.Tensor | None = None) -> Requests:
+        return look_up(is_target is not None)(*columns, *(() if is_target is None else (is_target,)))
+
+    def call_encode(requests: Requests, row: tf.Tensor, category: tf.Tensor) -> Subsequences:
+        return encode(tells_targets(requests.histories.is_target))(requests, row, category)
+
+    other.look_up, other.encode = call_look_up, call_encode  # type: ignore[assignment, method-assign]
+    return other
 
 
 def _make_signature(

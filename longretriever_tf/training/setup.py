@@ -28,7 +28,7 @@ from longretriever_tf.datasets.sharded_log import ShardedLog
 from longretriever_tf.datasets.splits import Cuts
 from longretriever_tf.evaluation.evaluator import evaluate_scorer, ranks_within_category
 from longretriever_tf.evaluation.ground_truth import Truth, build_truth
-from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
+from longretriever_tf.evaluation.live_scorer import LiveScorer
 from longretriever_tf.models.baselines.batches import UserBatchSource
 from longretriever_tf.models.baselines.examples import build_user_examples
 from longretriever_tf.models.baselines.model import RecentRetriever, build_baseline
@@ -210,10 +210,16 @@ def _validate_towers(
     if config.train.cut != "validation" and not config.train.validation_users:
         return None
     requests, truth = _validation_requests(config, log, cuts, prepared)
+    scorer: LiveScorer | None = None
 
     def validate() -> float:
-        scorer = LongRetrieverScorer(config, requests, models.retriever, models.interest, config.retrieval)
+        nonlocal scorer
+        if scorer is None:  # traced once, for all epochs
+            scorer = LiveScorer(config, requests, models)
+        else:
+            scorer.renew()
         rank = ranks_within_category(scorer, truth, requests.corpus.category_offset, chunk=512)
+        scorer.forget()
         mrr = float(np.mean(1.0 / (1.0 + rank)))
         print(f"validation: within-category MRR {mrr:.4f}, recall@20 {np.mean(rank < 20):.4f}")
         return mrr
