@@ -101,9 +101,9 @@ def make_signatures(
 
 
 def _trace_once(model: MultiContextRetriever) -> MultiContextRetriever:
-    """The same model, whose `look_up` and `encode` are graphs that all who call them share.
+    """The same model, whose `look_up`, `encode` and `choose` are graphs that all who call them share.
 
-    Nearly every signature calls both: traced for each, they were most of the time that an export takes.
+    Nearly every signature calls them: traced for each, they were most of the time that an export takes.
     """
     other = copy.copy(model)
 
@@ -125,7 +125,17 @@ def _trace_once(model: MultiContextRetriever) -> MultiContextRetriever:
     def call_encode(requests: Requests, row: tf.Tensor, category: tf.Tensor) -> Subsequences:
         return encode(tells_targets(requests.histories.is_target))(requests, row, category)
 
+    choose: list[tf.types.experimental.ConcreteFunction] = []
+
+    def call_choose(*asked: Any) -> Interests:
+        if not choose:  # what `_question` gives is of one form
+            specs = tf.nest.map_structure(tf.TensorSpec.from_tensor, asked)
+            with tf.init_scope():
+                choose.append(graph_function(model.choose, input_signature=specs).get_concrete_function())
+        return choose[0](*asked)
+
     other.look_up, other.encode = call_look_up, call_encode  # type: ignore[assignment, method-assign]
+    other.choose = call_choose  # type: ignore[assignment, method-assign]
     return other
 
 
