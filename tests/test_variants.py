@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import reference
-from retrieval_oracle import RetrievalOracle
+from retrieval_oracle import RetrievalOracle, build_moved_models
 from worlds import START, crowded_world
 
 from longretriever_tf.common import schema
@@ -14,6 +14,7 @@ from longretriever_tf.config.config import Config, DataConfig, ModelConfig, Retr
 from longretriever_tf.data.batches.prepared_data import prepare
 from longretriever_tf.evaluation import variants
 from longretriever_tf.evaluation.evaluator import Evaluation, TaskMetrics
+from longretriever_tf.evaluation.live_scorer import LiveScorer
 from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
 from longretriever_tf.models.build import build_models
 from longretriever_tf.retrieval.export.publish import Source, publish
@@ -75,6 +76,22 @@ def test_a_draw_is_the_users_own_whoever_stands_beside_and_another_draw_is_anoth
     assert (others[0] != whole).any() and (others[1] != others[0]).any()
     best = [drawn_by(first.with_retrieval("", TWO, draw=draw), world, users) for draw in (0, 3)]
     np.testing.assert_array_equal(*best)  # N = M leaves nothing to chance
+
+
+def test_a_scorer_of_towers_in_training_follows_them(world):
+    """Once renewed it says what a scorer of the weights as they are says: of the user tower, of items, of both."""
+    config, log, prepared, _ = world
+    models, rng = build_moved_models(config, prepared), np.random.default_rng(5)
+    moved = world[0], log, prepared, models
+    live, users, said = LiveScorer(config, prepared, models), np.arange(log.num_users), []
+    for tower in ("user_tower", "item_tower"):
+        for variable in getattr(models.retriever, tower).trainable_variables:
+            variable.assign_add(rng.normal(0, 0.3, variable.shape))
+        live.renew()
+        said.append(live.within(users))
+    np.testing.assert_allclose(said[-1], scorer_of(moved).within(users), rtol=1e-4, atol=1e-4)
+    before, after = (scores[:, schema.FIRST_KNOWN :] for scores in said)
+    assert (np.abs(after - before) > 1e-3).mean() > 0.5
 
 
 @pytest.mark.parametrize("merge", ["raw", "round_robin"])
