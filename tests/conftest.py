@@ -19,7 +19,10 @@ import longretriever_tf  # noqa: F401 - selects Keras 2 before any test imports 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SEED = int(os.environ.get("LONGRETRIEVER_TEST_SEED", "1"))
 _connect = socket.socket.connect
-_LONGEST = ("notebooks", "served_options", "refresh", "refresh_daily", "score_weights", "warm_start", "sharded_serving")
+_LONGEST = (
+    *("notebooks", "distributed_runs", "documents", "served_options", "id_kinds", "warm_start", "former_runs", "kills"),
+    *("minimal", "refresh", "refresh_daily", "score_weights", "serving_hostile", "sharded_serving"),
+)
 """Modules that begin first, the longest before the others: one that began last would keep one process alone at work."""
 
 
