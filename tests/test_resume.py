@@ -108,7 +108,7 @@ class CountingModel:
 
 
 class ThreeBatches:
-    num_rows = 3
+    num_rows, element_spec = 3, None
 
     def num_batches(self) -> int:
         return 3
