@@ -192,7 +192,7 @@ def _question(model: MultiContextRetriever, at: Columns) -> tuple[Requests, Requ
 def _share_question(
     model: MultiContextRetriever, required: Specs, optional: dict[str, tf.Tensor]
 ) -> Callable[[Answer], Body]:
-    """Puts `_question` before an answer, in a graph that all signatures share: for each its own, exports took longer."""
+    """Puts `_question` before an answer, in one graph for all signatures: with one for each, exports took longer."""
     specs = required | {name: tf.TensorSpec([None] * value.shape.rank, value.dtype) for name, value in optional.items()}
 
     @functools.cache
