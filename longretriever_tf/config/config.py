@@ -221,7 +221,9 @@ class TrainConfig:
         "loss=full, and baselines: a batch has at most (baselines: about) this many scores; bounds memory.",
         above=0,
     )
-    epochs: int = _field(1, "Passes over the examples, at most. Measured: what --examples names.", above=0)
+    epochs: int = _field(
+        0, "Passes over the examples, at most; 0: as many as show the towers 800,000 of them, from 1 to 4.", least=0
+    )
     interest_epochs: int = _field(
         4,
         "Passes over the snapshots for the learned interest score; 0: eq. 3 alone, at the cost that --interest names.",

@@ -35,7 +35,8 @@ def with_one_epoch(config: Config, given: Collection[str]) -> Config:
       config: of the update.
       given: names of the settings that were given.
     """
-    once = {name: min(1, getattr(config.train, name)) for name in ("epochs", "interest_epochs") if name not in given}
+    once = {"epochs": 1, "interest_epochs": min(1, config.train.interest_epochs)}
+    once = {name: value for name, value in once.items() if name not in given}
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **once))
 
 

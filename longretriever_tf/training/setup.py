@@ -54,6 +54,9 @@ _VALIDATION_USERS = 1000
 
 _VALIDATION_K = 100
 
+_ENOUGH_EXAMPLES, _MOST_EPOCHS = 800_000, 4
+"""Examples that an epoch, or several, show the towers where flags give no number of epochs, and the most epochs."""
+
 _LEAST_STEPS, _LEAST_BATCH = 1000, 32
 """Steps of an epoch of the towers, if need be by batches down to so many examples. Measured on 300 users of Jakarta
 (validation, seed 1): batches of 64 for 256 take recall@100 from 0.644 to 0.661, within the category recall@20 from
@@ -108,7 +111,8 @@ def assemble(
         fold_svd = prepared.history_embedding_rows if config.train.cross_fit_items else None
         models = build_models(config, prepared.corpus, prepared.item_svd, fold_svd)
     source, interest_source, num_new = _make_sources(config, prepared, since)
-    epochs, seed = config.train.epochs, config.train.seed
+    config, seed = _with_epochs(config, source.num_rows), config.train.seed
+    epochs = config.train.epochs
     validate = _validate_towers(config, log, cuts, prepared, models)
     towers = Phase("towers", epochs, models.retriever, source, seed, validate)
     interest = Phase("interest", config.train.interest_epochs, models.interest, interest_source, seed)
@@ -182,6 +186,14 @@ def _with_steps(config: Config, num_examples: int) -> Config:
     return dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=size))
 
 
+def _with_epochs(config: Config, num_examples: int) -> Config:
+    """The config with a number of epochs: where flags give none, so many that small logs teach the towers, too."""
+    if config.train.epochs:
+        return config
+    epochs = min(max(round(_ENOUGH_EXAMPLES / num_examples), 1), _MOST_EPOCHS)
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=epochs))
+
+
 def _assemble_baseline(
     config: Config, log: LifelongLog, cuts: Cuts, prepared: Prepared, cluster: Cluster
 ) -> TrainingSetup:
@@ -190,6 +202,7 @@ def _assemble_baseline(
         model = build_baseline(config, prepared.corpus, prepared.item_svd)
     examples = build_user_examples(config, prepared.log, prepared.stats.time)
     source = UserBatchSource(config, prepared.corpus, prepared.log, examples, prepared.stats)
+    config = _with_epochs(config, len(examples))
     name, train = config.model.model, config.train
     print(
         f"{name}: {len(examples):,} examples with {int(examples.num_targets.sum()):,} targets, "
