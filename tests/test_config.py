@@ -59,7 +59,7 @@ def test_unknown_keys_are_refused_by_name(values, said):
         ("model", {"dim": 50}, ["--dim=50", "--num_heads=4"]),
         ("model", {"dropout": 1.0}, ["--dropout=1.0", "expected at most 0.99"]),
         ("model", {"unknown_rate": -0.1}, ["--unknown_rate=-0.1", "expected at least 0"]),
-        ("train", {"epochs": -1}, ["--epochs=-1", "above 0"]),
+        ("train", {"epochs": -1}, ["--epochs=-1", "at least 0"]),
         ("train", {"history_folds": 1}, ["--history_folds=1", "at least 2"]),
         ("train", {"cross_fit_items": True, "history_folds": 0}, ["--cross_fit_items", "--history_folds=0"]),
         ("train", {"batches_per_step": 0}, ["--batches_per_step=0", "above 0"]),

@@ -1,6 +1,9 @@
 """When snapshots are taken and how far they look ahead, where the flags leave it to the windows. No TensorFlow."""
 
-from typing import Any
+import dataclasses
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _STEP_DAYS, _OF_DAYS = 10, 28
 """So many days between snapshots for a horizon of so many: what --window_days=28 was measured with."""
@@ -22,3 +25,15 @@ def snapshot_every_days(config: Any) -> float:
       config: a whole `Config`.
     """
     return float(config.train.snapshot_every_days or horizon_days(config) * _STEP_DAYS / _OF_DAYS)
+
+
+def settled(config: T) -> T:
+    """The config with both written out: a run that was given as many days by flags is the same run.
+
+    Args:
+      config: a whole `Config`.
+    """
+    known: Any = config
+    implied = {"horizon_days": horizon_days(known), "snapshot_every_days": snapshot_every_days(known)}
+    whole: T = dataclasses.replace(known, train=dataclasses.replace(known.train, **implied))
+    return whole

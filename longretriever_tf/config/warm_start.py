@@ -35,7 +35,7 @@ def with_one_epoch(config: Config, given: Collection[str]) -> Config:
       config: of the update.
       given: names of the settings that were given.
     """
-    once = {"epochs": 1, "interest_epochs": min(1, config.train.interest_epochs)}
+    once: dict[str, Any] = {"epochs": 1, "interest_epochs": min(1, config.train.interest_epochs)}
     once = {name: value for name, value in once.items() if name not in given}
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **once))
 

@@ -1,7 +1,6 @@
 """The run directory: one training at a time, of one config and one log; and what a finished run has left there."""
 
 import contextlib
-import dataclasses
 import glob
 import json
 import os
@@ -19,7 +18,7 @@ from longretriever_tf.common.files import (
 )
 from longretriever_tf.common.locks import hold_lock
 from longretriever_tf.config.config import Config, from_dict, load_config, to_json
-from longretriever_tf.config.snapshots import horizon_days, snapshot_every_days
+from longretriever_tf.config.snapshots import settled
 from longretriever_tf.data.batches.prepared_data import load_saved
 from longretriever_tf.data.batches.tables import Tables
 from longretriever_tf.datasets.log_identity import LogIdentity, read_identity, require_log_of_run, source_of
@@ -113,20 +112,14 @@ def _require_same_config(config: Config) -> None:
     values = read_json_object(path, cure)
     with explain_damage(path, cure):
         # Settings that the run's version did not have yet stand at their defaults.
-        stored = json.loads(to_json(_settled(from_dict(Config, values, path))))
-    wanted = json.loads(to_json(_settled(config)))
+        stored = json.loads(to_json(settled(from_dict(Config, values, path))))
+    wanted = json.loads(to_json(settled(config)))
     differing = differing_settings(stored, wanted, "there", "here")
     if differing:
         raise UserError(
             f"{config.train.run_dir!r} holds a run of another config ({'; '.join(differing)}). Resume it with its own "
             "flags, or train this one elsewhere with --run_dir=..."
         )
-
-
-def _settled(config: Config) -> Config:
-    """The config with what other settings imply written out: a run that was given the same is the same run."""
-    implied = {"horizon_days": horizon_days(config), "snapshot_every_days": snapshot_every_days(config)}
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, **implied))
 
 
 def stored_batches_per_step(run_dir: str) -> int:
