@@ -13,6 +13,7 @@ from worlds import START, block_world, make_log
 
 from longretriever_tf.common.schema import DAY_S
 from longretriever_tf.config.config import Config, ModelConfig, TrainConfig
+from longretriever_tf.config.snapshots import horizon_days
 from longretriever_tf.data.batches.in_context import BatchSource, sampling_probability
 from longretriever_tf.data.batches.interests import InterestSource
 from longretriever_tf.data.batches.prepared_data import example_history_embeddings, prepare, prepare_examples
@@ -66,7 +67,7 @@ def test_no_history_of_complete_journey_reaches_its_target(journey, kind):
     examples, _ = prepare_examples(config, prepared)
     sampled = np.sort(np.random.default_rng(1).choice(len(examples), SAMPLES, replace=False))
     source = BatchSource(config, prepared, examples)
-    horizon = config.train.horizon_days * DAY_S if kind == "snapshot" else 1
+    horizon = horizon_days(config) * DAY_S if kind == "snapshot" else 1
     num_tokens = 0
     for rows in np.array_split(sampled, 20):
         batch = source.build(rows)

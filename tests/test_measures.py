@@ -237,7 +237,7 @@ def test_a_bot_is_named_with_its_events() -> None:
         time + (START + 1 + 2 * np.arange(9001)).tolist(),
         _SIX,
     )
-    assert "1 users have more than" in _warn(log) and "777 (9,001)" in _warn(log)
+    assert "1 user with more than" in _warn(log) and "777 (9,001)" in _warn(log)
 
 
 def test_a_gap_is_dated_and_measured() -> None:
