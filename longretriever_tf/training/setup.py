@@ -111,7 +111,7 @@ def assemble(
         fold_svd = prepared.history_embedding_rows if config.train.cross_fit_items else None
         models = build_models(config, prepared.corpus, prepared.item_svd, fold_svd)
     source, interest_source, num_new = _make_sources(config, prepared, since)
-    config, seed = _with_epochs(config, source.num_rows), config.train.seed
+    config, seed = with_epochs(config, source.num_rows), config.train.seed
     epochs = config.train.epochs
     validate = _validate_towers(config, log, cuts, prepared, models)
     towers = Phase("towers", epochs, models.retriever, source, seed, validate)
@@ -186,8 +186,13 @@ def _with_steps(config: Config, num_examples: int) -> Config:
     return dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=size))
 
 
-def _with_epochs(config: Config, num_examples: int) -> Config:
-    """The config with a number of epochs: where flags give none, so many that small logs teach the towers, too."""
+def with_epochs(config: Config, num_examples: int) -> Config:
+    """The config with a number of epochs: where flags give none, so many that small logs teach the towers, too.
+
+    Args:
+      config: the run's config.
+      num_examples: of an epoch, at least 1.
+    """
     if config.train.epochs:
         return config
     epochs = min(max(round(_ENOUGH_EXAMPLES / num_examples), 1), _MOST_EPOCHS)
@@ -202,7 +207,7 @@ def _assemble_baseline(
         model = build_baseline(config, prepared.corpus, prepared.item_svd)
     examples = build_user_examples(config, prepared.log, prepared.stats.time)
     source = UserBatchSource(config, prepared.corpus, prepared.log, examples, prepared.stats)
-    config = _with_epochs(config, len(examples))
+    config = with_epochs(config, len(examples))
     name, train = config.model.model, config.train
     print(
         f"{name}: {len(examples):,} examples with {int(examples.num_targets.sum()):,} targets, "
