@@ -191,11 +191,11 @@ def with_epochs(config: Config, num_examples: int) -> Config:
 
     Args:
       config: the run's config.
-      num_examples: of an epoch, at least 1.
+      num_examples: of an epoch.
     """
     if config.train.epochs:
         return config
-    epochs = min(max(round(_ENOUGH_EXAMPLES / num_examples), 1), _MOST_EPOCHS)
+    epochs = min(max(round(_ENOUGH_EXAMPLES / max(num_examples, 1)), 1), _MOST_EPOCHS)
     return dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=epochs))
 
 
