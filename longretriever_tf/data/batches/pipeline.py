@@ -29,13 +29,17 @@ def numbered_batches(make: Callable[[tf.Tensor], Any], first: int, stop: int) ->
     return batches.prefetch(_AHEAD).with_options(options)
 
 
-def chosen_batches(make: Callable[[tf.Tensor], Any], numbers: np.ndarray) -> tf.data.Dataset:
-    """Batches of the numbers given, in their order: what one of several machines takes of an epoch.
+def make_batches(
+    make: Callable[[tf.Tensor], Any], first: int, stop: int, numbers: np.ndarray | None = None
+) -> tf.data.Dataset:
+    """Batches `first` to `stop - 1`, or those of `numbers`: what one of several machines takes of an epoch.
 
     Args:
-      make: as in `numbered_batches`.
-      numbers: [n] int64.
+      make, first, stop: as in `numbered_batches`.
+      numbers: of the batches instead, in their order, [n] int64.
     """
+    if numbers is None:
+        return numbered_batches(make, first, stop)
     with tf.device("/CPU:0"):
         chosen = tf.constant(numbers, tf.int64)
     return numbered_batches(lambda i: make(chosen[i]), 0, len(numbers))
@@ -59,7 +63,7 @@ class BatchGraph:
     def make_dataset(
         self, columns: Sequence[np.ndarray], first: int, stop: int, numbers: np.ndarray | None = None
     ) -> tf.data.Dataset:
-        """Batches `first` to `stop - 1` of an epoch, or those of `numbers`; see `numbered_batches`.
+        """Batches `first` to `stop - 1` of an epoch, or those of `numbers`; see `make_batches`.
 
         Args:
           columns: of the epoch, [n] each; of the same types at every call.
@@ -74,7 +78,7 @@ class BatchGraph:
         def make(i: tf.Tensor) -> Any:
             return graph(i, *given)
 
-        dataset = numbered_batches(make, first, stop) if numbers is None else chosen_batches(make, numbers)
+        dataset = make_batches(make, first, stop, numbers)
         self.element_spec = dataset.element_spec
         return dataset
 

@@ -29,7 +29,7 @@ from longretriever_tf.data.batches.in_context import (
 )
 from longretriever_tf.data.batches.interests import InterestBatch, InterestTables, interest_batch_size
 from longretriever_tf.data.batches.order import shuffled_rows
-from longretriever_tf.data.batches.pipeline import chosen_batches, numbered_batches
+from longretriever_tf.data.batches.pipeline import make_batches
 from longretriever_tf.data.recipe.tokens import make_tokens
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.data.window.window import RowReader, Window, read_examples, read_interest
@@ -96,7 +96,7 @@ class WindowSource:
         def make(i: tf.Tensor) -> Batch:
             return self.build(rows_of, i)
 
-        dataset = numbered_batches(make, first, len(plan.start)) if numbers is None else chosen_batches(make, numbers)
+        dataset = make_batches(make, first, len(plan.start), numbers)
         self.element_spec = dataset.element_spec
         return dataset
 
@@ -198,9 +198,7 @@ class WindowInterestSource:
         def make(i: tf.Tensor) -> InterestBatch:
             return self.build(rows_of, i)
 
-        dataset = numbered_batches(make, first, self.num_batches())
-        if numbers is not None:
-            dataset = chosen_batches(make, numbers)
+        dataset = make_batches(make, first, self.num_batches(), numbers)
         self.element_spec = dataset.element_spec
         return dataset
 
