@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     }
     if config.train.device_input:
         source = DeviceSource(config, begun.prepared, begun.source)
-        device = DevicePhase("towers", max(config.train.epochs, 1), begun.models.retriever, source, config.train.seed)
+        device = DevicePhase("towers", begun.phase.epochs, begun.models.retriever, source, config.train.seed)
         facts.update(_measure_device(config, device))
     else:
         facts.update(_measure(config, begun.phase))

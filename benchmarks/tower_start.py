@@ -37,6 +37,7 @@ def start_towers(config: Any) -> Start:
     from longretriever_tf.data.batches.tables import training_cut
     from longretriever_tf.models.build import build_models, set_token_scale
     from longretriever_tf.training.phases import Phase
+    from longretriever_tf.training.setup import with_epochs
 
     log, cuts = load_split(config)
     start = time.perf_counter()
@@ -47,6 +48,7 @@ def start_towers(config: Any) -> Start:
     source = BatchSource(config, prepared, examples)
     source_s = time.perf_counter() - start
     models = build_models(config, prepared.corpus, prepared.item_svd)
-    phase = Phase("towers", config.train.epochs, models.retriever, source, config.train.seed)
+    epochs = with_epochs(config, source.num_rows).train.epochs
+    phase = Phase("towers", epochs, models.retriever, source, config.train.seed)
     set_token_scale(models.retriever.user_tower, source.make_dataset(0).take(16))
     return Start(log, cuts, prepared, examples, source, models, phase, prepare_s, source_s)
