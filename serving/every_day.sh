@@ -9,7 +9,9 @@
 #   10 3 * * * cd /srv/shop && serving/every_day.sh refresh runs/mine exports/mine events/$(date -d yesterday +\%F).parquet models.config
 #
 # MODELS_CONFIG is a copy of serving/models.config; a server reads it again every --model_config_file_poll_wait_seconds.
-# PYTHON names the interpreter (python). KEEP so many versions stay besides the labelled ones (3).
+# PYTHON names the interpreter (python). KEEP so many versions stay besides the labelled ones (3). SETTLE seconds pass in
+# roll_back between the labels and the directories (0): give more than servers take to read MODELS_CONFIG again where they
+# are TensorFlow Serving, which unloads a version whose directory is gone, labelled or not.
 set -euo pipefail
 
 fail() { echo "error: $*" >&2; exit 2; }
@@ -65,6 +67,7 @@ roll_back() {
   [ -f "$1/$3/saved_model.pb" ] || fail "$1 holds no version $3; it holds: $(numbers "$1" | tr '\n' ' ')"
   move_label "$2" stable "$3"
   move_label "$2" canary "$3"
+  sleep "${SETTLE:-0}"
   mkdir -p "$1/rolled_back"
   for number in $(numbers "$1"); do  # the next refresh goes on from the last version: this one, without the bad day
     if [ "$number" -gt "$3" ]; then mv "$1/$number" "$1/rolled_back/$number"; fi

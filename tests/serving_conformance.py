@@ -37,6 +37,7 @@ DEVIATIONS = """
 | JSON text that is not UTF-8, base64 without its padding, integers beyond the dtype | taken | 400 |
 | layout of JSON replies, digits of decimals | indented; 6 to 9 digits | compact; the fewest digits that read back the same |
 | version labels at startup | need --allow_version_labels_for_unavailable_models | may name any version; 404 while it is not available |
+| labels of a version whose directory is gone, or that is not loaded yet | 404; the whole config file is refused | keep the version before it, which stays in memory until its labels have moved |
 | a version that fails to load | --max_num_load_retries, --load_retry_interval_micros | END at once; tried again after a second, then two, four, up to a minute |
 | a base path that is empty for a moment | unloads the last version | keeps it |
 | `--file_system_poll_wait_seconds=0` | looks once | not taken |

@@ -230,6 +230,44 @@ def test_config_file_is_polled(tmp_path):
         wait_until(lambda: predict(server, X, by_label) == {"predictions": [2]})
 
 
+@conforms("a label's version is not available yet, or its directory is gone", "the label names the version before it")
+def test_labels_always_answer(tmp_path):
+    """A canary that still loads, a rollback that puts directories aside before servers read the labels again."""
+    for version in (1, 2, 3):
+        save_answer(tmp_path, version)
+    os.rename(tmp_path / "3", tmp_path / "three")
+    models = manager.ModelManager(Metrics())
+
+    def answer(label: str) -> int:
+        with models.servable("toy", label=label) as model:
+            return model.version
+
+    def configure(stable: int, canary: int) -> None:
+        config = config_files.one_model("toy", str(tmp_path))
+        config.model_config_list.config[0].model_version_policy.all.SetInParent()
+        config.model_config_list.config[0].version_labels.update({"stable": stable, "canary": canary})
+        models.configure(config)
+
+    configure(1, 2)
+    models.poll()
+    configure(2, 3)
+    assert (answer("stable"), answer("canary")) == (2, 2), "version 3 is not loaded yet"
+    os.rename(tmp_path / "three", tmp_path / "3")
+    models.poll()
+    assert (answer("stable"), answer("canary")) == (2, 3)
+    os.rename(tmp_path / "3", tmp_path / "three")
+    models.poll()
+    assert answer("canary") == 3, "the label has not moved yet"
+    configure(2, 2)
+    assert answer("canary") == 2
+    models.poll()
+    assert {one.version: one.state for one in models.status("toy")} == {3: "END", 2: "AVAILABLE", 1: "AVAILABLE"}
+    configure(1, 7)
+    models.poll()
+    assert (answer("stable"), answer("canary")) == (1, 2)
+    models.close()
+
+
 @conforms(
     "assets.extra/tf_serving_warmup_requests",
     "replayed before the version is served; a failing one keeps it from being served",

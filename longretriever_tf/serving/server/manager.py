@@ -1,7 +1,8 @@
 """The models that are served: loads new versions alongside the old, switches, unloads; and says how each version fares.
 
 States are those of TensorFlow Serving's aspired-versions manager with its availability-preserving policy: a version is
-unloaded once another one is available. A model keeps its last version even where its directory is empty for a moment.
+unloaded once another one is available. A model keeps its last version even where its directory is empty for a moment,
+and the versions of its labels until the labels have moved: a label moves once the version it names next is available.
 """
 
 import contextlib
@@ -45,14 +46,17 @@ class ModelManager:
         self._lock = threading.Lock()  # guards the fields below; never held while a model loads
         self._configs: dict[str, Any] = {}
         self._versions: dict[str, dict[int, _Version]] = {}
+        self._labels: dict[str, dict[str, int]] = {}
         self._faults: dict[str, str] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def configure(self, config: model_server_config_pb2.ModelServerConfig) -> None:
-        """Takes over a checked config; the next poll acts on it."""
+        """Takes over a checked config: labels of available versions at once, the rest by the next poll."""
         with self._lock:
             self._configs = {model.name: model for model in config.model_config_list.config}
+            for name in self._configs:
+                self._move_labels(name)
 
     def start(self) -> None:
         """Polls on a thread from now on."""
@@ -160,9 +164,20 @@ class ModelManager:
             if known[number].model is None:
                 self._load(name, number, known[number])
         with self._lock:
+            self._move_labels(name)
             if any(known[number].model for number in wanted):
-                for number in known.keys() - set(wanted):
+                for number in known.keys() - set(wanted) - set(self._labels[name].values()):
                     _unload(known[number])
+
+    def _move_labels(self, name: str) -> None:
+        """Lets each label name the version of the config, or stay where it is while that one is not available."""
+        known, before = self._versions.get(name, {}), self._labels.get(name, {})
+        now = self._labels[name] = {}
+        for label, number in sorted(self._configs[name].version_labels.items()):
+            available = number in known and known[number].model is not None
+            now[label] = number if available else before.get(label, number)
+            if label in before and now[label] != before[label]:
+                _LOG.info("model %s: label %s names version %d now, not %d", name, label, number, before[label])
 
     def _load(self, name: str, number: int, record: _Version) -> None:
         start = time.monotonic()
@@ -197,7 +212,7 @@ class ModelManager:
             raise invalid("the request names no model")
         with self._lock:
             if label:
-                labels = self._configs[name].version_labels if name in self._configs else {}
+                labels = self._labels.get(name, {}) if name in self._configs else {}
                 if label not in labels:
                     raise invalid(f"model {name} has no version label {label!r}")
                 version = labels[label]
