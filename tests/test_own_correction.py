@@ -100,6 +100,14 @@ def test_nothing_at_or_after_the_cut_is_read_and_the_run_is_another_with_it(tmp_
     arrays = load_saved(configs[0].train.run_dir)[1]
     np.testing.assert_array_equal(arrays["own_correction"], found[0].to_array())
     assert fingerprint_towers(configs[0], corpus, models, arrays) != before
+
+    prepared = prepare_requests(log, corpus, arrays, CUT)
+    scorer = LongRetrieverScorer(configs[0], prepared, models.retriever, models.interest, configs[0].retrieval)
+    users = np.arange(log.num_users)
+    sums = [np.exp(scores).sum(1) for scores in (scorer.log_probability(users), scorer.score(users))]
+    np.testing.assert_allclose(sums[0], 1.0, atol=1e-4)  # what the plots of calibration call p
+    assert np.abs(sums[1] - 1.0).max() > 0.01
+
     (tmp_path / "a" / FILE).write_text('{"weights": {"intercept": 1}}')
     with pytest.raises(UserError, match=rf"(?s){FILE}.*delete it"):
         load_saved(str(tmp_path / "a"))

@@ -18,9 +18,9 @@ _ROWS = 32  # users tallied at once: bounds memory, not results
 class CalibrationMeter(TaskScorer):
     """A scorer that passes another's answers on, and tallies those to `score` against the truth.
 
-    It tallies where `is_probability` of the scorer says that scores are log p(item | user) over all items. A user's
-    truth of n items is read as n draws, so the frequency that p is held against is 1 / n for an item of the truth and 0
-    for any other.
+    It tallies where `is_probability` of the scorer says that scores, or what `log_probability` has in their place, are
+    log p(item | user) over all items. A user's truth of n items is read as n draws, so the frequency that p is held
+    against is 1 / n for an item of the truth and 0 for any other.
 
     Args:
       scorer: what is evaluated.
@@ -48,10 +48,12 @@ class CalibrationMeter(TaskScorer):
     def score(self, users: np.ndarray) -> np.ndarray:
         """The scorer's own scores, [B, V]; the users must be in the truth."""
         scores = self._scorer.score(users)
-        if self.is_probability:
+        if self.is_probability and isinstance(self._scorer, TaskScorer):
+            log_p = self._scorer.log_probability(users)
+            log_p = scores if log_p is None else log_p
             position = np.searchsorted(self._truth.users, users)
             for start in range(0, len(users), _ROWS):
-                self._count(scores[start : start + _ROWS], position[start : start + _ROWS])
+                self._count(log_p[start : start + _ROWS], position[start : start + _ROWS])
         return scores
 
     def score_novel(self, users: np.ndarray) -> np.ndarray | None:

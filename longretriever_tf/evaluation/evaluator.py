@@ -43,7 +43,7 @@ class TaskScorer(abc.ABC):
 
     name: str
     is_probability: bool = False
-    """Whether `score` is log p(item | user) over the whole corpus."""
+    """Whether `score`, or `log_probability`, is log p(item | user) over the whole corpus."""
     lists_only: bool = False
     """Whether an item at -inf may be any place behind those that are not: its rank within a category is unknown."""
 
@@ -53,6 +53,10 @@ class TaskScorer(abc.ABC):
 
     def score_novel(self, users: np.ndarray) -> np.ndarray | None:
         """Scores for the task "novel", where they are others than `score`, which None stands for."""
+        return None
+
+    def log_probability(self, users: np.ndarray) -> np.ndarray | None:
+        """Log p(item | user), [B, V], where `score` ranks by something else, which None stands for."""
         return None
 
     def within(self, users: np.ndarray) -> np.ndarray | None:

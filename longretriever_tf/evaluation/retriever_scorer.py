@@ -107,9 +107,8 @@ class LongRetrieverScorer(TaskScorer):
         requests = tf.nest.map_structure(
             lambda column: tf.TensorSpec(column.shape, column.dtype), self._look_up.structured_outputs
         )
-        pairs = tf.TensorSpec([None], tf.int32)
-        encode = graph_function(self._encode_pairs, input_signature=[requests, pairs, pairs])
-        self._encode = encode.get_concrete_function()
+        signature = [requests, *[tf.TensorSpec([None], tf.int32)] * 2]
+        self._encode = graph_function(self._encode_pairs, input_signature=signature).get_concrete_function()
 
     def _read_items(self) -> None:
         index = self._served.index
@@ -153,8 +152,15 @@ class LongRetrieverScorer(TaskScorer):
         return other
 
     def score(self, users: np.ndarray) -> np.ndarray:
-        """Merged scores for the task "all", [B, V] float32."""
-        return self._merge(users, "all")
+        """Merged scores for the task "all", own items corrected, [B, V] float32."""
+        scores = self._merge(users, "all")
+        if self._prepared.own_correction is not None and self._retrieval.merge == "calibrated":
+            correct_own_items(scores, self._answers(users).own, self._prepared.own_correction)
+        return scores
+
+    def log_probability(self, users: np.ndarray) -> np.ndarray | None:
+        """The scores before own items are corrected, after which p does not sum to one."""
+        return None if self._prepared.own_correction is None else self._merge(users, "all")
 
     def score_novel(self, users: np.ndarray) -> np.ndarray:
         """Merged scores for the task "novel": interacted items leave the candidates before each softmax, [B, V]."""
@@ -166,8 +172,8 @@ class LongRetrieverScorer(TaskScorer):
 
     def interest(self, users: np.ndarray) -> InterestScores:
         """What interests are drawn and merged by, [B, C] arrays."""
-        parts = [requests.interests for _, requests in self._requests(users)]
-        return InterestScores(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        parts = zip(*(requests.interests for _, requests in self._requests(users)), strict=True)
+        return InterestScores(*(np.concatenate(part) for part in parts))
 
     def corpus_logits(self, users: np.ndarray, category: np.ndarray) -> np.ndarray:
         """Logits of the whole corpus by the user vector of one category per user: no search within categories.
@@ -391,7 +397,4 @@ class LongRetrieverScorer(TaskScorer):
             )
             # What is left out (-inf) stays so under every merge.
             out[rows, items] = np.where(block > -np.inf, merged, block) if needs_rank else merged
-        correction = self._prepared.own_correction
-        if correction is not None and retrieval.merge == "calibrated" and task == "all":
-            correct_own_items(out, self._answers(users).own, correction)
         return out
