@@ -34,6 +34,7 @@ from longretriever_tf.inspection.measures import (
     HistoryMeasures,
     Window,
     measure_history,
+    measure_window,
     measure_windows,
     read_contexts,
 )
@@ -59,7 +60,8 @@ def inspect_log(log: LifelongLog, config: Config) -> LogReport:
     """Measures the log; writes nothing.
 
     With --context=clusters:N or text_clusters:N the clusters are the context, fitted on what lies before the validation
-    window as training fits them; on the whole log where it is too short to split.
+    window as training fits them, and for the test window's targets on what lies before that one; on the whole log where
+    it is too short to split.
 
     Args:
       log: the whole log.
@@ -72,9 +74,9 @@ def inspect_log(log: LifelongLog, config: Config) -> LogReport:
     if not log.num_events:
         raise UserError("the log holds no events: there is nothing to inspect; check --events and the column flags")
     max_length, day_floor = config.model.max_length, config.retrieval.day_floor
-    log = _with_clusters(log, config)
+    plain, log = log, _with_clusters(log, config)
     history = measure_history(log, read_contexts(log, log.context), max_length)
-    windows, too_short = _try_windows(log, history, config)
+    windows, too_short = _try_windows(log, plain, history, config)
     statistics = history_statistics(log, history, windows, max_length)
     statistics["contexts"] = context_statistics(log, windows, max_length, day_floor)
     statistics["numbers"] = number_statistics(log, config.data)
@@ -88,24 +90,37 @@ def inspect_log(log: LifelongLog, config: Config) -> LogReport:
     return LogReport(title, history, windows, {"data": dataclasses.asdict(config.data), **statistics}, text)
 
 
-def _with_clusters(log: LifelongLog, config: Config) -> LifelongLog:
-    """The log with the clusters that the config names, if it does."""
+def _with_clusters(log: LifelongLog, config: Config, cut: int | None = None) -> LifelongLog:
+    """The log with the clusters that the config names, if it does, of what lies before the cut (None: of training)."""
     if not asks_clusters(config.data.context):
         return log
     try:
-        cut = global_time_cuts(log.timestamp, config.data.window_days).validation_start
+        cut = cut or global_time_cuts(log.timestamp, config.data.window_days).validation_start
     except UserError:  # too short: the report says so
         cut = int(log.timestamp.max()) + 1
     return cluster_context(log, config.data.context, cut, config.train.seed, config.data.text_columns)
 
 
-def _try_windows(log: LifelongLog, history: HistoryMeasures, config: Config) -> tuple[dict[str, Window], list[str]]:
-    """The windows; or none, and why as a warning: a log that is too short to split is still worth a look."""
+def _try_windows(
+    log: LifelongLog, plain: LifelongLog, history: HistoryMeasures, config: Config
+) -> tuple[dict[str, Window], list[str]]:
+    """The windows; or none, and why as a warning: a log that is too short to split is still worth a look.
+
+    Args:
+      log: with the clusters that lie before the validation window, where the config asks for some.
+      plain: without them. Items that came later have no place among those clusters, and are most targets of the test
+        window where items are soon replaced.
+    """
     try:
         cuts = global_time_cuts(log.timestamp, config.data.window_days)
     except UserError as error:
         return {}, [f"no split: {error}"]
-    return measure_windows(log, history.categories.contexts, cuts, config.retrieval.day_floor), []
+    windows = measure_windows(log, history.categories.contexts, cuts, config.retrieval.day_floor)
+    if asks_clusters(config.data.context):
+        later = _with_clusters(plain, config, cuts.test_start)
+        contexts = read_contexts(later, later.context)
+        windows["test"] = measure_window(later, contexts, *cuts.window_of("test"), config.retrieval.day_floor)
+    return windows, []
 
 
 def _with_drift(report: LogReport, log: LifelongLog, config: Config, table: LifelongLog) -> LogReport:

@@ -19,6 +19,7 @@ from longretriever_tf.datasets.preparation import run
 from longretriever_tf.datasets.sharded_log import ShardedLog
 from longretriever_tf.evaluation.counting.popularity import fit_popularity
 from longretriever_tf.evaluation.ground_truth import build_truth
+from longretriever_tf.inspect_log import inspect_log
 from longretriever_tf.inspection.actions import action_statistics
 
 DAY = 86_400
@@ -67,6 +68,14 @@ def test_events_of_two_actions_stay_apart_and_weigh_by_both(tmp_path):
         ("view", 0, 3.0, 0.75, False),  # two views of one second are one event, whose own weights add up
         ("cart", 1, 3.0, 3.0, False),  # an action without a weight weighs 1
     ]
+
+
+def test_windows_count_every_event_and_the_pairs_of_targets(log):
+    report = inspect_log(log, Config())
+    parts = report.statistics["split"].values()
+    assert sum(part["events"] for part in parts) == log.num_events  # views are no log that thins out
+    assert "thins out" not in report.text and "pairs of buy" in report.text
+    assert sum(part["pairs"] for part in parts) <= log.is_target.sum() < log.num_events
 
 
 def test_examples_ask_for_target_actions_alone_and_read_all(log):

@@ -5,6 +5,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -48,9 +49,11 @@ def test_a_log_too_short_to_split_is_still_described(days: int) -> None:
     assert report.windows == {} and report.statistics["split"] == {}
 
 
-def test_a_log_of_one_time_can_be_drawn(tmp_path: pathlib.Path) -> None:
-    report = inspect_log(make_log([1], [1], [START], {"category": ["a"]}), Config())
-    draw_history(str(tmp_path), "one time", report.history, report.windows, report.statistics)
+def test_a_log_of_one_time_can_be_drawn_in_any_script(tmp_path: pathlib.Path) -> None:
+    report = inspect_log(make_log([1], [1], [START], {"category": ["アニメ"]}), Config())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_history(str(tmp_path), "one time", report.history, report.windows, report.statistics)
     assert (tmp_path / "panels/time.png").stat().st_size > 1000
 
 
@@ -93,6 +96,22 @@ def _verdict(log, **fields) -> str:
     assert lines[-1].startswith("Verdict: ") and report.text.count("Verdict:") == 1
     assert report.statistics["verdict"]["word"] in lines[-1]
     return lines[-1]
+
+
+def test_items_that_live_for_days_are_warned_of_and_judged_by_clusters_of_their_own_time() -> None:
+    rng = np.random.default_rng(1)
+    day, user = np.repeat(np.arange(40), 60), np.tile(np.arange(60), 40)
+    item = 20 * day + 2 * rng.integers(0, 10, len(day)) + user % 2  # 20 new items a day, each for half of the users
+    time = START + DAY_S * day + rng.integers(0, 2 * DAY_S, len(day))  # seen on two days
+    items = np.unique(item)
+    log = make_log(user, item, time, {"category": ["news"] * len(items)}, item_id=items)
+    config = Config(data=DataConfig(context="clusters:9", window_days=3))
+    report = inspect_log(log, config)
+    assert "no list made by then can hold: publish new items by refresh" in " ".join(report.text.split())
+    assert "Verdict: don't: " in report.text and "items come and go within 3 days" in report.text
+    # Items of the validation window are in no cluster that training knows; as of the test window they are.
+    split = report.statistics["split"]
+    assert abs(split["test"]["all"]["top_5"] - split["validation"]["all"]["top_5"]) < 0.25
 
 
 def _with_category(log, column):

@@ -11,7 +11,7 @@ from longretriever_tf.common import schema
 from longretriever_tf.datasets import accounts
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.inspection.measures import Categories, HistoryMeasures
-from longretriever_tf.inspection.statistics import Statistics, to_date
+from longretriever_tf.inspection.statistics import Statistics, new_item_share, to_date
 
 _TO_THE_SECOND = "to the second"
 _MOST_BOTS = 0.05
@@ -295,6 +295,11 @@ def _split_warnings(statistics: Statistics) -> list[str]:
             warnings.append(
                 f"only {split[name]['target_users']:,} users have targets in the {name} window: differences "
                 "between models will be noise; raise --window_days"
+            )
+        if (share := new_item_share(split[name])) > 0.2:
+            warnings.append(
+                f"{share:.0%} of what users take in the {name} window are items without an event before it, which no "
+                "list made by then can hold: publish new items by refresh, as often as they come"
             )
         if split[name]["events_per_day"] < 0.3 * split["train"]["events_per_day"]:
             warnings.append(

@@ -82,8 +82,8 @@ class Window:
 
     Attributes:
       start, stop: seconds UTC, start included, stop not.
-      num_events, num_users: all that the window holds.
-      num_pairs: distinct (user, item).
+      num_events, num_users: all that the window holds, of every action.
+      num_pairs: distinct (user, item), of target actions where the log has some.
       num_new_user_pairs: pairs of users without a history before the window: no target.
       num_new_item_pairs: of the others, pairs whose item has no event before the window: no target.
       target_user, target_item: rows of the user and of the item of each target, [P] int64.
@@ -177,6 +177,11 @@ def _count_earlier(timestamp: np.ndarray, start: np.ndarray, length: np.ndarray)
     return np.maximum.accumulate(np.where(is_time, position, 0)) - np.repeat(start, length)
 
 
+def taken_events(log: LifelongLog) -> np.ndarray:
+    """The events that are to be retrieved, [E] bool: of target actions; all where the log has none."""
+    return np.ones(log.num_events, bool) if log.is_target is None else log.is_target
+
+
 def measure_windows(log: LifelongLog, contexts: Contexts, cuts: Cuts, day_floor: float) -> dict[str, Window]:
     """The validation and the test window by name; the history of each is everything before it."""
     return {split: measure_window(log, contexts, *cuts.window_of(split), day_floor) for split in SPLITS}
@@ -188,9 +193,8 @@ def measure_window(log: LifelongLog, contexts: Contexts, start: int, stop: int, 
     is_past, is_inside = log.timestamp < start, (log.timestamp >= start) & (log.timestamp < stop)
     num_items = len(log.items.item_id)
     key = user * num_items + log.item_row
-    taken = np.ones(log.num_events, bool) if log.is_target is None else log.is_target
-    is_inside &= taken
-    pairs = _distinct(key[is_inside])
+    taken = taken_events(log)
+    pairs = _distinct(key[is_inside & taken])
     pair_user, pair_item = pairs // num_items, pairs % num_items
     is_known_user = np.bincount(user[is_past], minlength=log.num_users)[pair_user] > 0
     is_known_item = np.bincount(log.item_row[is_past], minlength=num_items)[pair_item] > 0
@@ -200,7 +204,7 @@ def measure_window(log: LifelongLog, contexts: Contexts, start: int, stop: int, 
         start=start,
         stop=stop,
         num_events=int(is_inside.sum()),
-        num_users=len(_distinct(pair_user)),
+        num_users=len(_distinct(user[is_inside])),
         num_pairs=len(pairs),
         num_new_user_pairs=int((~is_known_user).sum()),
         num_new_item_pairs=int((is_known_user & ~is_known_item).sum()),

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.dates import ConciseDateFormatter
@@ -17,7 +16,7 @@ from longretriever_tf.common import schema
 from longretriever_tf.common.files import explain_os_errors
 from longretriever_tf.inspection.measures import HistoryMeasures, Window
 from longretriever_tf.inspection.statistics import BATCH, RECENT, SHORT, TOP, Statistics
-from longretriever_tf.plots.axes import Palette, style_of
+from longretriever_tf.plots.axes import Palette, drawing, style_of
 
 _BLUE, _ORANGE, _GREEN, _GREY, _INK = "#2f6db3", "#e07b39", "#4c9a6a", "#9aa3ad", "#2b3138"
 
@@ -50,7 +49,7 @@ def draw_history(
       UserError: a file cannot be written.
     """
     log = statistics["log"]
-    with rc_context(_STYLE), explain_os_errors(f"cannot write plots to {directory!r}"):
+    with drawing(_STYLE), explain_os_errors(f"cannot write plots to {directory!r}"):
         os.makedirs(os.path.join(directory, "panels"), exist_ok=True)
         canvas = Canvas(
             figsize=(19, 15.5), layout=ConstrainedLayoutEngine(w_pad=0.16, h_pad=0.16, wspace=0.04, hspace=0.05)
@@ -276,7 +275,7 @@ def _draw_targets(ax: Axes, history: HistoryMeasures, windows: dict[str, Window]
             label = f"{kind}: {np.mean(rank < 0):.0%} in categories never seen"
             ax.plot(steps, share, color=color, linewidth=2.2, label=label)
     ax.set_xscale("log")
-    for n in TOP:
+    for n in (n for n in TOP if n <= steps[-1]):
         share = split["all"][f"top_{n}"]
         ax.plot([n], [share], "o", color=_BLUE, markersize=7)
         ax.annotate(f"{share:.0%}", (n, share), (-6, 5), textcoords="offset points", color=_BLUE, ha="right")

@@ -17,6 +17,7 @@ from longretriever_tf.inspection.measures import (
     measure_categories,
     rank_targets,
     read_contexts,
+    taken_events,
 )
 
 RECENT = (50, 200)
@@ -143,8 +144,8 @@ def _split_statistics(log: LifelongLog, windows: dict[str, Window]) -> Statistic
     if not windows:
         return {}
     is_train = log.timestamp < windows["validation"].start
-    user = log.event_user()[is_train].astype(np.int64)
-    key = np.sort(user * len(log.items.item_id) + log.item_row[is_train])
+    user = log.event_user().astype(np.int64)
+    key = np.sort((user * len(log.items.item_id) + log.item_row)[is_train & taken_events(log)])
     first = int(log.timestamp.min())
     days = (windows["validation"].start - first) / schema.DAY_S
     train = {
@@ -152,7 +153,7 @@ def _split_statistics(log: LifelongLog, windows: dict[str, Window]) -> Statistic
         "days": days,
         "events": int(is_train.sum()),
         "events_per_day": float(is_train.sum() / days),
-        "users": int((np.bincount(user) > 0).sum()),
+        "users": int((np.bincount(user[is_train]) > 0).sum()),
         "pairs": int((np.diff(key, prepend=-1) != 0).sum()),
     }
     return {"train": train, **{name: _window_statistics(window) for name, window in windows.items()}}
@@ -175,6 +176,11 @@ def _window_statistics(window: Window) -> Statistics:
         "all": reach_statistics(window.interest_rank),
         "novel": reach_statistics(window.interest_rank[window.is_novel]),
     }
+
+
+def new_item_share(window: Statistics) -> float:
+    """Share of a window's (user, item) pairs whose item has no event before the window; 0 of no pairs."""
+    return window["new_item_pairs"] / max(window["pairs"], 1)
 
 
 def reach_statistics(rank: np.ndarray) -> Statistics:
@@ -229,7 +235,9 @@ def context_statistics(
             "largest_share": float(categories.events_per_category.max() / log.num_events),
         }
         if test := windows.get("test"):
-            ranks = rank_targets(log, contexts, test.start, test.target_user, test.target_item, day_floor)
+            ranks = test.interest_rank
+            if column != log.context:
+                ranks = rank_targets(log, contexts, test.start, test.target_user, test.target_item, day_floor)
             row |= reach_statistics(ranks)
         rows.append(row)
     return rows

@@ -30,7 +30,7 @@ def render_history(
         _warnings(warnings),
         _histories(statistics),
         _subsequences(statistics["subsequences"]),
-        _split(statistics["split"]),
+        _split(statistics["split"], statistics["actions"]),
         _negatives(statistics["negatives"]),
         _actions(statistics["actions"]),
         _columns(statistics["columns"]),
@@ -186,16 +186,17 @@ def _subsequences(subsequences: Statistics) -> str:
     return _block("Subsequences", note, lines)
 
 
-def _split(split: Statistics) -> str:
+def _split(split: Statistics, actions: Statistics) -> str:
     if not split:
         return ""
+    of_targets = f" of {', '.join(actions['target'])}" if actions and actions["is_chosen"] else ""
     rows = [["starts", *(part["start"][:10] for part in split.values())]]
     for label, key in (
         ("days", "days"),
         ("events", "events"),
         ("events a day", "events_per_day"),
         ("users", "users"),
-        ("distinct (user, item) pairs", "pairs"),
+        (f"distinct (user, item) pairs{of_targets}", "pairs"),
         ("  of users without a history before", "new_user_pairs"),
         ("  of items without an event before", "new_item_pairs"),
         ("  targets: the rest", "targets"),

@@ -5,7 +5,8 @@ from typing import NamedTuple
 from longretriever_tf.config.check import asks_clusters
 from longretriever_tf.config.config import Config
 from longretriever_tf.config.snapshots import horizon_days
-from longretriever_tf.inspection.statistics import Statistics
+from longretriever_tf.datasets.splits import SPLITS
+from longretriever_tf.inspection.statistics import Statistics, new_item_share
 
 GO, GO_WITH, STOP = "go on", "go on with these flags", "don't"
 
@@ -48,7 +49,7 @@ def decide(statistics: Statistics, config: Config) -> Verdict:
       statistics: `history_statistics`, with `contexts`.
       config: the user's; a flag that it already sets is not proposed.
     """
-    stops = [*_left_out(statistics), *_no_histories(statistics), *_no_targets(statistics)]
+    stops = [*_left_out(statistics), *_no_histories(statistics), *_no_targets(statistics), *_new_items(statistics)]
     if stops:
         return Verdict(STOP, (), tuple(stops))
     window = _window(statistics, config)
@@ -94,6 +95,21 @@ def _no_targets(statistics: Statistics) -> list[str]:
     if not statistics["split"] or statistics["split"]["test"]["target_users"]:
         return []
     return ["no user has both a past and a target in the test window: give a longer log, or a larger --window_days"]
+
+
+def _new_items(statistics: Statistics) -> list[str]:
+    """A reason where most of what users take did not exist at a cut: histories and statistics say nothing of it."""
+    if not statistics["split"]:
+        return []
+    shares = [new_item_share(statistics["split"][name]) for name in SPLITS]
+    if min(shares) <= 0.5:
+        return []
+    days = statistics["split"]["test"]["days"]
+    return [
+        f"{shares[1]:.0%} of what users take in the test window are items without an event before it, which a model "
+        f"trained by then cannot list: items come and go within {days:.3g} days; try a smaller --window_days, and hold "
+        "what you train against popularity"
+    ]
 
 
 def _window(statistics: Statistics, config: Config) -> Proposals | None:

@@ -1,9 +1,13 @@
 """Draws panels on matplotlib axes, in the colours of a palette: for pages that have their own, and for print."""
 
+import contextlib
 import dataclasses
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from matplotlib import font_manager, rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
@@ -35,12 +39,29 @@ class Palette:
     hues: tuple[str, ...]
 
 
+_OTHER_SCRIPTS = (
+    *(f"{family} {place}" for family in ("Noto Sans CJK", "Source Han Sans") for place in ("JP", "SC", "TC", "KR")),
+    *("Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans Hebrew"),
+    *("WenQuanYi Micro Hei", "Droid Sans Fallback", "Hiragino Sans", "Microsoft YaHei", "Arial Unicode MS", "Unifont"),
+)
+"""Fonts for what matplotlib's own lacks; those that are installed are asked in turn."""
+
+
+@contextlib.contextmanager
+def drawing(style: dict[str, Any]) -> Iterator[None]:
+    """Matplotlib under a style; names may be of any script: a character that no installed font has is a box."""
+    installed = set(font_manager.get_font_names())
+    families = ["sans-serif", *(name for name in _OTHER_SCRIPTS if name in installed)]
+    with warnings.catch_warnings(), rc_context({**style, "font.family": families}):
+        warnings.filterwarnings("ignore", r"(?s)Glyph .* missing from")
+        yield
+
+
 def style_of(palette: Palette) -> dict[str, Any]:
-    """Matplotlib's settings for the palette, for `rc_context`."""
+    """Matplotlib's settings for the palette, for `drawing`."""
     return {
         **FRAME,
         "font.size": 9.5,
-        "font.family": "sans-serif",
         "text.color": palette.ink,
         "axes.labelcolor": palette.soft,
         "axes.edgecolor": palette.grid,
@@ -63,7 +84,7 @@ def hues_of(panels: tuple[Panel, ...], palette: Palette) -> dict[str, int]:
 
 
 def draw_axes(ax: Axes, panel: Panel, hues: dict[str, int], palette: Palette) -> None:
-    """Draws a panel on `ax`, within `rc_context(style_of(palette))`; `hues` as `hues_of` the whole chart gives them."""
+    """Draws a panel on `ax`, within `drawing(style_of(palette))`; `hues` as `hues_of` the whole chart gives them."""
     _DRAWERS[panel.kind](ax, panel, hues, palette)
     if panel.title:
         ax.set_title(panel.title)

@@ -4,11 +4,10 @@ import io
 import math
 from collections.abc import Sequence
 
-from matplotlib import rc_context
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from longretriever_tf.plots.axes import MARKERS, Palette, draw_axes, hues_of, style_of
+from longretriever_tf.plots.axes import MARKERS, Palette, draw_axes, drawing, hues_of, style_of
 from longretriever_tf.plots.panels import Panel
 
 PRINT = Palette(
@@ -39,7 +38,7 @@ def draw_page(title: str, panels: Sequence[Panel], note: str = "", columns: int 
     per_legend_row = max(int(1.5 * columns), 1)
     legend_rows = math.ceil(len(hues) / per_legend_row) if shares else 0
     height = _HEIGHT * rows + _LEGEND_ROW * legend_rows + 0.8
-    with rc_context(style_of(PRINT)):
+    with drawing(style_of(PRINT)):
         canvas = Canvas(figsize=(_WIDTH * columns, height), layout="constrained", facecolor="white")
         canvas.suptitle(title, fontsize=13, x=0.01, ha="left")
         axes = canvas.subplots(rows, columns, squeeze=False).ravel()

@@ -4,10 +4,9 @@ import html
 import io
 import re
 
-from matplotlib import rc_context
 from matplotlib.figure import Figure as Canvas
 
-from longretriever_tf.plots.axes import Palette, draw_axes, style_of
+from longretriever_tf.plots.axes import Palette, draw_axes, drawing, style_of
 from longretriever_tf.plots.panels import Panel
 
 PAGE = Palette("#010203", "#040506", "#070809", tuple(f"#0a0b{i:02x}" for i in range(1, 11)))
@@ -27,7 +26,7 @@ def draw_panel(panel: Panel, name: str, hues: dict[str, int]) -> str:
       name: what a screen reader says; ids derive from it, so it must be unique on the page.
       hues: `hues_of` the chart's panels.
     """
-    with rc_context({**style_of(PAGE), "svg.hashsalt": name}):
+    with drawing({**style_of(PAGE), "svg.hashsalt": name}):
         is_bars = panel.kind == "bars"
         height = 0.75 + _BAR_HEIGHT * len(panel.ticks) if is_bars else 3.1
         canvas = Canvas(figsize=(_WIDTH, height), layout="constrained")
