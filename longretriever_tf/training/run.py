@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -90,12 +91,26 @@ def train(config: Config) -> str:
     cluster = start_cluster(config.train.distribute)
     with contextlib.ExitStack() as held:
         held.enter_context(cluster.session())
+        if not config.train.device_input:
+            held.enter_context(_quiet_loop_optimizer())
         begun = cluster.gather(lambda: _begin(config, cluster, held))
         require_same_settings(begun)
         config = _with_groups(config, begun[0]["groups"])
         if begun[0]["finished"]:
             return _describe_finished(config.train.run_dir)
         return _train_on_log(config, cluster)
+
+
+@contextlib.contextmanager
+def _quiet_loop_optimizer() -> Iterator[None]:
+    """Without TensorFlow's optimizer of loops: of a step that has none, it only says that it left a `cond` alone."""
+    options = tf.config.optimizer
+    before = options.get_experimental_options().get("loop_optimization", True)
+    options.set_experimental_options({"loop_optimization": False})
+    try:
+        yield
+    finally:
+        options.set_experimental_options({"loop_optimization": before})
 
 
 def _begin(config: Config, cluster: Cluster, held: contextlib.ExitStack) -> dict[str, Any]:
