@@ -67,7 +67,11 @@ def main() -> int:
         return 2
     module = f"longretriever_tf.{module_of(command)}"
     sys.argv[:] = [module, *arguments[1:]]  # absl names a command's own flags by argv[0]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except KeyboardInterrupt:  # before the command has begun: libraries were being loaded
+        print("stopped by the user", file=sys.stderr)
+        return 130
     return 0
 
 

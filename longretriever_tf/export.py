@@ -26,6 +26,7 @@ from absl import flags as absl_flags
 from longretriever_tf.common.progress import stage
 from longretriever_tf.config import flags
 from longretriever_tf.config.config import load_config
+from longretriever_tf.retrieval.export.destination import require_destination
 
 flags.define_config_flags("retrieval", "index")
 _RUN_DIR = absl_flags.DEFINE_string("run_dir", "runs/default", "Run directory of a finished training.")
@@ -80,6 +81,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     del argv
     config = flags.config_from_flags(load_config(_RUN_DIR.value))
+    require_destination(_RUN_DIR.value, _EXPORT_DIR.value)
     with stage("loading TensorFlow"):
         from longretriever_tf.retrieval.export.card import read_results, write_card
         from longretriever_tf.retrieval.export.catalogue_version import export_version

@@ -11,6 +11,7 @@ import tensorflow as tf
 from trained import run_module
 
 from longretriever_tf.common.errors import UserError
+from longretriever_tf.data.corpus import load_corpus, save_corpus
 from longretriever_tf.models.build import load_for_export
 from longretriever_tf.retrieval.export import saved_model
 from longretriever_tf.retrieval.index.build import build_index
@@ -38,8 +39,12 @@ def cases(trained, directory) -> dict[str, tuple[str, tuple[str, ...], tuple[str
     begun = without(trained.run_dir, str(directory / "begun"), "checkpoints", "corpus.npz", "as_of_cut.npz")
     half = without(trained.export_dir, str(directory / "half"), "1/saved_model.pb")
     bare = without(trained.export_dir, str(directory / "bare"), "1/assets.extra/corpus.npz")
+    other = without(trained.export_dir, str(directory / "other"))
+    corpus = load_corpus(f"{other}/1/assets.extra/corpus.npz")
+    save_corpus(dataclasses.replace(corpus, item_id=corpus.item_id + 9**9), f"{other}/1/assets.extra/corpus.npz")
     return {
         "unknown flag": ("train", ("--dimm=3",), ("dimm",)),
+        "flag of another command": ("evaluate", ("--context=brand",), ("'context'", "the run has its own", "leave")),
         "no such choice": ("train", ("--loss=hinge",), ("hinge", "full")),
         "nothing to divide by": ("train", (*trained.flags, "--num_heads=0"), ("--num_heads=0", "above 0")),
         "negative seed": ("train", (*trained.flags, "--seed=-3", f"--run_dir={directory}/new"), ("--seed=-3",)),
@@ -65,6 +70,16 @@ def cases(trained, directory) -> dict[str, tuple[str, tuple[str, ...], tuple[str
         "export no run": ("export", (f"--run_dir={directory}/none",), ("none", "longretriever train")),
         "export below a file": ("export", (run, f"--export_dir={a_file}/e"), (str(a_file), "name another")),
         "export N below 0": ("export", (run, "--num_interests=-1"), ("--num_interests=-1", "at least 0")),
+        "export into a run": (
+            "export",
+            (run, f"--export_dir={trained.run_dir}"),
+            ("is a run directory", "name another"),
+        ),
+        "export over another log": (
+            "export",
+            (run, f"--export_dir={other}"),
+            ("another catalogue", "version 1, 0 are among", "name another --export_dir"),
+        ),
         "export many shards": (
             "export",
             (run, f"--export_dir={directory}/shards", "--category_shards=500"),
@@ -107,7 +122,8 @@ def cases(trained, directory) -> dict[str, tuple[str, tuple[str, ...], tuple[str
     }
 
 
-NAMES = """unknown flag,no such choice,nothing to divide by,negative seed,no GPU to mirror,no TF_CONFIG,
+NAMES = """unknown flag,flag of another command,export into a run,export over another log,
+no such choice,nothing to divide by,negative seed,no GPU to mirror,no TF_CONFIG,
 launch nothing,launch nobody,run dir below a file,evaluate no run,
 evaluate unfinished,evaluate just begun,evaluate no such split,evaluate into a file,evaluate N above M,export no run,
 export below a file,export N below 0,export many shards,export over another kind,

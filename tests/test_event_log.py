@@ -178,6 +178,7 @@ IN_FUTURE = NOW + 2 * 86400
             ["2 of 5", "'2020-01-32' in row 2"],
         ),
         (changed(timestamp=[500, -4, 300, 200, 100]), ["1 of 5", "before 1970", "-4 in row 2"]),
+        (changed(timestamp=[10**9, 10**9, 0, 10**9, 0]), ["2 of 5", "missing time", "leave them out", "row 3"]),
         (changed(timestamp=[1_600_000_000_000] * 5), ["looks like milliseconds", "1600000000000 in row 1"]),
         (changed(timestamp=[500, IN_FUTURE, 300, IN_FUTURE + 1, 100]), ["2 of 5", "future", f"{IN_FUTURE} in row 2"]),
         (changed(timestamp=[20240131] * 5), ["YYYYMMDD", "20240131 in row 1"]),

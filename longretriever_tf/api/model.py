@@ -139,7 +139,7 @@ class Model:
           The version's folder.
 
         Raises:
-          UserError: an export already, a baseline, or a directory that cannot be written.
+          UserError: an export already, a baseline, or a directory that cannot be written or holds another catalogue.
         """
         if not self.run_dir:
             raise UserError(
@@ -147,9 +147,11 @@ class Model:
             )
         self._require_served()
         from longretriever_tf.retrieval.export.catalogue_version import export_version
+        from longretriever_tf.retrieval.export.destination import require_destination
         from longretriever_tf.retrieval.export.publish import publish
         from longretriever_tf.serving.server.warmup import check_in_fresh_process
 
+        require_destination(self.run_dir, os.fspath(path))
         source, _ = export_version(self.config)
         return publish(source, os.fspath(path), 0, check_in_fresh_process if check else None).directory
 

@@ -28,6 +28,9 @@ _HELP = ("help", "helpfull", "helpshort", "helpxml", "h", "?")
 _OWN_HELP = ("help", "helpshort", "h", "?")
 """Answered by `help.help_text`; absl answers the others."""
 
+_RESUMED = ("train", "launch", "prepare", "tune", "reproduce", "contexts")
+"""Commands that keep what they have done when they are stopped."""
+
 _SECTIONS = {field.name: field.type for field in dataclasses.fields(config_lib.Config)}
 _defined: list[str] = []
 """Sections whose flags this process has defined."""
@@ -166,7 +169,13 @@ def run_command(main: Callable[[Sequence[str]], Any]) -> None:
             print(f"error: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
-            print("stopped by the user; the same command goes on from the last checkpoint", file=sys.stderr)
+            goes_on = _program().split()[-1] in _RESUMED
+            rest = (
+                "the same command goes on from the last checkpoint"
+                if goes_on
+                else "it begins anew when it is run again"
+            )
+            print(f"stopped by the user; {rest}", file=sys.stderr)
             return 130
 
     _open_streams()
@@ -226,8 +235,24 @@ def _plain(error: Exception) -> str:
     text = str(error).removeprefix("ERROR:: ")
     if isinstance(error, flags.UnrecognizedFlagError) and (removed := explain_removed(error.flagname)):
         return f"--{error.flagname}: {removed}; leave the flag out"
+    if isinstance(error, flags.UnrecognizedFlagError) and (kept := _kept_by(error.flagname)):
+        return f"Unknown command line flag '{error.flagname}': a setting of train, and {kept}; leave the flag out"
     head, _, _ = text.partition(": ('Non-boolean argument to boolean flag'")
     return text if head == text else f"{head}: expected true or false; --name and --noname say so too"
+
+
+def _kept_by(name: str) -> str:
+    """What has this setting of a training already, where the command reads a run or an export; else ""."""
+    fields = {field.name for section in _SECTIONS.values() for field in dataclasses.fields(section)}  # type: ignore[arg-type]
+    if name not in fields - {"run_dir"}:
+        return ""
+    return (
+        "the run has its own"
+        if "run_dir" in flags.FLAGS
+        else "the export has it"
+        if "export_dir" in flags.FLAGS
+        else ""
+    )
 
 
 def _check_given() -> None:

@@ -1,5 +1,6 @@
 """Columns of a table by their names; one that is missing is answered with what is there. Imports no TensorFlow."""
 
+import re
 from collections.abc import Sequence
 
 from longretriever_tf.datasets.event_log.delimited import Unreadable
@@ -38,8 +39,16 @@ def find_columns(columns: dict[str, str], names: Sequence[str]) -> dict[str, int
     return indices
 
 
+_VALUE = re.compile(r"[-+]?\d+([.,]\d+)?|\d{4}-\d\d-\d\d.*")
+"""A number or a date: what no column is called."""
+
+
 def _hint(names: Sequence[str]) -> str:
     if len(names) != 1:
-        return ""
+        value = next((name for name in names if _VALUE.fullmatch(name)), "")
+        return value and (
+            f" ({value!r} is no name: does the file have no header? Then name all columns in their order, by "
+            "--column_names, --items_column_names or --users_column_names)"
+        )
     mark = next((mark for mark in ("::", ";", "\t", "|", ",") if mark in names[0]), "")
     return f" (one column: is the delimiter {mark!r}? Then add --delimiter={mark!r})" if mark else ""

@@ -127,11 +127,23 @@ def find_fault(times: Times, now: float) -> Fault | None:
             ~times.is_read,
             "are not times (expected seconds since 1970 UTC, or ISO 8601 such as 2024-01-31 18:05:00)",
         ),
-        Fault(times.second < 0, "lie before 1970"),
+        Fault(times.second < 0, "lie before 1970; correct them or leave them out"),
+        Fault(
+            _stands_for_missing(times),
+            "are the first second of 1970, which stands for a missing time: the others begin more than a year later, "
+            "and requests ignore such events; correct them or leave them out",
+        ),
         *(_unit_faults(times.second) if times.are_numbers else []),
-        Fault(times.second > now + schema.DAY_S, "lie in the future"),
+        Fault(times.second > now + schema.DAY_S, "lie in the future; correct them or leave them out"),
     ]
     return next((fault for fault in faults if fault.rows.any()), None)
+
+
+def _stands_for_missing(times: Times) -> np.ndarray:
+    """Times of 0 far before all others, [N] bool: a log whose clock begins at 0 goes on from there."""
+    is_zero = (times.second == 0) & (times.nanosecond == 0)
+    later = times.second[~is_zero]
+    return is_zero & (len(later) > 0 and bool(later.min() > 365 * schema.DAY_S))
 
 
 def _unit_faults(numbers: np.ndarray) -> list[Fault]:

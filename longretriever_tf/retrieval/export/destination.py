@@ -1,0 +1,56 @@
+"""Whether a version may go where it is sent: seen before TensorFlow is loaded. Imports no TensorFlow."""
+
+import os
+
+from longretriever_tf.common.errors import UserError
+from longretriever_tf.common.files import explain_damage, require_npz, require_writable
+from longretriever_tf.common.schema import FIRST_KNOWN
+from longretriever_tf.common.text import is_text
+from longretriever_tf.data.corpus import Corpus, load_corpus
+
+_CORPUS = "corpus.npz"
+
+
+def require_destination(run_dir: str, export_dir: str) -> None:
+    """Refuses a directory that cannot be written, that is a run, or whose versions hold another catalogue.
+
+    Servers take the highest number over at once: a version of another log, by a mistyped directory, would answer in the
+    place of the right one.
+
+    Args:
+      run_dir: of a finished run, which is exported.
+      export_dir: where the version goes.
+
+    Raises:
+      UserError: naming the directory and the cure.
+    """
+    if os.path.exists(os.path.join(export_dir, "config.json")):
+        raise UserError(f"--export_dir={export_dir} is a run directory; name another one for the export")
+    require_writable(export_dir)
+    numbers = sorted(int(name) for name in os.listdir(export_dir) if name.isdigit())
+    earlier = os.path.join(export_dir, str(numbers[-1]), "assets.extra", _CORPUS) if numbers else ""
+    exported = os.path.join(run_dir, _CORPUS)
+    try:
+        there, here = (_read(path) for path in (earlier, exported))
+    except UserError:  # no version yet, or one that nobody can read; a run that is not whole is said by what reads it
+        return
+    shared, num = _num_shared(there, here), there.num_items - FIRST_KNOWN
+    if shared < 0.1 * num:
+        raise UserError(
+            f"--export_dir={export_dir} holds another catalogue: of the {num:,} items of its version {numbers[-1]}, "
+            f"{shared:,} are among the {here.num_items - FIRST_KNOWN:,} of {run_dir}, and servers would take the new "
+            "version over at once; name another --export_dir, or move the versions there away"
+        )
+
+
+def _read(path: str) -> Corpus:
+    require_npz(path, "export again")
+    with explain_damage(path, "export again"):
+        return load_corpus(path)
+
+
+def _num_shared(there: Corpus, here: Corpus) -> int:
+    ids = there.item_id[FIRST_KNOWN:]
+    if is_text(ids) != is_text(here.item_id):
+        return 0
+    return int((here.find_items(ids) >= FIRST_KNOWN).sum())
