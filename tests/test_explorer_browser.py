@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -215,6 +216,27 @@ def test_percentages_of_the_list_are_those_of_the_interests(page, only_new):
     assert len(shares) > 5
     for tag, why in shares:
         assert why.startswith(f"{panel[tag.split(',')[0]]} for the interest × ")
+
+
+def test_items_of_the_history_that_the_model_corrects_are_no_percentages_above_one(page):
+    def correct(route):
+        answer = route.fetch()
+        outputs = answer.json()["outputs"]
+        if "interest_rank" in outputs and "serving_default" in (route.request.post_data or ""):
+            outputs["score"] = [[score + 4.0 for score in row] for row in outputs["score"]]
+        route.fulfill(response=answer, json={"outputs": outputs})
+
+    page.route("**/*:predict", correct)
+    page.fill("#k-A", "7")
+    settle(page)
+    whys = page.locator(".list li .why").all_inner_texts()
+    own = [why for why in whys if "in this history, the last" in why]
+    assert len(own) > 1 and all("as an item of this history" in why for why in own)
+    first = re.fullmatch(
+        r"(.*)% for the interest × (.*)% within it = (.*)%, × (.*) as an item .*", own[0].split(" · ")[0]
+    )
+    interest, within, product, factor = map(float, first.groups())
+    assert product == pytest.approx(interest * within / 100, rel=0.1) and factor == pytest.approx(np.exp(4), rel=0.01)
 
 
 def test_the_address_keeps_the_state(page, url, users):

@@ -1,6 +1,6 @@
 // What the model is asked for one or two settings: the lists, and what the visible parts of the page say of them.
 
-import { PER_CARD, visibleCards } from "./candidates.js";
+import { PER_CARD, isCorrected, visibleCards } from "./candidates.js";
 import { visibleInterests } from "./interests.js";
 
 /** The list of a side; what explains it comes by `explain`. */
@@ -24,5 +24,6 @@ export async function explain({ model, history, interests, view, active: side },
   const missing = visibleCards(active, view).filter((category) => !active.candidates.has(category));
   const found = await model.candidates(history, { ...active.settings, k: PER_CARD }, missing, signal);
   found.forEach((list, category) => active.candidates.set(category, list));
+  model.correctsOwn ||= active.list.items.some((item) => isCorrected(item, active));
   await model.learnNames([...panes.flatMap(({ list }) => list.items), ...[...found.values()].flat()].map(({ id }) => id));
 }

@@ -15,6 +15,16 @@ export function visibleCards(pane, view) {
   return categories.slice(start, stop);
 }
 
+/** Log share of a listed item within its category, as far as it is known. */
+export const withinOf = (item, pane) => pane.candidates.get(item.category)?.find(({ id }) => id === item.id)?.score;
+
+/** Whether an item's score is another than its probability: such a model corrects the items of the user's own history. */
+export function isCorrected(item, pane) {
+  const [share, within] = [pane.shares?.get(item.category), withinOf(item, pane)];
+  if (pane.settings.merge !== "calibrated" || pane.settings.onlyNew || share === undefined || within === undefined) return false;
+  return Math.abs(item.score - share - within) > 0.01;
+}
+
 /** Fills `root` with a card for each of a page of searched interests; items that reached the list say where. */
 export function showCandidates(root, { pane, model, view }) {
   const go = (page) => {

@@ -1,5 +1,6 @@
 // The merged list: why each item is there, which items are hits, and what changed.
 
+import { withinOf } from "./candidates.js";
 import { ago, count, h, itemName, ordinal, pageOf, pager, percent, replace, short } from "./dom.js";
 
 const PAGE = 25;
@@ -56,13 +57,23 @@ function hitLine(each, truth, { history, view }) {
   );
 }
 
-function why(item, each, { history, rankWithin }) {
-  const own = history.events.filter((event) => event.id === item.id);
+/** How likely the item is; where the model corrects items of the history, its score is no probability any more. */
+function likelihood(item, each, isOwn, model) {
   const share = each.shares?.get(item.category);
+  const isCorrected = isOwn && !each.settings.onlyNew && model.correctsOwn;
+  const within = isCorrected ? withinOf(item, each) : item.score - share;
+  if (share === undefined) return isCorrected ? `score ${short(item.score)}` : percent(Math.exp(item.score));
+  const interest = `${percent(Math.exp(share))} for the interest`;
+  if (within === undefined) return `${interest} × its share within it, corrected as an item of this history`;
+  const product = `${interest} × ${percent(Math.exp(within))} within it = ${percent(Math.exp(share + within))}`;
+  return isCorrected ? `${product}, × ${short(Math.exp(item.score - share - within))} as an item of this history` : product;
+}
+
+function why(item, each, { history, rankWithin, model }) {
+  const own = history.events.filter((event) => event.id === item.id);
   const words = [`${ordinal(rankWithin(item))} of its interest's own list`];
   if (each.settings.merge === "calibrated") {
-    const parts = share === undefined ? "" : `${percent(Math.exp(share))} for the interest × ${percent(Math.exp(item.score - share))} within it = `;
-    words.unshift(`${parts}${percent(Math.exp(item.score))}`);
+    words.unshift(likelihood(item, each, own.length > 0, model));
   } else if (each.settings.merge === "raw") {
     words.push(`raw score ${short(item.score)}`);
   }
@@ -104,7 +115,7 @@ function pane(each, { history, later, model, rankOf, changed, against, leaveOut,
         { class: "what" },
         itemName(model, item.id, isHit && h("span", { class: "mark hit" }, "✓ hit"), mark(move, against)),
         h("span", { class: "tag" }, h("i", { class: `dot c${(order.get(item.category) ?? 0) % 8}`, "aria-hidden": "true" }), h("span", {}, `${item.category}, interest ${rankOf(item.category)}`)),
-        h("span", { class: "muted why" }, why(item, each, { history, rankWithin: ({ id }) => ranks.get(id) })),
+        h("span", { class: "muted why" }, why(item, each, { history, model, rankWithin: ({ id }) => ranks.get(id) })),
       ),
       h("button", { type: "button", class: "quiet out", "aria-label": `Leave out ${model.nameOf(item.id)}`, title: "Leave out", "data-key": `out-${each.side}-${item.id}`, onclick: () => leaveOut(each.side, item.id) }, "×"),
     );

@@ -42,6 +42,7 @@ export class Model {
     this.shared = new Set(); // ids of items whose name others have too
     this.numCategories = FIRST_WIDTH;
     this.kept = new WeakMap(); // log shares by history
+    this.correctsOwn = false; // whether scores of items of the history were seen to be no probabilities
   }
 
   get profileNames() {
