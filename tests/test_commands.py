@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from trained import run_module
@@ -41,7 +42,8 @@ def cases(trained, directory) -> dict[str, tuple[str, tuple[str, ...], tuple[str
     bare = without(trained.export_dir, str(directory / "bare"), "1/assets.extra/corpus.npz")
     other = without(trained.export_dir, str(directory / "other"))
     corpus = load_corpus(f"{other}/1/assets.extra/corpus.npz")
-    save_corpus(dataclasses.replace(corpus, item_id=corpus.item_id + 9**9), f"{other}/1/assets.extra/corpus.npz")
+    names = {"item_id": corpus.item_id + 9**9, "category_name": np.array([f"a {c}" for c in corpus.category_name])}
+    save_corpus(dataclasses.replace(corpus, **names), f"{other}/1/assets.extra/corpus.npz")
     return {
         "unknown flag": ("train", ("--dimm=3",), ("dimm",)),
         "flag of another command": ("evaluate", ("--context=brand",), ("'context'", "the run has its own", "leave")),

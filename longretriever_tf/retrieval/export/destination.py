@@ -2,6 +2,8 @@
 
 import os
 
+import numpy as np
+
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.files import explain_damage, require_npz, require_writable
 from longretriever_tf.common.schema import FIRST_KNOWN
@@ -34,12 +36,15 @@ def require_destination(run_dir: str, export_dir: str) -> None:
         there, here = (_read(path) for path in (earlier, exported))
     except UserError:  # no version yet, or one that nobody can read; a run that is not whole is said by what reads it
         return
-    shared, num = _num_shared(there, here), there.num_items - FIRST_KNOWN
-    if shared < 0.1 * num:
+    shared, num = _num_shared(there.item_id, here.item_id), there.num_items - FIRST_KNOWN
+    categories = _num_shared(there.category_name, here.category_name), there.num_categories - FIRST_KNOWN
+    # A shop of news has other items next week, but its sections are the same.
+    if shared < 0.1 * num and categories[0] < 0.1 * categories[1]:
         raise UserError(
             f"--export_dir={export_dir} holds another catalogue: of the {num:,} items of its version {numbers[-1]}, "
-            f"{shared:,} are among the {here.num_items - FIRST_KNOWN:,} of {run_dir}, and servers would take the new "
-            "version over at once; name another --export_dir, or move the versions there away"
+            f"{shared:,} are among the {here.num_items - FIRST_KNOWN:,} of {run_dir}, its categories are others, too, "
+            "and servers would take the new version over at once; name another --export_dir, or move the versions "
+            "there away"
         )
 
 
@@ -49,8 +54,8 @@ def _read(path: str) -> Corpus:
         return load_corpus(path)
 
 
-def _num_shared(there: Corpus, here: Corpus) -> int:
-    ids = there.item_id[FIRST_KNOWN:]
-    if is_text(ids) != is_text(here.item_id):
+def _num_shared(there: np.ndarray, here: np.ndarray) -> int:
+    """How many names of one vocabulary are in another."""
+    if is_text(there) != is_text(here):
         return 0
-    return int((here.find_items(ids) >= FIRST_KNOWN).sum())
+    return int(np.isin(there[FIRST_KNOWN:], here[FIRST_KNOWN:]).sum())
