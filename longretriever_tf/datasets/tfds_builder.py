@@ -132,7 +132,7 @@ class _DatasetInfo(tfds.core.DatasetInfo):
     """A description that is of this machine alone."""
 
     def initialize_from_bucket(self) -> None:
-        """Asks nobody: TFDS's storage knows none of these datasets, and each question left an empty temporary folder."""
+        """Asks nobody: TFDS's storage knows none of these datasets, and each question left an empty folder."""
 
 
 class LifelongBuilder(tfds.core.GeneratorBasedBuilder):
