@@ -5,6 +5,7 @@ imported libraries and has done nothing with them: it has no TensorFlow context,
 child then runs `longretriever_tf.NAME` as `__main__`, as `python -m` does, with its own arguments and streams.
 """
 
+import atexit
 import multiprocessing
 import os
 import pathlib
@@ -107,5 +108,6 @@ def _run(arguments: list[str], cwd: str, environment: dict[str, str], stdout: st
         traceback.print_exc()
         sys.exit(1)
     finally:
+        atexit._run_exitfuncs()  # a forked process leaves without them, and with what they would remove
         sys.stdout.flush()
         sys.stderr.flush()

@@ -20,8 +20,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SEED = int(os.environ.get("LONGRETRIEVER_TEST_SEED", "1"))
 _connect = socket.socket.connect
 _LONGEST = (
-    *("notebooks", "distributed_runs", "documents", "served_options", "id_kinds", "warm_start", "former_runs", "kills"),
-    *("minimal", "refresh", "refresh_daily", "score_weights", "serving_hostile", "sharded_serving"),
+    *("distributed_runs", "notebooks", "served_options", "refresh", "minimal", "id_kinds", "score_weights"),
+    *("former_runs", "documents", "kills", "run_dirs", "refresh_daily", "train_on_disk", "warm_start"),
+    *("sharded_serving", "api", "operations", "serving_hostile"),
 )
 """Modules that begin first, the longest before the others: one that began last would keep one process alone at work."""
 

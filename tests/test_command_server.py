@@ -18,18 +18,19 @@ def test_a_forked_command_says_what_a_command_of_the_shell_says(flags):
 
 
 def test_a_forked_command_knows_nothing_of_the_one_before(tmp_path, monkeypatch):
-    """Modules, the working directory, the environment; and an error that nobody caught is status 1."""
+    """Modules, directory, environment, what is done at exit; and an error that nobody caught is status 1."""
     (tmp_path / "probe.py").write_text(
-        "import os, sys\n"
+        "import atexit, os, sys\n"
         "print(__name__, sys.argv[1:], os.getcwd(), os.environ.get('PROBE'), 'longretriever_tf.train' in sys.modules)\n"
         "print('tensorflow' in sys.modules, file=sys.stderr)\n"
         "sys.modules['longretriever_tf.train'] = None\n"
+        "atexit.register(lambda: print('exit', file=sys.stderr))\n"
         "raise SystemExit(int(sys.argv[1])) if sys.argv[1].isdigit() else RuntimeError('probe')\n"
     )
     monkeypatch.setenv("PROBE", "é")
     for status in ("3", "0"):
         done = run_command(["-m", "probe", status], tmp_path, 600)
-        assert (done.returncode, done.stderr) == (int(status), "True\n")
+        assert (done.returncode, done.stderr) == (int(status), "True\nexit\n")
         assert done.stdout == f"__main__ ['{status}'] {tmp_path} é False\n"
     failed = run_command(["-m", "probe", "x"], tmp_path, 600)
     assert failed.returncode == 1 and "RuntimeError: probe" in failed.stderr

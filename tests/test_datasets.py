@@ -5,6 +5,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from unittest import mock
 
@@ -140,6 +141,13 @@ def test_complete_journey_loads_and_reloads(fake_complete_journey, capsys):
         integers = (log.user_id, log.offset, log.timestamp, log.basket_id, log.items.item_id)
         assert {array.dtype.name for array in integers} == {"int64"}
         assert (log.item_row.dtype.name, log.weight.dtype.name) == ("int32", "float32")
+
+
+def test_preparing_leaves_nothing_in_the_temporary_folder(fake_complete_journey, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    load_log(fake_complete_journey)
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_another_context_and_one_that_is_not_there(fake_complete_journey):

@@ -112,18 +112,22 @@ def metrics(run_dir: str) -> dict[str, list[dict[str, float]]]:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_two_workers_make_the_run_of_one_process(place, one_process, form):
+    """The first by the launcher, whose workers import TensorFlow anew; the others as forked workers."""
     run_dir = place.run_dir(f"two {form}")
-    done = subprocess.run(
-        launch(*place.flags, *FORMS[form], f"--run_dir={run_dir}"),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=1800,
-    )
-    finish(done)
+    flags = (*place.flags, *FORMS[form], f"--run_dir={run_dir}")
+    if form == "full":
+        done = subprocess.run(launch(*flags), cwd=ROOT, capture_output=True, text=True, timeout=1800)
+        finish(done)
+        said = done.stdout
+    else:
+        worker = ["-m", "longretriever_tf.train", *flags, "--distribute=multi_worker"]
+        both = [one.finish(1800) for one in start_workers([worker, worker])]
+        for done in both:
+            finish(done)
+        said = both[0].stdout + both[1].stdout
     assert_same_run(one_process[form], run_dir)
     towers = next(iter(metrics(run_dir).values()))
-    assert done.stdout.count("validation:") == len(towers), "the chief alone prints"
+    assert said.count("validation:") == len(towers), "the chief alone prints"
     with open(os.path.join(run_dir, "config.json"), encoding="utf-8") as file:
         assert json.load(file)["train"]["batches_per_step"] == 2
 

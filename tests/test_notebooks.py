@@ -18,7 +18,7 @@ FOLDER = ROOT / "notebooks"
 NAMES = sorted((path.stem for path in FOLDER.glob("*.ipynb")), key=lambda name: (name != "quickstart", name))
 """The quickstart first, as for a reader: others take its run and its export as they are."""
 CELL_SECONDS = 1200
-HOUSEHOLDS = 120
+HOUSEHOLDS = 60
 """Of each sample: cells show as much of a log of fewer households than a reader's, in less time."""
 
 

@@ -128,6 +128,13 @@ def read_features(directory: str, kind: str) -> tfds.features.FeaturesDict:
     return tfds.features.FeaturesDict({**features, group: ordered})
 
 
+class _DatasetInfo(tfds.core.DatasetInfo):
+    """A description that is of this machine alone."""
+
+    def initialize_from_bucket(self) -> None:
+        """Asks nobody: TFDS's storage knows none of these datasets, and each question left an empty folder."""
+
+
 class LifelongBuilder(tfds.core.GeneratorBasedBuilder):
     """Base of the builders; a subclass says how to read its source and what the records hold."""
 
@@ -152,7 +159,14 @@ class LifelongBuilder(tfds.core.GeneratorBasedBuilder):
 
     def make_info(self, features: tfds.features.FeaturesDict) -> tfds.core.DatasetInfo:
         """The description that TFDS stores with the records; the counts of the log are its `metadata.json`."""
-        return self.dataset_info_from_configs(features=features, metadata=tfds.core.MetadataDict())
+        about = self.get_metadata()
+        return _DatasetInfo(
+            builder=self,
+            description=about.description or None,
+            citation=about.citation or None,
+            features=features,
+            metadata=tfds.core.MetadataDict(),
+        )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         del dl_manager  # nothing to download

@@ -177,6 +177,8 @@ class Cluster:
                     quiet.enter_context(contextlib.redirect_stderr(nowhere))
                 yield
                 self.exchange("done")  # nobody leaves while another still needs its answers
+                with contextlib.suppress(*_LOST):  # nor before all have heard that: then nothing is left to lose
+                    self.exchange("heard")
             except _LOST as error:
                 if self.num_workers == 1:
                     raise
