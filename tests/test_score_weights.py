@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,7 @@ from longretriever_tf.training.score_weights import fit_score_weights
 from longretriever_tf.training.weight_fit import Choices, fit_weights, join_choices, log_likelihood_per_target
 
 CUT = START + 100 * DAY_S
-WEIGHTS = ScoreWeights(0.6, 0.3, -0.7, 0.4, 0.5, 0.8, 0.9, -0.2)
+WEIGHTS = ScoreWeights(0.6, 0.3, -0.7, 0.4, 0.5, 0.8, 0.9, -0.2, takers=0.35)
 
 
 def small_config(run_dir: str = "", **train) -> Config:
@@ -91,6 +92,9 @@ def test_the_graph_weighs_as_the_formula_says():
     users, corpus = np.arange(0, log.num_users, 3), prepared.corpus
     expected = WEIGHTS.logit * made["plain"].within(users) + WEIGHTS.popularity * prepared.stats.item[-1][:, 0]
     row_of = {item: at for at, item in enumerate(corpus.item_id.tolist())}
+    pasts = [reference.request_history(log, user) for user in range(log.num_users)]
+    takers = Counter(item for past in pasts for item in {b.item for b in past if b.timestamp < CUT})
+    expected += WEIGHTS.takers * np.log(0.5 + np.array([takers[item] for item in corpus.item_id.tolist()]))
     for row, user in enumerate(users):
         past = [b for b in reference.request_history(log, user) if b.timestamp < CUT]
         assert past
@@ -119,6 +123,7 @@ def test_the_graph_weighs_as_the_formula_says():
         "category_stats": prepared.stats.category[-1],
         "taste_rows": prepared.history_embedding_rows,
         "score_weights": np.array(WEIGHTS),
+        "item_takers": prepared.stats.takers,
     }
     served = MultiContextRetriever(config, corpus, models.retriever, models.interest, arrays)
     ask, scores = make_signatures(served, config.retrieval)["serving_default"], made["weighed"].score(users)

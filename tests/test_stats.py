@@ -61,6 +61,7 @@ def test_item_statistics_by_hand():
     np.testing.assert_allclose(stats.item[0, 2], [np.log(0.05 + 0.25 + 0.5), np.log1p(30), 1 / 2], rtol=1e-6)
     np.testing.assert_allclose(stats.item[0, 3], [np.log(0.05), np.log1p(3650), 0], rtol=1e-6)
     np.testing.assert_allclose(stats.category[1, 2, 2], 1 / 4, rtol=1e-6)
+    np.testing.assert_allclose(stats.takers[2:], np.log([0.5 + 2, 0.5 + 1]), rtol=1e-6)  # as of the last time
     assert stats.first_time.tolist() == [2**63 - 1, 2**63 - 1, int(day[0]), int(day[3])]
 
 

@@ -78,7 +78,11 @@ def mask_unavailable(logits: tf.Tensor, is_available: tf.Tensor) -> tf.Tensor:
 
 
 def weigh_items(
-    weights: ScoreWeights, vectors: np.ndarray, bias: np.ndarray, item_stats: np.ndarray
+    weights: ScoreWeights,
+    vectors: np.ndarray,
+    bias: np.ndarray,
+    item_stats: np.ndarray,
+    takers: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What an index holds of items under some weights: vectors [V, D] and biases [V].
 
@@ -86,10 +90,13 @@ def weigh_items(
       weights: of the terms.
       vectors, bias: as learned.
       item_stats: [V, 3].
+      takers: log of how many users took each item, [V]; None: nobody counted.
     """
     if weights == PLAIN:
         return vectors, bias
     popularity = np.float32(weights.popularity) * item_stats[:, 0]
+    if takers is not None:
+        popularity += np.float32(weights.takers) * takers
     return np.float32(weights.logit) * vectors, np.float32(weights.logit) * bias + popularity
 
 

@@ -73,7 +73,8 @@ def fingerprint_towers(config: Config, corpus: Corpus, models: Models, arrays: d
     for name in ("item_svd", "taste_rows"):
         _add(digest, name, arrays[name])
     if (weights := weights_of(arrays.get("score_weights"))) != PLAIN:  # others keep the fingerprint that they had
-        _add(digest, "score_weights", np.array(weights))
+        # A run of before takers were weighed keeps its own, too.
+        _add(digest, "score_weights", np.array(weights if weights.takers else weights[:-1]))
     if (own := correction_of(arrays.get("own_correction"))) is not None:
         _add(digest, "own_correction", own.to_array())
     return digest.hexdigest()[:_LENGTH]

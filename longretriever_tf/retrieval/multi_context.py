@@ -63,8 +63,8 @@ class MultiContextRetriever(tf.Module):
       retriever: trained towers.
       interest: trained interest score; None: popularity stands in for it.
       arrays: as of the cut: `item_stats` [V, 3], `category_stats` [C, 3], and `taste_rows`, what the history token
-        reads, a table per fold, [K, V, D]; D = 0 where the tower has none. Optional: `score_weights` [8],
-        `own_correction`.
+        reads, a table per fold, [K, V, D]; D = 0 where the tower has none. Optional: `score_weights` [9],
+        `item_takers` [V], `own_correction`.
       freezes: weights of the towers are constants of the graph; without, they are read as they are, see `renew`.
       fingerprint: of the towers and the catalogue; the model refuses variables that do not belong to its graph.
     """
@@ -112,6 +112,7 @@ class MultiContextRetriever(tf.Module):
         halved = tf.cast(history_embedding_rows.reshape(self._num_folds * num_items, dim), tf.bfloat16)
         self._history_embedding_rows = tf.Variable(halved, trainable=False, name="taste_rows") if dim else None
         self._weights = weights_of(arrays.get("score_weights"))
+        self._item_takers = arrays.get("item_takers")
         vectors, weighed, bias = self._embed_items(retriever, corpus, arrays["item_stats"])
         # Two copies on purpose: one is gathered (tokens), one is read densely by the index; sharing one variable would
         # make each dense read copy it.
@@ -127,7 +128,8 @@ class MultiContextRetriever(tf.Module):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Vectors of items as tokens and in the index, [V, D] each, and their biases there, [V]."""
         vectors, bias = embed_corpus(retriever, corpus, item_stats)
-        return vectors, *weigh_items(self._weights, vectors / self._config.model.temperature, bias, item_stats)
+        scaled = vectors / self._config.model.temperature
+        return vectors, *weigh_items(self._weights, scaled, bias, item_stats, self._item_takers)
 
     def renew(self, retriever: LongRetriever, corpus: Corpus, item_stats: np.ndarray) -> None:
         """Embeds the items anew, after training has moved the towers that this module reads (`freezes=False`)."""

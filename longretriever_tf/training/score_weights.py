@@ -33,7 +33,7 @@ from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
 from longretriever_tf.training.distributed.cluster import Cluster
 from longretriever_tf.training.loop import LoopOptions, LoopState, run_phase
 from longretriever_tf.training.setup import TrainingSetup, assemble, make_checkpoints, make_optimizer
-from longretriever_tf.training.weight_choices import interest_choices, item_choices
+from longretriever_tf.training.weight_choices import ITEM_TERMS, interest_choices, item_choices
 from longretriever_tf.training.weight_fit import Choices, fit_weights, log_likelihood_per_target
 
 _LEAST_USERS = 100
@@ -149,9 +149,9 @@ def _fit(config: Config, prepared: Prepared, parts: TrainingSetup, truth: Truth)
     for name, choices in (("item", item), ("interest", every), ("interest_novel", novel)):
         weights, report[name] = _fit_part(choices)
         found.append(weights)
-    within = np.zeros(4)
-    within[: len(found[0])] = found[0]
-    return ScoreWeights(*within.tolist(), *found[1].tolist(), *found[2].tolist()), report
+    names = (ITEM_TERMS, ("interest", "category_popularity"), ("interest_novel", "category_popularity_novel"))
+    fitted = (zip(few, values.tolist(), strict=False) for few, values in zip(names, found, strict=True))
+    return ScoreWeights(**{name: value for part in fitted for name, value in part}), report
 
 
 def _fit_part(choices: Choices) -> tuple[np.ndarray, dict[str, float]]:

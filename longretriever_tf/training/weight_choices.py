@@ -10,6 +10,11 @@ from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
 from longretriever_tf.models.logit_terms import interacted_terms
 from longretriever_tf.training.weight_fit import Choices, join_choices
 
+ITEM_TERMS = ("logit", "popularity", "takers", "interacted", "repeats")
+"""Fields of `ScoreWeights` that weigh an item within its category; the last two are of the user's own items."""
+
+_NUM_OWN_TERMS = 2
+
 _MAX_OPTIONS = 1_000_000
 """Items of all the choices of a task together; what lies beyond is left out at random. Bounds memory and time."""
 
@@ -27,9 +32,10 @@ def item_choices(
       repeat_term: whether items of the subsequence have terms of their own.
 
     Returns:
-      Choices with the terms of `ScoreWeights`: logit, popularity; with `repeat_term` also interacted and repeats.
+      Choices with the terms of `ITEM_TERMS`; without `repeat_term`, its last two are left out.
     """
-    offset, popularity = prepared.corpus.category_offset, prepared.stats.item[-1][:, 0]
+    offset, popularity, takers = prepared.corpus.category_offset, prepared.stats.item[-1][:, 0], prepared.stats.takers
+    assert takers is not None  # of a log in memory
     category = prepared.corpus.item_category[truth.item]
     pair, inverse = np.unique(truth.pair_row() * len(offset) + category, return_inverse=True)
     row, category = pair // len(offset), pair % len(offset)
@@ -44,13 +50,14 @@ def item_choices(
         for i, number in enumerate(kept[at]):
             user, low, high = row[number], offset[category[number]], offset[category[number] + 1]
             vectors, bias = scorer.item_rows(low, high)
-            terms = np.zeros((high - low, 4 if repeat_term else 2), np.float32)
-            terms[:, 0], terms[:, 1] = vectors @ embedding[i] + bias, popularity[low:high]
+            terms = np.zeros((high - low, len(ITEM_TERMS) - (0 if repeat_term else _NUM_OWN_TERMS)), np.float32)
+            terms[:, 0] = vectors @ embedding[i] + bias
+            terms[:, 1], terms[:, 2] = popularity[low:high], takers[low:high]
             if own_terms is not None:
                 is_real = own_item[i] > 0
                 items = own_item[i, is_real] - low
                 terms[items, 0] += repeat_logit[i, is_real]
-                terms[items, 2:] = own_terms[i, is_real]
+                terms[items, -_NUM_OWN_TERMS:] = own_terms[i, is_real]
             interacted = truth.interacted_item[truth.interacted_offset[user] : truth.interacted_offset[user + 1]]
             is_novel = ~np.isin(np.arange(low, high), interacted, assume_unique=True)
             count = np.bincount(taken[number] - low, minlength=high - low).astype(np.float32)

@@ -192,6 +192,7 @@ def save_prepared(
     if log_fingerprint and _holds(run_dir, log_fingerprint):
         return
     aside = aside_path(os.path.join(run_dir, "prepared"))
+    takers = {} if prepared.stats.takers is None else {"item_takers": prepared.stats.takers}
     with explain_os_errors(f"cannot write into the run directory {run_dir!r}"):
         try:
             os.makedirs(aside)
@@ -205,6 +206,7 @@ def save_prepared(
                 log_fingerprint=np.array(log_fingerprint),
                 generation=np.array(generation),
                 svd_cut=np.array(prepared.corpus.cut if svd_cut is None else svd_cut),
+                **takers,
             )
             for name in (_CORPUS, _ARRAYS):
                 with open(os.path.join(aside, name), "rb+") as file:
@@ -227,7 +229,7 @@ def _holds(run_dir: str, log_fingerprint: str) -> bool:
 
 def load_saved(run_dir: str) -> tuple[Corpus, dict[str, np.ndarray]]:
     """Reads what `save_prepared` wrote: the corpus, and `item_stats` [V, 3], `category_stats` [C, 3], `item_svd`,
-    `taste_rows`; with them what the run has fitted, `score_weights` [8] (`data.recipe.score_weights`) and
+    `taste_rows`; with them what the run has fitted, `score_weights` [9] (`data.recipe.score_weights`) and
     `own_correction` [F + 2], or [0] for none (`data.recipe.own_correction`); and the numbers
     `generation` and `svd_cut`.
 

@@ -20,10 +20,11 @@ class ScoreWeights(NamedTuple):
     """Weights of the parts of a score.
 
     Within a category, an item's logit is `logit` times what the model learned (towers, item bias, repeat term), plus
-    `popularity` times the log of the item's 30-day popularity (`data.recipe.item_stats`), plus, for items of the
-    subsequence, `interacted` and `repeats` times log1p of the 180-day decayed count. Log p(category | user) is
-    proportional to `interest` times the learned score plus `category_popularity` times the log of the category's
-    30-day popularity, for the task "all" and, as `..._novel`, for "novel".
+    `popularity` times the log of the item's 30-day popularity, plus `takers` times the log of how many users ever took
+    it (both of `data.recipe.item_stats`), plus, for items of the subsequence, `interacted` and `repeats` times log1p of
+    the 180-day decayed count. Log p(category | user) is proportional to `interest` times the learned score plus
+    `category_popularity` times the log of the category's 30-day popularity, for the task "all" and, as `..._novel`,
+    for "novel".
     """
 
     logit: float = 1.0
@@ -34,6 +35,7 @@ class ScoreWeights(NamedTuple):
     category_popularity: float = 0.0
     interest_novel: float = 1.0
     category_popularity_novel: float = 0.0
+    takers: float = 0.0
 
 
 PLAIN = ScoreWeights()
@@ -41,7 +43,7 @@ PLAIN = ScoreWeights()
 
 
 def weights_of(values: np.ndarray | None) -> ScoreWeights:
-    """From the array that lies among the tables of a run, [8] float64; None: a run of before there were weights."""
+    """From the array that lies among the tables of a run, [9] float64; None: a run of before there were weights."""
     return PLAIN if values is None else ScoreWeights(*np.asarray(values, np.float64).tolist())
 
 
@@ -57,4 +59,5 @@ def read_score_weights(run_dir: str) -> ScoreWeights:
     cure = f"delete it and {os.path.join(run_dir, 'training.png')}, and run the training's own command again"
     values = read_json_object(path, cure)
     with explain_damage(path, cure):
-        return ScoreWeights(**{name: float(values["weights"][name]) for name in ScoreWeights._fields})
+        weights = {"takers": 0.0} | values["weights"]  # a file of before takers were weighed
+        return ScoreWeights(**{name: float(weights[name]) for name in ScoreWeights._fields})

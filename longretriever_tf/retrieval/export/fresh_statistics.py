@@ -23,6 +23,7 @@ class FreshStatistics(NamedTuple):
     Attributes:
       item: [V, 3] float32, see `data.recipe.item_stats`.
       category: [C, 3] float32.
+      takers: [V] float32, as of `ItemStats`.
       as_of: events before it are counted, seconds UTC.
       num_events: how many those are.
       is_seen: whether anyone ever took the item, [V] bool.
@@ -31,6 +32,7 @@ class FreshStatistics(NamedTuple):
 
     item: np.ndarray
     category: np.ndarray
+    takers: np.ndarray | None
     as_of: int
     num_events: int
     is_seen: np.ndarray
@@ -78,6 +80,7 @@ def fresh_statistics(log: LogOfToday, corpus: Corpus, trained: np.ndarray, since
     return FreshStatistics(
         item=stats.item[1],
         category=stats.category[1],
+        takers=stats.takers,
         as_of=as_of,
         num_events=sum(int((time < as_of).sum()) for time in times),
         is_seen=stats.first_time < as_of,

@@ -202,11 +202,16 @@ def under_towers(trained: Source, refreshed: Refreshed, new_items: str, fresh: F
     row, corpus, arrays = refreshed.trained_row, refreshed.corpus, trained.arrays
     models = refresh_models(trained.config, trained.models, corpus, arrays["item_svd"][row], row)
     item_stats, has_own = arrays["item_stats"][row], row != schema.UNKNOWN
+    takers = arrays["item_takers"][row] if "item_takers" in arrays else None
     if fresh is not None:
-        item_stats, has_own = fresh.item, fresh.is_seen
+        item_stats, takers, has_own = fresh.item, fresh.takers, fresh.is_seen
         arrays = arrays | {"category_stats": fresh.category, "statistics_as_of": np.array(fresh.as_of)}
     if new_items == "typical":
         item_stats = _with_typical_stats(item_stats, corpus, has_own)
+        takers = None if takers is None else _with_typical_stats(takers, corpus, has_own)
+    arrays = {name: array for name, array in arrays.items() if name != "item_takers"}
+    if takers is not None:
+        arrays["item_takers"] = takers
     arrays = arrays | {"item_stats": item_stats, "taste_rows": arrays["taste_rows"][:, row]}
     return Source(trained.config, corpus, arrays, models, trained.towers)
 
@@ -219,7 +224,7 @@ def _keep_items(corpus: Corpus, exported: Corpus) -> Refreshed:
 
 
 def _with_typical_stats(item_stats: np.ndarray, corpus: Corpus, has_own: np.ndarray) -> np.ndarray:
-    """Statistics [V, 3] with the median of the category's known items where the item has none of its own."""
+    """Statistics [V, ...] with the median of the category's known items where the item has none of its own."""
     stats = item_stats.copy()
     for low, high in zip(
         corpus.category_offset[schema.FIRST_KNOWN :], corpus.category_offset[schema.FIRST_KNOWN + 1 :], strict=False
