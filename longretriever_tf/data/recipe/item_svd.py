@@ -17,6 +17,10 @@ _LEAST = 1e-10
 _MORE_COLUMNS, _REFIT_STEPS = 32, 3
 """Of `refit_pairs_svd`: columns beyond those wanted, and passes over the matrix."""
 
+_USERS_PER_COLUMN, _LEAST_COLUMNS = 16, 16
+"""Beyond a column for so many users, columns hold noise, which rows of unit length make as loud as the rest: of 600
+users' tastes, 128 columns say less than 32. 128 columns need 2,048 users."""
+
 MOST_PAIRS = 20_000_000
 """Pairs that the solver reads at most: it passes over them some thousand times."""
 
@@ -69,7 +73,7 @@ def fit_pairs_svd(
     Args:
       pairs: what each user has taken before the cut.
       num_items: V.
-      dim: width; fewer singular vectors than that (a small log) leave the last columns 0.
+      dim: width; a small log gives fewer singular vectors, one for 16 users, and leaves the last columns 0.
       seed: of the solver's start vector.
       keep: which users to fit on, [U] bool; None: all.
       most_pairs: that the solver reads.
@@ -80,7 +84,7 @@ def fit_pairs_svd(
     vectors = np.zeros((num_items, dim), np.float32)
     matrix, taken = pair_matrix(pairs, num_items, keep)
     drawn = _draw_users(np.diff(matrix.indptr), most_pairs, seed)
-    rank = min(dim, len(drawn) - 1, len(taken) - 1)
+    rank = min(dim, max(_LEAST_COLUMNS, len(drawn) // _USERS_PER_COLUMN), len(drawn) - 1, len(taken) - 1)
     if rank < 1:
         return vectors
     is_sample = len(drawn) < matrix.shape[0]
@@ -110,7 +114,8 @@ def refit_pairs_svd(pairs: DistinctPairs, start: np.ndarray, seed: int, keep: np
     """
     num_items, dim = start.shape
     matrix, taken = pair_matrix(pairs, num_items, keep)
-    if min(matrix.shape[0], len(taken)) < 4 * (dim + _MORE_COLUMNS):
+    is_narrow = not start.any(axis=0).all()  # the earlier log had too few users for all columns
+    if is_narrow or min(matrix.shape[0], len(taken)) < 4 * (dim + _MORE_COLUMNS):
         return fit_pairs_svd(pairs, num_items, dim, seed, keep)
     matrix, further = matrix.astype(np.float32), np.random.default_rng(seed).standard_normal((num_items, _MORE_COLUMNS))
     transposed = matrix.T.tocsr()
