@@ -4,7 +4,7 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -192,7 +192,7 @@ def save_prepared(
     if log_fingerprint and _holds(run_dir, log_fingerprint):
         return
     aside = aside_path(os.path.join(run_dir, "prepared"))
-    takers = {} if prepared.stats.takers is None else {"item_takers": prepared.stats.takers}
+    takers: dict[str, Any] = {} if prepared.stats.takers is None else {"item_takers": prepared.stats.takers}
     with explain_os_errors(f"cannot write into the run directory {run_dir!r}"):
         try:
             os.makedirs(aside)
