@@ -91,9 +91,8 @@ class LongRetrieverScorer(TaskScorer):
             "category_stats": prepared.stats.category[-1],
             "taste_rows": prepared.history_embedding_rows,
             "score_weights": np.array(prepared.score_weights),
+            "item_takers": prepared.stats.takers,
         }
-        if prepared.stats.takers is not None:
-            arrays["item_takers"] = prepared.stats.takers
         config = dataclasses.replace(config, retrieval=retrieval)
         learned = interest if config.train.interest_epochs else None
         self._served = MultiContextRetriever(config, prepared.corpus, model, learned, arrays, freezes=self._freezes)

@@ -35,7 +35,6 @@ def item_choices(
       Choices with the terms of `ITEM_TERMS`; without `repeat_term`, its last two are left out.
     """
     offset, popularity, takers = prepared.corpus.category_offset, prepared.stats.item[-1][:, 0], prepared.stats.takers
-    assert takers is not None  # of a log in memory
     category = prepared.corpus.item_category[truth.item]
     pair, inverse = np.unique(truth.pair_row() * len(offset) + category, return_inverse=True)
     row, category = pair // len(offset), pair % len(offset)

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -192,7 +192,6 @@ def save_prepared(
     if log_fingerprint and _holds(run_dir, log_fingerprint):
         return
     aside = aside_path(os.path.join(run_dir, "prepared"))
-    takers: dict[str, Any] = {} if prepared.stats.takers is None else {"item_takers": prepared.stats.takers}
     with explain_os_errors(f"cannot write into the run directory {run_dir!r}"):
         try:
             os.makedirs(aside)
@@ -200,13 +199,13 @@ def save_prepared(
             np.savez(
                 os.path.join(aside, _ARRAYS),
                 item_stats=prepared.stats.item[-1],
+                item_takers=prepared.stats.takers,
                 category_stats=prepared.stats.category[-1],
                 item_svd=prepared.item_svd,
                 taste_rows=prepared.history_embedding_rows,
                 log_fingerprint=np.array(log_fingerprint),
                 generation=np.array(generation),
                 svd_cut=np.array(prepared.corpus.cut if svd_cut is None else svd_cut),
-                **takers,
             )
             for name in (_CORPUS, _ARRAYS):
                 with open(os.path.join(aside, name), "rb+") as file:
@@ -228,10 +227,10 @@ def _holds(run_dir: str, log_fingerprint: str) -> bool:
 
 
 def load_saved(run_dir: str) -> tuple[Corpus, dict[str, np.ndarray]]:
-    """Reads what `save_prepared` wrote: the corpus, and `item_stats` [V, 3], `category_stats` [C, 3], `item_svd`,
-    `taste_rows`; with them what the run has fitted, `score_weights` [9] (`data.recipe.score_weights`) and
-    `own_correction` [F + 2], or [0] for none (`data.recipe.own_correction`); and the numbers
-    `generation` and `svd_cut`.
+    """Reads what `save_prepared` wrote: the corpus, and `item_stats` [V, 3], `item_takers` [V], `category_stats` [C, 3],
+    `item_svd`, `taste_rows`; with them what the run has fitted, `score_weights` [9] (`data.recipe.score_weights`) and
+    `own_correction` [F + 2], or [0] for none (`data.recipe.own_correction`); and the numbers `generation` and
+    `svd_cut`.
 
     Raises:
       UserError: the run stopped before it wrote them, or they are torn, or of two runs.
@@ -255,6 +254,7 @@ def load_saved(run_dir: str) -> tuple[Corpus, dict[str, np.ndarray]]:
             raise ValueError(f"it holds {sizes['item_stats']} items, and {paths[0]} of {corpus.num_items}")
     arrays.pop("log_fingerprint", None)
     arrays.setdefault("taste_rows", arrays["item_svd"][None])  # a run of before there were folds to serve
+    arrays.setdefault("item_takers", np.zeros(corpus.num_items, np.float32))  # or before takers were weighed
     arrays = {"generation": np.array(1), "svd_cut": np.array(corpus.cut)} | arrays  # or before there were updates
     arrays["score_weights"] = np.array(read_score_weights(run_dir))
     own = read_own_correction(run_dir)

@@ -27,14 +27,14 @@ class ItemStats:
       category: the same three of each category, [S, C, NUM_STATS] float32.
       first_time: first event of each item, [V] int64 (the largest int64 where it has none).
       takers: log(0.5 + users who had taken the item) at the last time, [V] float32: popularity that forgets nothing,
-        which a small log knows best. None where nobody reads it, in a window on disk.
+        which a small log knows best.
     """
 
     time: np.ndarray
     item: np.ndarray
     category: np.ndarray
     first_time: np.ndarray
-    takers: np.ndarray | None = None
+    takers: np.ndarray
 
     def row_at(self, time: np.ndarray) -> np.ndarray:
         """The latest row that is not after `time`, int32; 0 (which saw least) for times before the grid."""

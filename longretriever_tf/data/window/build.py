@@ -169,6 +169,7 @@ class _Build:
                 "item_stats": stats.item,
                 "category_stats": stats.category,
                 "first_time": stats.first_time,
+                "takers": stats.takers,
                 "item_count": item_count,
                 "item_svd": item_svd,
                 "history_embedding_rows": rows,

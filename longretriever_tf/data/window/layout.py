@@ -28,7 +28,7 @@ from longretriever_tf.config.snapshots import horizon_days, snapshot_every_days
 from longretriever_tf.data.window.packed import PackedFile, is_whole, write_packed
 from longretriever_tf.datasets.sharded_log import ShardedLog
 
-FORMAT = 1
+FORMAT = 2
 SEEN, COUNTED, EXAMPLES = STAGES = ("seen", "counted", "examples")
 VOCABULARY, TABLES = "vocabulary", "tables"
 _FOLDER = "windows"

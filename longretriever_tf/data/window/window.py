@@ -48,7 +48,13 @@ def open_window(layout: Layout, num_users: int) -> Window:
     """
     allow_open_files(layout.num_shards)
     tables = {name: np.array(values) for name, values in layout.open(TABLES).arrays.items()}
-    stats = ItemStats(tables["grid"], tables["item_stats"], tables["category_stats"], tables["first_time"])
+    stats = ItemStats(
+        time=tables["grid"],
+        item=tables["item_stats"],
+        category=tables["category_stats"],
+        first_time=tables["first_time"],
+        takers=tables["takers"],
+    )
     return Window(
         corpus=load_corpus(layout.path("corpus.npz")),
         stats=stats,

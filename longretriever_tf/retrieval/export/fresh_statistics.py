@@ -32,7 +32,7 @@ class FreshStatistics(NamedTuple):
 
     item: np.ndarray
     category: np.ndarray
-    takers: np.ndarray | None
+    takers: np.ndarray
     as_of: int
     num_events: int
     is_seen: np.ndarray

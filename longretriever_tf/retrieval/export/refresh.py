@@ -202,17 +202,14 @@ def under_towers(trained: Source, refreshed: Refreshed, new_items: str, fresh: F
     row, corpus, arrays = refreshed.trained_row, refreshed.corpus, trained.arrays
     models = refresh_models(trained.config, trained.models, corpus, arrays["item_svd"][row], row)
     item_stats, has_own = arrays["item_stats"][row], row != schema.UNKNOWN
-    takers = arrays["item_takers"][row] if "item_takers" in arrays else None
+    takers = arrays["item_takers"][row]
     if fresh is not None:
         item_stats, takers, has_own = fresh.item, fresh.takers, fresh.is_seen
         arrays = arrays | {"category_stats": fresh.category, "statistics_as_of": np.array(fresh.as_of)}
     if new_items == "typical":
         item_stats = _with_typical_stats(item_stats, corpus, has_own)
-        takers = None if takers is None else _with_typical_stats(takers, corpus, has_own)
-    arrays = {name: array for name, array in arrays.items() if name != "item_takers"}
-    if takers is not None:
-        arrays["item_takers"] = takers
-    arrays = arrays | {"item_stats": item_stats, "taste_rows": arrays["taste_rows"][:, row]}
+        takers = _with_typical_stats(takers, corpus, has_own)
+    arrays = arrays | {"item_stats": item_stats, "item_takers": takers, "taste_rows": arrays["taste_rows"][:, row]}
     return Source(trained.config, corpus, arrays, models, trained.towers)
 
 
