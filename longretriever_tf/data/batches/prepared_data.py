@@ -227,10 +227,10 @@ def _holds(run_dir: str, log_fingerprint: str) -> bool:
 
 
 def load_saved(run_dir: str) -> tuple[Corpus, dict[str, np.ndarray]]:
-    """Reads what `save_prepared` wrote: the corpus, and `item_stats` [V, 3], `item_takers` [V], `category_stats` [C, 3],
-    `item_svd`, `taste_rows`; with them what the run has fitted, `score_weights` [9] (`data.recipe.score_weights`) and
-    `own_correction` [F + 2], or [0] for none (`data.recipe.own_correction`); and the numbers `generation` and
-    `svd_cut`.
+    """Reads what `save_prepared` wrote: the corpus, and `item_stats` [V, 3], `item_takers` [V], `category_stats`
+    [C, 3], `item_svd`, `taste_rows`; with them what the run has fitted, `score_weights` [9]
+    (`data.recipe.score_weights`) and `own_correction` [F + 2], or [0] for none (`data.recipe.own_correction`); and the
+    numbers `generation` and `svd_cut`.
 
     Raises:
       UserError: the run stopped before it wrote them, or they are torn, or of two runs.
