@@ -1,8 +1,9 @@
 """The evaluation report: metrics.json and the metrics of the users as one PNG. Imports no TensorFlow."""
 
+import dataclasses
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.files import explain_damage, read_arrays, read_json_object, write_bytes_atomically
 from longretriever_tf.evaluation.per_user import per_user_path
+from longretriever_tf.evaluation.table import row_label
 from longretriever_tf.plots.board import write_image
 from longretriever_tf.plots.panels import Panel, Series, bin_means, calibration_series, quantile_bins
 
@@ -52,7 +54,13 @@ def evaluation_panels(metrics: Mapping[str, Any], users: Users | None) -> tuple[
                 panels.append(_by_history(users, names, task))
             panels.append(_by_category_size(users, names, task))
             panels += _calibration(users, *_CALIBRATIONS[task])
-    return tuple(panel for panel in panels if panel.series)
+    return tuple(_labelled(panel, metrics["models"]) for panel in panels if panel.series)
+
+
+def _labelled(panel: Panel, models: Collection[str]) -> Panel:
+    """With the names that the table gives to its rows."""
+    series = (dataclasses.replace(one, label=row_label(one.label, models)) for one in panel.series)
+    return dataclasses.replace(panel, series=tuple(series))
 
 
 def chosen_models(metrics: Mapping[str, Any]) -> list[str]:

@@ -105,9 +105,7 @@ class LongRetrieverScorer(TaskScorer):
         self._look_ups: dict[tuple[str, float, float, float], tf.types.experimental.ConcreteFunction] = {}
         self._cache: dict[bytes, _Answers] = {}
         self._set_retrieval(retrieval, every_category)
-        requests = tf.nest.map_structure(
-            lambda column: tf.TensorSpec(column.shape, column.dtype), self._look_up.structured_outputs
-        )
+        requests = tf.nest.map_structure(tf.TensorSpec.from_tensor, self._look_up.structured_outputs)
         signature = [requests, *[tf.TensorSpec([None], tf.int32)] * 2]
         self._encode = graph_function(self._encode_pairs, input_signature=signature).get_concrete_function()
 

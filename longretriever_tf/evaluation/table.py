@@ -61,7 +61,7 @@ def text_table(metrics: dict[str, Any], columns: Sequence[tuple[str, str]] = SHO
     _check_header(metrics)
     rows = [
         [
-            _label(name, metrics["models"]),
+            row_label(name, metrics["models"]),
             *(_number(sections.get(section, {}).get(metric)) for section, metric in columns),
         ]
         for name, sections in metrics["models"].items()
@@ -76,7 +76,7 @@ def text_table(metrics: dict[str, Any], columns: Sequence[tuple[str, str]] = SHO
     return "\n".join(lines) + "\n"
 
 
-def _label(name: str, models: Collection[str]) -> str:
+def row_label(name: str, models: Collection[str]) -> str:
     """What a row is called: beside the run as served, the run itself says that it searches every category."""
     return f"{name}, every category" if name == _EVERY and _SERVED in models else name
 
@@ -97,7 +97,7 @@ def _difference_lines(differences: Mapping[str, Any], columns: Sequence[tuple[st
         best = next(one["baseline"] for one in row if one)
         rows.append([f"{_SHORT.get(section, section)} {metric}", best, *map(_difference, row)])
     lines = ["", "difference to the best baseline [95% interval: paired bootstrap over users]"]
-    labels = [_label(name, differences) for name in shown]
+    labels = [row_label(name, differences) for name in shown]
     lines += render_table(["", "best baseline", *labels], rows)
     if len(differences) > len(shown):
         lines.append(f"{len(differences) - len(shown)} more under `differences` in the written file")

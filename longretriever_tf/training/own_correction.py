@@ -137,10 +137,10 @@ def _ask(config: Config, log: LifelongLog) -> tuple[OwnItemsTaken, dict[str, int
     scorer = LongRetrieverScorer(config, prepared, models.retriever, models.interest, retrieval)
     parts, chunks = [], _chunks(truth)
     with stage("asking the run about its users' own items"):
-        bar = Progress("own items", len(chunks), "chunks of users")
+        bar = Progress("own items", sum(some.num_users for some in chunks), "users")
         for some in chunks:
             parts.append(_own_items_taken(scorer, prepared, some))
-            bar.update(1)
+            bar.update(some.num_users)
         bar.close()
     taken = OwnItemsTaken(*(np.concatenate(part) for part in zip(*parts, strict=True)))
     if taken.is_taken.sum() < _LEAST_TAKEN:

@@ -22,6 +22,7 @@ from longretriever_tf.retrieval.request_options import default_columns
 
 _SHOWN_PER_INTEREST = 5
 _MAX_NAME = 60
+_MAX_INTERESTS = 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,20 +215,24 @@ def _bringing(answer: dict[str, np.ndarray]) -> list[str]:
 def _interest_lines(
     answer: dict[str, np.ndarray], top: dict[str, np.ndarray], marked: list[str], how: str, retrieval: RetrievalConfig
 ) -> list[str]:
-    """The interests that could be searched, some of them marked."""
+    """The interests that could be searched, some of them marked; of a long list, the first and the marked ones."""
     score = "eq. 3" if retrieval.interest == "paper" else "log share of the next items"
     lines = [
         f"interests: {len(_drawn(answer))} {how}; score: {score}",
         "    rank  score    events  last event  category",
     ]
+    left_out = 0
     for i, category in enumerate(_drawn(top)):
+        if i >= _MAX_INTERESTS and category not in marked:
+            left_out += 1
+            continue
         last = int(top["interest_last_timestamp"][0, i])
         lines.append(
             f"  {'*' if category in marked else ' '} {top['interest_rank_drawn'][0, i]:4d}  "
             f"{top['interest_score'][0, i]:7.3f}  {top['interest_num_events'][0, i]:6d}  "
             f"{_date(last)[:10] if last else 'never     '}  {category}"
         )
-    return lines
+    return [*lines, f"    ... and {left_out:,} more without a *"] if left_out else lines
 
 
 def _candidate_lines(category: str, candidates: dict[str, np.ndarray], names: dict[Any, str]) -> list[str]:

@@ -28,6 +28,9 @@ _SAME_MODEL = (
 _SAME_DATA = ("action_column", "action_weights", "target_actions", "event_features")
 """Settings of the data that say what was learned to be retrieved, and from what a request says."""
 
+_BY_THE_LOG = ("epochs", "horizon_days", "snapshot_every_days")
+"""Settings that follow the log or its windows where they are 0."""
+
 _MOST_LOST = 0.2
 """Share of the earlier run's items that the log may lack: more are a sign of another log, or of a torn one."""
 
@@ -128,10 +131,14 @@ def _shown(value: str | tuple[str, ...]) -> str:
     return (value if isinstance(value, str) else ",".join(value)) or "(none)"
 
 
+def _said(name: str, value: object) -> str:
+    return "by the log" if value == 0 and name in _BY_THE_LOG else repr(value)
+
+
 def changed_settings(earlier: Config, config: Config) -> list[str]:
     """The settings in which an update differs from the run that it goes on from, as flags."""
     return [
-        f"--{field.name}: {there!r} there, {here!r} here"
+        f"--{field.name}: {_said(field.name, there)} there, {_said(field.name, here)} here"
         for section in ("data", "model", "train", "retrieval")
         for field in dataclasses.fields(getattr(config, section))
         if (there := getattr(getattr(earlier, section), field.name))
