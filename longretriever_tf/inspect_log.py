@@ -27,7 +27,7 @@ from longretriever_tf.data.later_events import events_of, read_table, say_items
 from longretriever_tf.data.recipe.learned_context import cluster_context
 from longretriever_tf.datasets.build_log import fill_missing_context
 from longretriever_tf.datasets.log import LifelongLog
-from longretriever_tf.datasets.splits import global_time_cuts
+from longretriever_tf.datasets.splits import SPLITS, global_time_cuts
 from longretriever_tf.inspection import drift
 from longretriever_tf.inspection.advice import evaluate_fit, find_warnings, request_warnings
 from longretriever_tf.inspection.measures import (
@@ -115,12 +115,12 @@ def _try_windows(
         cuts = global_time_cuts(log.timestamp, config.data.window_days)
     except UserError as error:
         return {}, [f"no split: {error}"]
-    windows = measure_windows(log, history.categories.contexts, cuts, config.retrieval.day_floor)
-    if asks_clusters(config.data.context):
-        later = _with_clusters(plain, config, cuts.test_start)
-        contexts = read_contexts(later, later.context)
-        windows["test"] = measure_window(later, contexts, *cuts.window_of("test"), config.retrieval.day_floor)
-    return windows, []
+    contexts, day_floor = history.categories.contexts, config.retrieval.day_floor
+    if not asks_clusters(config.data.context):
+        return measure_windows(log, contexts, cuts, day_floor), []
+    later = _with_clusters(plain, config, cuts.test_start)
+    seen = {"validation": (log, contexts), "test": (later, read_contexts(later, later.context))}
+    return {name: measure_window(*seen[name], *cuts.window_of(name), day_floor) for name in SPLITS}, []
 
 
 def _with_drift(report: LogReport, log: LifelongLog, config: Config, table: LifelongLog) -> LogReport:

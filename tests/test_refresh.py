@@ -23,7 +23,8 @@ from longretriever_tf.models.build import load_for_export, load_models
 from longretriever_tf.retrieval.export.log_of_today import Catalogue
 from longretriever_tf.retrieval.export.publish import publish
 from longretriever_tf.retrieval.export.refresh import refresh_corpus, refresh_version
-from longretriever_tf.retrieval.export.saved_model import extra_config_dir, load_extra, versions
+from longretriever_tf.retrieval.export.saved_model import extra_config_dir, load_extra
+from longretriever_tf.retrieval.export.version_dirs import versions
 from longretriever_tf.retrieval.fingerprint import fingerprint_towers, read_fingerprint
 from longretriever_tf.retrieval.request_options import default_columns
 from longretriever_tf.serving.server.warmup import replay

@@ -26,7 +26,8 @@ from longretriever_tf.common import schema
 from longretriever_tf.config.config import load_config
 from longretriever_tf.retrieval.export.log_of_today import Catalogue
 from longretriever_tf.retrieval.export.refresh import RefreshedVersion, refresh_version
-from longretriever_tf.retrieval.export.saved_model import extra_config_dir, load_extra, versions
+from longretriever_tf.retrieval.export.saved_model import extra_config_dir, load_extra
+from longretriever_tf.retrieval.export.version_dirs import versions
 from longretriever_tf.retrieval.fingerprint import read_fingerprint
 from longretriever_tf.serving.client import Client, Request
 from longretriever_tf.serving.client.transport import Model

@@ -48,7 +48,8 @@ def load(path: str | os.PathLike[str]) -> Model:
     Raises:
       UserError: it is neither.
     """
-    from longretriever_tf.retrieval.export.saved_model import extra_config_dir, latest_version, versions
+    from longretriever_tf.retrieval.export.saved_model import extra_config_dir, latest_version
+    from longretriever_tf.retrieval.export.version_dirs import versions
 
     path = os.fspath(path)
     if os.path.exists(os.path.join(path, "config.json")):

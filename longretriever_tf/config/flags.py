@@ -246,13 +246,9 @@ def _kept_by(name: str) -> str:
     fields = {field.name for section in _SECTIONS.values() for field in dataclasses.fields(section)}  # type: ignore[arg-type]
     if name not in fields - {"run_dir"}:
         return ""
-    return (
-        "the run has its own"
-        if "run_dir" in flags.FLAGS
-        else "the export has it"
-        if "export_dir" in flags.FLAGS
-        else ""
-    )
+    if "run_dir" in flags.FLAGS:
+        return "the run has its own"
+    return "the export has it" if "export_dir" in flags.FLAGS else ""
 
 
 def _check_given() -> None:

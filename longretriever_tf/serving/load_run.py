@@ -16,6 +16,7 @@ from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.progress import Progress
 from longretriever_tf.data.corpus import load_corpus
+from longretriever_tf.retrieval.export.version_dirs import corpus_path, versions
 from longretriever_tf.serving.client.request import Request
 from longretriever_tf.serving.client.transport import CallError
 
@@ -115,13 +116,13 @@ def make_requests(histories: SampledHistories, distinct: int, seed: int) -> list
 
 
 def _corpus_path(export_dir: str) -> str:
-    versions = [name for name in os.listdir(export_dir) if name.isdigit()] if os.path.isdir(export_dir) else []
-    if not versions:
+    numbers = versions(export_dir)
+    if not numbers:
         raise UserError(
             f"--export_dir={export_dir} holds no exported version; histories are made of its items: name a copy of the "
             "export that the server serves"
         )
-    return os.path.join(export_dir, max(versions, key=int), "assets.extra", "corpus.npz")
+    return corpus_path(os.path.join(export_dir, str(numbers[-1])))
 
 
 def run_load(send: Callable[[int], Any], arrivals: Arrivals) -> Report:

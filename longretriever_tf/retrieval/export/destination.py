@@ -9,8 +9,7 @@ from longretriever_tf.common.files import explain_damage, require_npz, require_w
 from longretriever_tf.common.schema import FIRST_KNOWN
 from longretriever_tf.common.text import is_text
 from longretriever_tf.data.corpus import Corpus, load_corpus
-
-_CORPUS = "corpus.npz"
+from longretriever_tf.retrieval.export.version_dirs import corpus_path, versions
 
 
 def require_destination(run_dir: str, export_dir: str) -> None:
@@ -29,12 +28,13 @@ def require_destination(run_dir: str, export_dir: str) -> None:
     if os.path.exists(os.path.join(export_dir, "config.json")):
         raise UserError(f"--export_dir={export_dir} is a run directory; name another one for the export")
     require_writable(export_dir)
-    numbers = sorted(int(name) for name in os.listdir(export_dir) if name.isdigit())
-    earlier = os.path.join(export_dir, str(numbers[-1]), "assets.extra", _CORPUS) if numbers else ""
-    exported = os.path.join(run_dir, _CORPUS)
+    numbers = versions(export_dir)
+    if not numbers:
+        return
+    earlier = corpus_path(os.path.join(export_dir, str(numbers[-1])))
     try:
-        there, here = (_read(path) for path in (earlier, exported))
-    except UserError:  # no version yet, or one that nobody can read; a run that is not whole is said by what reads it
+        there, here = (_read(path) for path in (earlier, os.path.join(run_dir, "corpus.npz")))
+    except UserError:  # a version that nobody can read; a run that is not whole is said by what reads it
         return
     shared, num = _num_shared(there.item_id, here.item_id), there.num_items - FIRST_KNOWN
     categories = _num_shared(there.category_name, here.category_name), there.num_categories - FIRST_KNOWN

@@ -24,6 +24,7 @@ from longretriever_tf.common.locks import hold_lock
 from longretriever_tf.common.progress import stage
 from longretriever_tf.config.config import Config, to_json
 from longretriever_tf.data.corpus import Corpus, load_corpus, save_corpus
+from longretriever_tf.retrieval.export.version_dirs import EXTRA, corpus_path, versions
 from longretriever_tf.retrieval.export.warmup_requests import write_warmup
 from longretriever_tf.retrieval.fingerprint import fingerprint_items, read_fingerprint, write_fingerprint
 from longretriever_tf.retrieval.index.build import IndexReport
@@ -31,9 +32,6 @@ from longretriever_tf.retrieval.index.scann_ops import load_ops
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.sharding.shards_file import SHARDS_FILE
 from longretriever_tf.retrieval.signatures import make_signatures
-
-_EXTRA = "assets.extra"
-"""TensorFlow Serving ignores this folder but for warm-up requests: what people and tools need lies here."""
 
 _INDEX = "index.json"
 
@@ -87,14 +85,14 @@ def write_version(
     signatures = make_signatures(model, config.retrieval)
     with stage("writing the model"):
         tf.saved_model.save(model, directory, signatures=signatures)
-    extra = os.path.join(directory, _EXTRA)
+    extra = os.path.join(directory, EXTRA)
     os.makedirs(extra)
     write_fingerprint(extra, model.fingerprint)
     with stage("answering the warm-up requests"):
         write_warmup(extra, signatures, config, corpus, model.fingerprint.towers)
     write_text_atomically(os.path.join(extra, "config.json"), to_json(config))
     write_report(extra, report)
-    save_corpus(corpus, os.path.join(extra, "corpus.npz"))
+    save_corpus(corpus, corpus_path(directory))
     return extra
 
 
@@ -111,13 +109,6 @@ def _publish(aside: str, export_dir: str, version: int) -> str:
         final = os.path.join(export_dir, str(version or max(versions(export_dir), default=0) + 1))
         replace_directory(aside, final)
     return final
-
-
-def versions(export_dir: str) -> list[int]:
-    """Version numbers under `export_dir`, ascending."""
-    if not os.path.isdir(export_dir):
-        return []
-    return sorted(int(name) for name in os.listdir(export_dir) if name.isdigit())
 
 
 def latest_version(export_dir: str) -> str:
@@ -146,7 +137,7 @@ def load_index_report(version_dir: str) -> dict[str, Any]:
     Raises:
       UserError: index.json is torn.
     """
-    path = os.path.join(version_dir, _EXTRA, _INDEX)
+    path = os.path.join(version_dir, EXTRA, _INDEX)
     if not os.path.exists(path):
         return {"index": "packed", "needs_scann": False, "categories": []}
     report = read_json_object(path, "export again")
@@ -174,13 +165,13 @@ def load_extra(version_dir: str) -> Corpus:
     Raises:
       UserError: it is missing, or it is the corpus of another version.
     """
-    path = os.path.join(version_dir, _EXTRA, "corpus.npz")
+    path = corpus_path(version_dir)
     if not os.path.exists(path):
         raise UserError(f"{version_dir!r} is not a whole export: {path} does not exist; export again")
     require_npz(path, "export again")
     with explain_damage(path, "export again"):
         corpus = load_corpus(path)
-    stamped = read_fingerprint(os.path.join(version_dir, _EXTRA)).items
+    stamped = read_fingerprint(os.path.join(version_dir, EXTRA)).items
     if stamped and stamped != (held := fingerprint_items(corpus)):
         raise UserError(
             f"{path} holds the items {held}, and this version was exported with {stamped}: files of two versions were "
@@ -191,4 +182,4 @@ def load_extra(version_dir: str) -> Corpus:
 
 def extra_config_dir(version_dir: str) -> str:
     """Where the run's config.json lies within an export."""
-    return os.path.join(version_dir, _EXTRA)
+    return os.path.join(version_dir, EXTRA)

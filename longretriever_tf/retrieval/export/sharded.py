@@ -19,7 +19,8 @@ from longretriever_tf.common.locks import hold_lock
 from longretriever_tf.common.progress import Progress
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.corpus import Corpus
-from longretriever_tf.retrieval.export.saved_model import extra_config_dir, versions, write_report, write_version
+from longretriever_tf.retrieval.export.saved_model import extra_config_dir, write_report, write_version
+from longretriever_tf.retrieval.export.version_dirs import versions
 from longretriever_tf.retrieval.export.warmup_requests import Columns, write_records
 from longretriever_tf.retrieval.fingerprint import write_fingerprint
 from longretriever_tf.retrieval.index.build import IndexReport
