@@ -19,8 +19,8 @@ from longretriever_tf.config.config import Config, DataConfig, ModelConfig
 from longretriever_tf.data.corpus import fit_corpus
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.models.build import build_models
-from longretriever_tf.retrieval.export.version_dirs import versions
 from longretriever_tf.retrieval.export.vectors import require_vectors_dir, write_vectors
+from longretriever_tf.retrieval.export.version_dirs import versions
 from longretriever_tf.retrieval.fingerprint import Fingerprint
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.request_options import default_columns
