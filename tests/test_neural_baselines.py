@@ -150,7 +150,8 @@ def test_self_attention_against_numpy_and_the_nearest_interest_answers():
 def the_model(name: str, loss: str = "in_batch", item_bias: bool = False) -> tuple[RecentRetriever, list[UserBatch]]:
     config = make_config(name, loss, uniform_negatives=0 if loss == "full" else 13, item_bias=item_bias)
     ready = make_ready(config)
-    model = build_baseline(config, ready.prepared.corpus, ready.prepared.item_svd)
+    item_stats = ready.prepared.stats.item if item_bias else None
+    model = build_baseline(config, ready.prepared.corpus, ready.prepared.item_svd, item_stats)
     shake(model)
     return model, ready.batches()[:3]
 

@@ -204,7 +204,8 @@ def _assemble_baseline(
 ) -> TrainingSetup:
     """The parts of a run of `--model=two_tower|mind|comirec`: one phase."""
     with cluster.scope():
-        model = build_baseline(config, prepared.corpus, prepared.item_svd)
+        item_stats = prepared.stats.item if config.baseline.item_bias else None
+        model = build_baseline(config, prepared.corpus, prepared.item_svd, item_stats)
     examples = build_user_examples(config, prepared.log, prepared.stats.time)
     source = UserBatchSource(config, prepared.corpus, prepared.log, examples, prepared.stats)
     config = with_epochs(config, len(examples))

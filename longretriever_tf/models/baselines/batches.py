@@ -28,8 +28,7 @@ class UserBatch(NamedTuple):
       token_local: row of each token's item in `item`, [R, L] int32.
       features: [R, L, 2] float32.
       time: [R] int64 seconds.
-      item_stats: statistics of all items, [S, V, 3] float32, at the S of their times that are asked for; [S, 0, 3]
-        unless item_bias.
+      stats_rows: the S times of the item statistics that are asked for, as rows of `ItemStats.item`, [S] int32.
       stats_row: which of these is as of `time`, [R] int32.
       item: items whose vectors the step needs, [n] int32: all of them (loss=full), or those of tokens, targets and
         uniform negatives.
@@ -46,7 +45,7 @@ class UserBatch(NamedTuple):
     token_local: tf.Tensor
     features: tf.Tensor
     time: tf.Tensor
-    item_stats: tf.Tensor
+    stats_rows: tf.Tensor
     stats_row: tf.Tensor
     item: tf.Tensor
     first_time: tf.Tensor
@@ -104,7 +103,6 @@ class UserBatchSource:
             self._example = {name: tf.constant(getattr(examples, name)) for name in names}
             self._is_target = None if log.is_target is None else tf.constant(log.is_target)
             self._probability, self._first_time = tf.constant(probability), tf.constant(stats.first_time)
-            self._item_stats = tf.constant(stats.item if config.baseline.item_bias else stats.item[:, :0])
             self._example["stats_row"] = tf.constant(rows_at(stats.time, examples.time))
         mean_targets = np.minimum(examples.num_targets, self._max_targets or np.inf).mean()
         self.rows_per_batch = rows_per_batch(config, float(mean_targets), corpus.num_items)
@@ -152,7 +150,7 @@ class UserBatchSource:
             token_local=token_local,
             features=tokens.features,
             time=at["time"],
-            item_stats=tf.gather(self._item_stats, stats_rows),
+            stats_rows=stats_rows,
             stats_row=stats_row,
             item=item,
             first_time=tf.gather(self._first_time, item if is_full else item[:0]),

@@ -26,15 +26,20 @@ class RecentRetriever(tfrs.Model):
       config: the run's config; `model.model` picks the user side.
       corpus: vocabularies.
       item_svd: [V, svd_dim] float32.
+      item_stats: for training with an item bias, the statistics of all items at each of their times, [T, V, 3] float32.
     """
 
-    def __init__(self, config: Config, corpus: Corpus, item_svd: np.ndarray) -> None:
+    def __init__(
+        self, config: Config, corpus: Corpus, item_svd: np.ndarray, item_stats: np.ndarray | None = None
+    ) -> None:
         super().__init__(name=config.model.model)
         self._config = config
         self.item_tower = ItemTower(config.model, corpus, item_svd)
         self.user_side = _make_user_side(config)
         self.event_embedding = EventEmbedding(config, self.user_side.uses_position)
         self._num_interests = 1 if config.model.model == "two_tower" else config.baseline.num_capsules
+        # Here and not in the batches, 50 MB of each: they would be copied to the device at every step.
+        self._item_stats = None if item_stats is None else tf.constant(item_stats)
         self._stats_weight = None
         if config.baseline.item_bias:
             self._stats_weight = self.add_weight(name="stats_weight", shape=[NUM_STATS], initializer="zeros")
@@ -78,8 +83,8 @@ class RecentRetriever(tfrs.Model):
     def _full_softmax(self, batch: UserBatch, item_vectors: tf.Tensor, queries: Queries) -> tf.Tensor:
         """Softmax over the items that anyone had taken before the example's time."""
         logits = tf.matmul(queries.vector, item_vectors, transpose_b=True) / self._config.model.temperature  # [q, V]
-        bias = self.item_bias(batch.item_stats)
-        if bias is not None:
+        if self._stats_weight is not None:
+            bias = self.item_bias(tf.gather(self._item_stats, batch.stats_rows))
             logits += tf.gather(bias, tf.gather(batch.stats_row, queries.row))
         is_available = batch.first_time[None] < tf.gather(batch.time, queries.row)[:, None]
         logits = tf.where(is_available, logits, logits.dtype.min)
@@ -114,10 +119,19 @@ class RecentRetriever(tfrs.Model):
         return tf.math.l2_normalize(x, -1) if self._config.model.normalize else x
 
 
-def build_baseline(config: Config, corpus: Corpus, item_svd: np.ndarray) -> RecentRetriever:
-    """Makes the baseline that `config.model.model` names, weights drawn from `config.train.seed`."""
+def build_baseline(
+    config: Config, corpus: Corpus, item_svd: np.ndarray, item_stats: np.ndarray | None = None
+) -> RecentRetriever:
+    """Makes the baseline that `config.model.model` names, weights drawn from `config.train.seed`.
+
+    Args:
+      config: the run's config.
+      corpus: vocabularies.
+      item_svd: [V, svd_dim] float32.
+      item_stats: what training with an item bias reads, [T, V, 3] float32.
+    """
     tf.keras.utils.set_random_seed(config.train.seed)
-    model = RecentRetriever(config, corpus, item_svd)
+    model = RecentRetriever(config, corpus, item_svd, item_stats)
     item_vectors = model.item_tower(tf.ones([1], tf.int32))
     model.interests(item_vectors[None], tf.ones([1, 1], tf.bool), tf.zeros([1, 1, NUM_EVENT_FEATURES]))
     return model
