@@ -1,4 +1,4 @@
-"""Reads a finished window: tables in memory, examples by memory map. Imports no TensorFlow."""
+"""Reads a finished window: tables in memory, examples as batches ask for them. Imports no TensorFlow."""
 
 import dataclasses
 from collections.abc import Sequence
