@@ -1,8 +1,8 @@
 """Rows that lie scattered over many files: asked of the disk first, read some batches later. Imports no TensorFlow.
 
-They are read by calls, all shards' rows of a column in one loop. By memory map, shard after shard, a batch took 7.3 ms of
-a profiled thread in a log of 75 shards that the kernel's cache held, and takes 2.8 ms so. And a thread that touches a
-mapped row which is not in that cache waits for the disk, Python's lock in its hand where NumPy keeps it for few rows;
+They are read by calls, all shards' rows of a column in one loop. By memory map, shard after shard, a batch took 7.3 ms
+of a profiled thread in a log of 75 shards that the kernel's cache held, and takes 2.8 ms so. And a thread that touches
+a mapped row which is not in that cache waits for the disk, Python's lock in its hand where NumPy keeps it for few rows;
 in a log of 150 million events a batch had some 450 such waits, and has none.
 """
 
