@@ -12,37 +12,59 @@ _AHEAD = 4
 """Batches that wait for the step."""
 
 
-def numbered_batches(make: Callable[[tf.Tensor], Any], first: int, stop: int) -> tf.data.Dataset:
+_ASKED_AHEAD = 8
+"""Batches between one step of getting ready and the next."""
+
+
+def numbered_batches(
+    make: Callable[[tf.Tensor], Any], first: int, stop: int, ready: Sequence[Callable[[tf.Tensor], tf.Tensor]] = ()
+) -> tf.data.Dataset:
     """Batches `first`, `first + 1`, ..., `stop - 1`, in order, built in parallel and ahead of time.
 
     Args:
       make: batch from its number, scalar int64; a graph of it is traced once.
       first: the first batch's number.
       stop: the number after the last.
+      ready: what is done for a number some batches before, one after the other, each some batches after the one
+        before it: from the number to the number.
     """
     options = tf.data.Options()
     # Rewriting the graph has nothing to find in a range and a map, but copies every tensor that the map reads, once for
     # each iterator: gigabytes of kept histories, at each epoch.
     options.experimental_optimization.apply_default_optimizations = False
     numbers = tf.data.Dataset.range(first, stop)
+    for step in ready:
+        numbers = numbers.map(as_it_stands(step)).prefetch(_ASKED_AHEAD)
     batches = numbers.map(as_it_stands(make), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return batches.prefetch(_AHEAD).with_options(options)
 
 
 def make_batches(
-    make: Callable[[tf.Tensor], Any], first: int, stop: int, numbers: np.ndarray | None = None
+    make: Callable[[tf.Tensor], Any],
+    first: int,
+    stop: int,
+    numbers: np.ndarray | None = None,
+    ready: Sequence[Callable[[tf.Tensor], tf.Tensor]] = (),
 ) -> tf.data.Dataset:
     """Batches `first` to `stop - 1`, or those of `numbers`: what one of several machines takes of an epoch.
 
     Args:
-      make, first, stop: as in `numbered_batches`.
+      make, first, stop, ready: as in `numbered_batches`.
       numbers: of the batches instead, in their order, [n] int64.
     """
     if numbers is None:
-        return numbered_batches(make, first, stop)
+        return numbered_batches(make, first, stop, ready)
     with tf.device("/CPU:0"):
         chosen = tf.constant(numbers, tf.int64)
-    return numbered_batches(lambda i: make(chosen[i]), 0, len(numbers))
+
+    def of(step: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
+        def of_position(i: tf.Tensor) -> tf.Tensor:
+            with tf.control_dependencies([step(chosen[i])]):
+                return tf.identity(i)
+
+        return of_position
+
+    return numbered_batches(lambda i: make(chosen[i]), 0, len(numbers), [of(step) for step in ready])
 
 
 class BatchGraph:

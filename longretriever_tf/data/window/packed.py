@@ -9,10 +9,12 @@
 """
 
 import contextlib
+import functools
 import json
 import mmap
 import os
 import resource
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +24,11 @@ from longretriever_tf.common.files import explain_damage, explain_os_errors, ope
 
 _MARK, _ALIGN = b"LRPACK01", 64
 _OTHER_FILES = 512
+_HANDLES = 2
+"""Of a packed file: its map holds one, and reading here and there another."""
+
+CAN_ADVISE = hasattr(os, "posix_fadvise")
+"""Whether the kernel can be told what will be read; macOS cannot."""
 
 
 def write_packed(path: str, arrays: Mapping[str, np.ndarray], labels: Mapping[str, Any]) -> None:
@@ -63,6 +70,7 @@ class PackedFile:
 
     def __init__(self, path: str, expected: Mapping[str, Any], cure: str) -> None:
         self.arrays: dict[str, np.ndarray] = {}
+        self._path = path
         self._start: dict[str, int] = {}
         with explain_damage(path, cure), open(path, "rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -85,16 +93,23 @@ class PackedFile:
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]
 
-    def read_at_random(self, name: str) -> None:
-        """Says that rows of an array will be read here and there: the kernel then reads their pages, and none ahead.
+    def start(self, name: str) -> int:
+        """Where an array begins in the file, in bytes."""
+        return self._start[name]
 
-        With what it reads ahead by itself, training from a log larger than memory was half as fast.
+    @functools.cached_property
+    def handle(self) -> int:
+        """A handle of the file, as `os` takes it, for rows that are read here and there.
+
+        The kernel reads nothing ahead of them: with what it reads ahead by itself, training from a log larger than
+        memory was half as fast.
         """
-        start, num_bytes = self._start[name], self.arrays[name].nbytes
-        shift = start % mmap.PAGESIZE
-        if num_bytes:
-            with contextlib.suppress(OSError):  # advice alone; there may be as many mappings as the system allows
-                self._map.madvise(mmap.MADV_RANDOM, start - shift, num_bytes + shift)
+        handle = os.open(self._path, os.O_RDONLY)
+        weakref.finalize(self, os.close, handle)
+        if CAN_ADVISE:
+            with contextlib.suppress(OSError):  # advice alone
+                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
+        return handle
 
     def release(self) -> None:
         """Gives back the memory of what was touched; it stays in the kernel's cache, and is read again when touched."""
@@ -102,9 +117,9 @@ class PackedFile:
 
 
 def allow_open_files(count: int) -> None:
-    """Lets this process hold so many more files open, where the system allows it: a map holds its file."""
+    """Lets this process hold so many more packed files open, where the system allows it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + _OTHER_FILES
+    wanted = _HANDLES * count + _OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
         limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))

@@ -32,7 +32,7 @@ from longretriever_tf.data.batches.order import shuffled_rows
 from longretriever_tf.data.batches.pipeline import make_batches
 from longretriever_tf.data.recipe.tokens import make_tokens
 from longretriever_tf.data.search import hard_search
-from longretriever_tf.data.window.window import RowReader, Window, read_examples, read_interest
+from longretriever_tf.data.window.window import EXAMPLE_ROWS, INTEREST_ROWS, RowReader, Window
 
 _TARGETS_AT_ONCE = 4_000_000
 _INTEREST_ORDER = 7
@@ -54,7 +54,7 @@ class WindowSource:
     def __init__(self, config: Config, window: Window) -> None:
         self._config, self._window = config, window
         self.element_spec: Any = None
-        self._reader = RowReader(window.shards, "examples")
+        self._reader = RowReader(window.shards, EXAMPLE_ROWS)
         self.num_rows = int(self._reader.base[-1])
         self._pieces = _Pieces(config, window, self._reader.base)
         self._num_items = np.diff(window.corpus.category_offset)
@@ -96,7 +96,8 @@ class WindowSource:
         def make(i: tf.Tensor) -> Batch:
             return self.build(rows_of, i)
 
-        dataset = make_batches(make, first, len(plan.start), numbers)
+        ready = _asked_of_the_disk(self._reader, rows_of)
+        dataset = make_batches(make, first, len(plan.start), numbers, ready)
         self.element_spec = dataset.element_spec
         return dataset
 
@@ -109,13 +110,14 @@ class WindowSource:
         """
 
         def read(number: int) -> list[np.ndarray]:
-            found = read_examples(self._reader, np.array(rows_of(int(number))))
+            found = self._reader.read(rows_of(int(number)))
             at, events = found["examples"], found["events"]
             columns = ("category", "stats_row", "time", "weight", "num_before", "activity", "num_events", "num_targets")
             return [
                 *(at[name] for name in columns),
                 *(events[name] for name in _EVENT_COLUMNS),
-                *(found[name] for name in ("profile", "embedding", "target", "example_fold")),
+                *(found[name] for name in ("profile", "embedding", "target")),
+                found.get("example_fold", np.zeros(len(at), np.int32)),
                 *([events["is_target"]] if has_targets else []),
             ]
 
@@ -171,7 +173,7 @@ class WindowInterestSource:
     def __init__(self, config: Config, window: Window) -> None:
         self.element_spec: Any = None
         self._seed, self._window = config.train.seed, window
-        self._reader = RowReader(window.shards, "interest")
+        self._reader = RowReader(window.shards, INTEREST_ROWS)
         self.num_rows = int(self._reader.base[-1])
         self.batch_size = interest_batch_size(window.corpus.num_categories, self.num_rows)
         self._tables = InterestTables(window.corpus, window.stats)
@@ -198,7 +200,8 @@ class WindowInterestSource:
         def make(i: tf.Tensor) -> InterestBatch:
             return self.build(rows_of, i)
 
-        dataset = make_batches(make, first, self.num_batches(), numbers)
+        ready = _asked_of_the_disk(self._reader, rows_of)
+        dataset = make_batches(make, first, self.num_batches(), numbers, ready)
         self.element_spec = dataset.element_spec
         return dataset
 
@@ -206,7 +209,7 @@ class WindowInterestSource:
         """One batch, in the graph; arguments as of `WindowSource.build`."""
 
         def read(number: int) -> list[np.ndarray]:
-            found = read_interest(self._reader, np.array(rows_of(int(number))))
+            found = self._reader.read(rows_of(int(number)))
             at, events, targets = found["interest"], found["history"], found["interest_target"]
             columns = ("time", "weight", "stats_row", "num_events", "num_targets")
             return [
@@ -312,6 +315,28 @@ def _read_in_graph(
 
     parts = tf.numpy_function(contiguous, [number], [spec.dtype for spec in specs])
     return [tf.ensure_shape(part, spec.shape) for part, spec in zip(parts, specs, strict=True)]
+
+
+def _asked_of_the_disk(
+    reader: RowReader, rows_of: Callable[[int], np.ndarray]
+) -> list[Callable[[tf.Tensor], tf.Tensor]]:
+    """What is done for a batch's number before the batch is read: first its records are asked for, then what they own.
+
+    A thread that touches a row which the kernel does not have stops, and Python with it, one row after the other.
+    """
+
+    def in_graph(ask: Callable[[np.ndarray], None]) -> Callable[[tf.Tensor], tf.Tensor]:
+        def ask_for(number: np.int64) -> np.int64:
+            with _READS:
+                ask(rows_of(int(number)))
+            return number
+
+        def step(number: tf.Tensor) -> tf.Tensor:
+            return tf.ensure_shape(tf.numpy_function(ask_for, [number], tf.int64), [])
+
+        return step
+
+    return [in_graph(reader.ask_for_records), in_graph(reader.ask_for_owned)]
 
 
 def _slice(

@@ -1,16 +1,18 @@
-"""Reads a finished window: tables in memory, examples by memory map. Imports no TensorFlow."""
+"""Reads a finished window: tables in memory, examples as batches ask for them. Imports no TensorFlow."""
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from longretriever_tf.common.ranges import flat_ranges, offset_of
+from longretriever_tf.common.ranges import offset_of
 from longretriever_tf.data.batches.tables import Tables
 from longretriever_tf.data.corpus import load_corpus
 from longretriever_tf.data.recipe.item_stats import ItemStats
 from longretriever_tf.data.window.layout import EXAMPLES, TABLES, Layout
 from longretriever_tf.data.window.packed import PackedFile, allow_open_files
+from longretriever_tf.data.window.scattered import ScatteredColumn, ask_for
 from longretriever_tf.data.window.shard_jobs import Arrays
 
 
@@ -67,80 +69,88 @@ def open_window(layout: Layout, num_users: int) -> Window:
     )
 
 
+class Kind(NamedTuple):
+    """A kind of rows, and what each of them owns elsewhere in its shard.
+
+    Attributes:
+      rows: name of the column of records.
+      owned: columns that a row owns a range of, and the fields that name the range's start and length.
+      looked_up: columns that a row has one row of, and the field that names it; "" for the row's own.
+    """
+
+    rows: str
+    owned: dict[str, tuple[str, str]]
+    looked_up: dict[str, str]
+
+
+EXAMPLE_ROWS = Kind(
+    "examples",
+    {"events": ("first_event", "num_events"), "target": ("first_target", "num_targets")},
+    {"profile": "user", "embedding": "embedding", "example_fold": ""},
+)
+"""Examples, their events, targets, profiles, history embeddings and folds."""
+INTEREST_ROWS = Kind(
+    "interest",
+    {"history": ("first_event", "num_events"), "interest_target": ("first_target", "num_targets")},
+    {"interest_embedding": ""},
+)
+"""Snapshots of the interest score, their histories, targets and history embeddings."""
+
+
 class RowReader:
     """Rows of all shards by one number, and what each of them owns elsewhere in its shard.
 
     Args:
       shards: mapped.
-      rows: name of the column of records.
+      kind: which rows. Columns to look up that the shards do not have are left out.
 
     Attributes:
       base: shard k has the rows `base[k]:base[k + 1]`, [K + 1] int64.
     """
 
-    def __init__(self, shards: Sequence[PackedFile], rows: str) -> None:
-        self._shards, self._rows, self._announced = shards, rows, False
-        self.base = offset_of(np.array([len(shard[rows]) for shard in shards]))
+    def __init__(self, shards: Sequence[PackedFile], kind: Kind) -> None:
+        self._shards, self._kind = shards, kind
+        self.base = offset_of(np.array([len(shard[kind.rows]) for shard in shards]))
+        self._looked_up = {name: field for name, field in kind.looked_up.items() if name in shards[0].arrays}
+        names = (kind.rows, *kind.owned, *self._looked_up)
+        self._columns = {name: ScatteredColumn(shards, name) for name in names}
 
-    def has(self, column: str) -> bool:
-        """Whether the shards have a column."""
-        return column in self._shards[0].arrays
-
-    def read(self, rows: np.ndarray, owned: dict[str, tuple[str, str]], looked_up: dict[str, str]) -> Arrays:
+    def read(self, rows: np.ndarray) -> Arrays:
         """Reads some rows, in the order asked for; nothing of the files stays in memory.
 
         Args:
           rows: [R] int64.
-          owned: columns that a row owns a range of, and the fields that name the range's start and length.
-          looked_up: columns that a row has one row of, and the field that names it; "" for the row's own.
 
         Returns:
           The records by the column's name, [R]; of each owned column its values, range after range; of each that is
           looked up its rows, [R, ...].
         """
-        self._announce([self._rows, *owned, *looked_up])
-        by_row = np.argsort(rows, kind="stable")
-        bounds = np.searchsorted(rows[by_row], self.base)  # of each shard's rows among them
-        present = np.flatnonzero(np.diff(bounds)).tolist()
-        parts = [(self._shards[k], by_row[bounds[k] : bounds[k + 1]], self.base[k]) for k in present]
-        first = self._shards[0]
-        records = np.empty(len(rows), first[self._rows].dtype)
-        found = {self._rows: records}
-        found |= {name: np.empty((len(rows), *first[name].shape[1:]), first[name].dtype) for name in looked_up}
-        for file, at, base in parts:
-            local = rows[at] - base
-            records[at] = file[self._rows][local]
-            for name, field in looked_up.items():
-                found[name][at] = file[name][records[field][at] if field else local]
-        for name, (start, length) in owned.items():
-            place = offset_of(records[length])
-            values = found[name] = np.empty(int(place[-1]), first[name].dtype)
-            for file, at, _ in parts:
-                row, source = flat_ranges(records[start][at], records[start][at] + records[length][at])
-                values[source + (place[at] - records[start][at])[row]] = file[name][source]
-        for file, _, _ in parts:
-            file.release()
-        return found
+        records, owned = self._find(rows)
+        return {self._kind.rows: records} | {name: self._columns[name].read(*at) for name, at in owned.items()}
 
-    def _announce(self, names: Sequence[str]) -> None:
-        """Once, and no earlier than the first batch: what comes before reads whole arrays."""
-        if not self._announced:
-            self._announced = True
-            for shard in self._shards:
-                for name in names:
-                    shard.read_at_random(name)
+    def ask_for_records(self, rows: np.ndarray) -> None:
+        """Asks the disk for the records of some rows, [R] int64, without waiting."""
+        shard, local = self._locate(rows)
+        ask_for(self._shards, self._columns[self._kind.rows].pages(shard, local, local + 1))
 
+    def ask_for_owned(self, rows: np.ndarray) -> None:
+        """Asks the disk for what some rows own, [R] int64, without waiting; for their records it would wait."""
+        pages = [self._columns[name].pages(*at) for name, at in self._find(rows)[1].items()]
+        ask_for(self._shards, np.concatenate(pages))
 
-def read_examples(reader: RowReader, rows: np.ndarray) -> Arrays:
-    """Examples, their events, targets, profiles, history embeddings and folds."""
-    owned = {"events": ("first_event", "num_events"), "target": ("first_target", "num_targets")}
-    looked_up = {"profile": "user", "embedding": "embedding"}
-    if reader.has("example_fold"):
-        return reader.read(rows, owned, looked_up | {"example_fold": ""})
-    return reader.read(rows, owned, looked_up) | {"example_fold": np.zeros(len(rows), np.int32)}
+    def _locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The shard of each row, and its number there."""
+        shard = np.searchsorted(self.base, rows, side="right") - 1
+        return shard, rows - self.base[shard]
 
-
-def read_interest(reader: RowReader, rows: np.ndarray) -> Arrays:
-    """Snapshots of the interest score, their histories, targets and history embeddings."""
-    owned = {"history": ("first_event", "num_events"), "interest_target": ("first_target", "num_targets")}
-    return reader.read(rows, owned, {"interest_embedding": ""})
+    def _find(self, rows: np.ndarray) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+        """The records of some rows; of each other column the shard, start and stop of what each row has there."""
+        shard, local = self._locate(rows)
+        records = self._columns[self._kind.rows].read(shard, local, local + 1)
+        found = {}
+        for name, field in self._looked_up.items():
+            at = records[field].astype(np.int64) if field else local
+            found[name] = shard, at, at + 1
+        for name, (start, length) in self._kind.owned.items():
+            found[name] = shard, records[start], records[start] + records[length]
+        return records, found
