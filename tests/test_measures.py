@@ -307,5 +307,9 @@ def test_fit_reads_the_numbers_it_shows() -> None:
     assert size.verdict == "poor" and size.reason.startswith("5 users: too few")
     assert {finding.verdict for finding in fit.values()} == {"good"}
     assert fit["hard negatives"].reason.startswith("100% of events lie in categories of 64 items or more")
+    statistics = _statistics(long_histories, window_days=28, max_length=50)
+    for users, events, verdict in ((6_000, 70_000, "fair"), (1_000, 900_000, "fair"), (6_000, 900_000, "good")):
+        statistics["log"] |= {"users": users, "events": events}
+        assert evaluate_fit(statistics)[0].verdict == verdict
     few = {finding.topic: finding for finding in evaluate_fit(_statistics(_tiny(), window_days=4))}
     assert few["long histories"].verdict == few["hard negatives"].verdict == few["deep subsequences"].verdict == "poor"

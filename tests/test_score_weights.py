@@ -30,6 +30,7 @@ from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
 from longretriever_tf.retrieval.multi_context import MultiContextRetriever
 from longretriever_tf.retrieval.signatures import make_signatures
 from longretriever_tf.training.distributed.cluster import start_cluster
+from longretriever_tf.training.history import HISTORY_FILE, TrainingHistory
 from longretriever_tf.training.score_weights import fit_score_weights
 from longretriever_tf.training.weight_fit import Choices, fit_weights, join_choices, log_likelihood_per_target
 
@@ -144,10 +145,14 @@ def test_nothing_at_or_after_the_cut_is_read_and_the_same_log_gives_the_same_wei
     later = dataclasses.replace(log, item_row=np.where(log.timestamp < CUT, log.item_row, 0))
     found = []
     for name, one in (("a", log), ("b", later)):
-        config = small_config(str(tmp_path / name))
+        config = small_config(str(tmp_path / name), epochs=3)
+        history = TrainingHistory(config.train.run_dir, config.train.seed)
+        for epoch, metric in enumerate((0.2, 0.1, 0.15), start=1):
+            history.add("towers", {"epoch": epoch, "validation": metric})
         found.append(fit_score_weights(config, one, cuts, CUT, start_cluster("none")))
         assert read_score_weights(config.train.run_dir) == found[-1]
-        assert os.listdir(config.train.run_dir) == [FILE]  # its checkpoints are gone
+        assert sorted(os.listdir(config.train.run_dir)) == [FILE, HISTORY_FILE]  # its checkpoints are gone
+        assert json.loads((tmp_path / name / FILE).read_text())["epochs"] == 1  # the run kept its first of three
     assert found[0] == found[1] != PLAIN
 
 

@@ -145,6 +145,12 @@ class TrainConfig:
         "themselves. Takes as long as the training; needs --loss=full, memory for the log, and one device. 0: never.",
         least=0,
     )
+    score_weights_events: int = _field(
+        300_000,
+        "As --score_weights_users, for logs of more users with at most so many events: many users of a few events each "
+        "teach the towers as little. 0: the users alone decide.",
+        least=0,
+    )
     own_correction: bool = _field(
         True,
         "After training, fit a correction of the merged scores of the user's own items (those of the subsequences) on "

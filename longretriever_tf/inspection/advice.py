@@ -8,12 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from longretriever_tf.common import schema
+from longretriever_tf.config.config import TrainConfig
 from longretriever_tf.datasets import accounts
 from longretriever_tf.datasets.log import LifelongLog
 from longretriever_tf.inspection.measures import Categories, HistoryMeasures
 from longretriever_tf.inspection.statistics import Statistics, new_item_share, to_date
 
 _TO_THE_SECOND = "to the second"
+_FEWEST_USERS = 100
 _MOST_BOTS = 0.05
 """Above this share of the users with a history, those with many events are no exceptions."""
 
@@ -43,7 +45,7 @@ def evaluate_fit(statistics: Statistics) -> list[FitRating]:
         else 'nobody takes an item twice: ask for novel items (goal="novel"), and compare by the metrics on novel items'
     )
     return [
-        _rate("size", users, (2000, 100), f"{users:,} users", _SIZE),
+        _rate_size(users, statistics["log"]["events"]),
         _rate("long histories", beyond, (0.4, 0.1), f"{beyond:.0%} of events lie beyond their user's last 200", _LONG),
         _rate(
             "deep subsequences",
@@ -82,6 +84,16 @@ def _evaluate_targets(test: Statistics) -> list[FitRating]:
     ]
 
 
+def _rate_size(users: int, events: int) -> FitRating:
+    """Small is what `training.score_weights` weighs the parts of."""
+    if users < _FEWEST_USERS:
+        return FitRating("poor", "size", f"{users:,} users: {_SIZE[2]}")
+    train = TrainConfig()
+    is_small = users <= train.score_weights_users or events <= train.score_weights_events
+    reason = f"{users:,} users, {events:,} events: {_SIZE[is_small]}"
+    return FitRating("fair" if is_small else "good", "size", reason)
+
+
 def _rate(topic: str, value: float, bounds: tuple[float, float], statement: str, reasons: tuple[str, ...]) -> FitRating:
     """Good from the first bound on, fair from the second on, else poor; one reason for each."""
     level = 0 if value >= bounds[0] else 1 if value >= bounds[1] else 2
@@ -91,7 +103,7 @@ def _rate(topic: str, value: float, bounds: tuple[float, float], statement: str,
 _SIZE = (
     "on the logs of this size that were measured it leads every counting baseline",
     "expect it level with the best counting baseline, give or take a little; after training, a phase as long as the "
-    "training itself weighs its parts (--score_weights_users)",
+    "training itself weighs its parts (--score_weights_users, --score_weights_events)",
     "too few to weigh its parts by: hold it against evaluate --baselines=all before you trust it",
 )
 _LONG = (

@@ -1,9 +1,9 @@
 """The last phase of a small log's run: fits what the parts of a score weigh (`data.recipe.score_weights`).
 
 Weights that were fitted on what the towers have learned from would trust the towers too much. So a second model is
-trained in the same way on the events before the last window of the training data, and is asked what users took in that
-window: the question of serving, with answers that it has not seen. Its parts are weighed so that these answers are
-likeliest (`training.weight_fit`), and the run serves under the same weights.
+trained in the same way, for as many epochs as the run kept, on the events before the last window of the training data,
+and is asked what users took in that window: the question of serving, with answers that it has not seen. Its parts are
+weighed so that these answers are likeliest (`training.weight_fit`), and the run serves under the same weights.
 """
 
 import dataclasses
@@ -31,6 +31,7 @@ from longretriever_tf.datasets.splits import Cuts
 from longretriever_tf.evaluation.ground_truth import Truth, build_truth
 from longretriever_tf.evaluation.retriever_scorer import LongRetrieverScorer
 from longretriever_tf.training.distributed.cluster import Cluster
+from longretriever_tf.training.history import TrainingHistory
 from longretriever_tf.training.loop import LoopOptions, LoopState, run_phase
 from longretriever_tf.training.setup import TrainingSetup, assemble, make_checkpoints, make_optimizer
 from longretriever_tf.training.weight_choices import ITEM_TERMS, interest_choices, item_choices
@@ -64,7 +65,7 @@ def fit_score_weights(
         return PLAIN
     assert isinstance(log, LifelongLog)
     start = cut - round(config.data.window_days * schema.DAY_S)
-    # Early stopping reads a window that this model must not see: a fixed number of epochs.
+    # Early stopping reads a window that this model must not see: `_train` takes the number of epochs from the run.
     train = dataclasses.replace(config.train, cut="test", validation_users=0.0)
     earlier = dataclasses.replace(config, train=train)
     try:
@@ -84,7 +85,8 @@ def fit_score_weights(
         weights, report = _fit(earlier, prepared, parts, truth)
     origin = describe_origin("longretriever train", config.train.seed)
     window = {"start": start, "stop": cut, "num_users": truth.num_users, "num_pairs": truth.num_pairs}
-    content = {**origin, "window": window, "weights": weights._asdict(), "log_likelihood_per_target": report}
+    made = {"window": window, "epochs": parts.phases[0].epochs}
+    content = {**origin, **made, "weights": weights._asdict(), "log_likelihood_per_target": report}
     write_text_atomically(path, json.dumps(content, indent=2) + "\n")
     shutil.rmtree(directory, ignore_errors=True)
     print("weights: " + ", ".join(f"{name} {value:.2f}" for name, value in weights._asdict().items()), flush=True)
@@ -96,11 +98,12 @@ def _is_wanted(config: Config, log: LifelongLog | ShardedLog) -> bool:
     if config.model.model != LONGRETRIEVER or train.loss != "full" or not train.interest_epochs:
         return False
     in_memory = isinstance(log, LifelongLog) and train.distribute == "none"
-    is_small = 0 < log.num_users <= train.score_weights_users
+    few_users, few_events = train.score_weights_users, train.score_weights_events
+    is_small = few_users > 0 and (0 < log.num_users <= few_users or 0 < log.num_events <= few_events)
     if is_small and not in_memory:
         print(
-            f"--score_weights_users={train.score_weights_users}: weights are fitted for a log in memory, on one "
-            "device; the parts of a score keep the weights that were learned",
+            f"--score_weights_users={few_users} --score_weights_events={few_events}: weights are fitted for a log in "
+            "memory, on one device; the parts of a score keep the weights that were learned",
             flush=True,
         )
     return is_small and in_memory
@@ -128,7 +131,9 @@ def _prepare(config: Config, log: LifelongLog, start: int, stop: int) -> tuple[P
 def _train(config: Config, parts: TrainingSetup, directory: str) -> None:
     """Trains the second model as the run was trained; its checkpoints lie in `directory`."""
     state = LoopState.start()
-    optimizers = [make_optimizer(config, phase) for phase in parts.phases]
+    optimizers = [make_optimizer(config, phase) for phase in parts.phases]  # rates fall over all epochs, as the run's
+    towers = parts.phases[0]
+    towers.epochs = min(towers.epochs, _kept_epochs(config) or towers.epochs)
     checkpoints = make_checkpoints(directory, parts, optimizers, state)
     if not checkpoints.restore():
         parts.set_scales()
@@ -136,6 +141,16 @@ def _train(config: Config, parts: TrainingSetup, directory: str) -> None:
     options = LoopOptions(config.train.checkpoint_every_s, config.train.patience, config.train.xla, writer)
     for index in range(int(state.phase), len(parts.phases)):
         run_phase(parts.phases[index], index, state, optimizers[index], checkpoints, options)
+
+
+def _kept_epochs(config: Config) -> int:
+    """How many epochs made the towers that the run kept; 0 where no validation chose among them.
+
+    Towers that went on learning are surer of themselves than those that stopped early, and would be weighed less.
+    """
+    lines = TrainingHistory(config.train.run_dir, config.train.seed).lines("towers")
+    judged = [line for line in lines if line.get("validation", -1.0) > -1.0]
+    return int(max(judged, key=lambda line: line["validation"])["epoch"]) if judged else 0
 
 
 def _fit(config: Config, prepared: Prepared, parts: TrainingSetup, truth: Truth) -> tuple[ScoreWeights, dict[str, Any]]:
