@@ -137,6 +137,8 @@ def test_the_verdict_goes_on_or_names_flags_or_stops() -> None:
         features={**constant.items.features, **world.items.features, "category": constant.items.features["category"]},
     )
     assert "--context=clusters:2" in _verdict(dataclasses.replace(constant, items=brands))  # a brand holds half, too
+    many = inspect_log(world, Config(data=DataConfig(context="clusters:9"))).text.splitlines()[-1]
+    assert "--context=clusters:2 (9 categories are many for " in many
     as_of = dataclasses.replace(world, timestamp=np.full_like(world.timestamp, START))
     assert "Verdict: don't: all events lie within 0 hours" in _verdict(as_of)
     lone = make_log(
