@@ -194,7 +194,7 @@ def test_a_wrong_frame_is_named_at_once(frames):
     days = events.assign(timestamp=pd.to_datetime(events.timestamp, unit="s").dt.to_period("D"))
     with pytest.raises(lr.UserError, match="column 'timestamp': .* of type period.*to_timestamp"):
         lr.Config(days, items)
-    with pytest.raises(lr.UserError, match="no column 'category', which context names; .*clusters:300"):
+    with pytest.raises(lr.UserError, match="no column 'category', which context names; .*clusters:auto"):
         lr.Config(events)
     mixed = events.assign(item_id=[1, *events.item_id[1:]])
     for frame, words in (

@@ -462,7 +462,7 @@ def test_a_log_without_categories_is_told_how_to_make_some(write):
     path = write({"user_id": ["u1"], "item_id": ["i/1"], "timestamp": [100], "shelf": ["a"]})
     with pytest.raises(UserError) as caught:
         read(path)
-    words = ("no column 'category' (--context)", "columns present: user_id, item_id, timestamp, shelf", "clusters:300")
+    words = ("no column 'category' (--context)", "columns present: user_id, item_id, timestamp, shelf", "clusters:auto")
     assert all(word in str(caught.value) for word in words)
     with pytest.raises(UserError, match="no column 'when'") as caught:
         read(path, context="shelf", timestamp_column="when")

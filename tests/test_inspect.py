@@ -131,14 +131,14 @@ def test_the_verdict_goes_on_or_names_flags_or_stops() -> None:
     fitting = Config(data=DataConfig(window_days=7))
     assert inspect_log(short, fitting).text.splitlines()[-1] == "Verdict: go on"
     constant = _with_category(world, ["x"] * len(world.items.item_id))
-    assert "--context=clusters:2 (category 'x' holds 100% of the events)" in _verdict(constant)
+    assert "--context=clusters:auto (category 'x' holds 100% of the events)" in _verdict(constant)
     brands = dataclasses.replace(
         constant.items,
         features={**constant.items.features, **world.items.features, "category": constant.items.features["category"]},
     )
-    assert "--context=clusters:2" in _verdict(dataclasses.replace(constant, items=brands))  # a brand holds half, too
+    assert "--context=clusters:auto" in _verdict(dataclasses.replace(constant, items=brands))  # a brand holds half, too
     many = inspect_log(world, Config(data=DataConfig(context="clusters:9"))).text.splitlines()[-1]
-    assert "--context=clusters:2 (9 categories are many for " in many
+    assert "--context=clusters:auto (9 categories are many for " in many
     as_of = dataclasses.replace(world, timestamp=np.full_like(world.timestamp, START))
     assert "Verdict: don't: all events lie within 0 hours" in _verdict(as_of)
     lone = make_log(

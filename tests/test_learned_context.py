@@ -115,6 +115,8 @@ def test_clusters_need_no_category():
     assert name[10] != name[20] and name[30] == name[10]
     most = names_of(cluster_context(without_category(log), "clusters:2", CUT, seed=1), "clusters:2")
     assert {most[30], most[31], most[7]} == {name[31]} == {name[7]} and list(most) == list(name)
+    auto = cluster_context(without_category(log), "clusters:auto", CUT, seed=1)
+    assert auto.context == "clusters:auto" and names_of(auto, "clusters:auto") == most  # two is the least
     corpus = prepare(Config(DataConfig(context="clusters:2")), without_category(log), CUT).corpus
     assert corpus.num_categories == 4 and corpus.feature_values == {}
     table = ItemTable(np.array(["10", "99"], object), {}, np.array(["", ""], object))
@@ -159,4 +161,5 @@ def test_a_table_without_a_category_is_read_where_clusters_are_asked_for(tmp_pat
 def test_a_number_of_clusters_that_cannot_be_is_named(context):
     with pytest.raises(UserError, match=f"--context={context}: expected clusters:"):
         Config(DataConfig(context=context))
-    assert num_clusters("clusters:300") == 300 and num_clusters("brand") == 0
+    assert num_clusters("clusters:300", 9) == 300 and num_clusters("brand", 9) == 0
+    assert [num_clusters("clusters:auto", num_items) for num_items in (0, 640, 10**6)] == [2, 10, 300]

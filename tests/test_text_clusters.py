@@ -55,6 +55,7 @@ def test_items_of_alike_texts_share_a_cluster_that_their_words_name():
     assert clusters_of(text_log())[6:] == [teas[0], nuts[0]]
     assert clusters_of(text_log(future=0)) == clusters_of(text_log())
     assert len(set(clusters_of(text_log(), "text_clusters:300"))) == 2, "as many as texts that differ by known words"
+    assert len(set(clusters_of(text_log(), "text_clusters:auto"))) == 2
 
 
 def test_columns_of_text_and_vectors_are_chosen_by_their_flags():
@@ -135,7 +136,7 @@ def test_a_corpus_inspect_and_another_table_take_the_clusters():
 def test_flags_that_cannot_be_are_named(settings, words):
     with pytest.raises(UserError, match=words):
         Config(DataConfig(**{"dataset": "event_log", "events": "e.csv", **settings}))
-    assert num_clusters("text_clusters:300") == 300 and num_clusters("text_clusters:x") == 0
+    assert num_clusters("text_clusters:300", 9) == 300 and num_clusters("text_clusters:x", 9) == 0
 
 
 def write_tables(directory) -> tuple[str, ...]:

@@ -17,6 +17,13 @@ from longretriever_tf.tracking.names import check_names
 CLUSTERS, TEXT_CLUSTERS = "clusters:", "text_clusters:"
 """--context=clusters:N, text_clusters:N: the context is learned, from who takes what or from what is written."""
 
+AUTO = "auto"
+"""In place of N: as many clusters as fit the number of items."""
+
+_ITEMS_OF_CLUSTER, _FEWEST_CLUSTERS, _MOST_CLUSTERS = 64, 2, 300
+"""Of `AUTO`. A made log of 600 users and 2,643 items has recall@100 .531 (novel .475) with 41 clusters, and .514 (.434)
+with 300 (results/small_logs.json, validation, seed 1)."""
+
 REQUEST_FEATURES = ("hour", "weekday")
 """What --request_features can name."""
 
@@ -28,10 +35,22 @@ _BOUNDS = {
 """Bounds of `field.setting`: how an error names one, and what holds where it is kept."""
 
 
-def num_clusters(context: str) -> int:
-    """N of the context "clusters:N" or "text_clusters:N"; 0 where it is a column of the log, or N is no number."""
+def num_clusters(context: str, num_items: int) -> int:
+    """N of the context "clusters:N" or "text_clusters:N"; 0 where it is a column of the log, or N is no number.
+
+    >>> [num_clusters(context, 3_000) for context in ("clusters:90", "clusters:auto", "brand")]
+    [90, 46, 0]
+
+    Args:
+      context: as --context says it.
+      num_items: that are to be clustered, which say what "auto" is.
+    """
     number = context.rpartition(":")[2]
-    return int(number) if asks_clusters(context) and number.isascii() and number.isdigit() else 0
+    if not asks_clusters(context):
+        return 0
+    if number == AUTO:
+        return min(max(num_items // _ITEMS_OF_CLUSTER, _FEWEST_CLUSTERS), _MOST_CLUSTERS)
+    return int(number) if number.isascii() and number.isdigit() else 0
 
 
 def asks_clusters(context: str) -> bool:
@@ -118,8 +137,8 @@ def _check_combinations(config: Any) -> None:
     )
     kind = config.data.context.partition(":")[0] + ":"
     require(
-        not asks_clusters(config.data.context) or num_clusters(config.data.context) > 0,
-        f"--context={config.data.context}: expected {kind} and a number above 0, such as {kind}300",
+        not asks_clusters(config.data.context) or num_clusters(config.data.context, num_items=0) > 0,
+        f"--context={config.data.context}: expected {kind} and a number above 0, such as {kind}300, or {kind}{AUTO}",
     )
     _check_texts(config.data)
     check_actions(config.data)

@@ -127,8 +127,8 @@ class DataConfig:
         "mutually exclusive item column. Empty: the log's own (complete_journey: product_category; "
         "event_log: category; movielens: the first genre). clusters:300: so many clusters of the items' co-occurrence "
         "vectors, fitted before the cut; they need no such column; one cluster holds all items. text_clusters:300: so "
-        "many clusters of what is written of the items (--text_columns, --embedding_column). Measured: recall@100 "
-        "0.273 with 29 departments, "
+        "many clusters of what is written of the items (--text_columns, --embedding_column). clusters:auto, "
+        "text_clusters:auto: one cluster for 64 items, 300 at most. Measured: recall@100 0.273 with 29 departments, "
         "0.297 with 302 product categories, 0.299 with 2,242 product types, 0.288 with 300 clusters.",
     )
     text_columns: tuple[str, ...] = _field(

@@ -61,8 +61,7 @@ def select_columns(table: str, frame: pd.DataFrame, columns: Mapping[str, str]) 
             raise UserError(f"{table}: the DataFrame has {names.count(column)} columns named {column!r}; keep one")
         hint = f"; {column!r} is its index: give {table}.reset_index()" if column in frame.index.names else ""
         if setting == "context" and not hint:
-            hint = "; name the column of the category by context=, or learn categories: context='clusters:300' (one "
-            hint += "for 64 items, no more than 300)"
+            hint = "; name the column of the category by context=, or learn one: context='clusters:auto'"
         raise UserError(
             f"{table}: the DataFrame has no column {column!r}, which {setting} names; its columns are "
             f"{', '.join(names) or 'none'}{hint}"

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from longretriever_tf.config.check import asks_clusters, num_clusters
+from longretriever_tf.config.check import AUTO, CLUSTERS, asks_clusters, num_clusters
 from longretriever_tf.config.config import Config
 from longretriever_tf.config.snapshots import horizon_days
 from longretriever_tf.datasets.splits import SPLITS
@@ -12,10 +12,6 @@ GO, GO_WITH, STOP = "go on", "go on with these flags", "don't"
 
 _WINDOWS = (28.0, 21.0, 14.0, 7.0, 5.0, 3.0, 2.0, 1.0, 0.5, 0.25)
 """Window lengths in days to propose if the configured one does not fit."""
-
-_ITEMS_OF_CLUSTER, _MOST_CLUSTERS = 64, 300
-"""A made log of 600 users and 2,643 items has .531 / .475 (recall@100, all / novel) with 41 clusters, .514 / .434 with
-300 (validation, seed 1)."""
 
 _MANY = 60
 """Interests to search where the first 20 hold too few of the targets."""
@@ -133,12 +129,13 @@ def _window(statistics: Statistics, config: Config) -> Proposals | None:
 def _context(statistics: Statistics, config: Config) -> Proposals:
     """A finer context where one category holds most events: another column, else learned clusters, and not too many."""
     largest, log = statistics["negatives"]["largest"][0], statistics["log"]
-    fitting = min(max(log["items"] // _ITEMS_OF_CLUSTER, 2), _MOST_CLUSTERS)
     if asks_clusters(config.data.context):
-        kind, wanted = config.data.context.partition(":")[0], num_clusters(config.data.context)
-        if wanted <= 2 * fitting:
+        fitting = config.data.context.partition(":")[0] + ":" + AUTO
+        wanted, enough = (num_clusters(context, log["items"]) for context in (config.data.context, fitting))
+        if wanted <= 2 * enough:
             return []
-        return [(f"--context={kind}:{fitting}", f"{wanted:,} categories are many for {log['items']:,} items")]
+        why = f"{wanted:,} categories are many for {log['items']:,} items; {AUTO} makes {enough}"
+        return [(f"--context={fitting}", why)]
     share = largest["events"] / log["events"]
     if share <= 0.5:
         return []
@@ -147,7 +144,7 @@ def _context(statistics: Statistics, config: Config) -> Proposals:
     if fit:
         flag = f"--context={min(fit, key=lambda row: row['share_short'])['column']}"
     elif log["items"] >= 20:
-        flag = f"--context=clusters:{fitting}"
+        flag = f"--context={CLUSTERS}{AUTO}"
     else:
         return []
     return [(flag, f"category {largest['category'][:40]!r} holds {share:.0%} of the events")]

@@ -10,7 +10,7 @@ from absl import logging
 
 from longretriever_tf.common import schema
 from longretriever_tf.common.text import as_text, code_text, find_rows
-from longretriever_tf.config.check import asks_text_clusters, num_clusters
+from longretriever_tf.config.check import asks_clusters, asks_text_clusters, num_clusters
 from longretriever_tf.data.corpus import Corpus, encode_log, find_seen, fit_corpus, ids_like
 from longretriever_tf.data.recipe.item_svd import fit_item_svd
 from longretriever_tf.data.recipe.kmeans import cluster_rows, random_rows
@@ -41,8 +41,7 @@ def cluster_context(
     Raises:
       UserError: no event lies before the cut; or text clusters are asked for, and there are no texts.
     """
-    wanted = num_clusters(context)
-    if not wanted or log.context == context:
+    if not asks_clusters(context) or log.context == context:
         return log
     if asks_text_clusters(context):
         seen = find_seen(log, cut)
@@ -51,6 +50,7 @@ def cluster_context(
     own = log if log.context else _with_one_category(log, context)
     corpus = fit_corpus(own, cut)
     vectors = fit_item_svd(encode_log(own, corpus).before(cut), corpus, _DIM, seed)[schema.FIRST_KNOWN :]
+    wanted = num_clusters(context, len(vectors))
     numbers, cluster = np.unique(cluster_rows(vectors, wanted, seed, random_rows), return_inverse=True)
     width = len(str(wanted - 1))
     name = as_text(f"cluster {number:0{width}d}" for number in numbers)[cluster]
@@ -83,8 +83,9 @@ def with_text_clusters(
     Raises:
       UserError: there are no texts.
     """
-    wanted, is_seen = num_clusters(context), np.zeros(len(items.item_id), bool)
+    is_seen = np.zeros(len(items.item_id), bool)
     is_seen[seen_row] = True
+    wanted = num_clusters(context, int(is_seen.sum()))
     if not is_seen.any():
         return dataclasses.replace(items, features={**items.features, context: as_text(["all"] * len(is_seen))})
     name = cluster_texts(items, text_columns, is_seen, wanted, seed)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from longretriever_tf.datasets.event_log.delimited import Unreadable
 
 _NO_CATEGORY = (
-    "; --context names another column, and where there is none --context=clusters:300 makes 300 categories of what is "
-    "taken together (text_clusters:300: of what is written of the items): one for 64 items, no more than 300"
+    "; --context names another column, and --context=clusters:auto makes categories of what is taken together where "
+    "there is none (text_clusters:auto: of what is written of the items)"
 )
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from longretriever_tf.common.errors import UserError
-from longretriever_tf.config.check import num_clusters
+from longretriever_tf.config.check import asks_clusters
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.catalogue import load_catalogue, whole_catalogue
 from longretriever_tf.data.corpus import Corpus
@@ -54,7 +54,7 @@ def export_version(config: Config, catalogue: str = "auto", new_items: str = "un
     if not len(rest.item_id):
         return ExportedVersion(source, describe_all(corpus, identity, 0, 0))
     table = whole_catalogue(corpus, rest)
-    if num_clusters(corpus.context) and corpus.context not in table.features:  # spread from the log's own category
+    if asks_clusters(corpus.context) and corpus.context not in table.features:  # spread from the log's own category
         table = with_trained_clusters(table, own_context(config.data), corpus)
     refreshed = refresh_corpus(corpus, corpus, table, corpus.context, skip_new_categories=True)
     counts = refreshed.counts

@@ -13,7 +13,7 @@ from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError
 from longretriever_tf.common.ranges import offset_of
 from longretriever_tf.common.text import as_text
-from longretriever_tf.config.check import CLUSTERS, num_clusters
+from longretriever_tf.config.check import CLUSTERS, asks_clusters
 from longretriever_tf.config.config import Config, DataConfig, load_config
 from longretriever_tf.data.corpus import Corpus, encode_values, ids_like
 from longretriever_tf.data.later_events import events_of, save_events
@@ -182,7 +182,7 @@ def _refresh_items(config: Config, corpus: Corpus, exported: Corpus, catalogue: 
     """The catalogue of the items table."""
     spec = _table_spec(config.data, corpus, catalogue)
     table = read_item_table(spec)
-    if num_clusters(corpus.context) and not catalogue.context:
+    if asks_clusters(corpus.context) and not catalogue.context:
         table = with_trained_clusters(table, spec.context, corpus, spec.text_columns)
         spec = dataclasses.replace(spec, context=corpus.context)
     refreshed = refresh_corpus(corpus, exported, table, spec.context, catalogue.skip_new_categories)
@@ -246,7 +246,7 @@ def _table_spec(data: DataConfig, corpus: Corpus, catalogue: Catalogue) -> DataC
     """How to read the table: the run's column names unless the flags name others, and every feature of the towers."""
     name = catalogue.item_name_column
     context = corpus.context
-    if num_clusters(context):
+    if asks_clusters(context):
         # No table holds learned clusters: the log's own category, if the run had one, says where a new item goes.
         context = own_context(data) if own_context(data) in corpus.feature_values else CLUSTERS
     return dataclasses.replace(

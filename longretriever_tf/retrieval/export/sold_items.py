@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from longretriever_tf.common import schema
-from longretriever_tf.config.check import asks_text_clusters, num_clusters
+from longretriever_tf.config.check import asks_clusters, asks_text_clusters
 from longretriever_tf.config.config import Config
 from longretriever_tf.data.catalogue import load_catalogue, whole_catalogue
 from longretriever_tf.data.corpus import Corpus, fits_ids
@@ -44,7 +44,7 @@ def with_sold_items(config: Config, trained: Corpus, exported: Corpus, log: LogO
         return None
     features = {name: table.features[name][rows] for name in table.features}
     listed = whole_catalogue(_offered(exported), ItemTable(table.item_id[rows], features, table.name[rows]))
-    if not num_clusters(trained.context) or trained.context in listed.features:
+    if not asks_clusters(trained.context) or trained.context in listed.features:
         return listed
     if asks_text_clusters(trained.context):  # events do not say the texts: such items wait for an items table
         return None
@@ -53,7 +53,7 @@ def with_sold_items(config: Config, trained: Corpus, exported: Corpus, log: LogO
 
 def _described_items(config: Config, trained: Corpus, log: LogOfToday) -> ItemTable | None:
     """A table that says the category and the features of items beyond the last version's; None: nothing says them."""
-    needed = {*trained.feature_values, *([] if num_clusters(trained.context) else [trained.context])}
+    needed = {*trained.feature_values, *([] if asks_clusters(trained.context) else [trained.context])}
     # Events of a log with a table of items have a blank category in place of theirs: that says nothing.
     is_said = say_items(log.data) and not asks_text_clusters(trained.context)
     if log.table is not None and is_said and needed <= set(log.table.items.features):

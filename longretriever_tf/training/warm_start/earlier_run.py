@@ -8,7 +8,7 @@ import numpy as np
 from longretriever_tf.common import schema
 from longretriever_tf.common.errors import UserError, require
 from longretriever_tf.common.text import is_text
-from longretriever_tf.config.check import num_clusters
+from longretriever_tf.config.check import asks_clusters
 from longretriever_tf.config.config import Config, load_config
 from longretriever_tf.data.batches.prepared_data import load_saved
 from longretriever_tf.data.corpus import Corpus, encode_log
@@ -179,7 +179,7 @@ def require_continuation(run: EarlierRun, config: Config, log: LifelongLog | Sha
 
 def _require_same_columns(named: str, run: EarlierRun, config: Config, log: LifelongLog) -> None:
     corpus = run.corpus
-    context = config.data.context if num_clusters(config.data.context) else log.context
+    context = config.data.context if asks_clusters(config.data.context) else log.context
     require(
         context == corpus.context,
         f"{named} has the context column {corpus.context!r}, and this training {context!r}: its weights know no other; "
@@ -255,7 +255,7 @@ def _require_same_past(named: str, run: EarlierRun, log: LifelongLog) -> None:
 def with_trained_context(log: LifelongLog, run: EarlierRun) -> LifelongLog:
     """The log with the earlier run's clusters, where its context is learned: new items go where their like are."""
     context = run.corpus.context
-    if not num_clusters(context):
+    if not asks_clusters(context):
         return log
     items = with_trained_clusters(log.items, log.context, run.corpus, run.config.data.text_columns)
     return dataclasses.replace(log, items=items, context=context)
