@@ -230,6 +230,11 @@ class TrainConfig:
     )
     run_dir: str = _field("runs/default", "Where the run leaves config.json, checkpoints, TensorBoard and metrics.")
 
+    def weighs_parts(self, num_users: int, num_events: int) -> bool:
+        """Whether a log is so small that the parts of its scores are weighed: --score_weights_users and _events."""
+        few = self.score_weights_users
+        return few > 0 and (0 < num_users <= few or 0 < num_events <= self.score_weights_events)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:

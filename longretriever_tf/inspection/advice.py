@@ -88,8 +88,7 @@ def _rate_size(users: int, events: int) -> FitRating:
     """Small is what `training.score_weights` weighs the parts of."""
     if users < _FEWEST_USERS:
         return FitRating("poor", "size", f"{users:,} users: {_SIZE[2]}")
-    train = TrainConfig()
-    is_small = users <= train.score_weights_users or events <= train.score_weights_events
+    is_small = TrainConfig().weighs_parts(users, events)
     reason = f"{users:,} users, {events:,} events: {_SIZE[is_small]}"
     return FitRating("fair" if is_small else "good", "size", reason)
 

@@ -98,12 +98,12 @@ def _is_wanted(config: Config, log: LifelongLog | ShardedLog) -> bool:
     if config.model.model != LONGRETRIEVER or train.loss != "full" or not train.interest_epochs:
         return False
     in_memory = isinstance(log, LifelongLog) and train.distribute == "none"
-    few_users, few_events = train.score_weights_users, train.score_weights_events
-    is_small = few_users > 0 and (0 < log.num_users <= few_users or 0 < log.num_events <= few_events)
+    is_small = train.weighs_parts(log.num_users, log.num_events)
     if is_small and not in_memory:
         print(
-            f"--score_weights_users={few_users} --score_weights_events={few_events}: weights are fitted for a log in "
-            "memory, on one device; the parts of a score keep the weights that were learned",
+            f"--score_weights_users={train.score_weights_users} --score_weights_events={train.score_weights_events}: "
+            "weights are fitted for a log in memory, on one device; the parts of a score keep the weights that were "
+            "learned",
             flush=True,
         )
     return is_small and in_memory

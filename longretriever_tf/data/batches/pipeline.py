@@ -11,13 +11,16 @@ from longretriever_tf.common.graph import as_it_stands, graph_function
 _AHEAD = 4
 """Batches that wait for the step."""
 
-
 _ASKED_AHEAD = 8
 """Batches between one step of getting ready and the next."""
 
 
 def numbered_batches(
-    make: Callable[[tf.Tensor], Any], first: int, stop: int, ready: Sequence[Callable[[tf.Tensor], tf.Tensor]] = ()
+    make: Callable[[tf.Tensor], Any],
+    first: int,
+    stop: int,
+    numbers: np.ndarray | None = None,
+    ready: Sequence[Callable[[tf.Tensor], tf.Tensor]] = (),
 ) -> tf.data.Dataset:
     """Batches `first`, `first + 1`, ..., `stop - 1`, in order, built in parallel and ahead of time.
 
@@ -25,6 +28,8 @@ def numbered_batches(
       make: batch from its number, scalar int64; a graph of it is traced once.
       first: the first batch's number.
       stop: the number after the last.
+      numbers: of the batches instead of these, in their order, [n] int64: what one of several machines takes of an
+        epoch.
       ready: what is done for a number some batches before, one after the other, each some batches after the one
         before it: from the number to the number.
     """
@@ -32,39 +37,15 @@ def numbered_batches(
     # Rewriting the graph has nothing to find in a range and a map, but copies every tensor that the map reads, once for
     # each iterator: gigabytes of kept histories, at each epoch.
     options.experimental_optimization.apply_default_optimizations = False
-    numbers = tf.data.Dataset.range(first, stop)
-    for step in ready:
-        numbers = numbers.map(as_it_stands(step)).prefetch(_ASKED_AHEAD)
-    batches = numbers.map(as_it_stands(make), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return batches.prefetch(_AHEAD).with_options(options)
-
-
-def make_batches(
-    make: Callable[[tf.Tensor], Any],
-    first: int,
-    stop: int,
-    numbers: np.ndarray | None = None,
-    ready: Sequence[Callable[[tf.Tensor], tf.Tensor]] = (),
-) -> tf.data.Dataset:
-    """Batches `first` to `stop - 1`, or those of `numbers`: what one of several machines takes of an epoch.
-
-    Args:
-      make, first, stop, ready: as in `numbered_batches`.
-      numbers: of the batches instead, in their order, [n] int64.
-    """
     if numbers is None:
-        return numbered_batches(make, first, stop, ready)
-    with tf.device("/CPU:0"):
-        chosen = tf.constant(numbers, tf.int64)
-
-    def of(step: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
-        def of_position(i: tf.Tensor) -> tf.Tensor:
-            with tf.control_dependencies([step(chosen[i])]):
-                return tf.identity(i)
-
-        return of_position
-
-    return numbered_batches(lambda i: make(chosen[i]), 0, len(numbers), [of(step) for step in ready])
+        chosen = tf.data.Dataset.range(first, stop)
+    else:
+        with tf.device("/CPU:0"):
+            chosen = tf.data.Dataset.from_tensor_slices(numbers.astype(np.int64))
+    for step in ready:
+        chosen = chosen.map(as_it_stands(step)).prefetch(_ASKED_AHEAD)
+    batches = chosen.map(as_it_stands(make), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return batches.prefetch(_AHEAD).with_options(options)
 
 
 class BatchGraph:
@@ -85,7 +66,7 @@ class BatchGraph:
     def make_dataset(
         self, columns: Sequence[np.ndarray], first: int, stop: int, numbers: np.ndarray | None = None
     ) -> tf.data.Dataset:
-        """Batches `first` to `stop - 1` of an epoch, or those of `numbers`; see `make_batches`.
+        """Batches `first` to `stop - 1` of an epoch, or those of `numbers`; see `numbered_batches`.
 
         Args:
           columns: of the epoch, [n] each; of the same types at every call.
@@ -100,7 +81,7 @@ class BatchGraph:
         def make(i: tf.Tensor) -> Any:
             return graph(i, *given)
 
-        dataset = make_batches(make, first, stop, numbers)
+        dataset = numbered_batches(make, first, stop, numbers)
         self.element_spec = dataset.element_spec
         return dataset
 

@@ -29,7 +29,7 @@ from longretriever_tf.data.batches.in_context import (
 )
 from longretriever_tf.data.batches.interests import InterestBatch, InterestTables, interest_batch_size
 from longretriever_tf.data.batches.order import shuffled_rows
-from longretriever_tf.data.batches.pipeline import make_batches
+from longretriever_tf.data.batches.pipeline import numbered_batches
 from longretriever_tf.data.recipe.tokens import make_tokens
 from longretriever_tf.data.search import hard_search
 from longretriever_tf.data.window.window import EXAMPLE_ROWS, INTEREST_ROWS, RowReader, Window
@@ -97,7 +97,7 @@ class WindowSource:
             return self.build(rows_of, i)
 
         ready = _asked_of_the_disk(self._reader, rows_of)
-        dataset = make_batches(make, first, len(plan.start), numbers, ready)
+        dataset = numbered_batches(make, first, len(plan.start), numbers, ready)
         self.element_spec = dataset.element_spec
         return dataset
 
@@ -201,7 +201,7 @@ class WindowInterestSource:
             return self.build(rows_of, i)
 
         ready = _asked_of_the_disk(self._reader, rows_of)
-        dataset = make_batches(make, first, self.num_batches(), numbers, ready)
+        dataset = numbered_batches(make, first, self.num_batches(), numbers, ready)
         self.element_spec = dataset.element_spec
         return dataset
 
